@@ -1,0 +1,101 @@
+//! What a job has used: cumulative totals in base units, and the meters that a rate line may price.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{GpuId, GpuModel};
+
+/// What can be measured and priced. Closed; the order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Meter {
+    /// CPU time of all tasks, in nanoseconds of one CPU. A counter (`cpu.stat`, `usage_usec`).
+    CpuTime,
+    /// Memory charged to the job's cgroup, page cache and tmpfs included, in byte-nanoseconds. A level, integrated.
+    MemoryCharged,
+    /// Time for which a GPU was held, used or not, in device-nanoseconds.
+    GpuHeld,
+    /// Time for which the job ran, in nanoseconds.
+    WallTime,
+    /// One for each attempt.
+    JobStarts,
+}
+
+impl Meter {
+    /// Every meter.
+    pub const ALL: [Meter; 5] = [Meter::CpuTime, Meter::MemoryCharged, Meter::GpuHeld, Meter::WallTime, Meter::JobStarts];
+
+    /// Its name in cards, JSON, metrics and receipts.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Meter::CpuTime => "cpu_time",
+            Meter::MemoryCharged => "memory_charged",
+            Meter::GpuHeld => "gpu_held",
+            Meter::WallTime => "wall_time",
+            Meter::JobStarts => "job_starts",
+        }
+    }
+}
+
+impl fmt::Display for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Totals since a job's segment began. Never decreases. `u128`, since 2 TiB held are 2.2e21 byte-ns each second.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Nanoseconds of CPU time.
+    pub cpu_ns: u128,
+    /// Byte-nanoseconds of memory charged, while running.
+    pub memory_byte_ns: u128,
+    /// Nanoseconds for which each GPU was held, while running.
+    pub gpu_held_ns: BTreeMap<GpuId, u128>,
+    /// Nanoseconds of running.
+    pub wall_ns: u128,
+    /// 1 in an attempt's first segment, 0 in the others.
+    pub job_starts: u64,
+    /// Nanoseconds spent frozen: shown on the receipt, priced 0.
+    pub frozen_ns: u128,
+}
+
+impl Usage {
+    /// The quantity of one meter in its base unit; `gpus` are the devices that the asking rate line prices.
+    #[must_use]
+    pub fn quantity(&self, meter: Meter, gpu_wanted: impl Fn(&GpuId) -> bool) -> u128 {
+        match meter {
+            Meter::CpuTime => self.cpu_ns,
+            Meter::MemoryCharged => self.memory_byte_ns,
+            Meter::GpuHeld => self.gpu_held_ns.iter().filter(|(gpu, _)| gpu_wanted(gpu)).map(|(_, ns)| *ns).sum(),
+            Meter::WallTime => self.wall_ns,
+            Meter::JobStarts => u128::from(self.job_starts),
+        }
+    }
+
+    /// All of this and of `other`, meter by meter.
+    #[must_use]
+    pub fn plus(mut self, other: &Usage) -> Usage {
+        self.cpu_ns += other.cpu_ns;
+        self.memory_byte_ns += other.memory_byte_ns;
+        for (gpu, ns) in &other.gpu_held_ns {
+            *self.gpu_held_ns.entry(gpu.clone()).or_default() += ns;
+        }
+        self.wall_ns += other.wall_ns;
+        self.job_starts += other.job_starts;
+        self.frozen_ns += other.frozen_ns;
+        self
+    }
+}
+
+/// A GPU that a job holds: its identity, and the model that rate lines select by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldGpu {
+    /// Which device.
+    pub gpu: GpuId,
+    /// Of which model.
+    pub model: GpuModel,
+}

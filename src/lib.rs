@@ -1,0 +1,4 @@
+//! meterd
+
+pub mod domain;
+pub mod node;

@@ -1,0 +1,3 @@
+//! The agent's edges, one outside thing a file.
+
+pub mod clock;
