@@ -202,9 +202,9 @@ pub fn vanished_tails(parent_delta_ns: u64, read_delta_ns: u64, vanished_count: 
     match u64::try_from(vanished_count) {
         Ok(0) | Err(_) => Vec::new(),
         Ok(1) => vec![Tail { cpu_ns: rest, share: TailShare::Exact }],
-        Ok(count) => (0..count)
-            .map(|nth| Tail { cpu_ns: rest / count + if nth == 0 { rest % count } else { 0 }, share: TailShare::Split })
-            .collect(),
+        Ok(count) => {
+            (0..count).map(|nth| Tail { cpu_ns: rest / count + if nth == 0 { rest % count } else { 0 }, share: TailShare::Split }).collect()
+        }
     }
 }
 

@@ -106,25 +106,15 @@ impl FromStr for Credits {
 
     fn from_str(text: &str) -> Result<Credits, AmountError> {
         let decimal = Decimal::from_str(text)?;
-        let missing = SCALE
-            .checked_sub(usize::from(decimal.scale))
-            .ok_or_else(|| AmountError::TooFine(text.to_owned()))?;
+        let missing = SCALE.checked_sub(usize::from(decimal.scale)).ok_or_else(|| AmountError::TooFine(text.to_owned()))?;
         let factor = 10_i128.pow(u32::try_from(missing).unwrap_or(0));
-        decimal
-            .mantissa
-            .checked_mul(factor)
-            .map(Credits)
-            .ok_or_else(|| AmountError::TooLarge(text.to_owned()))
+        decimal.mantissa.checked_mul(factor).map(Credits).ok_or_else(|| AmountError::TooLarge(text.to_owned()))
     }
 }
 
 impl Serialize for Credits {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() {
-            serializer.collect_str(self)
-        } else {
-            serializer.serialize_i128(self.0)
-        }
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_i128(self.0) }
     }
 }
 

@@ -21,11 +21,7 @@ pub fn mono() -> Mono {
 /// All three clocks now.
 #[must_use]
 pub fn now() -> Now {
-    Now {
-        mono: mono(),
-        boot: Boot(read_ns(ClockId::Boottime)),
-        wall: Wall(read_ns(ClockId::Realtime) / 1_000_000),
-    }
+    Now { mono: mono(), boot: Boot(read_ns(ClockId::Boottime)), wall: Wall(read_ns(ClockId::Realtime) / 1_000_000) }
 }
 
 /// The kernel's id of this boot (`/proc/sys/kernel/random/boot_id`).
