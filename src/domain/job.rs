@@ -288,11 +288,15 @@ impl Job {
 
     /// Notes a gap; one that goes on from the last of its kind lengthens it.
     pub fn note_gap(&mut self, gap: Gap) {
-        let open = self.gaps.iter_mut().rev().find(|last| last.meter == gap.meter);
-        match open {
-            Some(last) if last.to == gap.from && last.why == gap.why && last.rule == gap.rule => last.to = gap.to,
-            _ if self.gaps.len() < NOTES_MAX => self.gaps.push(gap),
-            _ => self.notes_dropped += 1,
+        let last = self.gaps.iter_mut().rev().find(|last| last.meter == gap.meter);
+        if let Some(last) = last
+            && (last.to, &last.why, last.rule) == (gap.from, &gap.why, gap.rule)
+        {
+            last.to = gap.to;
+        } else if self.gaps.len() < NOTES_MAX {
+            self.gaps.push(gap);
+        } else {
+            self.notes_dropped += 1;
         }
     }
 }

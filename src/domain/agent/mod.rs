@@ -340,11 +340,8 @@ impl Agent {
         self.previous.retain(|previous| !acknowledged.contains(&previous.epoch));
         for entry in entries {
             let asked = outstanding.request.entries.iter().find(|asked| asked.account == entry.account);
-            let told = asked.map_or(Told::default(), |asked| Told {
-                spent: asked.spent,
-                returned: asked.returned,
-                unfunded: asked.unfunded,
-            });
+            let told =
+                asked.map_or(Told::default(), |asked| Told { spent: asked.spent, returned: asked.returned, unfunded: asked.unfunded });
             self.account(&entry.account).grant.take(entry, told, request, outstanding.first_sent, (at.mono, at.wall));
         }
     }

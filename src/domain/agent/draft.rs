@@ -1,0 +1,362 @@
+//! One turn's facts: each is applied as it is made, so that the next is made from what is then true.
+//!
+//! Here: what samples say of a job ([`Draft::sampled`]), what the hands did, and how a job ends. Credit is in [`super::credit`],
+//! beginnings are in [`super::start`].
+
+use super::super::act::{Act, ActOutcome, Acted, Target};
+use super::super::enforcement::Enforcement;
+use super::super::fact::{Fact, Row, Seq};
+use super::super::id::{AccountId, Attempt, BootId, Epoch, Uid};
+use super::super::job::{Ending, FrozenBy, Gap, GapRule, Job, Phase, Seen, StepEvent};
+use super::super::meter::{Frozen, JobSample, Missing, Populated, Reading, TailShare, area};
+use super::super::money::Credits;
+use super::super::outcome::Outcome;
+use super::super::rates::{Card, charge};
+use super::super::time::{Mono, Nanos, Now};
+use super::super::usage::{Meter, Usage};
+use super::{Agent, Settings};
+
+/// Samples further apart than this many intervals leave a gap in the levels.
+const LEVEL_GAP_INTERVALS: u64 = 3;
+
+/// How long a cgroup that a hook named may stand empty before its job is taken to have ended, if nobody reports it.
+const EMPTY_FOR: Nanos = Nanos::from_secs(10);
+
+/// How long a cgroup that the agent made may wait for its first task.
+const FIRST_TASK_WITHIN: Nanos = Nanos::from_secs(30);
+
+/// The facts of one turn in the making.
+pub struct Draft<'a> {
+    pub(super) agent: &'a mut Agent,
+    pub(super) settings: &'a Settings,
+    pub(super) now: Now,
+    facts: Vec<(Seq, Fact)>,
+}
+
+impl<'a> Draft<'a> {
+    /// Begins a turn.
+    pub fn new(agent: &'a mut Agent, settings: &'a Settings, now: Now) -> Draft<'a> {
+        Draft { agent, settings, now, facts: Vec::new() }
+    }
+
+    /// The state as it now is.
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        self.agent
+    }
+
+    /// The turn's facts, in order.
+    #[must_use]
+    pub fn finish(self) -> Vec<(Seq, Fact)> {
+        self.facts
+    }
+
+    pub(super) fn record(&mut self, fact: Fact) {
+        self.agent.apply(&fact);
+        self.facts.push((self.agent.seq, fact));
+    }
+
+    pub(super) fn step(&mut self, attempt: Attempt, event: StepEvent) {
+        self.record(Fact::Stepped { attempt, at: self.now.mono, wall: self.now.wall, event });
+    }
+
+    /// A new spending life, if the last one was not in this boot. Jobs of another boot ended with it.
+    pub fn woke(&mut self, fresh_epoch: Epoch) {
+        let boot = self.settings.boot;
+        if self.agent.epoch.is_some_and(|(_, last)| last == boot) {
+            return;
+        }
+        self.record(Fact::EpochOpened { epoch: fresh_epoch, boot, at: self.now });
+        let gone: Vec<(Attempt, BootId)> =
+            self.agent.jobs.values().filter(|job| job.is_live()).map(|job| (job.attempt, job.boot)).collect();
+        for (attempt, _) in gone.into_iter().filter(|(_, last)| *last != boot) {
+            self.end(attempt, Ending { outcome: Outcome::NodeRebooted, exit_code: None }, self.now);
+        }
+    }
+
+    /// The authority has closed the epoch: a new one, and nothing in hand until it answers.
+    pub(super) fn epoch_void(&mut self, fresh_epoch: Epoch) {
+        self.record(Fact::EpochOpened { epoch: fresh_epoch, boot: self.settings.boot, at: self.now });
+    }
+
+    /// A card has come into force. Refused if it leaves a GPU in use without a price: the last one then goes on.
+    ///
+    /// # Errors
+    /// The job and GPU without a price.
+    pub fn card(&mut self, card: &Card) -> Result<(), String> {
+        if self.agent.card == Some(card.digest) {
+            return Ok(());
+        }
+        let live = self.agent.jobs.values().filter(|job| job.is_live());
+        if let Some((job, held)) = live.flat_map(|job| card.unpriced(&job.gpus).into_iter().map(move |held| (job, held))).next() {
+            return Err(format!("job {} holds {} ({}), which the card does not price", job.name, held.gpu, held.model));
+        }
+        self.record(Fact::CardAdopted { card: Box::new(card.clone()), at: self.now });
+        Ok(())
+    }
+
+    /// The mode of enforcement is set.
+    pub fn enforcement(&mut self, mode: Enforcement, by: Uid) {
+        if self.agent.enforcement != Some(mode) {
+            self.record(Fact::EnforcementSet { mode, by });
+        }
+    }
+
+    /// Looks at some jobs: what they used since the last look, what that costs, and what follows for their accounts.
+    pub fn sampled(&mut self, samples: &[JobSample]) {
+        let mut rows = Vec::with_capacity(samples.len());
+        let mut after: Vec<&JobSample> = Vec::new();
+        let mut in_hand = std::collections::BTreeMap::new();
+        for sample in samples {
+            let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { continue };
+            after.push(sample);
+            let account = job.account.clone();
+            let hand = in_hand.entry(account.clone()).or_insert_with(|| self.in_hand(&account));
+            if let Some(row) = self.row(job, sample, sample.at, hand) {
+                rows.push(row);
+            }
+        }
+        self.note_gaps(&after);
+        if !rows.is_empty() {
+            self.record(Fact::Counted { wall: self.now.wall, rows });
+        }
+        for sample in after {
+            self.look_at(sample);
+        }
+        for account in in_hand.into_keys() {
+            self.review(&account);
+        }
+    }
+
+    pub(super) fn in_hand(&self, account: &AccountId) -> Credits {
+        self.agent.accounts.get(account).map_or(Credits::ZERO, |account| account.grant.in_hand(self.now.boot))
+    }
+
+    /// One job's new totals. `None` if nothing has changed that is worth writing down.
+    fn row(&self, job: &Job, sample: &JobSample, at: Mono, in_hand: &mut Credits) -> Option<Row> {
+        let segment = job.segments.last()?;
+        let populated = if is_gone(sample) { Some(Populated::No) } else { sample.populated.seen().copied() };
+        let counter = counter(job, sample);
+        if job.phase == Phase::Awaited && counter.is_none() {
+            return None;
+        }
+        let phase = match sample.frozen.seen() {
+            Some(Frozen::Yes) => Phase::Frozen,
+            Some(Frozen::No) => Phase::Running,
+            None => running_if_awaited(job.phase),
+        };
+        let counter_delta = counter.map_or(0, |now| now - job.cpu_counter_ns.unwrap_or(0).min(now));
+        let still_empty = job.emptied.is_some() && populated != Some(Populated::Yes);
+        let still_frozen = job.phase == Phase::Frozen && phase == Phase::Frozen;
+        if counter_delta == 0 && (still_empty || still_frozen) {
+            return None;
+        }
+        let mut usage = segment.usage.clone();
+        usage.cpu_ns += u128::from(counter_delta);
+        let level = sample.memory_bytes.seen().copied();
+        if !still_empty {
+            self.add_time(&mut usage, job, at, level);
+        }
+        let cost = self.price(job, &usage).unwrap_or(segment.cost).max(segment.cost);
+        let charge = job.charge.plus(cost.minus(segment.cost));
+        let draw = charge.minus(job.drawn).minus(job.unfunded).or_zero().min(in_hand.or_zero());
+        *in_hand = in_hand.minus(draw);
+        Some(Row {
+            attempt: job.attempt,
+            at: at.max(job.counted_to),
+            phase,
+            populated,
+            cpu_counter_ns: counter.or(job.cpu_counter_ns),
+            memory_level_bytes: level,
+            cpu_ns: usage.cpu_ns,
+            memory_byte_ns: usage.memory_byte_ns,
+            running_ns: usage.wall_ns,
+            frozen_ns: usage.frozen_ns,
+            cost,
+            drawn: job.drawn.plus(draw),
+        })
+    }
+
+    /// The time since the last look goes to running or to frozen, by what the job then was; memory only while it ran.
+    fn add_time(&self, usage: &mut Usage, job: &Job, at: Mono, level: Option<u64>) {
+        let length = at.since(job.counted_to);
+        match job.phase {
+            Phase::Running => {
+                usage.wall_ns += u128::from(length.0);
+                usage.gpu_held_ns.values_mut().for_each(|held| *held += u128::from(length.0));
+                if let Some(before) = job.memory_level_bytes.filter(|_| length <= self.level_gap()) {
+                    usage.memory_byte_ns += area(before, level, length);
+                }
+            }
+            Phase::Frozen => usage.frozen_ns += u128::from(length.0),
+            Phase::Awaited | Phase::Ended => {}
+        }
+    }
+
+    fn level_gap(&self) -> Nanos {
+        Nanos(self.settings.interval.0.saturating_mul(LEVEL_GAP_INTERVALS))
+    }
+
+    fn price(&self, job: &Job, usage: &Usage) -> Option<Credits> {
+        let card = self.agent.cards.get(&job.segments.last()?.card)?;
+        charge::total(card, usage, &job.gpus).ok()
+    }
+
+    /// What could not be read, before the new totals are applied (they move `counted_to`).
+    fn note_gaps(&mut self, samples: &[&JobSample]) {
+        let mut gaps = Vec::new();
+        for sample in samples {
+            let Some(job) = self.agent.jobs.get(&sample.attempt) else { continue };
+            if job.phase == Phase::Awaited {
+                continue;
+            }
+            let stretch = |meter, why, rule| Gap { meter, from: job.counted_to, to: sample.at, why, rule };
+            if let (Reading::Missing(why), None, true) = (&sample.cpu_ns, job.emptied, is_gone(sample)) {
+                gaps.push((job.attempt, stretch(Meter::CpuTime, why.clone(), tail_rule(sample))));
+            }
+            if let (Reading::Seen(now), Some(before)) = (&sample.cpu_ns, job.cpu_counter_ns)
+                && *now < before
+            {
+                gaps.push((job.attempt, stretch(Meter::CpuTime, Missing::Malformed, GapRule::CountedLater)));
+            }
+            if let (Reading::Missing(why), Reading::Seen(Populated::Yes)) = (&sample.cpu_ns, &sample.populated) {
+                gaps.push((job.attempt, stretch(Meter::CpuTime, why.clone(), GapRule::CountedLater)));
+            }
+            let running = job.phase == Phase::Running && job.emptied.is_none();
+            match &sample.memory_bytes {
+                Reading::Missing(why) if running && sample.populated.seen() == Some(&Populated::Yes) => {
+                    gaps.push((job.attempt, stretch(Meter::MemoryCharged, why.clone(), GapRule::NotBilled)));
+                }
+                _ if running && job.memory_level_bytes.is_some() && self.level_gap() < sample.at.since(job.counted_to) => {
+                    gaps.push((job.attempt, stretch(Meter::MemoryCharged, Missing::AgentDown, GapRule::NotBilled)));
+                }
+                _ => {}
+            }
+        }
+        for (attempt, gap) in gaps {
+            self.record(Fact::GapSeen { attempt, gap });
+        }
+    }
+
+    /// What a look says beside the numbers: frozen by somebody else, thawed by somebody else, empty, vanished.
+    fn look_at(&mut self, sample: &JobSample) {
+        let Some(job) = self.agent.jobs.get(&sample.attempt) else { return };
+        let attempt = job.attempt;
+        match (sample.frozen.seen(), job.frozen_by) {
+            (Some(Frozen::Yes), None) => {
+                // An agent that was killed between the freeze and its record finds its own work: the timer was armed durably.
+                let account = self.agent.accounts.get(&job.account);
+                let ours = account.is_some_and(|account| account.armed.is_some() || account.empty_since.is_some());
+                let by = if ours { FrozenBy::Agent } else { FrozenBy::Other };
+                self.record(Fact::FrozenBySet { attempt, by: Some(by) });
+                if by == FrozenBy::Other {
+                    self.step(attempt, StepEvent::FrozenByOther);
+                }
+            }
+            (Some(Frozen::No), Some(by)) => {
+                self.record(Fact::FrozenBySet { attempt, by: None });
+                let wanted = self.agent.restraint(attempt, self.settings) == super::wants::Restraint::Frozen;
+                if by == FrozenBy::Agent && wanted {
+                    self.step(attempt, StepEvent::FoundThawed);
+                }
+            }
+            _ => {}
+        }
+        self.end_if_over(sample);
+    }
+
+    fn end_if_over(&mut self, sample: &JobSample) {
+        let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { return };
+        let Some((since, wall)) = job.emptied else {
+            let waited = self.now.mono.since(job.opened.mono);
+            if matches!(job.target, Target::OwnCgroups(_)) && job.seen_populated == Seen::No && FIRST_TASK_WITHIN < waited {
+                self.end(sample.attempt, Ending { outcome: Outcome::Unknown, exit_code: None }, self.now);
+            }
+            return;
+        };
+        // A cgroup that a hook named before it put tasks into it is not over because it is empty; and a scheduler
+        // that removes its cgroup reports the job's end a moment later.
+        let gone = is_gone(sample);
+        let waited_enough = EMPTY_FOR <= self.now.mono.since(since);
+        let over = match job.target {
+            Target::OwnCgroups(_) | Target::Processes(_) => job.seen_populated == Seen::Yes || gone,
+            Target::Cgroups(_) | Target::SlurmJob(_) => waited_enough && (job.seen_populated == Seen::Yes || gone),
+        };
+        if over || job.reported.is_some() {
+            let ending = ending(job, if gone { Outcome::Vanished } else { Outcome::Unknown });
+            self.end(sample.attempt, ending, Now { mono: since, boot: self.now.boot, wall });
+        }
+    }
+
+    /// A job is over. What it holds goes back as soon as it owes nothing.
+    pub(super) fn end(&mut self, attempt: Attempt, ending: Ending, at: Now) {
+        self.record(Fact::JobEnded { attempt, at, ending });
+        self.close_if_settled(attempt);
+    }
+
+    pub(super) fn close_if_settled(&mut self, attempt: Attempt) {
+        let done = |job: &Job| job.ended.is_some() && job.owed().is_zero();
+        let Some(job) = self.agent.jobs.get(&attempt).filter(|job| done(job)) else { return };
+        let account = job.account.clone();
+        self.record(Fact::JobClosed { attempt });
+        self.give_back(&account);
+    }
+
+    /// The hands have done something; `sample` is the job, looked at afterwards.
+    pub fn acted(&mut self, acted: &Acted, sample: Option<&JobSample>) {
+        let known = self.agent.jobs.get(&acted.attempt).is_some_and(Job::is_live);
+        if known && let Some(sample) = sample {
+            // The time until the last task stood still was run, the rest was not.
+            let mut sample = sample.clone();
+            let settled = matches!(acted.act, Act::Freeze | Act::Thaw) && acted.outcome == ActOutcome::Confirmed;
+            if settled {
+                sample.at = acted.done_at;
+                sample.frozen = Reading::Seen(if acted.act == Act::Freeze { Frozen::Yes } else { Frozen::No });
+            }
+            self.record(Fact::HandsActed { acted: acted.clone(), wall: self.now.wall });
+            self.sampled(std::slice::from_ref(&sample));
+        } else {
+            self.record(Fact::HandsActed { acted: acted.clone(), wall: self.now.wall });
+        }
+    }
+}
+
+/// The CPU counter that a look gives: its reading, or for a vanished job its last one and the tail that its parent tells.
+/// A counter never goes back.
+fn counter(job: &Job, sample: &JobSample) -> Option<u64> {
+    let before = job.cpu_counter_ns.unwrap_or(0);
+    match &sample.cpu_ns {
+        Reading::Seen(now) => Some((*now).max(before)),
+        Reading::Missing(Missing::Vanished) => sample.tail.map(|tail| before.saturating_add(tail.cpu_ns)),
+        Reading::Missing(_) => None,
+    }
+}
+
+/// Its cgroup or process is not there any more.
+fn is_gone(sample: &JobSample) -> bool {
+    matches!(sample.cpu_ns, Reading::Missing(Missing::Vanished | Missing::Replaced))
+}
+
+fn tail_rule(sample: &JobSample) -> GapRule {
+    match sample.tail.map(|tail| tail.share) {
+        Some(TailShare::Exact) => GapRule::FromParent,
+        Some(TailShare::Split) => GapRule::FromParentSplit,
+        None => GapRule::Lost,
+    }
+}
+
+fn running_if_awaited(phase: Phase) -> Phase {
+    if phase == Phase::Awaited { Phase::Running } else { phase }
+}
+
+/// How a job ended: as reported; for lack of credit if the agent ended it; else `otherwise`.
+fn ending(job: &Job, otherwise: Outcome) -> Ending {
+    let ended_by_us = job.steps.iter().any(|step| {
+        matches!(&step.event, StepEvent::Acted(acted) if matches!(acted.act, Act::Kill | Act::Terminate) && acted.outcome == ActOutcome::Confirmed)
+    });
+    let exit_code = job.reported.and_then(|ending| ending.exit_code);
+    if ended_by_us {
+        return Ending { outcome: Outcome::OutOfCredit, exit_code };
+    }
+    job.reported.unwrap_or(Ending { outcome: otherwise, exit_code: None })
+}
