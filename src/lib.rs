@@ -1,4 +1,5 @@
 //! meterd
 
+pub mod authority;
 pub mod domain;
 pub mod node;

@@ -2,3 +2,4 @@
 
 pub mod clock;
 pub mod handle;
+pub mod journal;
