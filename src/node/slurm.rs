@@ -1,0 +1,1 @@
+//! What Slurm calls its cgroups, and which of them may be touched.
