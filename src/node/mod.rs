@@ -3,12 +3,16 @@
 pub mod cgroup;
 pub mod cgroup_dir;
 pub mod clock;
+pub mod gpu;
+pub mod gpu_owner;
 pub mod handle;
 pub mod hands;
+pub mod host;
 pub mod journal;
 pub mod layout;
 pub mod own_cgroup;
 pub mod priority;
 pub mod process_tree;
+pub mod slot;
 pub mod slurm;
 pub mod watch;
