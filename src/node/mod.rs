@@ -13,6 +13,7 @@ pub mod layout;
 pub mod own_cgroup;
 pub mod priority;
 pub mod process_tree;
+pub mod run;
 pub mod slot;
 pub mod slurm;
 pub mod watch;
