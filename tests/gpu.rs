@@ -2,6 +2,8 @@
 //!
 //! Most tests step a reader by hand, look by look, with instants of their own; the last ones run the thread.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod stub_nvml;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,6 +107,21 @@ fn busy_is_the_exact_mean_of_the_samples_since_the_last_look() {
     assert_eq!(busy(2), Reading::Missing(Missing::NotYet), "each sample counts once");
     stub.says(&format!("{ONE}\nsample 0 10000000 21\nsample 0 10200000 0\nsample 0 10400000 0\nsample 0 10600000 100"));
     assert_eq!(busy(3), Reading::Seen(3_333));
+}
+
+#[test]
+fn a_ring_whose_clock_was_set_back_is_read_again_after_a_few_looks() {
+    let ring = |stamp: u64, percent: u64| format!("{ONE}\nprocess 0 compute 5 1\nuse 0 5 {stamp} {percent}\nsample 0 {stamp} {percent}");
+    let stub = Stub::new(&ring(10_000_000, 10));
+    let mut reader = reader(&stub);
+    let mut busy = |seconds| {
+        let sample = only(reader.look(at(seconds)));
+        (sample.busy_permyriad, sample.processes.seen().unwrap()[0].busy_permyriad.clone())
+    };
+    assert_eq!(busy(1), (Reading::Seen(1_000), Reading::Seen(1_000)));
+    stub.says(&ring(5_000_000, 20));
+    let seen: Vec<u64> = (2..20).filter(|seconds| busy(*seconds) == (Reading::Seen(2_000), Reading::Seen(2_000))).collect();
+    assert_eq!(seen, [7], "five looks without a sample, then once what is there");
 }
 
 #[test]
@@ -315,7 +332,7 @@ fn a_list_that_grows_while_it_is_fetched_is_fetched_again() {
     let script = format!("{ONE}\nprocess 0 compute 5 1\nprocess 0 mps 7 1\nuse 0 5 10000000 10\nsample 0 10000000 10");
     let all = |tries: u32| {
         let growing = ["ComputeRunningProcesses_v3", "MPSComputeRunningProcesses_v3", "ProcessUtilization", "Samples"];
-        let short: String = growing.iter().map(|name| format!("\nshort nvmlDeviceGet{name} {tries}")).collect();
+        let short: String = growing.map(|name| format!("\nshort nvmlDeviceGet{name} {tries}")).concat();
         only(first_look(&format!("{script}{short}")))
     };
     let sample = all(2);
@@ -357,9 +374,15 @@ fn a_partitioned_device_is_read_part_by_part_without_utilisation() {
 
 #[test]
 fn a_look_never_asks_for_the_energy() {
-    let stub = Stub::new(&format!("{TWO}\nprocess 0 compute 5 1"));
-    reader(&stub).look(at(1));
-    let calls: BTreeSet<String> = stub.calls().into_iter().collect();
-    assert!(calls.contains("nvmlDeviceGetSamples"), "the calls are recorded: {calls:?}");
-    assert!(!calls.contains("nvmlDeviceGetTotalEnergyConsumption"));
+    let part = "mig 1\npart 1 0 MIG-aa 1000 0 X";
+    for (script, called) in [
+        (format!("{TWO}\nprocess 0 compute 5 1"), "nvmlDeviceGetSamples"),
+        (format!("{TWO}\nerror nvmlDeviceGetSamples 3\nrate 0 1"), "nvmlDeviceGetUtilizationRates"),
+        (format!("{TWO}\n{part}"), "nvmlDeviceGetMigDeviceHandleByIndex"),
+    ] {
+        let stub = Stub::new(&script);
+        reader(&stub).look(at(1));
+        assert!(stub.calls_count(called) > 0, "the calls are recorded: {:?}", stub.calls());
+        assert_eq!(stub.calls_count("nvmlDeviceGetTotalEnergyConsumption"), 0);
+    }
 }

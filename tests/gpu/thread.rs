@@ -10,7 +10,7 @@ use super::*;
 
 const TICK: Nanos = Nanos::from_millis(5);
 /// How long a test waits for what must come. Never reached, unless it does not come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn start(stub: &Stub, deadline: Nanos) -> Gpus {
     Gpus::start(stub.config(TICK, deadline), Arc::new(|_| None)).unwrap()
