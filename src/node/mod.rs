@@ -10,6 +10,7 @@ pub mod hands;
 pub mod host;
 pub mod journal;
 pub mod layout;
+pub mod log;
 pub mod own_cgroup;
 pub mod priority;
 pub mod process_tree;
