@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod cgroup_dir;
 pub mod clock;
+pub mod config;
 pub mod gpu;
 pub mod gpu_owner;
 pub mod handle;

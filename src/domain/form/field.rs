@@ -59,7 +59,6 @@ impl<'f, T> Answer<'f, T> {
     }
 
     /// The value if one is written. `None` is a mistake, `Some(None)` is none written.
-    #[expect(clippy::option_option, reason = "the outer one says whether reading went well, as in every other reader")]
     #[must_use]
     pub fn optional(self) -> Option<Option<T>> {
         match self.state {

@@ -295,3 +295,6 @@ impl TryFrom<CardParts> for Card {
         Card { name, version, effective_from, lines, digest }.checked()
     }
 }
+
+#[cfg(test)]
+mod tests;
