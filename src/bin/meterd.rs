@@ -88,7 +88,7 @@ fn main() -> ExitCode {
         println!("{}: no mistakes; rate card {} version {}", arguments.config.display(), card.name, card.version);
         return Exit::Done.into();
     }
-    if let Err(error) = log::start(config.log.format, &config.log.level) {
+    if let Err(error) = log::start(config.log.format, config.log.level.name()) {
         eprintln!("logging: {error}");
         return Exit::Config.into();
     }
