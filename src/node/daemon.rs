@@ -97,7 +97,7 @@ impl Daemon {
         let epoch = fresh_epoch().map_err(StartError::io("random bits"))?;
         let (turn, woken) = Turn::wake(agent, settings, clock::now(), epoch);
         if let Some(card) = card {
-            drop(handle.put(Inbox::Card(Box::new(card)))); // the queue is empty: there is room
+            handle.report(Inbox::Card(Box::new(card)));
         }
         let ready = handle.clone();
         let mut told = false;
@@ -207,10 +207,10 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
     };
     let trees = ProcessTrees::new();
     let acted = handle.clone();
-    let hands = Hands::start(layout.clone(), trees.clone(), move |done| drop(acted.report(Inbox::Acted(done))));
+    let hands = Hands::start(layout.clone(), trees.clone(), move |done| acted.report(Inbox::Acted(done)));
     let hands = hands.map_err(StartError::io("the hands' thread"))?;
     let emptied = handle.clone();
-    let watch = Watch::start(layout.clone(), move |attempt| drop(emptied.report(Inbox::Emptied(attempt))));
+    let watch = Watch::start(layout.clone(), move |attempt| emptied.report(Inbox::Emptied(attempt)));
     let watch = watch.map_err(StartError::io("the watcher's thread"))?;
     let durable = handle.clone();
     let journal = JournalThread::start(journal, move |notice| tell_journal(&durable, &notice)).map_err(StartError::io("the journal's thread"))?;
@@ -251,7 +251,7 @@ fn gpus(config: &Config, owners: &Owners) -> io::Result<Option<Gpus>> {
 fn tell_journal(handle: &Handle, notice: &JournalNotice) {
     let message = match notice {
         JournalNotice::Durable { seq, .. } => {
-            drop(handle.report(Inbox::Durable(Seq(*seq))));
+            handle.report(Inbox::Durable(Seq(*seq)));
             Inbox::JournalIs(JournalState::Writable)
         }
         JournalNotice::Full(error) => {
@@ -260,7 +260,7 @@ fn tell_journal(handle: &Handle, notice: &JournalNotice) {
         }
         JournalNotice::Fatal(error) => Inbox::Fatal(format!("journal: {error}")),
     };
-    drop(handle.report(message));
+    handle.report(message);
 }
 
 fn tell_authority(handle: &Handle, notice: Notice) {
@@ -272,7 +272,7 @@ fn tell_authority(handle: &Handle, notice: Notice) {
         }
         Notice::Fatal(error) => Inbox::Fatal(format!("authority: {error}")),
     };
-    drop(handle.report(message));
+    handle.report(message);
 }
 
 /// Who may do what. A user that the system does not know is left out, and named in the log.

@@ -31,7 +31,7 @@ use crate::domain::meter::{JobSample, Missing, Reading};
 use crate::domain::rates::Card;
 use crate::domain::receipt::Receipt;
 use crate::domain::request::{GpuWanted, Place, StartRequest};
-use crate::domain::time::{Mono, Nanos};
+use crate::domain::time::Nanos;
 use crate::domain::turn::{Effect, Event, Turn};
 use crate::domain::usage::HeldGpu;
 use crate::domain::view::View;
@@ -436,7 +436,7 @@ impl Loop {
                 Effect::Send(request) => {
                     self.stats.asked_count += 1;
                     let handle = self.handle.clone();
-                    let answered = move |answer| drop(handle.report(Inbox::Answered(Box::new(answer))));
+                    let answered = move |answer| handle.report(Inbox::Answered(Box::new(answer)));
                     if self.edges.authority.ask(request, answered).is_err() {
                         tracing::warn!(event = "authority_busy", "the question will be repeated");
                     }
@@ -462,7 +462,10 @@ impl Loop {
                     return;
                 }
                 Err(NotTaken::Ended(_)) => {
-                    drop(self.handle.put(Inbox::Fatal("the journal has ended".to_owned())));
+                    // The journal's own last word is in the queue, or this is: either ends the loop.
+                    if self.handle.put(Inbox::Fatal("the journal has ended".to_owned())).is_err() {
+                        tracing::error!(event = "journal_ended");
+                    }
                     return;
                 }
             }
