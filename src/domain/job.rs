@@ -271,6 +271,12 @@ impl Job {
         self.ended.is_none()
     }
 
+    /// May its tasks use anything now?
+    #[must_use]
+    pub fn may_burn(&self) -> bool {
+        self.is_live() && self.phase == Phase::Running && self.emptied.is_none()
+    }
+
     /// All that it used, over its segments.
     #[must_use]
     pub fn usage(&self) -> Usage {
