@@ -3,3 +3,4 @@
 pub mod authority;
 pub mod domain;
 pub mod node;
+mod sqlite;

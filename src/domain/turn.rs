@@ -103,6 +103,8 @@ pub enum Effect {
     Send(Request),
     /// Answer a caller.
     Reply(u64, Reply),
+    /// Tell people that this has happened.
+    Log(Fact),
     /// Look after this job from now on.
     Watch(Attempt),
     /// No more.
@@ -335,6 +337,7 @@ impl Turn {
         self.replies.extend(replies.into_iter().map(|(caller, reply)| (self.agent.seq, caller, reply)));
         let mut effects = self.orders(now);
         effects.extend(watched(&facts));
+        effects.extend(facts.iter().filter(|(_, fact)| is_noteworthy(fact)).map(|(_, fact)| Effect::Log(fact.clone())));
         if !facts.is_empty() {
             effects.push(Effect::Commit(self.batch(first, &facts, now)));
         }
@@ -405,6 +408,14 @@ impl Turn {
         }
         Batch { first_seq: first.0, rows, receipts, checkpoint: due.then(|| self.agent.encode()) }
     }
+}
+
+/// Worth a line in the log: not the counting, and not the questions and answers of every few seconds.
+fn is_noteworthy(fact: &Fact) -> bool {
+    !matches!(
+        fact,
+        Fact::Counted { .. } | Fact::Asked { .. } | Fact::Answered { .. } | Fact::Stepped { .. } | Fact::Settled { .. } | Fact::Disarmed { .. }
+    )
 }
 
 fn watched(facts: &[(Seq, Fact)]) -> impl Iterator<Item = Effect> + '_ {

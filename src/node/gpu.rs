@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::domain::id::{Attempt, GpuId};
 use crate::domain::meter::{GpuSample, Missing, Reading};
@@ -30,8 +30,7 @@ pub use report::{GpuReport, gpu_report};
 pub type Owner = dyn Fn(u32) -> Option<Attempt> + Send + Sync;
 
 /// How GPUs are read.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuConfig {
     /// What to open: a path, or a name for the dynamic linker to find.
     pub library: PathBuf,
@@ -43,12 +42,14 @@ pub struct GpuConfig {
     pub driver_gpus: PathBuf,
 }
 
-impl Default for GpuConfig {
-    fn default() -> GpuConfig {
+impl GpuConfig {
+    /// A look each `interval`; one that is three intervals old is no reading any more. The library and the folder are the driver's usual ones.
+    #[must_use]
+    pub fn every(interval: Nanos) -> GpuConfig {
         GpuConfig {
             library: "libnvidia-ml.so.1".into(),
-            interval: Nanos::from_secs(1),
-            deadline: Nanos::from_secs(3),
+            interval,
+            deadline: Nanos(interval.0.saturating_mul(3)),
             driver_gpus: "/proc/driver/nvidia/gpus".into(),
         }
     }

@@ -59,6 +59,13 @@ pub fn read() -> Result<HostReport, Missing> {
     }
 }
 
+/// Resident memory of this process, in bytes; `None` if `/proc` does not say.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let pages = procfs::process::Process::myself().ok()?.statm().ok()?.resident;
+    Some(pages.saturating_mul(procfs::page_size()))
+}
+
 fn totals() -> Reading<Host> {
     let mut system = match System::new() {
         Ok(system) => system,

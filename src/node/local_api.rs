@@ -38,6 +38,7 @@ use crate::domain::receipt::Receipt;
 use crate::domain::request::{BODY_BYTES_MAX, CreateAccount, StartRequest, StopRequest, TopUp};
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::view::{AccountView, JobView};
+use crate::domain::wire::AccountPolicy;
 
 use answer::{Answer, Problem};
 use operation::Operation;
@@ -53,9 +54,10 @@ pub struct Api(Arc<Inner>);
 
 struct Inner {
     handle: Handle,
-    authority: Option<Arc<Embedded>>,
+    authority: Arc<Embedded>,
     state_dir: PathBuf,
     access: Access,
+    account_defaults: AccountPolicy,
     interval: Nanos,
     doors: Arc<Doors>,
     rates: Mutex<Rates>,
@@ -77,15 +79,28 @@ impl Silence {
 }
 
 impl Api {
-    /// An API over a loop. Without an embedded `authority` the calls about accounts are refused with `authority_elsewhere`.
-    /// `interval` is the loop's, to tell a picture that is too old.
+    /// An API over a loop, with the journal in `state_dir`. `interval` is the loop's, to tell a picture that is too old.
     #[must_use]
-    pub fn new(handle: Handle, authority: Option<Arc<Embedded>>, state_dir: &Path, access: Access, interval: Nanos) -> Api {
+    pub fn new(handle: Handle, authority: Arc<Embedded>, state_dir: PathBuf, access: Access, interval: Nanos) -> Api {
+        Api::with_policy(handle, authority, state_dir, access, interval, AccountPolicy::default())
+    }
+
+    /// The same; new accounts have this policy where their creator says nothing.
+    #[must_use]
+    pub fn with_policy(
+        handle: Handle,
+        authority: Arc<Embedded>,
+        state_dir: PathBuf,
+        access: Access,
+        interval: Nanos,
+        account_defaults: AccountPolicy,
+    ) -> Api {
         Api(Arc::new(Inner {
             handle,
             authority,
-            state_dir: state_dir.to_owned(),
+            state_dir,
             access,
+            account_defaults,
             interval,
             doors: Arc::default(),
             rates: Mutex::default(),
@@ -172,7 +187,7 @@ impl Api {
             Ok(body) => body,
             Err(rejection) => return Answer::from(answer::body_problem(&rejection)),
         };
-        match Operation::read(method, uri.path(), uri.query(), &body) {
+        match Operation::read(method, uri.path(), uri.query(), &body, &self.0.account_defaults) {
             Ok(operation) => self.perform(peer, operation).await.unwrap_or_else(Answer::from),
             Err(unread) => Answer::from(unread),
         }
@@ -336,9 +351,7 @@ impl Api {
         &self,
         ask: impl FnOnce(&Embedded) -> Result<T, crate::authority::store::Refusal> + Send + 'static,
     ) -> Result<T, Problem> {
-        let authority = self.0.authority.clone().ok_or_else(|| {
-            Problem::new("authority_elsewhere", "this node's accounts are kept by another machine", "ask the site's authority")
-        })?;
+        let authority = Arc::clone(&self.0.authority);
         blocking(move || ask(&authority)).await?.map_err(Problem::from)
     }
 

@@ -87,6 +87,9 @@ impl<'a> Draft<'a> {
         if self.agent.card == Some(card.digest) {
             return Ok(());
         }
+        if let Some(last) = self.agent.card_in_force().filter(|last| last.name == card.name && card.version <= last.version) {
+            return Err(format!("version {} of card {} is not above version {}, which is in force", card.version, card.name, last.version));
+        }
         let live = self.agent.jobs.values().filter(|job| job.is_live());
         if let Some((job, held)) = live.flat_map(|job| card.unpriced(&job.gpus).into_iter().map(move |held| (job, held))).next() {
             return Err(format!("job {} holds {} ({}), which the card does not price", job.name, held.gpu, held.model));

@@ -1,9 +1,10 @@
 //! A rate card: what each meter costs, from when on.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::Unit;
-use crate::domain::form::Mistake;
+use crate::domain::form::{Fault, Mistake, Table, quoted, read_toml};
 use crate::domain::id::{Digest, GpuModel, LineId};
 use crate::domain::money::Decimal;
 use crate::domain::time::Wall;
@@ -11,8 +12,13 @@ use crate::domain::usage::{HeldGpu, Meter};
 
 /// Most lines of a card.
 pub const LINES_MAX: usize = 256;
+/// Largest text of a card, in bytes.
+pub const TEXT_BYTES_MAX: usize = 256 << 10;
+const UNIT_BYTES_MAX: usize = 32;
+/// The longest model name that [`GpuModel`] keeps, and a `*`.
+const MODEL_BYTES_MAX: usize = 97;
 
-/// A rate card, checked: what it breaks none of is listed at [`CardFlaw`].
+/// A rate card. It has none of the flaws of [`CardFlaw`], also when it was read back from a receipt or the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "CardParts")]
 pub struct Card {
@@ -135,14 +141,96 @@ impl GpuSelector {
     }
 }
 
+/// What the lines above have taken.
+#[derive(Default)]
+struct Seen {
+    ids: Vec<LineId>,
+    gpu_selectors: Vec<GpuSelector>,
+}
+
+fn no_lines() -> Fault {
+    Fault::new("no_lines", "a card without lines prices nothing").hint("what is free has a line with price = \"0\"")
+}
+
+fn read_line(table: &Table<'_>, seen: &mut Seen) -> Option<Line> {
+    let id = table.field("id").name().check(|id: LineId| {
+        if seen.ids.contains(&id) {
+            return Err(Fault::new("duplicate_line", format!("two lines are called {id}")));
+        }
+        seen.ids.push(id.clone());
+        Ok(id)
+    });
+    let id = id.required();
+    let meter = table.field("meter").word(&Meter::ALL.map(|meter| (meter.name(), meter))).required();
+    let price = table.field("price").decimal().check(not_negative).required();
+    let unit = table.field("unit").text(UNIT_BYTES_MAX).check(|text| unit_of(&text, meter)).required();
+    let per = table.field("per").integer(1..=u64::MAX).or(1);
+    let round = table.field("round").word(&Rounding::ALL.map(|round| (round.name(), round))).or(Rounding::Down);
+    let selector = table.field("gpu_model").text(MODEL_BYTES_MAX).check(|text| selector(&text, meter)).or(GpuSelector::Any);
+    if let (Some(Meter::GpuHeld), Some(selector)) = (meter, &selector) {
+        if seen.gpu_selectors.contains(selector) {
+            let message = "this line prices the same GPUs as an earlier one";
+            table.note(Fault::new("duplicate_selector", message).hint("give each gpu_held line its own gpu_model"));
+        }
+        seen.gpu_selectors.push(selector.clone());
+    }
+    Some(Line { id: id?, meter: meter?, price: price?, unit: unit?, per: per?, round: round?, gpu_model: selector? })
+}
+
+fn not_negative(price: Decimal) -> Result<Decimal, Fault> {
+    if price.mantissa < 0 {
+        return Err(Fault::new("negative_price", format!("{price} is negative")).hint("what is free costs \"0\""));
+    }
+    Ok(price)
+}
+
+/// The unit, which must measure the meter where that is known.
+fn unit_of(text: &str, meter: Option<Meter>) -> Result<Unit, Fault> {
+    let unit = text.parse::<Unit>().ok().filter(|unit| meter.is_none_or(|meter| unit.prices(meter)));
+    unit.ok_or_else(|| match meter {
+        Some(meter) => {
+            let units: Vec<String> = Unit::of(meter).iter().map(Unit::to_string).collect();
+            Fault::new("unknown_unit", format!("{} is not a unit of {meter}", quoted(text))).hint(format!("allowed: {}", units.join(", ")))
+        }
+        None => Fault::new("unknown_unit", format!("{} is not a unit", quoted(text))),
+    })
+}
+
+/// A model's name, or the beginning of one with a `*` behind it.
+fn selector(text: &str, meter: Option<Meter>) -> Result<GpuSelector, Fault> {
+    if meter.is_some_and(|meter| meter != Meter::GpuHeld) {
+        return Err(Fault::new("selector_without_gpu", "only lines of gpu_held have a gpu_model").hint("leave it out"));
+    }
+    let (stem, star) = text.strip_suffix('*').map_or((text, false), |stem| (stem, true));
+    if stem.is_empty() {
+        return Err(Fault::new("malformed", "\"*\" alone selects every model").hint("leave gpu_model out, which does the same"));
+    }
+    if stem.contains('*') {
+        return Err(Fault::new("malformed", format!("{} has a * that is not its end", quoted(text)))
+            .hint("one * is allowed, as the last character"));
+    }
+    if !stem.chars().all(|c| c == ' ' || c.is_ascii_graphic()) {
+        return Err(Fault::new("malformed", format!("{} is not printable ASCII", quoted(text))).hint("write what nvidia-smi -L shows"));
+    }
+    Ok(if star { GpuSelector::Prefix(stem.to_owned()) } else { GpuSelector::Exact(GpuModel::new(stem)) })
+}
+
 impl Card {
     /// Reads a card's text (TOML); `file_name` is for the mistakes.
     ///
     /// # Errors
     /// Every mistake that it holds, in the order of the file.
     pub fn parse(text: &str, file_name: &str) -> Result<Card, Vec<Mistake>> {
-        let _ = (text, file_name);
-        todo!()
+        read_toml(text, file_name, TEXT_BYTES_MAX, |table| {
+            let name = table.field("card").name().required();
+            let version = table.field("version").integer(1..=u64::MAX).required();
+            let effective_from = table.field("effective_from").instant().required();
+            let mut seen = Seen::default();
+            let lines = table.field("line").list(LINES_MAX, |line| line.table(|table| read_line(table, &mut seen)).required());
+            let lines = lines.check(|lines| if lines.is_empty() { Err(no_lines()) } else { Ok(lines) }).required();
+            let digest = Digest(Sha256::digest(text).into());
+            Some(Card { name: name?, version: version?, effective_from: effective_from?, lines: lines?, digest })
+        })
     }
 
     /// The line that prices a GPU: of those that fit, the most specific (exact, then the longest prefix, then any).
@@ -207,3 +295,6 @@ impl TryFrom<CardParts> for Card {
         Card { name, version, effective_from, lines, digest }.checked()
     }
 }
+
+#[cfg(test)]
+mod tests;

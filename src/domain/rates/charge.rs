@@ -194,8 +194,25 @@ pub fn explain(card: &Card, usage: &Usage, gpus: &[HeldGpu]) -> String {
     text
 }
 
+/// Such as `gpu: gpu_held 57600000000000 device-ns x 4 credits / (1 gpu-hour of 3600000000000 device-ns) = 64 credits (round down)`.
 fn explain_line(text: &mut String, card: &Card, charge: &LineCharge) {
-    let _ = (text, card, charge);
+    let LineCharge { line, meter, quantity, unit, price, per, round, cost } = charge;
+    let base = card.lines.iter().find(|other| other.id == *line).map_or(1, |line| line.unit.base());
+    let base_name = base_unit(*meter);
+    let round = round.name();
+    let _ = writeln!(
+        text,
+        "  {line}: {meter} {quantity} {base_name} x {price} credits / ({per} {unit} of {base} {base_name}) = {cost} credits (round {round})"
+    );
+}
+
+const fn base_unit(meter: Meter) -> &'static str {
+    match meter {
+        Meter::CpuTime | Meter::WallTime => "ns",
+        Meter::MemoryCharged => "byte-ns",
+        Meter::GpuHeld => "device-ns",
+        Meter::JobStarts => "starts",
+    }
 }
 
 /// A wide integer: decimal text where people read, the integer itself in the journal.
@@ -214,3 +231,6 @@ mod wide {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,12 +35,14 @@ impl Drain {
             self.dry_looks = self.dry_looks.saturating_add(1);
             return samples;
         };
+        // The newest sample is within every window.
+        let window_floor_us = newest_us.saturating_sub(window_us.max(1));
         let floor_us = match self.last_us {
             Some(last_us) if newest_us >= last_us => last_us,
             // The stamps went back while nothing came.
-            Some(_) if self.dry_looks >= DRY_LOOKS_MAX => newest_us.saturating_sub(window_us),
+            Some(_) if self.dry_looks >= DRY_LOOKS_MAX => window_floor_us,
             Some(_) => newest_us,
-            None => newest_us.saturating_sub(window_us),
+            None => window_floor_us,
         };
         samples.retain(|sample| sample.at_us > floor_us);
         match samples.is_empty() {

@@ -38,7 +38,7 @@ fn a_device_is_found_by_index_and_by_uuid() {
 
 #[test]
 fn a_partitioned_device_cannot_be_held_as_a_whole() {
-    let look = look(vec![sample("GPU-a", 0), sample("MIG-1", 0), sample("MIG-2", 0)], &[("MIG-1", "GPU-a"), ("MIG-2", "GPU-a")]);
+    let look = look(vec![sample("MIG-1", 0), sample("GPU-a", 0), sample("MIG-2", 0)], &[("MIG-1", "GPU-a"), ("MIG-2", "GPU-a")]);
     assert_eq!(refusal(&look, "0"), "gpu_partitioned");
     assert_eq!(refusal(&look, "GPU-a"), "gpu_partitioned");
     assert_eq!(look.resolve(&"MIG-2".parse().unwrap()).unwrap().gpu.as_str(), "MIG-2");

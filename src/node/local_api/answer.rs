@@ -57,6 +57,7 @@ impl Problem {
     pub fn status(&self) -> StatusCode {
         match self {
             Problem::One(refusal) => status_of(&refusal.code),
+            Problem::Mistakes(mistakes) if mistakes.iter().any(|mistake| mistake.code == "syntax") => StatusCode::BAD_REQUEST,
             Problem::Mistakes(_) => StatusCode::UNPROCESSABLE_ENTITY,
         }
     }
@@ -64,13 +65,9 @@ impl Problem {
     fn document(&self) -> Value {
         match self {
             Problem::One(Refusal { code, message, hint }) => json!({ "error": { "code": code, "message": message, "hint": hint } }),
-            Problem::Mistakes(mistakes) => json!({ "errors": mistakes.iter().map(mistake_document).collect::<Vec<_>>() }),
+            Problem::Mistakes(mistakes) => json!({ "errors": mistakes }),
         }
     }
-}
-
-fn mistake_document(mistake: &Mistake) -> Value {
-    json!({ "code": mistake.code, "place": mistake.place.to_string(), "message": mistake.message, "hint": mistake.hint })
 }
 
 /// One table from stable codes to HTTP. What stands not here is a conflict with the state of things.
@@ -82,12 +79,11 @@ fn status_of(code: &str) -> StatusCode {
         "unknown_path" | "unknown_job" | "unknown_account" => StatusCode::NOT_FOUND,
         "wrong_method" => StatusCode::METHOD_NOT_ALLOWED,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-        "out_of_range" => StatusCode::UNPROCESSABLE_ENTITY,
+        "amount_not_positive" | "amount_too_large" => StatusCode::UNPROCESSABLE_ENTITY,
         "too_many_calls" => StatusCode::TOO_MANY_REQUESTS,
-        "authority_elsewhere" => StatusCode::NOT_IMPLEMENTED,
         "no_answer" => StatusCode::GATEWAY_TIMEOUT,
-        "journal_unreadable" | "no_payment_name" | "authority_failed" => StatusCode::INTERNAL_SERVER_ERROR,
-        "busy" | "authority_unreachable" | "authority_stopped" | "authority_full" | "journal_full" => StatusCode::SERVICE_UNAVAILABLE,
+        "journal_unreadable" | "no_payment_name" | "store_failed" => StatusCode::INTERNAL_SERVER_ERROR,
+        "busy" | "authority_unreachable" | "stopped" | "store_full" | "store_blocked" | "journal_full" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::CONFLICT,
     }
 }
@@ -106,18 +102,15 @@ impl From<Vec<Mistake>> for Problem {
 
 impl From<authority::store::Refusal> for Problem {
     fn from(refusal: authority::store::Refusal) -> Problem {
-        use authority::store::{Refusal as Asked, StoreError};
-        let (code, hint) = match &refusal {
-            Asked::AccountExists => ("account_exists", "meterctl account policy changes it"),
-            Asked::UnknownAccount => ("unknown_account", "meterctl account create makes it"),
-            Asked::AmountNotPositive | Asked::AmountTooLarge => ("out_of_range", "another amount"),
-            Asked::PaymentDiffers => ("payment_differs", "give another payment another name"),
-            Asked::Busy | Asked::Store(StoreError::Blocked(_)) => ("busy", "try again in a second"),
-            Asked::Stopped => ("authority_stopped", "the log of meterd says why"),
-            Asked::Store(StoreError::Full(_)) => ("authority_full", "free space on the disk of state_dir"),
-            Asked::Store(StoreError::Fatal(_)) => ("authority_failed", "the log of meterd says why"),
+        let hint = match refusal.code() {
+            "account_exists" => "meterctl account policy changes it",
+            "unknown_account" => "meterctl account create makes it",
+            "payment_differs" => "give another payment another name",
+            "amount_not_positive" | "amount_too_large" => "another amount",
+            "busy" => "try again in a second",
+            _ => "the log of meterd says more",
         };
-        Problem::new(code, refusal.to_string(), hint)
+        Problem::new(refusal.code(), refusal.to_string(), hint)
     }
 }
 

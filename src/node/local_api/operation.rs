@@ -7,6 +7,7 @@ use super::answer::Problem;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{AccountId, JobName};
 use crate::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
+use crate::domain::wire::AccountPolicy;
 
 /// Ledger lines given unless told otherwise.
 const LEDGER_LIMIT: u32 = 100;
@@ -70,11 +71,11 @@ pub fn audience(method: &Method, path: &str) -> Audience {
 }
 
 impl Operation {
-    /// Reads a request. `path` and `query` are as sent, percent signs and all.
+    /// Reads a request. `path` and `query` are as sent, percent signs and all; `defaults` are for a new account's policy.
     ///
     /// # Errors
     /// `unknown_path`, `wrong_method`, or every mistake in the names and the body.
-    pub fn read(method: &Method, path: &str, query: Option<&str>, body: &[u8]) -> Result<Operation, Problem> {
+    pub fn read(method: &Method, path: &str, query: Option<&str>, body: &[u8], defaults: &AccountPolicy) -> Result<Operation, Problem> {
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         let get = method == Method::GET || method == Method::HEAD;
         let post = method == Method::POST;
@@ -90,7 +91,7 @@ impl Operation {
             ["v1", "jobs", job, "receipt" | "why"] if get => Ok(Operation::Receipt(name(job)?)),
             ["v1", "jobs", job, "stop"] if post => Ok(Operation::Stop(name(job)?, parsed(body, StopRequest::parse)?)),
             ["v1", "accounts"] if get => Ok(Operation::Accounts),
-            ["v1", "accounts"] if post => parsed(body, CreateAccount::parse).map(Operation::CreateAccount),
+            ["v1", "accounts"] if post => parsed(body, |text| CreateAccount::parse_with(text, defaults)).map(Operation::CreateAccount),
             ["v1", "accounts", account] if get => Ok(Operation::Account(name(account)?)),
             ["v1", "accounts", account, "ledger"] if get => Ok(Operation::Ledger(name(account)?, limit(query)?)),
             ["v1", "accounts", account, "policy"] if post => Ok(Operation::SetPolicy(name(account)?, object(body)?)),
@@ -182,7 +183,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(method: &Method, path: &str) -> Result<Operation, Problem> {
-        Operation::read(method, path, None, b"")
+        Operation::read(method, path, None, b"", &AccountPolicy::default())
     }
 
     #[test]
@@ -204,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_ledger_has_a_bounded_length() {
-        let ledger = |query| Operation::read(&Method::GET, "/v1/accounts/lab/ledger", query, b"");
+        let ledger = |query| Operation::read(&Method::GET, "/v1/accounts/lab/ledger", query, b"", &AccountPolicy::default());
         assert_eq!(ledger(None), Ok(Operation::Ledger("lab".parse().unwrap(), 100)));
         assert_eq!(ledger(Some("limit=7")), Ok(Operation::Ledger("lab".parse().unwrap(), 7)));
         for bad in ["limit=0", "limit=10001", "limit=x", "limit=-1", "page=2", ""] {
@@ -226,7 +227,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_sent_is_read_or_refused(path in "/?[ -~]{0,40}", query in prop::option::of("[ -~]{0,20}"), body in prop::collection::vec(any::<u8>(), 0..40)) {
-            let _ = Operation::read(&Method::GET, &path, query.as_deref(), &body);
+            let _ = Operation::read(&Method::GET, &path, query.as_deref(), &body, &AccountPolicy::default());
         }
 
         #[test]
