@@ -1,5 +1,7 @@
 //! A process that is killed (SIGKILL) in mid-traffic loses nothing that it acknowledged.
 
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by its panic")]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -126,8 +126,8 @@ fn a_full_disk_leaves_a_request_unanswered_and_changes_nothing() {
     let mut store = with_account(&dir, 10);
     let before = store.account(&name("acme")).unwrap();
     store.connection.query_row("PRAGMA max_page_count = 1", [], |row| row.get::<_, i64>(0)).unwrap();
-    let many = (0..200).map(|number| store.create_account(name(&format!("a{number}")), AccountPolicy::default()));
-    let refused = many.filter_map(Result::err).next().unwrap();
+    let mut many = (0..200).map(|number| store.create_account(name(&format!("a{number}")), AccountPolicy::default()));
+    let refused = many.find_map(Result::err).unwrap();
     assert_eq!(refused.code(), "store_full");
     assert_eq!(store.account(&name("acme")).unwrap(), before);
     store.connection.query_row("PRAGMA max_page_count = 100000", [], |row| row.get::<_, i64>(0)).unwrap();

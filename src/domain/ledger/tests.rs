@@ -7,7 +7,7 @@ use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, BootId, Epoch, NodeId};
 use crate::domain::money::{Credits, NANO};
 use crate::domain::time::{Mono, Nanos, Now, Wall};
-use crate::domain::wire::{AccountPolicy, PROTOCOL, PreviousEpoch, Request, RequestEntry, UNIT, Verdict};
+use crate::domain::wire::{AccountPolicy, AnswerEntry, PROTOCOL, PreviousEpoch, Request, RequestEntry, UNIT, Verdict};
 
 const NEVER: ClosePolicy = ClosePolicy::AfterSilence(Nanos(u64::MAX));
 
@@ -118,8 +118,6 @@ impl Bank {
         &self.account.epochs[&Epoch([epoch; 16])]
     }
 }
-
-use crate::domain::wire::AnswerEntry;
 
 #[test]
 fn a_grant_leaves_the_balance_when_it_is_granted() {
