@@ -77,10 +77,11 @@ impl Cgroup {
 
     /// Waits until the task waits for its word, and its counter stands still.
     fn note_baseline(&mut self) {
+        let waits = |task: &Child| std::fs::read_to_string(format!("/proc/{}/stat", task.id())).unwrap().contains(") S ");
         loop {
             let before = self.cpu_ns();
             std::thread::sleep(Duration::from_millis(30));
-            if before == self.cpu_ns() && 0 < before {
+            if self.tasks.iter().all(waits) && before == self.cpu_ns() {
                 self.baseline_ns = before;
                 return;
             }
