@@ -191,7 +191,7 @@ fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
     }
     for (account, drawn) in drawn {
         let path = format!("/v1/accounts/{account}");
-        agent.wait_for("all is settled", |agent| nano(&agent.done("GET", &path, None)["settled"]) == drawn);
+        agent.wait_for("all is settled", |agent| nano(&agent.done("GET", &path, None)["authority"]["settled"]) == drawn);
     }
-    assert_eq!(nano(&agent.done("GET", "/v1/accounts/short", None)["settled"]), 350_000_000, "the short account paid all that it had");
+    assert_eq!(nano(&agent.done("GET", "/v1/accounts/short", None)["authority"]["settled"]), 350_000_000, "the short account paid all that it had");
 }
