@@ -90,7 +90,8 @@ fn bench() -> Result<(), Failure> {
         "node = \"bench\"\nstate_dir = \"{0}/state\"\nruntime_dir = \"{0}/run\"\nenforcement = \"enforce\"\n[status]\nlisten = \"off\"\n[gpu]\nnvml = \"off\"\n",
         state.display()
     );
-    let config = Config::parse(&text, "bench.toml").map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    let config =
+        Config::parse(&text, "bench.toml").map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     let card = Card::parse(CARD, "card.toml").map_err(|mistakes| format!("{mistakes:?}"))?;
     let bench = Bench {
         daemon: Daemon::start(&config, Some(card))?,
@@ -101,7 +102,10 @@ fn bench() -> Result<(), Failure> {
     let cpus = std::thread::available_parallelism()?.get();
     println!("{cpus} CPUs; all times in milliseconds; {rounds} rounds a row (a tenth of that for 1,000 tasks, at least 10)");
     println!("{:<34} {:>24}   {:>24}   {:>24}", "", "decision -> frozen", "kernel's own freeze", "past zero (core-ms)");
-    println!("{:<34} {:>7} {:>8} {:>7}   {:>7} {:>8} {:>7}   {:>7} {:>8} {:>7}", "", "p50", "p99", "max", "p50", "p99", "max", "p50", "p99", "max");
+    println!(
+        "{:<34} {:>7} {:>8} {:>7}   {:>7} {:>8} {:>7}   {:>7} {:>8} {:>7}",
+        "", "p50", "p99", "max", "p50", "p99", "max", "p50", "p99", "max"
+    );
     let result = rows(&bench, rounds, &state);
     bench.daemon.handle().report(Inbox::Drain);
     let ended = bench.daemon.wait();
@@ -172,7 +176,10 @@ impl Job {
         let nth = bench.payments.fetch_add(1, Ordering::Relaxed);
         let name: JobName = format!("bench-{nth}").parse()?;
         let account: AccountId = format!("account-{nth}").parse()?;
-        bench.daemon.authority().create_account(account.clone(), AccountPolicy { warn_before: meterd::domain::time::Nanos(0), ..AccountPolicy::default() })?;
+        bench
+            .daemon
+            .authority()
+            .create_account(account.clone(), AccountPolicy { warn_before: meterd::domain::time::Nanos(0), ..AccountPolicy::default() })?;
         let dirs = own_cgroup::make(&bench.layout, &bench.parent, &format!("job-{nth}"))?;
         let processes = tasks.div_ceil(100).max(1);
         let mut children = Vec::new();
@@ -260,7 +267,12 @@ impl Job {
 
     /// The same cgroup, frozen by nothing but the kernel's file, at the same priority as the agent's hands: microseconds.
     fn kernel_freeze(&self) -> Result<u64, Failure> {
-        let dir = self.dirs.iter().map(|dir| PathBuf::from(&dir.path)).find(|dir| dir.join("cgroup.freeze").exists()).ok_or("no cgroup.freeze")?;
+        let dir = self
+            .dirs
+            .iter()
+            .map(|dir| PathBuf::from(&dir.path))
+            .find(|dir| dir.join("cgroup.freeze").exists())
+            .ok_or("no cgroup.freeze")?;
         let timed = std::thread::spawn(move || -> std::io::Result<u64> {
             priority::raise_priority();
             std::fs::write(dir.join("cgroup.freeze"), "0")?;

@@ -103,6 +103,7 @@ pub struct Loop {
     last_caller: u64,
     backlog: VecDeque<Batch>,
     cards: Vec<Card>,
+    unwatched: Vec<Attempt>,
     stats: Stats,
     jitter: u64,
     draining: bool,
@@ -125,6 +126,7 @@ impl Loop {
             last_caller: 0,
             backlog: VecDeque::new(),
             cards: Vec::new(),
+            unwatched: Vec::new(),
             stats,
             jitter,
             draining: false,
@@ -153,7 +155,7 @@ impl Loop {
                 next_tick = schedule.plus(self.stray(interval));
                 continue;
             }
-            let look = self.turn.next_look(clock::now().boot);
+            let look = self.turn.next_look(clock::now());
             if let Some((at, jobs)) = &look
                 && *at <= now
             {
@@ -165,7 +167,8 @@ impl Loop {
             if due.is_some_and(|due| due <= now) {
                 self.step(Event::Looked(Vec::new()));
             }
-            let until = [Some(next_tick), look.map(|(at, _)| at), due.filter(|due| now < *due)].into_iter().flatten().min().unwrap_or(next_tick);
+            let until =
+                [Some(next_tick), look.map(|(at, _)| at), due.filter(|due| now < *due)].into_iter().flatten().min().unwrap_or(next_tick);
             match self.inbox.recv_timeout(Duration::from_nanos(until.since(now).0)) {
                 Ok(Inbox::Fatal(why)) => return Ended::Fatal(why),
                 Ok(message) => self.take(message),
@@ -193,6 +196,9 @@ impl Loop {
             *self.stats.missing.entry(why).or_default() += 1;
         }
         self.step(Event::Ticked(samples));
+        for attempt in std::mem::take(&mut self.unwatched) {
+            self.watch(attempt);
+        }
         self.adopt_due_cards();
         self.stats.tick_count += 1;
         self.publish();
@@ -219,7 +225,8 @@ impl Loop {
                 self.step(Event::EnforcementAsked { caller, mode, by });
             }
             Inbox::Receipt { name, reply } => {
-                let receipt = self.turn.agent().job_named(name.as_str()).map(|job| Receipt::of(job, self.turn.agent(), self.turn.settings()));
+                let receipt =
+                    self.turn.agent().job_named(name.as_str()).map(|job| Receipt::of(job, self.turn.agent(), self.turn.settings()));
                 drop(reply.send(receipt)); // a caller that has gone away needs no answer
             }
             Inbox::Acted(acted) => {
@@ -334,7 +341,9 @@ impl Loop {
     /// A device is held by one job at a time: held by two it would be billed twice.
     fn free_gpus(&self, gpus: &[HeldGpu], request: &StartRequest) -> Result<(), Refusal> {
         let others = self.turn.agent().jobs.values().filter(|job| job.is_live() && job.name != request.job);
-        let shared = others.flat_map(|job| job.gpus.iter().map(move |held| (job, held))).find(|(_, held)| gpus.iter().any(|gpu| gpu.gpu == held.gpu));
+        let shared = others
+            .flat_map(|job| job.gpus.iter().map(move |held| (job, held)))
+            .find(|(_, held)| gpus.iter().any(|gpu| gpu.gpu == held.gpu));
         match shared {
             Some((job, held)) => {
                 let message = format!("{} is held by job {}", held.gpu, job.name);
@@ -350,10 +359,16 @@ impl Loop {
         match &request.place {
             Place::Cgroups(paths) => {
                 let Some(layout) = layout else {
-                    return Err(Refusal::new("no_cgroups", "no cgroup file system can be used here", "use --pid: a process tree is metered then"));
+                    return Err(Refusal::new(
+                        "no_cgroups",
+                        "no cgroup file system can be used here",
+                        "use --pid: a process tree is metered then",
+                    ));
                 };
                 let dirs: Result<Vec<_>, _> = paths.iter().map(|path| identify(layout, std::path::Path::new(path))).collect();
-                let dirs = dirs.map_err(|error| Refusal::new("cgroup_refused", error.to_string(), "name the job's own cgroup directories by absolute paths"))?;
+                let dirs = dirs.map_err(|error| {
+                    Refusal::new("cgroup_refused", error.to_string(), "name the job's own cgroup directories by absolute paths")
+                })?;
                 Ok((Target::Cgroups(dirs), None))
             }
             Place::Slurm(job) => Ok((Target::SlurmJob(job.clone()), None)),
@@ -378,13 +393,16 @@ impl Loop {
                 self.tree_of(caller.pid).map(|target| (target, None))
             }
             None => self.tree_of(caller.pid).map(|target| (target, None)),
-            Some(Err(error)) => Err(Refusal::new("cgroup_not_made", error.to_string(), "see the agent's log; it needs write access to the cgroup tree")),
+            Some(Err(error)) => {
+                Err(Refusal::new("cgroup_not_made", error.to_string(), "see the agent's log; it needs write access to the cgroup tree"))
+            }
         }
     }
 
     fn tree_of(&self, pid: u32) -> Result<Target, Refusal> {
         let root = self.edges.trees.identify(pid);
-        root.map(Target::Processes).map_err(|why| Refusal::new("process_unreadable", format!("process {pid}: {why}"), "name a process that lives"))
+        root.map(Target::Processes)
+            .map_err(|why| Refusal::new("process_unreadable", format!("process {pid}: {why}"), "name a process that lives"))
     }
 
     /// A look at the job before it has a number.
@@ -497,10 +515,18 @@ impl Loop {
         if let Err(error) = self.edges.sampler.attach(attempt, &target) {
             tracing::warn!(event = "not_attached", %attempt, %error);
         }
-        if let Err(why) = self.edges.watch.add(attempt, &target) {
-            tracing::debug!(event = "not_watched", %attempt, %why, "its end is seen at the next tick");
-        }
+        self.watch(attempt);
         self.tell_owners();
+    }
+
+    /// Watches for the job's last task. A Slurm job's cgroup comes later than its start: it is tried again at each tick.
+    fn watch(&mut self, attempt: Attempt) {
+        let Some(job) = self.turn.agent().jobs.get(&attempt).filter(|job| job.is_live()) else { return };
+        match self.edges.watch.add(attempt, &job.target) {
+            Ok(()) => {}
+            Err(Missing::NotYet) => self.unwatched.push(attempt),
+            Err(why) => tracing::debug!(event = "not_watched", %attempt, %why, "its end is seen at the next tick"),
+        }
     }
 
     /// Tells the GPU thread whose process is whose.
@@ -542,7 +568,8 @@ impl Loop {
     /// Cards whose effective date has come are adopted, the oldest first; a refused one is not tried again.
     fn adopt_due_cards(&mut self) {
         let wall = clock::now().wall;
-        let (mut due, later): (Vec<Card>, Vec<Card>) = std::mem::take(&mut self.cards).into_iter().partition(|card| card.effective_from <= wall);
+        let (mut due, later): (Vec<Card>, Vec<Card>) =
+            std::mem::take(&mut self.cards).into_iter().partition(|card| card.effective_from <= wall);
         self.cards = later;
         due.sort_by_key(|card| (card.effective_from, card.version));
         for card in due {

@@ -219,10 +219,12 @@ impl Agent {
             account.grant = Grant { policy, ..Grant::default() };
             account.armed = None;
             account.empty_since = None;
+            account.warned = None;
             account.marks.clear();
         }
         self.epoch = Some((epoch, boot));
         self.asked = 0;
+        self.asked_at = Boot(0); // the last one may be of another boot, whose instants mean nothing in this one
         self.outstanding = None;
     }
 
@@ -268,6 +270,7 @@ impl Agent {
             reported: None,
             counted_to: opened.at.mono,
             cpu_counter_ns: opened.cpu_counter_ns,
+            counter_moved: opened.at.mono,
             memory_level_bytes: opened.memory_level_bytes,
             segments: vec![segment],
             charge: opened.charge,
@@ -303,6 +306,9 @@ impl Agent {
         job.charge = closed.plus(row.cost);
         job.counted_to = job.counted_to.max(row.at);
         job.phase = row.phase;
+        if job.cpu_counter_ns != row.cpu_counter_ns {
+            job.counter_moved = row.at;
+        }
         job.cpu_counter_ns = row.cpu_counter_ns;
         job.memory_level_bytes = row.memory_level_bytes;
         match row.populated {
@@ -310,7 +316,7 @@ impl Agent {
                 job.seen_populated = Seen::Yes;
                 job.emptied = None;
             }
-            Some(Populated::No) if job.emptied.is_none() => job.emptied = Some((row.at, wall)),
+            Some(Populated::No) if job.emptied.is_none() && job.seen_populated == Seen::Yes => job.emptied = Some((row.at, wall)),
             _ => {}
         }
         let drawn = row.drawn.minus(job.drawn);
