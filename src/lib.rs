@@ -1,6 +1,7 @@
 //! meterd
 
 pub mod authority;
+pub mod ctl;
 pub mod domain;
 pub mod node;
 mod sqlite;

@@ -31,6 +31,19 @@ pub fn for_each_fact<E: From<JournalError>>(dir: &Path, from: u64, mut each: imp
     walk(&connection, from, |fact, _| each(fact))
 }
 
+/// The same, each with its link in the hash chain.
+///
+/// # Errors
+/// As [`for_each_fact`].
+pub fn for_each_linked<E: From<JournalError>>(
+    dir: &Path,
+    from: u64,
+    each: impl FnMut(StoredFact, Digest) -> Result<(), E>,
+) -> Result<(), E> {
+    let connection = open(dir)?;
+    walk(&connection, from, each)
+}
+
 /// The facts from number `from` on, unverified ([`verify`] does that).
 ///
 /// # Errors
