@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod cgroup_dir;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod gpu;
 pub mod gpu_owner;
 pub mod handle;
@@ -23,6 +24,7 @@ pub mod slot;
 pub mod slurm;
 pub mod spool;
 pub mod status;
+pub mod systemd;
 pub mod watch;
 
 #[cfg(test)]
