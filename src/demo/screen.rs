@@ -15,7 +15,6 @@ pub(super) const WIDTH: usize = 100;
 pub(super) enum Ink {
     Bold,
     Green,
-    Red,
     Cyan,
 }
 
@@ -23,7 +22,6 @@ impl Ink {
     const fn code(self) -> &'static str {
         match self {
             Ink::Bold => "1",
-            Ink::Red => "31",
             Ink::Green => "32",
             Ink::Cyan => "36",
         }
@@ -128,7 +126,7 @@ impl Screen {
 fn account_row(account: &AccountView) -> String {
     let lasts = account.lasts_s.map_or_else(|| "nothing burns".to_owned(), |s| format!("lasts {s} s"));
     format!(
-        "           {:<10} in hand {}, free {}, burn {} an hour, {lasts}",
+        "           {:<10} in hand {:>8}   free {:>8}   burn {:>9} an hour   {lasts}",
         account.account,
         rounded(account.in_hand),
         rounded(account.free),
@@ -162,7 +160,7 @@ fn mebibytes(bytes: u64) -> String {
 /// Each line ends in a newline and has at most [`WIDTH`] columns, if its words allow. Escapes are not counted out: colour short lines only.
 fn wrapped(text: &str) -> String {
     let mut lines = String::new();
-    for line in text.split('\n') {
+    for line in text.split('\n').map(str::trim_end) {
         let indent = line.len() - line.trim_start().len();
         let mut column = 0;
         for (number, word) in line.trim_start().split(' ').enumerate() {

@@ -113,11 +113,11 @@ fn start_jobs(stage: &mut Stage) -> Result<(), Stop> {
         let what = format!("job {} runs", plan.name);
         stage.until(STEP, &what, Tables::Quiet, |stage| stage.find_process(index))?;
         let place = stage.jobs[index].process.as_ref().map_or_else(String::new, |process| match &process.place {
-            Place::Cgroup(dir) => format!("process {} in {}", process.pid, dir.file_name().unwrap_or_default().to_string_lossy()),
+            Place::Cgroup(dir) => format!("process {}, cgroup {}", process.pid, dir.file_name().unwrap_or_default().to_string_lossy()),
             Place::Process(pid) => format!("process {pid}"),
         });
         let JobPlan { name, account, cpu_percent, memory_mib } = plan;
-        stage.screen.ok(&format!("{name} for {account}: burns {cpu_percent} % of a CPU, holds {memory_mib} MiB; {place}"));
+        stage.screen.ok(&format!("{name} for {account}: {cpu_percent} % of a CPU, {memory_mib} MiB; {place}"));
     }
     Ok(())
 }
@@ -147,7 +147,7 @@ fn run_dry(stage: &mut Stage) -> Result<(), Stop> {
         let ahead = emptied.at.since(warned.at);
         let (took, hands) = (freeze.done_at.since(emptied.at), freeze.done_at.since(freeze.asked_at));
         stage.screen.ok(&format!(
-            "{name}: warned {} s ahead; from the decision to its last task frozen {}, {} of it in the kernel",
+            "{name}: warned {} s ahead; decision to last task frozen {}, {} of it the freeze itself",
             seconds(u128::from(ahead.0)),
             millis(took.0),
             millis(hands.0)
@@ -255,6 +255,11 @@ fn top_up(stage: &mut Stage) -> Result<(), Stop> {
         Ok(if frozen.is_empty() { Look::Done(()) } else { Look::NotYet(format!("{} frozen", frozen.join(" and "))) })
     })?;
     let took = paid_at.elapsed();
+    stage.until(STEP, "the agent shows both of bob's jobs running", Tables::Quiet, |stage| {
+        let shown = shown(stage, STEP)?;
+        let frozen = shown.jobs.iter().filter(|job| job.phase == Phase::Frozen).count();
+        Ok(if frozen == 0 { Look::Done(()) } else { Look::NotYet(format!("{frozen} frozen")) })
+    })?;
     let before = look_at_kernel(stage, STEP)?;
     stage.pause(GO_ON_FOR, Tables::Shown)?;
     let after = look_at_kernel(stage, STEP)?;

@@ -163,14 +163,14 @@ impl Stage {
         }
         let name = unique_name();
         let folder = make_folder(base, &name)?;
-        let (cgroups, mode) = match choose_mode(&name) {
+        let client = Client::new(&folder.join("run/meterd.sock")).map_err(|error| Stop::failed(STEP, "calls can be made", error));
+        let (client, cgroups, mode) = match client.and_then(|client| choose_mode(&name).map(|(cgroups, mode)| (client, cgroups, mode))) {
             Ok(chosen) => chosen,
             Err(stop) => {
-                drop(std::fs::remove_dir(&folder)); // it is empty; the error that matters is the first one
+                let _ = std::fs::remove_dir(&folder); // it is empty; the error that matters is the first one
                 return Err(stop);
             }
         };
-        let client = Client::new(&folder.join("run/meterd.sock")).map_err(|error| Stop::failed(STEP, "calls can be made", error))?;
         let stage = Stage {
             client,
             folder,
@@ -188,7 +188,7 @@ impl Stage {
             Err(error) => {
                 let stop = Stop::failed(STEP, format!("files can be written to {}", stage.folder.display()), error);
                 let mut stage = stage;
-                drop(stage.take_down(Kept::No)); // the error that matters is the first one
+                let _ = stage.take_down(Kept::No); // the error that matters is the first one
                 Err(stop)
             }
         }
@@ -229,10 +229,6 @@ impl Stage {
 
     pub(super) fn elapsed_s(&self) -> u64 {
         self.began.elapsed().as_secs()
-    }
-
-    pub(super) const fn cgroups(&self) -> Option<&CgroupTree> {
-        self.cgroups.as_ref()
     }
 
     /// This program in one of the demo's parts, in a process group of its own so that a Ctrl-C reaches the demo alone, which then ends it.
@@ -366,6 +362,9 @@ impl Stage {
     pub(super) fn table(&mut self) -> Result<(), Stop> {
         let shown = self.shown().map_err(|error| Stop::failed("live table", "the agent answers", error))?;
         let elapsed_s = self.elapsed_s();
+        if shown.jobs.is_empty() {
+            return Ok(()); // the first picture with jobs in it is still to come
+        }
         self.screen.table(&shown, elapsed_s);
         Ok(())
     }
@@ -422,7 +421,7 @@ impl Stage {
         for job in &mut self.jobs {
             if let Some(process) = &job.process {
                 // One that has ended already is no error; another process can never be hit.
-                drop(pidfd_send_signal(&process.pidfd, Signal::KILL));
+                let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
             }
         }
         for job in &mut self.jobs {
@@ -506,13 +505,13 @@ fn last_line(log: &Path) -> String {
 /// One that has ended is left alone; one that has not is not reaped yet, so the pid is its own.
 fn signal(child: &mut Child, signal: Signal) {
     if matches!(child.try_wait(), Ok(None)) {
-        drop(kill_process(Pid::from_child(child), signal));
+        let _ = kill_process(Pid::from_child(child), signal);
     }
 }
 
 fn kill(child: &mut Child) {
-    drop(child.kill()); // one that has ended already is no error
-    drop(child.wait());
+    let _ = child.kill(); // one that has ended already is no error
+    let _ = child.wait();
 }
 
 fn wait_within(child: &mut Child, within: Duration) -> Option<ExitStatus> {
