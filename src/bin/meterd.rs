@@ -88,7 +88,7 @@ fn main() -> ExitCode {
         println!("{}: no mistakes; rate card {} version {}", arguments.config.display(), card.name, card.version);
         return Exit::Done.into();
     }
-    if let Err(error) = log::start(config.log.format, &config.log.level) {
+    if let Err(error) = log::start(config.log.format, config.log.level.name()) {
         eprintln!("logging: {error}");
         return Exit::Config.into();
     }
@@ -150,7 +150,7 @@ fn obey_signals(path: PathBuf, handle: Handle) -> std::io::Result<()> {
                 _ => {
                     asked = true;
                     systemd::stopping();
-                    drop(handle.report(Inbox::Drain));
+                    handle.report(Inbox::Drain);
                 }
             }
         }
@@ -163,8 +163,8 @@ fn reload(path: &Path, handle: &Handle) {
     systemd::reloading();
     match load(path) {
         Ok((config, card)) => {
-            drop(handle.report(Inbox::Configured(config.enforcement)));
-            drop(handle.report(Inbox::Card(Box::new(card))));
+            handle.report(Inbox::Configured(config.enforcement));
+            handle.report(Inbox::Card(Box::new(card)));
             tracing::info!(event = "reloaded", "mode of enforcement and rate card; other settings need a restart");
         }
         Err(mistakes) => {

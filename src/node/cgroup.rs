@@ -1,17 +1,30 @@
-//! Reads what jobs used: CPU time, memory, populated, frozen; from cgroups with kept descriptors, from process trees through procfs.
+//! Reads what jobs used: CPU time, memory, populated, frozen; from cgroups with kept descriptors and `pread`, from process trees through
+//! procfs. A cgroup that was there and is gone is [`Missing::Vanished`], its last CPU time is told by its parent ([`JobSample::tail`]).
 
+mod family;
+mod files;
+mod watched;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
-use super::layout::Layout;
+use self::family::{Family, Key};
+use self::files::Files;
+use self::watched::{TailOpen, Watched};
+use super::cgroup_dir::{self, OpenDir};
+use super::layout::{Hierarchy, Layout, PlaceError};
 use super::process_tree::ProcessTrees;
-use crate::domain::act::Target;
+use super::slurm;
+use crate::domain::act::{CgroupDir, ProcessRoot, SlurmJob, Target};
 use crate::domain::id::Attempt;
-use crate::domain::meter::JobSample;
+use crate::domain::meter::{Frozen, JobSample, Missing, Populated, Reading, Tail, TailShare};
 use crate::domain::time::Mono;
 
 pub use super::cgroup_dir::{IdentifyError, identify};
 
-/// Descriptors of files that are kept open at most, unless told otherwise: each pins 4 KiB of kernel memory.
+/// Descriptors of files that are kept open at most, unless told otherwise: each pins 4 KiB of kernel memory. Directories' descriptors,
+/// which pin nothing, come on top: one a directory.
 pub const KEPT_FILES_MAX: usize = 2_000;
 
 /// Which jobs to look at.
@@ -39,7 +52,7 @@ pub enum AttachError {
     },
     /// A path is no cgroup's that may be metered.
     #[error(transparent)]
-    Place(#[from] super::layout::PlaceError),
+    Place(#[from] PlaceError),
     /// It names no directory.
     #[error("no cgroup directory was named")]
     Empty,
@@ -51,25 +64,61 @@ pub enum AttachError {
     HoldsAgent,
 }
 
+#[derive(Debug)]
+enum Job {
+    Cgroups { keys: Vec<Key> },
+    Slurm { job: SlurmJob, keys: Vec<Key> },
+    Processes { root: ProcessRoot },
+}
+
+impl Job {
+    fn keys(&self) -> &[Key] {
+        match self {
+            Job::Cgroups { keys } | Job::Slurm { keys, .. } => keys,
+            Job::Processes { .. } => &[],
+        }
+    }
+}
+
 /// The reader of all attached jobs.
+#[derive(Debug)]
 pub struct Sampler {
-    _layout: Option<Arc<Layout>>,
-    _trees: ProcessTrees,
+    layout: Option<Arc<Layout>>,
+    trees: ProcessTrees,
+    clock: fn() -> Mono,
+    files: Files,
+    jobs: BTreeMap<Attempt, Job>,
+    dirs: BTreeMap<Key, Watched>,
+    /// By the parent's path.
+    families: BTreeMap<String, Family>,
+    next_key: Key,
 }
 
 impl Sampler {
     /// A reader of jobs in this layout; with `None` only process trees can be attached.
     #[must_use]
     pub fn new(layout: Option<Arc<Layout>>, trees: ProcessTrees, clock: fn() -> Mono) -> Sampler {
-        let _ = clock;
-        Sampler { _layout: layout, _trees: trees }
+        let files = Files::keeping_at_most(KEPT_FILES_MAX);
+        let (jobs, dirs, families) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Sampler { layout, trees, clock, files, jobs, dirs, families, next_key: 0 }
     }
 
-    /// The same reader, keeping at most that many files open.
+    /// The same reader, keeping at most that many files open. Call it before the first job is attached.
     #[must_use]
-    pub fn keeping_at_most(self, files: usize) -> Sampler {
-        let _ = files;
+    pub fn keeping_at_most(mut self, files: usize) -> Sampler {
+        self.files = Files::keeping_at_most(files);
         self
+    }
+
+    /// How many files are kept open now.
+    #[must_use]
+    pub fn kept_files(&self) -> usize {
+        self.files.kept()
+    }
+
+    /// The jobs that are looked after.
+    pub fn attached(&self) -> impl Iterator<Item = Attempt> {
+        self.jobs.keys().copied()
     }
 
     /// Begins to look after a job. A directory that is gone or replaced by now is no error: its samples say so.
@@ -77,18 +126,328 @@ impl Sampler {
     /// # Errors
     /// When it is attached already, or may not be metered.
     pub fn attach(&mut self, attempt: Attempt, target: &Target) -> Result<(), AttachError> {
-        let _ = (attempt, target);
-        todo!()
+        if self.jobs.contains_key(&attempt) {
+            return Err(AttachError::Already(attempt));
+        }
+        let job = match target {
+            Target::Cgroups(dirs) | Target::OwnCgroups(dirs) => Job::Cgroups { keys: self.attach_dirs(attempt, dirs)? },
+            Target::SlurmJob(job) => {
+                self.layout.as_ref().filter(|layout| layout.v2.is_some()).ok_or(AttachError::NoCgroups)?;
+                Job::Slurm { job: job.clone(), keys: Vec::new() }
+            }
+            Target::Processes(root) => {
+                if self.trees.holds_agent(*root) {
+                    return Err(AttachError::HoldsAgent);
+                }
+                self.trees.follow(*root);
+                Job::Processes { root: *root }
+            }
+        };
+        self.jobs.insert(attempt, job);
+        Ok(())
+    }
+
+    fn attach_dirs(&mut self, attempt: Attempt, dirs: &[CgroupDir]) -> Result<Vec<Key>, AttachError> {
+        let layout = self.layout.clone().ok_or(AttachError::NoCgroups)?;
+        let own = layout.own_dirs().unwrap_or_default();
+        let mut named = BTreeMap::new();
+        for dir in dirs {
+            let place = layout.classify(Path::new(&dir.path))?;
+            if own.iter().any(|own| own.starts_with(&dir.path)) {
+                return Err(AttachError::HoldsAgent);
+            }
+            let taken = self.dirs.values().find(|other| other.dir == *dir && other.live().is_some());
+            if let Some(other) = taken {
+                return Err(AttachError::Taken { path: dir.path.clone(), holder: other.attempt });
+            }
+            // A map: a caller that names one directory twice is not billed twice.
+            named.insert(dir.clone(), place.hierarchy);
+        }
+        if named.is_empty() {
+            return Err(AttachError::Empty);
+        }
+        let open = |(dir, hierarchy): (CgroupDir, Hierarchy)| {
+            let opened = cgroup_dir::open(&layout, &dir).map_err(Missing::from);
+            Watched::new(attempt, dir, hierarchy, opened)
+        };
+        let watched: Vec<Watched> = named.into_iter().map(open).collect();
+        Ok(watched.into_iter().map(|dir| self.watch(dir)).collect())
+    }
+
+    fn watch(&mut self, dir: Watched) -> Key {
+        let key = self.next_key;
+        self.next_key += 1;
+        if dir.hierarchy == Hierarchy::V2 && dir.live().is_some() {
+            let parent = parent_of(&dir.dir.path);
+            self.families.entry(parent.to_owned()).or_insert_with(|| Family::new(parent)).keys.insert(key);
+        }
+        self.dirs.insert(key, dir);
+        key
     }
 
     /// Looks after a job no more. Its tail goes unnoticed from then on.
     pub fn detach(&mut self, attempt: Attempt) {
-        let _ = attempt;
+        let Some(job) = self.jobs.remove(&attempt) else { return };
+        if let Job::Processes { root } = job {
+            self.trees.forget(root);
+        }
+        for key in job.keys() {
+            if let Some(dir) = self.dirs.get_mut(key) {
+                dir.release(&mut self.files);
+            }
+            let Some(dir) = self.dirs.remove(key) else { continue };
+            let parent = parent_of(&dir.dir.path);
+            if let Some(family) = self.families.get_mut(parent) {
+                family.leave(*key, &dir);
+                if family.keys.is_empty() {
+                    family.release(&mut self.files);
+                    self.families.remove(parent);
+                }
+            }
+        }
     }
 
     /// One look: a sample for each job, in the order of attempts.
     pub fn sample(&mut self, which: Which<'_>) -> Vec<JobSample> {
-        let _ = which;
-        Vec::new()
+        let wanted: BTreeSet<Attempt> = match which {
+            Which::All => self.jobs.keys().copied().collect(),
+            Which::Only(some) => some.iter().copied().filter(|attempt| self.jobs.contains_key(attempt)).collect(),
+        };
+        self.find_slurm_dirs(&wanted);
+        let begun = match which {
+            Which::All => self.families.iter_mut().map(|(path, family)| (path.clone(), family.read(&mut self.files))).collect(),
+            // Few jobs: their own readings cost less than to add up the whole subtree.
+            Which::Only(_) => BTreeMap::new(),
+        };
+        let mut samples: Vec<JobSample> = wanted.iter().filter_map(|attempt| self.sample_cgroups(*attempt)).collect();
+        self.settle(begun);
+        for sample in &mut samples {
+            sample.tail = self.take_tail(sample.attempt);
+        }
+        samples.extend(self.sample_trees(&wanted));
+        samples.sort_by_key(|sample| sample.attempt);
+        samples
+    }
+
+    /// Slurm's directories come late and can come anew: they are looked for at each look.
+    fn find_slurm_dirs(&mut self, wanted: &BTreeSet<Attempt>) {
+        let Some(layout) = self.layout.clone() else { return };
+        let slurm_jobs: Vec<(Attempt, SlurmJob)> = wanted
+            .iter()
+            .filter_map(|attempt| match self.jobs.get(attempt) {
+                Some(Job::Slurm { job, .. }) => Some((*attempt, job.clone())),
+                _ => None,
+            })
+            .collect();
+        if slurm_jobs.is_empty() {
+            return;
+        }
+        let Ok(scopes) = slurm::scopes(&layout) else { return };
+        for (attempt, job) in slurm_jobs {
+            let Ok(found) = slurm::job_dirs(&scopes, &job) else { continue };
+            for open in found {
+                let known = self
+                    .jobs
+                    .get(&attempt)
+                    .is_some_and(|job| job.keys().iter().filter_map(|key| self.dirs.get(key)).any(|dir| dir.dir.inode == open.dir.inode));
+                if !known {
+                    let key = self.watch(Watched::new(attempt, open.dir.clone(), Hierarchy::V2, Ok(open)));
+                    if let Some(Job::Slurm { keys, .. }) = self.jobs.get_mut(&attempt) {
+                        keys.push(key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells tails and takes new baselines: of the families that were begun with, and of those in which a directory was found gone.
+    fn settle(&mut self, mut begun: BTreeMap<String, Option<u64>>) {
+        let gone: BTreeSet<String> = self
+            .dirs
+            .values()
+            .filter(|dir| dir.tail_open == TailOpen::Yes && dir.hierarchy == Hierarchy::V2)
+            .map(|dir| parent_of(&dir.dir.path).to_owned())
+            .collect();
+        for path in gone {
+            if begun.contains_key(&path) {
+                continue;
+            }
+            let Some(family) = self.families.get_mut(&path) else { continue };
+            let begun_ns = family.read(&mut self.files);
+            for key in &family.keys {
+                if let Some(dir) = self.dirs.get_mut(key) {
+                    dir.read_cpu(&mut self.files);
+                }
+            }
+            begun.insert(path, begun_ns);
+        }
+        for (path, begun_ns) in begun {
+            if let Some(family) = self.families.get_mut(&path) {
+                family.settle(begun_ns, &mut self.dirs, &mut self.files);
+            }
+        }
+    }
+
+    fn take_tail(&mut self, attempt: Attempt) -> Option<Tail> {
+        let mut whole: Option<Tail> = None;
+        for key in self.jobs.get(&attempt)?.keys() {
+            let Some(tail) = self.dirs.get_mut(key).and_then(|dir| dir.tail.take()) else { continue };
+            let before = whole.unwrap_or(Tail { cpu_ns: 0, share: TailShare::Exact });
+            let share = if before.share == TailShare::Exact { tail.share } else { before.share };
+            whole = Some(Tail { cpu_ns: before.cpu_ns.saturating_add(tail.cpu_ns), share });
+        }
+        whole
+    }
+
+    fn sample_cgroups(&mut self, attempt: Attempt) -> Option<JobSample> {
+        let layout = self.layout.clone()?;
+        let (keys, if_none) = match self.jobs.get(&attempt)? {
+            Job::Cgroups { keys } => (keys.clone(), Missing::NotSupported),
+            Job::Slurm { keys, .. } => (keys.clone(), Missing::NotYet),
+            Job::Processes { .. } => return None,
+        };
+        let is_slurm = matches!(self.jobs.get(&attempt), Some(Job::Slurm { .. }));
+        let cpu_from = self.first_of(&keys, &[Hierarchy::V2, Hierarchy::V1Cpuacct]);
+        let memory_from = self.first_of(&keys, &[Hierarchy::V1Memory, Hierarchy::V2]);
+        let (mut cpu, mut memory, mut populated, mut frozen) = (Sum::default(), Sum::default(), Vec::new(), Vec::new());
+        for key in &keys {
+            let Some(dir) = self.dirs.get_mut(key) else { continue };
+            if Some(dir.hierarchy) == cpu_from {
+                let reading = dir.read_cpu(&mut self.files);
+                cpu.add(reading, dir.cpu_ns);
+            }
+        }
+        let at = (self.clock)();
+        for key in &keys {
+            let Some(dir) = self.dirs.get_mut(key) else { continue };
+            if Some(dir.hierarchy) == memory_from {
+                memory.add(dir.read_memory(&layout, &mut self.files), None);
+            }
+            if dir.hierarchy == Hierarchy::V2 {
+                let events = dir.read_events(&mut self.files);
+                frozen.push(match (is_slurm, dir.live()) {
+                    (true, Some(job)) => slurm_frozen(job),
+                    _ => events.clone().map(|events| events.frozen),
+                });
+                populated.push(events.map(|events| events.populated));
+            }
+        }
+        Some(JobSample {
+            attempt,
+            at,
+            cpu_ns: cpu.whole(&if_none),
+            memory_bytes: memory.whole(&if_none),
+            populated: join(&populated, Populated::Yes, &if_none),
+            frozen: join(&frozen, Frozen::No, &if_none),
+            tail: None,
+        })
+    }
+
+    /// The first of these hierarchies that the job has a directory in.
+    fn first_of(&self, keys: &[Key], hierarchies: &[Hierarchy]) -> Option<Hierarchy> {
+        let has = |hierarchy: &Hierarchy| keys.iter().filter_map(|key| self.dirs.get(key)).any(|dir| dir.hierarchy == *hierarchy);
+        hierarchies.iter().copied().find(has)
+    }
+
+    fn sample_trees(&mut self, wanted: &BTreeSet<Attempt>) -> Vec<JobSample> {
+        let (attempts, roots): (Vec<Attempt>, Vec<ProcessRoot>) = wanted
+            .iter()
+            .filter_map(|attempt| match self.jobs.get(attempt) {
+                Some(Job::Processes { root }) => Some((*attempt, *root)),
+                _ => None,
+            })
+            .unzip();
+        let readings = self.trees.read(&roots);
+        let at = (self.clock)();
+        let sample = |(attempt, reading): (Attempt, Result<_, Missing>)| {
+            let reading = reading.map_or_else(Reading::Missing, Reading::Seen);
+            JobSample {
+                attempt,
+                at,
+                cpu_ns: reading.clone().map(|tree: super::process_tree::TreeReading| tree.cpu_ns),
+                memory_bytes: reading.clone().map(|tree| tree.memory_bytes),
+                populated: reading.clone().map(|tree| tree.populated),
+                frozen: reading.map(|tree| tree.frozen),
+                tail: None,
+            }
+        };
+        attempts.into_iter().zip(readings).map(sample).collect()
     }
 }
+
+fn parent_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("/", |(parent, _)| if parent.is_empty() { "/" } else { parent })
+}
+
+/// Are all leaves that hold tasks frozen? The job's own `frozen` never says so: its slurmstepd runs on.
+fn slurm_frozen(job: &OpenDir) -> Reading<Frozen> {
+    let leaves = match slurm::freeze_leaves(job) {
+        Ok(leaves) => leaves,
+        Err(errno) => return Reading::Missing(cgroup_dir::missing_for(errno)),
+    };
+    let mut all = None;
+    for leaf in leaves {
+        match leaf.events() {
+            Ok(events) if events.populated == Populated::No => {}
+            Ok(events) => all = Some(if all == Some(Frozen::No) { Frozen::No } else { events.frozen }),
+            Err(Missing::Vanished) => {}
+            Err(why) => return Reading::Missing(why),
+        }
+    }
+    Reading::Seen(all.unwrap_or(Frozen::No))
+}
+
+/// A sum over a job's directories.
+#[derive(Default)]
+struct Sum {
+    total: u64,
+    live: usize,
+    vanished: Option<Missing>,
+    failed: Option<Missing>,
+}
+
+impl Sum {
+    /// A directory that has gone adds what it had when it was last read, so that a counter does not fall when one of several goes.
+    fn add(&mut self, reading: Reading<u64>, last: Option<u64>) {
+        match reading {
+            Reading::Seen(value) => {
+                self.live += 1;
+                self.total = self.total.saturating_add(value);
+            }
+            Reading::Missing(why @ (Missing::Vanished | Missing::Replaced)) => {
+                self.total = self.total.saturating_add(last.unwrap_or(0));
+                self.vanished.get_or_insert(why);
+            }
+            Reading::Missing(why) => {
+                self.failed.get_or_insert(why);
+            }
+        }
+    }
+
+    fn whole(self, if_none: &Missing) -> Reading<u64> {
+        match (self.failed, self.live, self.vanished) {
+            (Some(why), ..) | (None, 0, Some(why)) => Reading::Missing(why),
+            (None, 0, None) => Reading::Missing(if_none.clone()),
+            (None, ..) => Reading::Seen(self.total),
+        }
+    }
+}
+
+/// What several directories say together: `strong` if any of them says so. Those that have gone do not vote while another one is there.
+fn join<T: Copy + PartialEq>(readings: &[Reading<T>], strong: T, if_none: &Missing) -> Reading<T> {
+    let is_gone = |reading: &&Reading<T>| matches!(reading, Reading::Missing(Missing::Vanished | Missing::Replaced));
+    let failed = readings.iter().find(|reading| matches!(reading, Reading::Missing(_)) && !is_gone(reading));
+    let seen: Vec<T> = readings.iter().filter_map(|reading| reading.seen().copied()).collect();
+    match (seen.iter().find(|value| **value == strong).or(seen.first()), failed) {
+        (Some(value), _) if *value == strong => Reading::Seen(*value),
+        (_, Some(Reading::Missing(why))) => Reading::Missing(why.clone()),
+        (Some(value), _) => Reading::Seen(*value),
+        (None, _) => Reading::Missing(match readings.iter().find(is_gone) {
+            Some(Reading::Missing(why)) => why.clone(),
+            _ => if_none.clone(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -134,7 +134,7 @@ pub enum LogLevel {
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text on a terminal, else JSON.
+    /// Text; without times where the system's journal takes the lines.
     Auto,
     /// For people.
     Text,

@@ -11,7 +11,7 @@ use crossbeam_channel::bounded;
 
 use super::access::Access;
 use super::cgroup::Sampler;
-use super::config::Config;
+use super::config::{Config, Nvml, StatusListen};
 use super::gpu::{GpuConfig, Gpus};
 use super::gpu_owner::Owners;
 use super::handle::{Board, Handle, Inbox, Stats};
@@ -28,7 +28,8 @@ use crate::authority::embedded::{Embedded, Notice};
 use crate::authority::store::Store;
 use crate::domain::agent::{Agent, Settings};
 use crate::domain::fact::{Fact, Seq};
-use crate::domain::id::NodeId;
+use crate::domain::id::{NodeId, Uid};
+use crate::domain::ledger::ClosePolicy;
 use crate::domain::meter::{Host, Reading};
 use crate::domain::rates::Card;
 use crate::domain::time::Nanos;
@@ -66,6 +67,7 @@ impl StartError {
 pub struct Daemon {
     handle: Handle,
     thread: JoinHandle<Ended>,
+    authority: Arc<Embedded>,
     runtime: tokio::runtime::Runtime,
     socket: PathBuf,
 }
@@ -93,10 +95,11 @@ impl Daemon {
         let (edges, stats) = edges(config, journal, &handle)?;
         let socket = config.runtime_dir.join("meterd.sock");
         serve(config, &handle, &edges.authority, &runtime, &socket)?;
+        let authority = Arc::clone(&edges.authority);
         let epoch = fresh_epoch().map_err(StartError::io("random bits"))?;
         let (turn, woken) = Turn::wake(agent, settings, clock::now(), epoch);
         if let Some(card) = card {
-            drop(handle.put(Inbox::Card(Box::new(card)))); // the queue is empty: there is room
+            handle.report(Inbox::Card(Box::new(card)));
         }
         let ready = handle.clone();
         let mut told = false;
@@ -108,13 +111,19 @@ impl Daemon {
             systemd::alive();
         };
         let thread = spawn_loop(turn, edges, queue, handle.clone(), stats, Box::new(on_tick), woken)?;
-        Ok(Daemon { handle, thread, runtime, socket })
+        Ok(Daemon { handle, thread, authority, runtime, socket })
     }
 
     /// A way to speak to it.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// The embedded authority.
+    #[must_use]
+    pub fn authority(&self) -> Arc<Embedded> {
+        Arc::clone(&self.authority)
     }
 
     /// Waits until the loop has ended, and takes the rest down.
@@ -185,7 +194,7 @@ fn settings(config: &Config) -> Result<Settings, StartError> {
     let host = report.as_ref().map_or(Host::default(), |report| report.totals);
     let named = config.node.clone().or_else(|| report.and_then(|report| report.hostname.parse::<NodeId>().ok()));
     Ok(Settings {
-        node: named.unwrap_or_else(|| fallback_node()),
+        node: named.unwrap_or_else(fallback_node),
         boot: clock::boot_id().map_err(StartError::io("boot id"))?,
         enforcement: config.enforcement,
         interval: config.interval,
@@ -206,14 +215,14 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
     };
     let trees = ProcessTrees::new();
     let acted = handle.clone();
-    let hands = Hands::start(layout.clone(), trees.clone(), move |done| drop(acted.report(Inbox::Acted(done))));
+    let hands = Hands::start(layout.clone(), trees.clone(), move |done| acted.report(Inbox::Acted(done)));
     let hands = hands.map_err(StartError::io("the hands' thread"))?;
     let emptied = handle.clone();
-    let watch = Watch::start(layout.clone(), move |attempt| drop(emptied.report(Inbox::Emptied(attempt))));
+    let watch = Watch::start(layout.clone(), move |attempt| emptied.report(Inbox::Emptied(attempt)));
     let watch = watch.map_err(StartError::io("the watcher's thread"))?;
     let durable = handle.clone();
     let journal = JournalThread::start(journal, move |notice| tell_journal(&durable, &notice)).map_err(StartError::io("the journal's thread"))?;
-    let store = Store::open(&config.state_dir.join("authority.db")).map_err(|error| StartError::Authority(error.to_string()))?;
+    let store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono()).map_err(|error| StartError::Authority(error.to_string()))?;
     let pushes = handle.clone();
     let authority = Embedded::start(store, clock::now, move |notice| tell_authority(&pushes, notice)).map_err(StartError::io("the authority's thread"))?;
     let owners = Owners::default();
@@ -223,7 +232,7 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
     let without_cgroup = if rustix::process::geteuid().is_root() { WithoutCgroup::Refuse } else { WithoutCgroup::ProcessTree };
     let edges = Edges {
         layout,
-        cgroup_parent: config.cgroup_parent.clone(),
+        cgroup_parent: PathBuf::from(&config.cgroup.parent),
         without_cgroup,
         trees,
         sampler,
@@ -238,17 +247,19 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
 }
 
 fn gpus(config: &Config, owners: &Owners) -> io::Result<Option<Gpus>> {
-    if !config.gpu.is_on() {
-        return Ok(None);
+    match config.gpu.nvml {
+        Nvml::Off => Ok(None),
+        Nvml::Auto => {
+            let wanted = GpuConfig { library: PathBuf::from(&config.gpu.library), ..GpuConfig::every(config.interval) };
+            Gpus::start(wanted, owners.as_owner()).map(Some)
+        }
     }
-    let wanted = GpuConfig { library: config.gpu.library.clone(), interval: config.interval, ..GpuConfig::default() };
-    Gpus::start(wanted, owners.as_owner()).map(Some)
 }
 
 fn tell_journal(handle: &Handle, notice: &JournalNotice) {
     let message = match notice {
         JournalNotice::Durable { seq, .. } => {
-            drop(handle.report(Inbox::Durable(Seq(*seq))));
+            handle.report(Inbox::Durable(Seq(*seq)));
             Inbox::JournalIs(JournalState::Writable)
         }
         JournalNotice::Full(error) => {
@@ -257,7 +268,7 @@ fn tell_journal(handle: &Handle, notice: &JournalNotice) {
         }
         JournalNotice::Fatal(error) => Inbox::Fatal(format!("journal: {error}")),
     };
-    drop(handle.report(message));
+    handle.report(message);
 }
 
 fn tell_authority(handle: &Handle, notice: Notice) {
@@ -269,20 +280,42 @@ fn tell_authority(handle: &Handle, notice: Notice) {
         }
         Notice::Fatal(error) => Inbox::Fatal(format!("authority: {error}")),
     };
-    drop(handle.report(message));
+    handle.report(message);
+}
+
+/// Who may do what. A user that the system does not know is left out, and named in the log.
+fn access(config: &Config) -> Access {
+    let uid_of = |name: &str| uzers::get_user_by_name(name).map(|user| Uid(user.uid()));
+    let accounts = config.access.by_uid(uid_of).unwrap_or_else(|unknown| {
+        for user in &unknown {
+            tracing::error!(event = "unknown_user", user = %user.0, "in [access.accounts]: nobody may use these accounts by that name");
+        }
+        let known = |name: &str| uid_of(name).or(Some(Uid(u32::MAX))); // nobody's uid
+        config.access.by_uid(known).unwrap_or_default()
+    });
+    let operators = uzers::get_group_by_name(&config.access.operators_group);
+    if operators.is_none() {
+        tracing::info!(event = "no_operators_group", group = %config.access.operators_group, "only root and the agent's user are operators");
+    }
+    Access {
+        agent: Uid(rustix::process::geteuid().as_raw()),
+        operators_gid: operators.map(|group| group.gid()),
+        hooks: config.access.hook_uids.iter().copied().collect(),
+        accounts: accounts.into_iter().map(|(uid, accounts)| (uid, accounts.into_iter().collect())).collect(),
+    }
 }
 
 /// The Unix socket for everybody on the machine, and the loopback port for looking.
 fn serve(config: &Config, handle: &Handle, authority: &Arc<Embedded>, runtime: &tokio::runtime::Runtime, socket: &Path) -> Result<(), StartError> {
-    let api = Api::new(handle.clone(), Arc::clone(authority), config.state_dir.clone(), Access::of(config), config.interval);
+    let api = Api::new(handle.clone(), Arc::clone(authority), config.state_dir.clone(), access(config), config.interval);
     let listener = systemd::unix_listener().map_or_else(|| bind(socket), Ok).map_err(StartError::io(socket.display().to_string()))?;
     let _inside = runtime.enter();
     let listener = tokio::net::UnixListener::from_std(listener).map_err(StartError::io("the socket"))?;
     runtime.spawn(api.clone().serve_unix(listener));
-    let tcp = match (systemd::tcp_listener(), config.status_listen) {
+    let tcp = match (systemd::tcp_listener(), config.status) {
         (Some(listener), _) => Some(listener),
-        (None, Some(address)) => Some(std::net::TcpListener::bind(address).map_err(StartError::io(address.to_string()))?),
-        (None, None) => None,
+        (None, StatusListen::On(address)) => Some(std::net::TcpListener::bind(address).map_err(StartError::io(address.to_string()))?),
+        (None, StatusListen::Off) => None,
     };
     if let Some(listener) = tcp {
         listener.set_nonblocking(true).map_err(StartError::io("the status port"))?;

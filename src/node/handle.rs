@@ -119,12 +119,11 @@ impl Handle {
         })
     }
 
-    /// Puts a report of an edge into the queue, waiting for room: such a report is never dropped.
-    ///
-    /// # Errors
-    /// When the loop has ended.
-    pub fn report(&self, message: Inbox) -> Result<(), Busy> {
-        self.inbox.send(message).map_err(|_| Busy)
+    /// Puts a report of an edge into the queue, waiting for room: while the loop runs, no such report is lost.
+    pub fn report(&self, message: Inbox) {
+        if self.inbox.send(message).is_err() {
+            tracing::debug!(event = "report_after_end", "the loop has ended");
+        }
     }
 
     /// The newest picture.

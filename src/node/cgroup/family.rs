@@ -1,0 +1,110 @@
+//! The parent of watched directories: read first, so that its children's readings are cheap, and asked what vanished ones used.
+//!
+//! A removed cgroup's CPU time stays in its parent's counter. So between two looks, what the parent grew by more than its children did is
+//! the vanished ones' tail: from the parent's reading at the *end* of the first look to the one at the *beginning* of the second, so that
+//! a sibling's work during a look is never taken for the tail. The tail lacks at most what was used within those two looks
+//! (milliseconds); it never holds what another one used, unless a cgroup was both made and removed beside them between the looks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustix::fs::{Mode, OFlags, openat};
+
+use super::files::{Files, Slot};
+use super::watched::{TailOpen, Watched, cpu_stat_ns};
+use crate::domain::act::CgroupDir;
+use crate::domain::meter::vanished_tails;
+use crate::node::cgroup_dir::{OpenDir, list};
+use crate::node::layout::Hierarchy;
+
+/// Names one watched directory; never used again.
+pub(super) type Key = u64;
+
+/// A directory that holds watched ones.
+#[derive(Debug)]
+pub(super) struct Family {
+    parent: Option<OpenDir>,
+    stat: Slot,
+    procs: Slot,
+    pub(super) keys: BTreeSet<Key>,
+    /// The parent's CPU time at the end of the last look, in nanoseconds, if every child was watched and read then, and the parent had no processes
+    /// of its own.
+    settled_ns: Option<u64>,
+}
+
+impl Family {
+    pub(super) fn new(parent: &str) -> Family {
+        // Below a mount that is trusted, from a path that was classified. It may be the mount itself.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = openat(rustix::fs::CWD, parent, flags, Mode::empty());
+        let dir = CgroupDir { path: parent.to_owned(), inode: 0 };
+        let parent = open.ok().map(|fd| OpenDir { dir, hierarchy: Hierarchy::V2, fd });
+        Family { parent, stat: Slot::default(), procs: Slot::default(), keys: BTreeSet::new(), settled_ns: None }
+    }
+
+    /// The parent's CPU time, in nanoseconds. Reading it makes the kernel add up the whole subtree in one pass (`css_rstat_flush`); else each
+    /// dirty child's reading walks the list of its dirty siblings.
+    pub(super) fn read(&mut self, files: &mut Files) -> Option<u64> {
+        files.read(self.parent.as_ref()?, "cpu.stat", &mut self.stat).ok().and_then(cpu_stat_ns)
+    }
+
+    /// Ends a look at which every child was read: tells the tails of those that vanished since the last one, and takes the new baseline.
+    /// `begun_ns` is the parent's CPU time at the beginning of this look.
+    pub(super) fn settle(&mut self, begun_ns: Option<u64>, dirs: &mut BTreeMap<Key, Watched>, files: &mut Files) {
+        let whole = self.every_child_was_read(dirs, files);
+        let vanished: Vec<Key> =
+            self.keys.iter().copied().filter(|key| dirs.get(key).is_some_and(|dir| dir.tail_open == TailOpen::Yes)).collect();
+        if let (true, Some(before_ns), Some(begun_ns), false) = (whole, self.settled_ns, begun_ns, vanished.is_empty()) {
+            let read_delta_ns: u64 = self.keys.iter().filter_map(|key| dirs.get(key)).map(delta_ns).sum();
+            let tails = vanished_tails(begun_ns.saturating_sub(before_ns), read_delta_ns, vanished.len());
+            for (key, tail) in vanished.iter().zip(tails) {
+                if let Some(dir) = dirs.get_mut(key) {
+                    dir.tail = Some(tail);
+                }
+            }
+        }
+        for key in &self.keys {
+            if let Some(dir) = dirs.get_mut(key) {
+                dir.tail_open = TailOpen::No;
+                dir.cpu_at_look_ns = dir.cpu_ns;
+            }
+        }
+        let end_ns = self.read(files);
+        self.settled_ns = end_ns.filter(|_| whole);
+    }
+
+    /// Is every child directory a watched one that has been read, and has the parent no processes of its own?
+    fn every_child_was_read(&mut self, dirs: &BTreeMap<Key, Watched>, files: &mut Files) -> bool {
+        let Some(parent) = &self.parent else { return false };
+        if !files.read(parent, "cgroup.procs", &mut self.procs).is_ok_and(<[u8]>::is_empty) {
+            return false;
+        }
+        let Ok(children) = list(&parent.fd) else { return false };
+        let read: BTreeSet<u64> = self
+            .keys
+            .iter()
+            .filter_map(|key| dirs.get(key))
+            .filter(|dir| dir.live().is_some() && dir.cpu_ns.is_some())
+            .map(|dir| dir.dir.inode)
+            .collect();
+        children.iter().all(|child| read.contains(&child.inode))
+    }
+
+    /// A child is watched no more. If it was not known to be gone, what it goes on to use is nobody's tail.
+    pub(super) fn leave(&mut self, key: Key, dir: &Watched) {
+        self.keys.remove(&key);
+        if dir.live().is_some() || dir.tail_open == TailOpen::Yes {
+            self.settled_ns = None;
+        }
+    }
+
+    /// Closes everything.
+    pub(super) fn release(&mut self, files: &mut Files) {
+        files.release(&mut self.stat);
+        files.release(&mut self.procs);
+    }
+}
+
+/// What a child used since the last look, as far as it was read. One that was not there at the last look began at zero.
+fn delta_ns(dir: &Watched) -> u64 {
+    dir.cpu_ns.unwrap_or(0).saturating_sub(dir.cpu_at_look_ns.unwrap_or(0))
+}

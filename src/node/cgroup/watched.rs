@@ -1,0 +1,181 @@
+//! One directory of one job, and what was last read of it.
+
+use super::files::{Files, Slot};
+use crate::domain::act::CgroupDir;
+use crate::domain::id::Attempt;
+use crate::domain::meter::{Missing, Reading, Tail};
+use crate::node::cgroup_dir::{self, Events, OpenDir, field, number, parse_events};
+use crate::node::layout::{Hierarchy, Layout};
+
+/// A job's directory.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) attempt: Attempt,
+    pub(super) dir: CgroupDir,
+    pub(super) hierarchy: Hierarchy,
+    state: State,
+    cpu: Slot,
+    events: Slot,
+    memory: Slot,
+    /// The v1 memory directory at the same relative path, where the job named only this cgroup2 one.
+    twin: Option<OpenDir>,
+    /// CPU time at the last reading, in nanoseconds. Kept when the directory is gone.
+    pub(super) cpu_ns: Option<u64>,
+    /// CPU time at the parent's last look.
+    pub(super) cpu_at_look_ns: Option<u64>,
+    /// Gone since the parent's last look: its tail is still to be told.
+    pub(super) tail_open: TailOpen,
+    /// Told at this look; taken by the sample.
+    pub(super) tail: Option<Tail>,
+}
+
+#[derive(Debug)]
+enum State {
+    Live(OpenDir),
+    Gone(Missing),
+}
+
+/// Is a vanished directory's tail still to be told?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TailOpen {
+    Yes,
+    No,
+}
+
+impl Watched {
+    pub(super) fn new(attempt: Attempt, dir: CgroupDir, hierarchy: Hierarchy, opened: Result<OpenDir, Missing>) -> Watched {
+        Watched {
+            attempt,
+            dir,
+            hierarchy,
+            state: opened.map_or_else(State::Gone, State::Live),
+            cpu: Slot::default(),
+            events: Slot::default(),
+            memory: Slot::default(),
+            twin: None,
+            cpu_ns: None,
+            cpu_at_look_ns: None,
+            tail_open: TailOpen::No,
+            tail: None,
+        }
+    }
+
+    /// Its descriptor, while it is there.
+    pub(super) const fn live(&self) -> Option<&OpenDir> {
+        match &self.state {
+            State::Live(open) => Some(open),
+            State::Gone(_) => None,
+        }
+    }
+
+    /// CPU time: `cpu.stat` `usage_usec` (cgroup2, microseconds) or `cpuacct.usage` (v1, nanoseconds).
+    pub(super) fn read_cpu(&mut self, files: &mut Files) -> Reading<u64> {
+        let dir = match &self.state {
+            State::Live(dir) => dir,
+            State::Gone(why) => return Reading::Missing(why.clone()),
+        };
+        let read = match self.hierarchy {
+            Hierarchy::V2 => files.read(dir, "cpu.stat", &mut self.cpu).map(cpu_stat_ns),
+            Hierarchy::V1Cpuacct => files.read(dir, "cpuacct.usage", &mut self.cpu).map(number),
+            Hierarchy::V1Memory | Hierarchy::V1Freezer => Err(Missing::NotSupported),
+        };
+        match read.and_then(|value| value.ok_or(Missing::Malformed)) {
+            Ok(value) => {
+                self.cpu_ns = Some(value);
+                Reading::Seen(value)
+            }
+            Err(why) => Reading::Missing(self.note(why, files)),
+        }
+    }
+
+    /// Memory charged now: `memory.current` (cgroup2) or `memory.usage_in_bytes` (v1; the same kernel counter).
+    pub(super) fn read_memory(&mut self, layout: &Layout, files: &mut Files) -> Reading<u64> {
+        let dir = match &self.state {
+            State::Live(dir) => dir,
+            State::Gone(why) => return Reading::Missing(why.clone()),
+        };
+        let read = match (self.hierarchy, &layout.v1_memory) {
+            (Hierarchy::V2, None) => files.read(dir, "memory.current", &mut self.memory).map(number),
+            (Hierarchy::V2, Some(_)) => {
+                if self.twin.is_none() {
+                    self.twin = open_twin(layout, &self.dir.path);
+                }
+                match &self.twin {
+                    Some(twin) => files.read(twin, "memory.usage_in_bytes", &mut self.memory).map(number),
+                    None => Err(Missing::NotSupported),
+                }
+            }
+            (Hierarchy::V1Memory, _) => files.read(dir, "memory.usage_in_bytes", &mut self.memory).map(number),
+            (Hierarchy::V1Cpuacct | Hierarchy::V1Freezer, _) => Err(Missing::NotSupported),
+        };
+        match read.and_then(|value| value.ok_or(Missing::Malformed)) {
+            Ok(bytes) => Reading::Seen(bytes),
+            // The twin may go before this directory does.
+            Err(Missing::Vanished) if self.twin.is_some() => {
+                files.release(&mut self.memory);
+                self.twin = None;
+                Reading::Missing(Missing::Vanished)
+            }
+            Err(why) => Reading::Missing(self.note(why, files)),
+        }
+    }
+
+    /// `cgroup.events`; v1 has none.
+    pub(super) fn read_events(&mut self, files: &mut Files) -> Reading<Events> {
+        let dir = match &self.state {
+            State::Live(dir) => dir,
+            State::Gone(why) => return Reading::Missing(why.clone()),
+        };
+        if self.hierarchy != Hierarchy::V2 {
+            return Reading::Missing(Missing::NotSupported);
+        }
+        let read = files.read(dir, "cgroup.events", &mut self.events).map(parse_events);
+        match read.and_then(|events| events.ok_or(Missing::Malformed)) {
+            Ok(events) => Reading::Seen(events),
+            Err(why) => Reading::Missing(self.note(why, files)),
+        }
+    }
+
+    /// Closes everything.
+    pub(super) fn release(&mut self, files: &mut Files) {
+        for slot in [&mut self.cpu, &mut self.events, &mut self.memory] {
+            files.release(slot);
+        }
+        self.twin = None;
+    }
+
+    /// A directory that is gone stays so: the kept descriptor never shows another one of its name.
+    fn note(&mut self, why: Missing, files: &mut Files) -> Missing {
+        if why == Missing::Vanished {
+            self.release(files);
+            self.state = State::Gone(Missing::Vanished);
+            self.tail_open = TailOpen::Yes;
+        }
+        why
+    }
+}
+
+/// `usage_usec` of a `cpu.stat` text, in nanoseconds.
+pub(super) fn cpu_stat_ns(text: &[u8]) -> Option<u64> {
+    field(text, b"usage_usec")?.checked_mul(1_000)
+}
+
+fn open_twin(layout: &Layout, path: &str) -> Option<OpenDir> {
+    let place = layout.classify(path.as_ref()).ok()?;
+    let twin = layout.v1_memory.as_ref()?.join(place.relative);
+    // Not named by the caller, so it has no inode to hold it against: it is taken as it is now, and kept.
+    let dir = cgroup_dir::inode_of(layout, &twin).ok()?;
+    cgroup_dir::open(layout, &dir).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_read_in_microseconds_and_told_in_nanoseconds() {
+        assert_eq!(cpu_stat_ns(b"usage_usec 7045\nuser_usec 1\nsystem_usec 2\n"), Some(7_045_000));
+        assert_eq!(cpu_stat_ns(b"user_usec 1\n"), None);
+        assert_eq!(cpu_stat_ns(format!("usage_usec {}\n", u64::MAX).as_bytes()), None, "too large is malformed, not wrapped");
+    }
+}
