@@ -76,6 +76,8 @@
 //! | verdict | the authority's word on an account |
 
 pub mod authority;
+pub mod ctl;
+pub mod demo;
 pub mod domain;
 pub mod node;
 mod sqlite;

@@ -238,10 +238,16 @@ impl OpenDir {
         gone_is_fine(unlinkat(&self.fd, name, AtFlags::REMOVEDIR))
     }
 
+    /// Does this kernel offer this file here? Also `false` once the directory is gone.
+    #[must_use]
+    pub fn file_exists(&self, name: &str) -> bool {
+        openat(&self.fd, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).is_ok()
+    }
+
     /// Is it still linked in the tree? Tells a removed cgroup from one that lacks a file.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        openat(&self.fd, "cgroup.procs", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).is_ok()
+        self.file_exists("cgroup.procs")
     }
 }
 

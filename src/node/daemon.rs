@@ -20,6 +20,7 @@ use super::host;
 use super::journal::{Journal, JournalError, JournalNotice, JournalThread, Keep, Recovered};
 use super::layout::Layout;
 use super::local_api::Api;
+use super::priority::Scheduling;
 use super::process_tree::ProcessTrees;
 use super::run::{self, Edges, Ended, Loop, WithoutCgroup, fresh_epoch};
 use super::watch::Watch;
@@ -154,10 +155,10 @@ fn spawn_loop(
     std::thread::Builder::new().name("meterd-loop".to_owned()).spawn(body).map_err(StartError::io("the loop's thread"))
 }
 
-fn shown<T: std::fmt::Display>(reading: &Reading<T>) -> String {
-    match reading {
-        Reading::Seen(value) => value.to_string(),
-        Reading::Missing(why) => format!("unknown: {why}"),
+fn shown(scheduling: &Reading<Scheduling>) -> String {
+    match scheduling {
+        Reading::Seen(Scheduling::RoundRobin { priority }) => format!("SCHED_RR {priority}"),
+        Reading::Missing(why) => format!("as any other thread: {why}"),
     }
 }
 
@@ -213,12 +214,12 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
             (None, error.to_string())
         }
     };
-    let trees = ProcessTrees::new();
+    let trees = ProcessTrees::default();
     let acted = handle.clone();
     let hands = Hands::start(layout.clone(), trees.clone(), move |done| acted.report(Inbox::Acted(done)));
     let hands = hands.map_err(StartError::io("the hands' thread"))?;
     let emptied = handle.clone();
-    let watch = Watch::start(layout.clone(), move |attempt| emptied.report(Inbox::Emptied(attempt)));
+    let watch = Watch::start(layout.clone(), trees.clone(), move |attempt| emptied.report(Inbox::Emptied(attempt)));
     let watch = watch.map_err(StartError::io("the watcher's thread"))?;
     let durable = handle.clone();
     let journal = JournalThread::start(journal, move |notice| tell_journal(&durable, &notice)).map_err(StartError::io("the journal's thread"))?;
@@ -278,6 +279,10 @@ fn tell_authority(handle: &Handle, notice: Notice) {
             tracing::error!(event = "authority_full", %error, "questions stay unanswered until there is space");
             return;
         }
+        Notice::Recovered => {
+            tracing::info!(event = "authority_writable");
+            return;
+        }
         Notice::Fatal(error) => Inbox::Fatal(format!("authority: {error}")),
     };
     handle.report(message);
@@ -307,11 +312,11 @@ fn access(config: &Config) -> Access {
 
 /// The Unix socket for everybody on the machine, and the loopback port for looking.
 fn serve(config: &Config, handle: &Handle, authority: &Arc<Embedded>, runtime: &tokio::runtime::Runtime, socket: &Path) -> Result<(), StartError> {
-    let api = Api::new(handle.clone(), Arc::clone(authority), config.state_dir.clone(), access(config), config.interval);
+    let api = Api::with_policy(handle.clone(), Arc::clone(authority), config.state_dir.clone(), access(config), config.interval, config.policy);
     let listener = systemd::unix_listener().map_or_else(|| bind(socket), Ok).map_err(StartError::io(socket.display().to_string()))?;
     let _inside = runtime.enter();
     let listener = tokio::net::UnixListener::from_std(listener).map_err(StartError::io("the socket"))?;
-    runtime.spawn(api.clone().serve_unix(listener));
+    spawn_door(runtime, "socket", api.clone().serve_unix(listener));
     let tcp = match (systemd::tcp_listener(), config.status) {
         (Some(listener), _) => Some(listener),
         (None, StatusListen::On(address)) => Some(std::net::TcpListener::bind(address).map_err(StartError::io(address.to_string()))?),
@@ -320,9 +325,17 @@ fn serve(config: &Config, handle: &Handle, authority: &Arc<Embedded>, runtime: &
     if let Some(listener) = tcp {
         listener.set_nonblocking(true).map_err(StartError::io("the status port"))?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::io("the status port"))?;
-        runtime.spawn(api.serve_tcp(listener));
+        spawn_door(runtime, "status port", api.serve_tcp(listener));
     }
     Ok(())
+}
+
+fn spawn_door(runtime: &tokio::runtime::Runtime, name: &'static str, serving: impl Future<Output = io::Result<()>> + Send + 'static) {
+    runtime.spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(event = "door_closed", name, %error);
+        }
+    });
 }
 
 /// The journal's lock is ours by now, so a socket that lies there is an ended agent's.

@@ -204,3 +204,73 @@ impl Layout {
         inside.then(|| if relative.as_os_str().is_empty() { mount.to_owned() } else { mount.join(relative) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIFIED: &str = "31 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
+    const HYBRID: &str = "\
+        31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+        32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+        35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+        37 31 0:34 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
+        40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+        41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+
+    fn layout(text: &str) -> Layout {
+        Layout::from_mountinfo(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn unified_hybrid_and_v1_are_told_apart_by_controller() {
+        let unified = layout(UNIFIED);
+        assert_eq!((unified.mode(), unified.v1_memory.clone()), (Some(Mode::Unified), None));
+        let hybrid = layout(HYBRID);
+        assert_eq!(hybrid.mode(), Some(Mode::Hybrid));
+        assert_eq!(hybrid.v2, Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(hybrid.v1_memory, Some("/sys/fs/cgroup/memory".into()));
+        assert_eq!(hybrid.v1_cpuacct, Some("/sys/fs/cgroup/cpu,cpuacct".into()));
+        let legacy: String = HYBRID.lines().filter(|line| !line.contains("cgroup2")).map(|line| format!("{line}\n")).collect();
+        assert_eq!(layout(&legacy).mode(), Some(Mode::Legacy));
+    }
+
+    #[test]
+    fn without_a_cgroup_mount_there_is_no_layout() {
+        let text: &[u8] = b"22 1 0:21 / /proc rw - proc proc rw\n";
+        assert!(matches!(Layout::from_mountinfo(text), Err(LayoutError::NoCgroups)));
+        assert!(matches!(Layout::from_mountinfo(&b"22 1\n"[..]), Err(LayoutError::Mountinfo(_))));
+    }
+
+    #[test]
+    fn a_mount_of_the_whole_tree_wins_over_a_part_of_it() {
+        let part = "30 23 0:28 /docker/x /mnt/part rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(layout(&format!("{part}{UNIFIED}")).v2, Some("/sys/fs/cgroup".into()));
+        assert_eq!(layout(&format!("{UNIFIED}{part}")).v2, Some("/sys/fs/cgroup".into()));
+        let only_part = layout(part);
+        assert_eq!(only_part.dir_in(Path::new("/mnt/part"), "/docker/x/job"), Some("/mnt/part/job".into()));
+        assert_eq!(only_part.dir_in(Path::new("/mnt/part"), "/elsewhere"), None);
+    }
+
+    #[test]
+    fn a_path_is_placed_by_its_mount_and_must_be_plain() {
+        let hybrid = layout(HYBRID);
+        let place = hybrid.classify(Path::new("/sys/fs/cgroup/memory/a/b")).unwrap();
+        assert_eq!((place.hierarchy, place.relative), (Hierarchy::V1Memory, "a/b".into()));
+        assert_eq!(hybrid.classify(Path::new("/sys/fs/cgroup/unified/j")).unwrap().hierarchy, Hierarchy::V2);
+        for bad in ["a", "/sys/fs/cgroup/memory/../x", "/sys/fs/cgroup/memory/./a", "/sys/fs/cgroup/memory//a", "/sys/fs/cgroup/memory/a/"]
+        {
+            assert!(matches!(hybrid.classify(Path::new(bad)), Err(PlaceError::NotPlain(_))), "{bad}");
+        }
+        assert!(matches!(hybrid.classify(Path::new("/sys/fs/cgroup/unified")), Err(PlaceError::Root(_))));
+        for bad in ["/etc/x", "/sys/fs/cgroup/pids/a", "/sys/fs/cgroup/memoryx/a", "/sys/fs/cgroup"] {
+            assert!(matches!(hybrid.classify(Path::new(bad)), Err(PlaceError::NotACgroup(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_path_outside_this_cgroup_namespace_is_nobodys() {
+        assert_eq!(layout(UNIFIED).dir_in(Path::new("/sys/fs/cgroup"), "/../x"), None);
+        assert_eq!(layout(UNIFIED).dir_in(Path::new("/sys/fs/cgroup"), "/"), Some("/sys/fs/cgroup".into()));
+    }
+}

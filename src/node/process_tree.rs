@@ -219,12 +219,8 @@ impl ProcessTrees {
         let number = self.shared.scans.fetch_add(1, Ordering::Relaxed) + 1;
         let mut scan = Vec::new();
         for process in all_processes_with_root(&self.shared.proc_root).map_err(|error| missing_for(&error))? {
-            match process.and_then(|process| see(&process)) {
-                Ok(seen) => scan.push(seen),
-                Err(ProcError::NotFound(_) | ProcError::PermissionDenied(_)) => {}
-                // A process that ends while it is read shows ESRCH, or half a line.
-                Err(ProcError::Io(..) | ProcError::Incomplete(_) | ProcError::Other(_) | ProcError::InternalError(_)) => {}
-            }
+            // A process that ends while it is read is not found, or shows ESRCH or half a line; one that may not be read is nobody's here.
+            scan.extend(process.and_then(|process| see(&process)).ok());
         }
         Ok((number, scan))
     }
@@ -255,9 +251,8 @@ fn see(process: &Process) -> ProcResult<Seen> {
     let stat = process.stat()?;
     let life = match stat.state {
         'Z' | 'X' | 'x' if stat.num_threads <= 1 => Life::Zombie,
-        'T' => life_of_tasks(process)?,
-        // The main thread has ended, others go on.
-        'Z' => life_of_tasks(process)?,
+        // `Z` with other tasks: the main thread has ended, they go on.
+        'T' | 'Z' => life_of_tasks(process)?,
         _ => Life::Running,
     };
     let whole = |value: i64| u64::try_from(value).unwrap_or(0);

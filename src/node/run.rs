@@ -103,6 +103,7 @@ pub struct Loop {
     last_caller: u64,
     backlog: VecDeque<Batch>,
     cards: Vec<Card>,
+    unwatched: Vec<Attempt>,
     stats: Stats,
     jitter: u64,
     draining: bool,
@@ -125,6 +126,7 @@ impl Loop {
             last_caller: 0,
             backlog: VecDeque::new(),
             cards: Vec::new(),
+            unwatched: Vec::new(),
             stats,
             jitter,
             draining: false,
@@ -194,6 +196,9 @@ impl Loop {
             *self.stats.missing.entry(why).or_default() += 1;
         }
         self.step(Event::Ticked(samples));
+        for attempt in std::mem::take(&mut self.unwatched) {
+            self.watch(attempt);
+        }
         self.adopt_due_cards();
         self.stats.tick_count += 1;
         self.publish();
@@ -510,10 +515,18 @@ impl Loop {
         if let Err(error) = self.edges.sampler.attach(attempt, &target) {
             tracing::warn!(event = "not_attached", %attempt, %error);
         }
-        if let Err(why) = self.edges.watch.add(attempt, &target) {
-            tracing::debug!(event = "not_watched", %attempt, %why, "its end is seen at the next tick");
-        }
+        self.watch(attempt);
         self.tell_owners();
+    }
+
+    /// Watches for the job's last task. A Slurm job's cgroup comes later than its start: it is tried again at each tick.
+    fn watch(&mut self, attempt: Attempt) {
+        let Some(job) = self.turn.agent().jobs.get(&attempt).filter(|job| job.is_live()) else { return };
+        match self.edges.watch.add(attempt, &job.target) {
+            Ok(()) => {}
+            Err(Missing::NotYet) => self.unwatched.push(attempt),
+            Err(why) => tracing::debug!(event = "not_watched", %attempt, %why, "its end is seen at the next tick"),
+        }
     }
 
     /// Tells the GPU thread whose process is whose.

@@ -1,0 +1,2 @@
+//! meterctl
+pub mod run;
