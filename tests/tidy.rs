@@ -196,10 +196,16 @@ fn loose_ends(source: &Source) -> Vec<String> {
     let mut breaches = Vec::new();
     for (index, line) in source.text.lines().enumerate() {
         let loose = everywhere.into_iter().filter(|word| holds_word(line, word));
-        let off = rust.into_iter().filter(|word| source.is_rust() && line.contains(word));
+        let off = rust.into_iter().filter(|word| source.is_rust() && line.contains(word) && !is_run_by_another(source, line));
         breaches.extend(loose.chain(off).map(|word| source.breach(index + 1, word)));
     }
     breaches
+}
+
+/// A test that only another one starts, in a process of its own, and names it: `= "run by NAME"`.
+fn is_run_by_another(source: &Source, line: &str) -> bool {
+    let runner = line.split_once("= \"run by ").and_then(|(_, rest)| rest.split_once("\"]"));
+    runner.is_some_and(|(name, _)| source.text.contains(&format!("fn {name}(")))
 }
 
 /// Paths that exist on one machine only.
@@ -319,16 +325,16 @@ enum Users {
     Anything,
 }
 
-fn unused(packages: &[&str], sources: &[Source], users: Users) -> Vec<String> {
+fn unused(packages: &[&str], sources: &[Source], place: Users) -> Vec<String> {
     let named = |package: &str| {
         let name = package.replace('-', "_");
         let forms = [format!("{name}::"), format!("use {name};"), format!("{name} as ")];
         let names_it = |line: &str| forms.iter().any(|form| line.contains(form.as_str()));
-        let uses = |source: &Source| match users {
+        let names_it_there = |source: &Source| match place {
             Users::Product => source.path.starts_with("src/") && source.code().any(|(_, line)| names_it(line)),
             Users::Anything => source.text.lines().any(|line| !line.trim_start().starts_with("//") && names_it(line)),
         };
-        sources.iter().filter(|source| source.is_rust()).any(uses)
+        sources.iter().filter(|source| source.is_rust()).any(names_it_there)
     };
     packages.iter().filter(|package| !named(package)).map(|package| format!("package {package} is not used")).collect()
 }
@@ -453,6 +459,9 @@ fn a_clock_or_a_float_in_the_domain_is_found() {
 fn a_long_file_a_loose_end_and_a_machines_path_are_found() {
     assert!(overlong(&planted("src/a.rs", &"x\n".repeat(LINES_MAX + 1))).is_some());
     assert_eq!(loose_ends(&planted("a.md", concat!("later: TO", "DO\nTO", "DOS\n"))).len(), 1);
+    let child = concat!("#[ig", "nore = \"run by a_test\"]\nfn child() {}\n");
+    assert_eq!(loose_ends(&planted("a.rs", child)).len(), 1);
+    assert!(loose_ends(&planted("a.rs", &format!("{child}fn a_test() {{}}"))).is_empty());
     assert_eq!(loose_ends(&planted("a.rs", concat!("#[al", "low(dead_code)]\n#[ig", "nore]\n"))).len(), 2);
     assert_eq!(machine_paths(&planted("a.rs", concat!("\"/ho", "me/me/x\"\n"))).len(), 1);
     assert!(undescribed(&planted("src/a.rs", "use x;")).is_some());
