@@ -20,6 +20,9 @@ use super::time::{Mono, Nanos, Now, Wall};
 use super::usage::{HeldGpu, Meter, Usage};
 use super::wire::Verdict;
 
+/// A counter that stood still for this long after the last task went is final. A slice of time is at most some milliseconds.
+pub const COUNTER_SETTLES: Nanos = Nanos::from_millis(50);
+
 /// Most gaps and most steps kept of one job; the others are counted, not listed.
 pub const NOTES_MAX: usize = 64;
 
@@ -62,6 +65,8 @@ pub struct Job {
     pub counted_to: Mono,
     /// The CPU counter at the last reading; none before the first.
     pub cpu_counter_ns: Option<u64>,
+    /// When that counter was last seen to have moved.
+    pub counter_moved: Mono,
     /// Memory at the last reading.
     pub memory_level_bytes: Option<u64>,
     /// One for each rate card that it ran under, the last one open.
@@ -173,8 +178,10 @@ pub struct Gap {
     /// Which meter.
     pub meter: Meter,
     /// From the last good reading …
+    #[serde(rename = "from_mono_ns")]
     pub from: Mono,
     /// … to the next one.
+    #[serde(rename = "to_mono_ns")]
     pub to: Mono,
     /// Why.
     pub why: Missing,
@@ -202,8 +209,10 @@ pub enum GapRule {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// When, for people.
+    #[serde(rename = "unix_ms")]
     pub wall: Wall,
     /// When, to tell lengths.
+    #[serde(rename = "mono_ns")]
     pub at: Mono,
     /// What.
     pub event: StepEvent,
@@ -251,6 +260,7 @@ pub struct Evidence {
     /// Greatest burn, nano-credits per second.
     pub burn_max_per_s: Credits,
     /// How long that lasts at the greatest burn.
+    #[serde(rename = "lasts_ns")]
     pub lasts: Option<Nanos>,
     /// The authority's last word and the request it answered.
     pub verdict: Option<(Verdict, u64)>,
@@ -275,6 +285,13 @@ impl Job {
     #[must_use]
     pub fn may_burn(&self) -> bool {
         self.is_live() && self.phase == Phase::Running && self.emptied.is_none()
+    }
+
+    /// From when on its counter may be taken as final: its last task has gone, and the kernel has had time to add that task's last
+    /// slice of time (it does so only once the task has left its CPU).
+    #[must_use]
+    pub fn counter_final_at(&self) -> Option<Mono> {
+        self.emptied.map(|(at, _)| at.max(self.counter_moved).plus(COUNTER_SETTLES))
     }
 
     /// All that it used, over its segments.

@@ -238,10 +238,12 @@ impl Turn {
         }
     }
 
-    /// When to look again at which jobs, before the next tick: the earliest instant at which an account can be empty.
+    /// When to look again at which jobs, before the next tick: the earliest instant at which an account can be empty, or the last word of
+    /// a counter whose last task has gone.
     #[must_use]
-    pub fn next_look(&self, boot: super::time::Boot) -> Option<(Mono, Vec<Attempt>)> {
-        let (at, jobs) = self.agent.next_edge(&self.settings, boot)?;
+    pub fn next_look(&self, now: Now) -> Option<(Mono, Vec<Attempt>)> {
+        let edge = self.agent.next_edge(&self.settings, now.boot);
+        let (at, jobs) = [edge, self.agent.next_last_word(now.mono)].into_iter().flatten().min_by_key(|(at, _)| *at)?;
         Some((at.max(self.looked_at.plus(LOOK_AGAIN)), jobs))
     }
 

@@ -17,7 +17,7 @@ use super::gpu_owner::Owners;
 use super::handle::{Board, Handle, Inbox, Stats};
 use super::hands::Hands;
 use super::host;
-use super::journal::{Journal, JournalError, JournalNotice, JournalThread, Keep, Recovered};
+use super::journal::{Journal, JournalError, JournalNotice, JournalThread, Keep, Recovered, Reserve};
 use super::layout::Layout;
 use super::local_api::Api;
 use super::priority::Scheduling;
@@ -222,7 +222,9 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
     let watch = Watch::start(layout.clone(), trees.clone(), move |attempt| emptied.report(Inbox::Emptied(attempt)));
     let watch = watch.map_err(StartError::io("the watcher's thread"))?;
     let durable = handle.clone();
-    let journal = JournalThread::start(journal, move |notice| tell_journal(&durable, &notice)).map_err(StartError::io("the journal's thread"))?;
+    let mut told = JournalState::Writable;
+    let journal = JournalThread::start(journal, move |notice| tell_journal(&durable, &mut told, &notice));
+    let journal = journal.map_err(StartError::io("the journal's thread"))?;
     let store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono()).map_err(|error| StartError::Authority(error.to_string()))?;
     let pushes = handle.clone();
     let authority = Embedded::start(store, clock::now, move |notice| tell_authority(&pushes, notice)).map_err(StartError::io("the authority's thread"))?;
@@ -257,19 +259,26 @@ fn gpus(config: &Config, owners: &Owners) -> io::Result<Option<Gpus>> {
     }
 }
 
-fn tell_journal(handle: &Handle, notice: &JournalNotice) {
-    let message = match notice {
-        JournalNotice::Durable { seq, .. } => {
+/// Passes the journal's word on; the state of its disk only when that has changed.
+fn tell_journal(handle: &Handle, told: &mut JournalState, notice: &JournalNotice) {
+    let state = match notice {
+        JournalNotice::Durable { seq, reserve } => {
             handle.report(Inbox::Durable(Seq(*seq)));
-            Inbox::JournalIs(JournalState::Writable)
+            match reserve {
+                Reserve::Kept => JournalState::Writable,
+                Reserve::InUse => JournalState::Full,
+            }
         }
         JournalNotice::Full(error) => {
             tracing::error!(event = "journal_full", %error, "no new starts; what is held is enforced from memory");
-            Inbox::JournalIs(JournalState::Full)
+            JournalState::Full
         }
-        JournalNotice::Fatal(error) => Inbox::Fatal(format!("journal: {error}")),
+        JournalNotice::Fatal(error) => return handle.report(Inbox::Fatal(format!("journal: {error}"))),
     };
-    handle.report(message);
+    if *told != state {
+        *told = state;
+        handle.report(Inbox::JournalIs(state));
+    }
 }
 
 fn tell_authority(handle: &Handle, notice: Notice) {

@@ -155,7 +155,7 @@ impl Loop {
                 next_tick = schedule.plus(self.stray(interval));
                 continue;
             }
-            let look = self.turn.next_look(clock::now().boot);
+            let look = self.turn.next_look(clock::now());
             if let Some((at, jobs)) = &look
                 && *at <= now
             {

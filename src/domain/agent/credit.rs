@@ -7,7 +7,7 @@ use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, SettledRow};
 use super::super::grant::{self, Told};
 use super::super::id::{AccountId, Attempt, Epoch};
-use super::super::job::{Evidence, Job, StepEvent};
+use super::super::job::{COUNTER_SETTLES, Evidence, Job, StepEvent};
 use super::super::money::Credits;
 use super::super::rates::charge::{self, Shape};
 use super::super::time::{Mono, Nanos};
@@ -85,6 +85,15 @@ impl Agent {
     #[must_use]
     pub fn owed(&self, account: &AccountId) -> Credits {
         self.jobs_of(account).map(Job::owed).sum()
+    }
+
+    /// When to look at a job whose last task has gone, to see its counter's last word.
+    #[must_use]
+    pub fn next_last_word(&self, now: Mono) -> Option<(Mono, Vec<Attempt>)> {
+        let due = |job: &Job| job.counter_final_at().filter(|_| job.is_live()).map(|at| (at, job.attempt));
+        // One that stood still for longer only waits for its stop to be reported: the ticks look after it.
+        let soon = self.jobs.values().filter_map(due).filter(|(at, _)| now.since(*at) < COUNTER_SETTLES).min()?;
+        Some((soon.0, vec![soon.1]))
     }
 
     /// The earliest instant at which an armed account can be empty, with the jobs to look at then.
@@ -350,6 +359,7 @@ impl Draft<'_> {
         let lapsing = self.now.boot.plus(RENEW_BEFORE) > grant.deadline;
         let pace = match heard.verdict {
             Verdict::Granted => Nanos(0),
+            Verdict::Final if owed => Nanos(0), // ran dry: only the authority can say whether that was all
             Verdict::Exhausted if !owed => POLL_EMPTY,
             _ => ASK_AGAIN_SOON,
         };

@@ -284,7 +284,8 @@ impl<'a> Draft<'a> {
                 (Target::Cgroups(_) | Target::SlurmJob(_), Some((since, _))) => EMPTY_FOR <= self.now.mono.since(since),
                 (Target::Cgroups(_) | Target::SlurmJob(_), None) => gone,
             };
-        if over {
+        let settled = gone || job.counter_final_at().is_none_or(|at| at <= sample.at);
+        if over && settled {
             let at = job.emptied.map_or(self.now, |(mono, wall)| Now { mono, boot: self.now.boot, wall });
             let ending = ending(job, if gone { Outcome::Vanished } else { Outcome::Unknown });
             self.end(sample.attempt, ending, at);

@@ -270,6 +270,7 @@ impl Agent {
             reported: None,
             counted_to: opened.at.mono,
             cpu_counter_ns: opened.cpu_counter_ns,
+            counter_moved: opened.at.mono,
             memory_level_bytes: opened.memory_level_bytes,
             segments: vec![segment],
             charge: opened.charge,
@@ -305,6 +306,9 @@ impl Agent {
         job.charge = closed.plus(row.cost);
         job.counted_to = job.counted_to.max(row.at);
         job.phase = row.phase;
+        if job.cpu_counter_ns != row.cpu_counter_ns {
+            job.counter_moved = row.at;
+        }
         job.cpu_counter_ns = row.cpu_counter_ns;
         job.memory_level_bytes = row.memory_level_bytes;
         match row.populated {
