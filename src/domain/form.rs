@@ -288,7 +288,7 @@ impl<'f> Table<'f> {
         for entry in entries {
             if !seen.insert(entry.key.as_str()) {
                 let at = table.at.below(entry.key_offset, &entry.key);
-                form.note(&at, "", Fault::new("duplicate_key", format!("{} stands here twice", quoted(&entry.key))));
+                form.note(&at, "", Fault::new("duplicate_key", format!("{} stands here twice", quoted(&entry.key))).hint("leave one out"));
             }
         }
         table

@@ -20,7 +20,7 @@ use super::time::{Mono, Nanos, Now, Wall};
 use super::usage::{HeldGpu, Meter, Usage};
 use super::wire::Verdict;
 
-/// Most gaps and steps kept of one job; what comes later is counted, not listed.
+/// Most gaps and most steps kept of one job; the others are counted, not listed.
 pub const NOTES_MAX: usize = 64;
 
 /// One attempt of one job.
@@ -271,19 +271,25 @@ impl Job {
         self.ended.is_none()
     }
 
+    /// May its tasks use anything now?
+    #[must_use]
+    pub fn may_burn(&self) -> bool {
+        self.is_live() && self.phase == Phase::Running && self.emptied.is_none()
+    }
+
     /// All that it used, over its segments.
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.segments.iter().fold(Usage::default(), |sum, segment| sum.plus(&segment.usage))
     }
 
-    /// Notes a step, if there is room.
+    /// Notes a step. The oldest makes room: the last ones tell why the job stands where it does.
     pub fn note_step(&mut self, step: Step) {
-        if self.steps.len() < NOTES_MAX {
-            self.steps.push(step);
-        } else {
+        if NOTES_MAX <= self.steps.len() {
+            self.steps.remove(0);
             self.notes_dropped += 1;
         }
+        self.steps.push(step);
     }
 
     /// Notes a gap; one that goes on from the last of its kind lengthens it.

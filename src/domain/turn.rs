@@ -414,7 +414,12 @@ impl Turn {
 fn is_noteworthy(fact: &Fact) -> bool {
     !matches!(
         fact,
-        Fact::Counted { .. } | Fact::Asked { .. } | Fact::Answered { .. } | Fact::Stepped { .. } | Fact::Settled { .. } | Fact::Disarmed { .. }
+        Fact::Counted { .. }
+            | Fact::Asked { .. }
+            | Fact::Answered { .. }
+            | Fact::Stepped { .. }
+            | Fact::Settled { .. }
+            | Fact::Disarmed { .. }
     )
 }
 

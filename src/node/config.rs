@@ -333,7 +333,7 @@ fn read_access(table: &Table<'_>, defaults: Access) -> Option<Access> {
 fn read_user(user: &str, field: Field<'_>) -> Option<UserAccounts> {
     let digits = !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_digit());
     if user.is_empty() || user.chars().any(|c| c.is_whitespace() || c.is_control()) || digits && user.parse::<u32>().is_err() {
-        field.note(Fault::new("not_a_user", "not the name or uid of a user"));
+        field.note(Fault::new("not_a_user", "not the name or uid of a user").hint("such as alice or 1001"));
     }
     let accounts = field.set(ACCOUNTS_MAX, |account| account.name().required()).check(|accounts| {
         let none = || Fault::new("out_of_range", "an empty list names no account").hint("leave the user out");

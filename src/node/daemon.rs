@@ -67,6 +67,7 @@ impl StartError {
 pub struct Daemon {
     handle: Handle,
     thread: JoinHandle<Ended>,
+    authority: Arc<Embedded>,
     runtime: tokio::runtime::Runtime,
     socket: PathBuf,
 }
@@ -94,6 +95,7 @@ impl Daemon {
         let (edges, stats) = edges(config, journal, &handle)?;
         let socket = config.runtime_dir.join("meterd.sock");
         serve(config, &handle, &edges.authority, &runtime, &socket)?;
+        let authority = Arc::clone(&edges.authority);
         let epoch = fresh_epoch().map_err(StartError::io("random bits"))?;
         let (turn, woken) = Turn::wake(agent, settings, clock::now(), epoch);
         if let Some(card) = card {
@@ -109,13 +111,19 @@ impl Daemon {
             systemd::alive();
         };
         let thread = spawn_loop(turn, edges, queue, handle.clone(), stats, Box::new(on_tick), woken)?;
-        Ok(Daemon { handle, thread, runtime, socket })
+        Ok(Daemon { handle, thread, authority, runtime, socket })
     }
 
     /// A way to speak to it.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// The embedded authority.
+    #[must_use]
+    pub fn authority(&self) -> Arc<Embedded> {
+        Arc::clone(&self.authority)
     }
 
     /// Waits until the loop has ended, and takes the rest down.

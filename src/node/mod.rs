@@ -1,5 +1,6 @@
 //! The agent's edges, one outside thing a file.
 
+pub mod access;
 pub mod cgroup;
 pub mod cgroup_dir;
 pub mod clock;
@@ -11,11 +12,18 @@ pub mod hands;
 pub mod host;
 pub mod journal;
 pub mod layout;
+pub mod local_api;
 pub mod log;
+pub mod metrics;
 pub mod own_cgroup;
 pub mod priority;
 pub mod process_tree;
 pub mod run;
 pub mod slot;
 pub mod slurm;
+pub mod spool;
+pub mod status;
 pub mod watch;
+
+#[cfg(test)]
+pub(crate) mod sample;

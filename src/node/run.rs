@@ -165,7 +165,8 @@ impl Loop {
             if due.is_some_and(|due| due <= now) {
                 self.step(Event::Looked(Vec::new()));
             }
-            let until = [Some(next_tick), look.map(|(at, _)| at), due.filter(|due| now < *due)].into_iter().flatten().min().unwrap_or(next_tick);
+            let until =
+                [Some(next_tick), look.map(|(at, _)| at), due.filter(|due| now < *due)].into_iter().flatten().min().unwrap_or(next_tick);
             match self.inbox.recv_timeout(Duration::from_nanos(until.since(now).0)) {
                 Ok(Inbox::Fatal(why)) => return Ended::Fatal(why),
                 Ok(message) => self.take(message),
@@ -219,7 +220,8 @@ impl Loop {
                 self.step(Event::EnforcementAsked { caller, mode, by });
             }
             Inbox::Receipt { name, reply } => {
-                let receipt = self.turn.agent().job_named(name.as_str()).map(|job| Receipt::of(job, self.turn.agent(), self.turn.settings()));
+                let receipt =
+                    self.turn.agent().job_named(name.as_str()).map(|job| Receipt::of(job, self.turn.agent(), self.turn.settings()));
                 drop(reply.send(receipt)); // a caller that has gone away needs no answer
             }
             Inbox::Acted(acted) => {
@@ -334,7 +336,9 @@ impl Loop {
     /// A device is held by one job at a time: held by two it would be billed twice.
     fn free_gpus(&self, gpus: &[HeldGpu], request: &StartRequest) -> Result<(), Refusal> {
         let others = self.turn.agent().jobs.values().filter(|job| job.is_live() && job.name != request.job);
-        let shared = others.flat_map(|job| job.gpus.iter().map(move |held| (job, held))).find(|(_, held)| gpus.iter().any(|gpu| gpu.gpu == held.gpu));
+        let shared = others
+            .flat_map(|job| job.gpus.iter().map(move |held| (job, held)))
+            .find(|(_, held)| gpus.iter().any(|gpu| gpu.gpu == held.gpu));
         match shared {
             Some((job, held)) => {
                 let message = format!("{} is held by job {}", held.gpu, job.name);
@@ -350,10 +354,16 @@ impl Loop {
         match &request.place {
             Place::Cgroups(paths) => {
                 let Some(layout) = layout else {
-                    return Err(Refusal::new("no_cgroups", "no cgroup file system can be used here", "use --pid: a process tree is metered then"));
+                    return Err(Refusal::new(
+                        "no_cgroups",
+                        "no cgroup file system can be used here",
+                        "use --pid: a process tree is metered then",
+                    ));
                 };
                 let dirs: Result<Vec<_>, _> = paths.iter().map(|path| identify(layout, std::path::Path::new(path))).collect();
-                let dirs = dirs.map_err(|error| Refusal::new("cgroup_refused", error.to_string(), "name the job's own cgroup directories by absolute paths"))?;
+                let dirs = dirs.map_err(|error| {
+                    Refusal::new("cgroup_refused", error.to_string(), "name the job's own cgroup directories by absolute paths")
+                })?;
                 Ok((Target::Cgroups(dirs), None))
             }
             Place::Slurm(job) => Ok((Target::SlurmJob(job.clone()), None)),
@@ -378,13 +388,16 @@ impl Loop {
                 self.tree_of(caller.pid).map(|target| (target, None))
             }
             None => self.tree_of(caller.pid).map(|target| (target, None)),
-            Some(Err(error)) => Err(Refusal::new("cgroup_not_made", error.to_string(), "see the agent's log; it needs write access to the cgroup tree")),
+            Some(Err(error)) => {
+                Err(Refusal::new("cgroup_not_made", error.to_string(), "see the agent's log; it needs write access to the cgroup tree"))
+            }
         }
     }
 
     fn tree_of(&self, pid: u32) -> Result<Target, Refusal> {
         let root = self.edges.trees.identify(pid);
-        root.map(Target::Processes).map_err(|why| Refusal::new("process_unreadable", format!("process {pid}: {why}"), "name a process that lives"))
+        root.map(Target::Processes)
+            .map_err(|why| Refusal::new("process_unreadable", format!("process {pid}: {why}"), "name a process that lives"))
     }
 
     /// A look at the job before it has a number.
@@ -542,7 +555,8 @@ impl Loop {
     /// Cards whose effective date has come are adopted, the oldest first; a refused one is not tried again.
     fn adopt_due_cards(&mut self) {
         let wall = clock::now().wall;
-        let (mut due, later): (Vec<Card>, Vec<Card>) = std::mem::take(&mut self.cards).into_iter().partition(|card| card.effective_from <= wall);
+        let (mut due, later): (Vec<Card>, Vec<Card>) =
+            std::mem::take(&mut self.cards).into_iter().partition(|card| card.effective_from <= wall);
         self.cards = later;
         due.sort_by_key(|card| (card.effective_from, card.version));
         for card in due {

@@ -7,7 +7,7 @@ use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, SettledRow};
 use super::super::grant::{self, Told};
 use super::super::id::{AccountId, Attempt, Epoch};
-use super::super::job::{Evidence, Job, Phase, StepEvent};
+use super::super::job::{Evidence, Job, StepEvent};
 use super::super::money::Credits;
 use super::super::rates::charge::{self, Shape};
 use super::super::time::{Mono, Nanos};
@@ -52,7 +52,7 @@ impl Agent {
     /// The greatest burn of an account's running jobs, nano-credits per second: the whole host's CPUs and memory once, and the GPUs that are held.
     #[must_use]
     pub fn burn_max(&self, account: &AccountId, settings: &Settings) -> Credits {
-        self.burn_of(self.jobs_of(account).filter(|job| job.is_live() && job.phase == Phase::Running), settings)
+        self.burn_of(self.jobs_of(account).filter(|job| job.may_burn()), settings)
     }
 
     fn burn_of<'a>(&'a self, jobs: impl Iterator<Item = &'a Job>, settings: &Settings) -> Credits {
@@ -92,7 +92,7 @@ impl Agent {
     pub fn next_edge(&self, settings: &Settings, boot: super::super::time::Boot) -> Option<(Mono, Vec<Attempt>)> {
         let edge = |(id, account): (&AccountId, &Account)| {
             account.armed?;
-            let running: Vec<&Job> = self.jobs_of(id).filter(|job| job.is_live() && job.phase == Phase::Running).collect();
+            let running: Vec<&Job> = self.jobs_of(id).filter(|job| job.may_burn()).collect();
             // The oldest look decides: what was used since is not known yet.
             let seen = running.iter().map(|job| job.counted_to).min()?;
             let lasts = grant::lasts(account.grant.in_hand(boot), self.burn_max(id, settings))?;
@@ -213,13 +213,6 @@ impl Draft<'_> {
         }
         if idle {
             self.review(id);
-            let flagged = self.agent.accounts.get(id);
-            if flagged.is_some_and(|account| account.empty_since.is_some()) {
-                self.record(Fact::EmptySet { account: id.clone(), since: None });
-            }
-            if self.agent.accounts.get(id).is_some_and(|account| account.armed.is_some()) {
-                self.record(Fact::Disarmed { account: id.clone() });
-            }
         }
     }
 

@@ -270,24 +270,24 @@ impl<'a> Draft<'a> {
 
     fn end_if_over(&mut self, sample: &JobSample) {
         let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { return };
-        let Some((since, wall)) = job.emptied else {
-            let waited = self.now.mono.since(job.opened.mono);
-            if matches!(job.target, Target::OwnCgroups(_)) && job.seen_populated == Seen::No && FIRST_TASK_WITHIN < waited {
-                self.end(sample.attempt, Ending { outcome: Outcome::Unknown, exit_code: None }, self.now);
-            }
-            return;
-        };
-        // A cgroup that a hook named before it put tasks into it is not over because it is empty; and a scheduler
-        // that removes its cgroup reports the job's end a moment later.
         let gone = is_gone(sample);
-        let waited_enough = EMPTY_FOR <= self.now.mono.since(since);
-        let over = match job.target {
-            Target::OwnCgroups(_) | Target::Processes(_) => job.seen_populated == Seen::Yes || gone,
-            Target::Cgroups(_) | Target::SlurmJob(_) => waited_enough && (job.seen_populated == Seen::Yes || gone),
-        };
-        if over || job.reported.is_some() {
+        if !gone && sample.populated.seen() != Some(&Populated::No) {
+            return;
+        }
+        let seen = job.seen_populated == Seen::Yes;
+        let over = job.reported.is_some()
+            || match (&job.target, job.emptied) {
+                (Target::OwnCgroups(_), _) => seen || gone || FIRST_TASK_WITHIN < self.now.mono.since(job.opened.mono),
+                (Target::Processes(_), _) => true,
+                // A cgroup that a hook named before it put tasks into it is not over because it is empty; and a scheduler
+                // that removes its cgroup reports the job's end a moment later.
+                (Target::Cgroups(_) | Target::SlurmJob(_), Some((since, _))) => EMPTY_FOR <= self.now.mono.since(since),
+                (Target::Cgroups(_) | Target::SlurmJob(_), None) => gone,
+            };
+        if over {
+            let at = job.emptied.map_or(self.now, |(mono, wall)| Now { mono, boot: self.now.boot, wall });
             let ending = ending(job, if gone { Outcome::Vanished } else { Outcome::Unknown });
-            self.end(sample.attempt, ending, Now { mono: since, boot: self.now.boot, wall });
+            self.end(sample.attempt, ending, at);
         }
     }
 

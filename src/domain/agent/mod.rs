@@ -219,10 +219,12 @@ impl Agent {
             account.grant = Grant { policy, ..Grant::default() };
             account.armed = None;
             account.empty_since = None;
+            account.warned = None;
             account.marks.clear();
         }
         self.epoch = Some((epoch, boot));
         self.asked = 0;
+        self.asked_at = Boot(0); // the last one may be of another boot, whose instants mean nothing in this one
         self.outstanding = None;
     }
 
@@ -310,7 +312,7 @@ impl Agent {
                 job.seen_populated = Seen::Yes;
                 job.emptied = None;
             }
-            Some(Populated::No) if job.emptied.is_none() => job.emptied = Some((row.at, wall)),
+            Some(Populated::No) if job.emptied.is_none() && job.seen_populated == Seen::Yes => job.emptied = Some((row.at, wall)),
             _ => {}
         }
         let drawn = row.drawn.minus(job.drawn);

@@ -41,7 +41,7 @@ impl<'f, T> Answer<'f, T> {
             State::Given(value) => Some(value),
             State::Wrong => None,
             State::Absent => {
-                let fault = Fault::new("missing_key", format!("{} is missing", self.field.key));
+                let fault = Fault::new("missing_key", format!("{} is missing", self.field.key)).hint("it has no default");
                 self.field.form.note(&self.field.at, "", fault);
                 None
             }
@@ -135,7 +135,9 @@ impl<'f> Field<'f> {
 
     /// Text that a type reads: a name, an id.
     pub fn name<T: FromStr<Err: Display>>(self) -> Answer<'f, T> {
-        self.read(|_, value| text(value)?.parse().map_err(|error: T::Err| Fault::new("not_a_name", error.to_string())))
+        self.read(|_, value| {
+            text(value)?.parse().map_err(|error: T::Err| Fault::new("not_a_name", error.to_string()).hint("such as \"name-1\""))
+        })
     }
 
     /// One of these words.
@@ -165,13 +167,14 @@ impl<'f> Field<'f> {
     /// An integer within bounds.
     pub fn integer<T: TryFrom<i128> + Into<i128> + Copy>(self, range: RangeInclusive<T>) -> Answer<'f, T> {
         let (low, high): (i128, i128) = ((*range.start()).into(), (*range.end()).into());
+        let hint = || format!("an integer from {low} to {high}, without quotes");
         self.read(|_, value| match value {
             Value::Integer(integer) => (low..=high)
                 .contains(integer)
                 .then(|| T::try_from(*integer).ok())
                 .flatten()
-                .ok_or_else(|| Fault::new("out_of_range", format!("{integer} is out of range {low}..={high}"))),
-            other => Err(wrong_type("an integer", other).hint(format!("an integer from {low} to {high}, without quotes"))),
+                .ok_or_else(|| Fault::new("out_of_range", format!("{integer} is out of range {low}..={high}")).hint(hint())),
+            other => Err(wrong_type("an integer", other).hint(hint())),
         })
     }
 
@@ -202,7 +205,9 @@ impl<'f> Field<'f> {
     pub fn amount(self, most: Credits) -> Answer<'f, Credits> {
         self.read(|_, value| decimal_text(value)?.parse::<Credits>().map_err(|error| amount_fault(&error))).check(|amount| {
             let inside = Credits::ZERO <= amount && amount <= most;
-            inside.then_some(amount).ok_or_else(|| Fault::new("out_of_range", format!("{amount} is out of range 0 to {most}")))
+            inside
+                .then_some(amount)
+                .ok_or_else(|| Fault::new("out_of_range", format!("{amount} is out of range 0 to {most}")).hint("never negative"))
         })
     }
 
@@ -272,7 +277,7 @@ impl<'f> Field<'f> {
             let (form, at, key) = (field.form, field.at.clone(), field.key.clone());
             let value = read(field)?;
             if seen.contains(&value) {
-                form.note(&at, &key, Fault::new("duplicate", "stands in this list twice"));
+                form.note(&at, &key, Fault::new("duplicate", "stands in this list twice").hint("leave one out"));
                 return None;
             }
             seen.push(value.clone());
@@ -365,7 +370,9 @@ fn amount_fault(error: &AmountError) -> Fault {
     match error {
         AmountError::Malformed(text) => Fault::new("malformed", format!("{} is not a decimal number", quoted(text)))
             .hint("digits, with a point if need be: \"4\", \"0.04\""),
-        AmountError::TooFine(text) => Fault::new("too_fine", format!("{} has too many digits behind the point", quoted(text))),
+        AmountError::TooFine(text) => {
+            Fault::new("too_fine", format!("{} has too many digits behind the point", quoted(text))).hint("9 for an amount, 18 for a price")
+        }
         AmountError::TooLarge(text) => Fault::new("out_of_range", format!("{} is too large", quoted(text))),
     }
 }

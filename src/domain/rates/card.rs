@@ -155,7 +155,7 @@ fn no_lines() -> Fault {
 fn read_line(table: &Table<'_>, seen: &mut Seen) -> Option<Line> {
     let id = table.field("id").name().check(|id: LineId| {
         if seen.ids.contains(&id) {
-            return Err(Fault::new("duplicate_line", format!("two lines are called {id}")));
+            return Err(Fault::new("duplicate_line", format!("two lines are called {id}")).hint("an id names one line"));
         }
         seen.ids.push(id.clone());
         Ok(id)
@@ -192,7 +192,9 @@ fn unit_of(text: &str, meter: Option<Meter>) -> Result<Unit, Fault> {
             let units: Vec<String> = Unit::of(meter).iter().map(Unit::to_string).collect();
             Fault::new("unknown_unit", format!("{} is not a unit of {meter}", quoted(text))).hint(format!("allowed: {}", units.join(", ")))
         }
-        None => Fault::new("unknown_unit", format!("{} is not a unit", quoted(text))),
+        None => {
+            Fault::new("unknown_unit", format!("{} is not a unit", quoted(text))).hint("such as core-hour, GiB-hour, gpu-hour, hour, start")
+        }
     })
 }
 
