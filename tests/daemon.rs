@@ -126,7 +126,11 @@ fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
     let mut agent = Agent::start(CARD, "enforcement = \"enforce\"", "");
     for (account, credit) in [("rich", "1000000"), ("short", "0.35")] {
         agent.done("POST", "/v1/accounts", Some(&json!({ "account": account })));
-        agent.done("POST", &format!("/v1/accounts/{account}/topup"), Some(&json!({ "amount": credit, "bucket": "paid", "payment": format!("p-{account}") })));
+        agent.done(
+            "POST",
+            &format!("/v1/accounts/{account}/topup"),
+            Some(&json!({ "amount": credit, "bucket": "paid", "payment": format!("p-{account}") })),
+        );
     }
     for (nth, job) in jobs.iter_mut().enumerate() {
         job.burn();
@@ -159,7 +163,12 @@ fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
         let path = format!("/v1/jobs/job-{nth}/receipt");
         agent.wait_for("the receipt is final", |agent| agent.done("GET", &path, None)["state"] == "final");
         let receipt = agent.done("GET", &path, None);
-        let counted: u128 = receipt["segments"].as_array().unwrap().iter().map(|segment| segment["cpu_ns"].as_str().unwrap().parse::<u128>().unwrap()).sum();
+        let counted: u128 = receipt["segments"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|segment| segment["cpu_ns"].as_str().unwrap().parse::<u128>().unwrap())
+            .sum();
         assert_eq!(counted, job.cpu_ns(), "job-{nth}: the receipt's CPU time is the kernel's");
         assert_eq!(nano(&receipt["charge"]), price_nano(job.cpu_ns()), "job-{nth}: the charge is the price of the kernel's counter");
         assert_eq!(nano(&receipt["charge"]), nano(&receipt["drawn"]) + nano(&receipt["unfunded"]), "job-{nth}");

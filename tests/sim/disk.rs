@@ -77,7 +77,11 @@ impl Disk {
             let head = self.head().after(&row.bytes);
             let mut bytes = row.bytes;
             let at = usize::try_from(rng.below(bytes.len() as u64)).unwrap_or(0);
-            if rng.chance(500) { bytes.truncate(at) } else { bytes[at] ^= 1 << rng.below(8) }
+            if rng.chance(500) {
+                bytes.truncate(at)
+            } else {
+                bytes[at] ^= 1 << rng.below(8)
+            }
             self.rows.push((head.seq, bytes, head.link));
         }
         waiting

@@ -153,7 +153,8 @@ fn push_line(text: &mut String, rng: &mut Rng, what: What, model: &'static str, 
     let round = rng.pick(&["down", "up", "half_even"]);
     let unit_scale = 10_u128.pow(scale);
     let (whole, fraction) = (mantissa / unit_scale, mantissa % unit_scale);
-    let _ = write!(text, "\n[[line]]\nid = \"line-{number}\"\nmeter = \"{meter}\"\nprice = \"{whole}.{fraction:018}\"\nunit = \"{unit}\"\n");
+    let _ =
+        write!(text, "\n[[line]]\nid = \"line-{number}\"\nmeter = \"{meter}\"\nprice = \"{whole}.{fraction:018}\"\nunit = \"{unit}\"\n");
     let _ = write!(text, "per = {per}\nround = \"{round}\"\n");
     if !model.is_empty() {
         let _ = writeln!(text, "gpu_model = \"{model}\"");
