@@ -27,7 +27,6 @@ const FRESH: u64 = 30 * S;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Baseline {
     pub(crate) job: usize,
-    pub(crate) mono: u64,
     pub(crate) cpu_ns: u64,
     pub(crate) run_least: u128,
     pub(crate) run_most: u128,
@@ -142,7 +141,7 @@ impl Audit {
     pub(crate) fn woke(&mut self, n: usize, now: u64) {
         let node = &mut self.nodes[n];
         node.rough_until = now + 5 * S;
-        node.doubt_until = now + 5 * S;
+        node.doubt_until = now + 12 * S;
     }
 
     /// A batch is on disk: the replica takes its facts, and must then be what the live agent was.
@@ -184,7 +183,6 @@ impl Audit {
         }
         let baseline = Baseline {
             job: index,
-            mono,
             cpu_ns: job.cpu_ns(),
             run_least: job.run_least,
             run_most: job.run_most,

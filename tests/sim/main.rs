@@ -23,6 +23,9 @@ use trace::Trace;
 /// Seeds that failed once, and what they found.
 const FOUND: [(u64, &str); 0] = [];
 
+/// A campaign goes on to the next seed after this many failures at most.
+const FAILURES_MAX: usize = 20;
+
 /// What the end of a run leaves to compare.
 struct Finished {
     hash: u64,
@@ -71,8 +74,14 @@ fn fresh_seeds_keep_every_guarantee() {
     let first = number("METERD_SIM_FIRST").unwrap_or(clock);
     let count = number("METERD_SIM_SEEDS").unwrap_or(300);
     let mut receipts = 0;
+    let mut failed = Vec::new();
     for seed in first..first + count {
-        receipts += run(seed).receipts;
+        match std::panic::catch_unwind(|| run(seed)) {
+            Ok(finished) => receipts += finished.receipts,
+            Err(cause) if failed.len() < FAILURES_MAX => failed.push((seed, cause)),
+            Err(cause) => std::panic::resume_unwind(cause),
+        }
     }
+    assert!(failed.is_empty(), "failed: {:?}", failed.iter().map(|(seed, _)| seed).collect::<Vec<_>>());
     println!("{count} seeds from {first}: {receipts} receipts checked against the truth");
 }
