@@ -51,6 +51,7 @@ pub(crate) struct KernelJob {
     pub(crate) exit_for_good: bool,
     pub(crate) stop_said: bool,
     pub(crate) ignores_term: bool,
+    was_populated: bool,
 }
 
 impl KernelJob {
@@ -87,6 +88,7 @@ impl KernelJob {
             exit_for_good: false,
             stop_said: false,
             ignores_term: false,
+            was_populated: place == Place::Named,
         }
     }
 
@@ -132,8 +134,10 @@ impl KernelJob {
             self.cpu_milli_ns += ran * u128::from(self.rate_milli);
             self.run_least += ran;
             self.run_most += ran;
-        } else if !self.gone {
+        } else if !self.gone && self.was_populated {
             self.empty_run += ran;
+        } else if self.exists() {
+            self.run_most += ran; // named before its tasks came: held
         }
         self.at = mono;
         let cpu = self.cpu_ns();
@@ -158,6 +162,7 @@ impl KernelJob {
         self.advance(mono);
         self.made = true;
         self.populated = true;
+        self.was_populated = true;
         self.run_most += std::mem::take(&mut self.empty_run);
         self.changed(mono);
     }
