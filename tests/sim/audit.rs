@@ -69,6 +69,7 @@ pub(crate) struct Audit {
     nodes: Vec<NodeAudit>,
     owners_of_epochs: BTreeMap<Epoch, usize>,
     spent: BTreeMap<(Epoch, AccountId), i128>,
+    durably_spent: BTreeMap<(Epoch, AccountId), i128>,
     pub(crate) metered: BTreeMap<(usize, Attempt), Baseline>,
     pub(crate) receipts: Vec<Closed>,
 }
@@ -79,6 +80,7 @@ impl Audit {
             nodes: (0..nodes).map(|_| NodeAudit::default()).collect(),
             owners_of_epochs: BTreeMap::new(),
             spent: BTreeMap::new(),
+            durably_spent: BTreeMap::new(),
             metered: BTreeMap::new(),
             receipts: Vec::new(),
         }
@@ -98,7 +100,7 @@ impl Audit {
 
     /// Everything that was ever charged against an account's grants, over all nodes and epochs.
     pub(crate) fn spent_on(&self, account: &AccountId) -> i128 {
-        self.spent.iter().filter(|((_, id), _)| id == account).map(|(_, spent)| spent).sum()
+        self.durably_spent.iter().filter(|((_, id), _)| id == account).map(|(_, spent)| spent).sum()
     }
 
     // ---- what befalls a node ----
@@ -159,6 +161,12 @@ impl Audit {
                 _ => {}
             }
             node.replica.apply(&fact);
+            if let Some((epoch, _)) = node.replica.epoch {
+                for (id, account) in &node.replica.accounts {
+                    let spent = self.durably_spent.entry((epoch, id.clone())).or_default();
+                    *spent = account.grant.spent.nano().max(*spent);
+                }
+            }
         }
         if let Some(expected) = node.expected.remove(&node.replica.seq.0) {
             assert!(expected == node.replica, "G2: replaying the facts gives another state at {}", node.replica.seq.0);

@@ -33,7 +33,7 @@ struct Finished {
 }
 
 fn run(seed: u64) -> Finished {
-    let trace = Trace::default();
+    let trace = Trace::keeping(number("METERD_SIM_LINES").and_then(|lines| usize::try_from(lines).ok()));
     let kept = trace.clone();
     match std::panic::catch_unwind(AssertUnwindSafe(|| story::tell(seed, trace))) {
         Ok(receipts) => Finished { hash: kept.hash(), receipts },

@@ -122,11 +122,8 @@ fn levels(receipt: &Value, billed: &Billed, gaps: &[&Value], baseline: &Baseline
     assert!(memory <= u128::from(job.memory_max) * ran, "G1: more memory billed than {} ever held: {receipt:#}", job.name);
     let dark = missed("memory_charged");
     let floor = u128::from(job.memory_min) * ran.saturating_sub(dark + late + blinks(job, baseline));
-    assert!(
-        gaps.len() >= GAPS_LISTED || floor <= memory,
-        "G6: memory of {} is below all that it held, and no gap says so: {receipt:#}",
-        job.name
-    );
+    let told = format!("billed {memory}, least {} for {ran} less {dark} dark and {late} late", job.memory_min);
+    assert!(gaps.len() >= GAPS_LISTED || floor <= memory, "G6: memory of {} is below all that it held: {told}: {receipt:#}", job.name);
 }
 
 /// Stretches without tasks are billed as held time, and their memory is nobody's.

@@ -16,15 +16,21 @@ pub(crate) struct Trace(Arc<Mutex<Lines>>);
 #[derive(Default)]
 struct Lines {
     last: VecDeque<String>,
+    kept: Option<usize>,
     hash: std::hash::DefaultHasher,
 }
 
 impl Trace {
+    /// Keeps more lines, as `METERD_SIM_LINES` says.
+    pub(crate) fn keeping(kept: Option<usize>) -> Trace {
+        Trace(Arc::new(Mutex::new(Lines { kept, ..Lines::default() })))
+    }
+
     pub(crate) fn line(&self, at: u64, text: &str) {
         let mut lines = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let line = format!("{:>10}.{:06} {text}", at / 1_000_000_000, at / 1_000 % 1_000_000);
         lines.hash.write(line.as_bytes());
-        if KEPT <= lines.last.len() {
+        if lines.kept.unwrap_or(KEPT) <= lines.last.len() {
             lines.last.pop_front();
         }
         lines.last.push_back(line);

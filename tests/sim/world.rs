@@ -848,7 +848,6 @@ impl World {
 
     /// Work, bursts, and an end with or without a word.
     pub(crate) fn plan_life(&mut self, index: usize, from: u64, length: u64) {
-        self.at(from, Ev::Work(index));
         if self.jobs[index].place != Place::Named {
             let late = if self.rng.chance(500) { self.rng.below(3 * S) } else { 1 };
             self.at(from + MS + late, Ev::Populate(index));
@@ -903,6 +902,9 @@ impl World {
         if self.nodes[n].turn.is_none() {
             self.after(S, Ev::Start(index)); // the hook's spool
             return;
+        }
+        if self.jobs[index].memory_max == 0 {
+            self.work(index);
         }
         let mono = self.nodes[n].mono(self.now);
         self.jobs[index].advance(mono);
@@ -966,7 +968,7 @@ impl World {
         // Idle, a little, or a hundred times that.
         let rate = self.rng.pick(&[0, 10, 80, 1_000, 1_000, CPUS * 1_000]);
         let memory =
-            if self.rng.chance(600) && 0 < self.jobs[index].memory_max { self.jobs[index].memory } else { self.rng.below(4 << 30) };
+            if self.rng.chance(600) && 0 < self.jobs[index].memory_max { self.jobs[index].memory } else { self.rng.range(1, 4 << 30) };
         self.jobs[index].work(mono, rate / 2, memory);
     }
 }

@@ -182,7 +182,7 @@ impl<'a> Draft<'a> {
     /// One job's new totals. `None` if nothing has changed that is worth writing down.
     fn row(&self, job: &Job, sample: &JobSample, at: Mono, in_hand: &mut Credits) -> Option<Row> {
         let segment = job.segments.last()?;
-        let populated = if is_gone(sample) { Some(Populated::No) } else { sample.populated.seen().copied() };
+        let populated = if is_gone(sample) { Some(Populated::No) } else { sample.populated.seen().copied().filter(|_| !is_unread(job, sample)) };
         let counter = counter(job, sample);
         if job.phase == Phase::Awaited && counter.is_none() {
             return None;
@@ -289,7 +289,7 @@ impl<'a> Draft<'a> {
             {
                 gaps.push((job.attempt, stretch(Meter::CpuTime, Missing::Malformed, GapRule::CountedLater)));
             }
-            if let (Reading::Missing(why), Reading::Seen(Populated::Yes)) = (&sample.cpu_ns, &sample.populated) {
+            if let (Reading::Missing(why), true) = (&sample.cpu_ns, is_unread(job, sample)) {
                 gaps.push((job.attempt, stretch(Meter::CpuTime, why.clone(), GapRule::CountedLater)));
             }
             if self.is_unknown(job, sample) {
@@ -336,6 +336,9 @@ impl<'a> Draft<'a> {
     fn end_if_over(&mut self, sample: &JobSample) {
         let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { return };
         let gone = is_gone(sample);
+        if is_unread(job, sample) {
+            return;
+        }
         if !gone && sample.populated.seen() != Some(&Populated::No) {
             return;
         }
@@ -410,6 +413,11 @@ fn counter(job: &Job, sample: &JobSample) -> Option<u64> {
         Reading::Missing(Missing::Vanished) => sample.tail.map(|tail| before.saturating_add(tail.cpu_ns)),
         Reading::Missing(_) => None,
     }
+}
+
+/// Its CPU time cannot be read just now. It is over only once the last of that is known, or lost.
+fn is_unread(job: &Job, sample: &JobSample) -> bool {
+    !is_gone(sample) && sample.cpu_ns.seen().is_none() && job.cpu_counter_ns.is_some()
 }
 
 /// Its cgroup or process is not there any more.
