@@ -61,6 +61,9 @@ struct Arguments {
 enum Command {
     /// Show on this machine, in a temporary folder and in under a minute, what the agent does.
     Demo(meterd::demo::Arguments),
+    /// (internal) A process of the demo.
+    #[command(hide = true, subcommand)]
+    DemoPart(meterd::demo::Part),
     /// (internal) The process that becomes a job's command.
     #[command(hide = true)]
     RunChild(meterd::ctl::run::ChildArguments),
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Demo(demo)) => return meterd::demo::run(&demo),
+        Some(Command::DemoPart(part)) => return meterd::demo::play(&part),
         Some(Command::RunChild(child)) => return meterd::ctl::run::become_command(child),
         None => {}
     }

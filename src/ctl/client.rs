@@ -14,7 +14,7 @@ use crate::node::local_api::operation::percent_encoded;
 const WITHIN: Duration = Duration::from_secs(12);
 
 /// A way to the agent.
-pub(super) struct Client {
+pub(crate) struct Client {
     socket: PathBuf,
     http: reqwest::Client,
     runtime: tokio::runtime::Runtime,
@@ -22,7 +22,7 @@ pub(super) struct Client {
 
 /// Why a call did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// Nobody answers.
     Unreachable {
         /// Where.
@@ -38,17 +38,17 @@ pub(super) enum Failure {
 
 /// One reason of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reason {
-    pub(super) code: String,
+pub(crate) struct Reason {
+    pub(crate) code: String,
     /// Where in the request, if it is a mistake in one place.
-    pub(super) place: String,
-    pub(super) message: String,
-    pub(super) hint: String,
+    pub(crate) place: String,
+    pub(crate) message: String,
+    pub(crate) hint: String,
 }
 
 impl Failure {
     /// How the program ends for it.
-    pub(super) fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         match self {
             Failure::Unreachable { .. } => Exit::Unreachable,
             Failure::Refused(_) | Failure::Other(_) => Exit::Failed,
@@ -56,12 +56,12 @@ impl Failure {
     }
 
     /// Something that went wrong on this side.
-    pub(super) fn other(error: impl fmt::Display) -> Failure {
+    pub(crate) fn other(error: impl fmt::Display) -> Failure {
         Failure::Other(error.to_string())
     }
 
     /// May the same call succeed a little later, unchanged?
-    pub(super) fn is_passing(&self) -> bool {
+    pub(crate) fn is_passing(&self) -> bool {
         match self {
             Failure::Unreachable { .. } => true,
             Failure::Refused(reasons) => reasons.iter().any(|reason| {
@@ -98,24 +98,24 @@ impl fmt::Display for Failure {
 
 impl Client {
     /// A way to the agent behind this socket.
-    pub(super) fn new(socket: &Path) -> Result<Client, Failure> {
+    pub(crate) fn new(socket: &Path) -> Result<Client, Failure> {
         Client::within(socket, WITHIN)
     }
 
     /// The same, with less time for each call.
-    pub(super) fn within(socket: &Path, within: Duration) -> Result<Client, Failure> {
+    pub(crate) fn within(socket: &Path, within: Duration) -> Result<Client, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::other)?;
         let http = reqwest::Client::builder().unix_socket(socket).no_proxy().timeout(within).build().map_err(Failure::other)?;
         Ok(Client { socket: socket.to_owned(), http, runtime })
     }
 
     /// `GET`.
-    pub(super) fn read(&self, path: &str) -> Result<Value, Failure> {
+    pub(crate) fn read(&self, path: &str) -> Result<Value, Failure> {
         self.call(self.http.get(format!("http://localhost{path}")))
     }
 
     /// `POST`.
-    pub(super) fn write(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+    pub(crate) fn write(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.call(self.http.post(format!("http://localhost{path}")).json(body))
     }
 
@@ -145,17 +145,17 @@ impl Client {
 }
 
 /// The path of a job, or of something of it.
-pub(super) fn job_path(job: &str, rest: &str) -> String {
+pub(crate) fn job_path(job: &str, rest: &str) -> String {
     format!("/v1/jobs/{}{rest}", percent_encoded(job))
 }
 
 /// The path of an account, or of something of it.
-pub(super) fn account_path(account: &str, rest: &str) -> String {
+pub(crate) fn account_path(account: &str, rest: &str) -> String {
     format!("/v1/accounts/{}{rest}", percent_encoded(account))
 }
 
 /// A document as its type.
-pub(super) fn typed<T: DeserializeOwned>(document: Value) -> Result<T, Failure> {
+pub(crate) fn typed<T: DeserializeOwned>(document: Value) -> Result<T, Failure> {
     serde_json::from_value(document)
         .map_err(|error| Failure::Other(format!("this meterctl does not understand the agent's answer: {error}")))
 }

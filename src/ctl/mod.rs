@@ -2,7 +2,7 @@
 
 mod account;
 mod card;
-mod client;
+pub(crate) mod client;
 mod enforcement;
 mod exit;
 mod job;
@@ -15,7 +15,7 @@ mod status;
 mod table;
 mod thaw;
 mod verify;
-mod why;
+pub(crate) mod why;
 
 use std::io::Write as _;
 use std::path::PathBuf;

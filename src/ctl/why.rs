@@ -29,7 +29,8 @@ pub(super) fn main(socket: &Path, arguments: &Arguments) -> Result<Exit, Failure
     show(socket, &job_path(arguments.job.as_str(), "/why"), arguments.format, text)
 }
 
-fn text(receipt: &Receipt) -> String {
+/// The way from counter to system call, for people.
+pub(crate) fn text(receipt: &Receipt) -> String {
     let mut text = head(receipt);
     text.push_str("\nused, and priced\n");
     for segment in &receipt.segments {
