@@ -77,10 +77,11 @@ impl Cgroup {
 
     /// Waits until the task waits for its word, and its counter stands still.
     fn note_baseline(&mut self) {
+        let waits = |task: &Child| std::fs::read_to_string(format!("/proc/{}/stat", task.id())).unwrap().contains(") S ");
         loop {
             let before = self.cpu_ns();
             std::thread::sleep(Duration::from_millis(30));
-            if before == self.cpu_ns() && 0 < before {
+            if self.tasks.iter().all(waits) && before == self.cpu_ns() {
                 self.baseline_ns = before;
                 return;
             }
@@ -190,7 +191,7 @@ fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
     }
     for (account, drawn) in drawn {
         let path = format!("/v1/accounts/{account}");
-        agent.wait_for("all is settled", |agent| nano(&agent.done("GET", &path, None)["settled"]) == drawn);
+        agent.wait_for("all is settled", |agent| nano(&agent.done("GET", &path, None)["authority"]["settled"]) == drawn);
     }
-    assert_eq!(nano(&agent.done("GET", "/v1/accounts/short", None)["settled"]), 350_000_000, "the short account paid all that it had");
+    assert_eq!(nano(&agent.done("GET", "/v1/accounts/short", None)["authority"]["settled"]), 350_000_000, "the short account paid all that it had");
 }

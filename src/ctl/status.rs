@@ -18,23 +18,38 @@ pub(super) fn text(status: &Status) -> String {
     };
     let agent = &status.agent;
     text.push_str(&pairs(&[
-        ("node", status.node.as_ref().map_or("unknown".to_owned(), ToString::to_string)),
-        ("picture", status.at.as_ref().map_or("none yet".to_owned(), |at| format!("{at}, {} old", Nanos::from_millis(status.age_ms)))),
-        ("enforcement", status.enforcement.map_or("unknown".to_owned(), |mode| mode.to_string())),
+        ("node", status.node.as_ref().map_or_else(unknown, ToString::to_string)),
+        ("picture", picture(status)),
+        ("enforcement", status.enforcement.map_or_else(unknown, |mode| mode.to_string())),
         ("rate card", card(status)),
         ("jobs", counts(&status.jobs)),
         ("accounts", counts(&status.accounts)),
         ("gpus", gpus(&status.gpus)),
-        ("host", format!("{} CPUs, {}", status.host.cpu_count, show_bytes(status.host.memory_bytes))),
-        ("cgroups", agent.cgroup_layout.clone()),
+        ("host", status.host.map_or_else(unknown, |host| format!("{} CPUs, {}", host.cpu_count, show_bytes(host.memory_bytes)))),
+        ("cgroups", known(&agent.cgroup_layout)),
         ("journal", journal(status)),
         ("authority", authority(status)),
         ("ticks", format!("{}, {} left out, the last took {}", agent.tick_count, agent.tick_missed_count, millis(agent.tick_ns))),
         ("agent", format!("{} of CPU time, {} resident", show_length(Nanos(agent.cpu_ns)), show_bytes(agent.resident_bytes))),
-        ("scheduling", format!("loop {}, hands {}", agent.loop_scheduling, agent.hands_scheduling)),
+        ("scheduling", format!("loop {}, hands {}", known(&agent.loop_scheduling), known(&agent.hands_scheduling))),
         ("version", status.version.clone()),
     ]));
     text
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+fn known(text: &str) -> String {
+    if text.is_empty() { unknown() } else { text.to_owned() }
+}
+
+fn picture(status: &Status) -> String {
+    match (&status.at, status.age_ms) {
+        (Some(at), Some(age_ms)) => format!("{at}, {} old", Nanos::from_millis(age_ms)),
+        _ => "none yet".to_owned(),
+    }
 }
 
 fn card(status: &Status) -> String {
@@ -46,7 +61,7 @@ fn card(status: &Status) -> String {
 
 fn counts(counts: &BTreeMap<String, u64>) -> String {
     if counts.is_empty() {
-        return "unknown".to_owned();
+        return unknown();
     }
     counts.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
 }
@@ -64,11 +79,14 @@ fn journal(status: &Status) -> String {
         Disk::Writable => "",
         Disk::Full => "; the disk takes nothing",
     };
-    format!("{} facts, {} not on disk yet{disk}", journal.seq, journal.seq.saturating_sub(journal.durable_seq))
+    let facts = journal.seq.zip(journal.durable_seq).map_or_else(unknown, |(seq, durable)| {
+        format!("{seq} facts, {} not on disk yet", seq.saturating_sub(durable))
+    });
+    format!("{facts}{disk}")
 }
 
 fn authority(status: &Status) -> String {
-    let asked = status.authority.asked;
+    let Some(asked) = status.authority.asked else { return unknown() };
     status.authority.unanswered.map_or(format!("{asked} questions, all answered"), |number| format!("{asked} questions, number {number} is open"))
 }
 

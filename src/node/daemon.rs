@@ -70,7 +70,8 @@ pub struct Daemon {
     thread: JoinHandle<Ended>,
     authority: Arc<Embedded>,
     runtime: tokio::runtime::Runtime,
-    socket: PathBuf,
+    /// The socket, if the agent made it: one that systemd holds stays for the next agent.
+    socket: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -95,7 +96,7 @@ impl Daemon {
             .map_err(StartError::io("network threads"))?;
         let (edges, stats) = edges(config, journal, &handle)?;
         let socket = config.runtime_dir.join("meterd.sock");
-        serve(config, &handle, &edges.authority, &runtime, &socket)?;
+        let socket = serve(config, &handle, &edges.authority, &runtime, socket)?;
         let authority = Arc::clone(&edges.authority);
         let epoch = fresh_epoch().map_err(StartError::io("random bits"))?;
         let (turn, woken) = Turn::wake(agent, settings, clock::now(), epoch);
@@ -132,7 +133,9 @@ impl Daemon {
     pub fn wait(self) -> Ended {
         let ended = self.thread.join().unwrap_or_else(|_| Ended::Fatal("the loop's thread panicked".to_owned()));
         self.runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-        if let Err(error) = std::fs::remove_file(&self.socket) {
+        if let Some(socket) = &self.socket
+            && let Err(error) = std::fs::remove_file(socket)
+        {
             tracing::debug!(event = "socket_left", %error);
         }
         ended
@@ -319,10 +322,20 @@ fn access(config: &Config) -> Access {
     }
 }
 
-/// The Unix socket for everybody on the machine, and the loopback port for looking.
-fn serve(config: &Config, handle: &Handle, authority: &Arc<Embedded>, runtime: &tokio::runtime::Runtime, socket: &Path) -> Result<(), StartError> {
+/// The Unix socket for everybody on the machine, and the loopback port for looking. Gives back the socket's path if it was made here.
+fn serve(
+    config: &Config,
+    handle: &Handle,
+    authority: &Arc<Embedded>,
+    runtime: &tokio::runtime::Runtime,
+    socket: PathBuf,
+) -> Result<Option<PathBuf>, StartError> {
     let api = Api::with_policy(handle.clone(), Arc::clone(authority), config.state_dir.clone(), access(config), config.interval, config.policy);
-    let listener = systemd::unix_listener().map_or_else(|| bind(socket), Ok).map_err(StartError::io(socket.display().to_string()))?;
+    let (listener, made) = match systemd::unix_listener() {
+        Some(held) => (held, None),
+        None => (bind(&socket).map_err(StartError::io(socket.display().to_string()))?, Some(socket)),
+    };
+    listener.set_nonblocking(true).map_err(StartError::io("the socket"))?; // systemd hands it over blocking
     let _inside = runtime.enter();
     let listener = tokio::net::UnixListener::from_std(listener).map_err(StartError::io("the socket"))?;
     spawn_door(runtime, "socket", api.clone().serve_unix(listener));
@@ -336,7 +349,7 @@ fn serve(config: &Config, handle: &Handle, authority: &Arc<Embedded>, runtime: &
         let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::io("the status port"))?;
         spawn_door(runtime, "status port", api.serve_tcp(listener));
     }
-    Ok(())
+    Ok(made)
 }
 
 fn spawn_door(runtime: &tokio::runtime::Runtime, name: &'static str, serving: impl Future<Output = io::Result<()>> + Send + 'static) {

@@ -26,6 +26,7 @@ use super::access::{Access, Ask, Standing, Who, unknown_account, unknown_job};
 use super::clock;
 use super::handle::{Caller, Handle, Inbox, Picture};
 use super::status::{NotReady, Status, alive, not_ready};
+use super::journal::JournalError;
 use super::{journal, metrics};
 use crate::authority::embedded::Embedded;
 use crate::authority::store::Done;
@@ -296,9 +297,15 @@ impl Api {
             return if seen { Ok(Answer::Document(json!(receipt))) } else { Err(Problem::from(unknown_job(&name))) };
         }
         let (dir, job) = (self.0.state_dir.clone(), name.to_string());
-        let rows = blocking(move || journal::read_receipts(&dir, &job)).await?.map_err(|error| {
-            Problem::new("journal_unreadable", error.to_string(), "meterctl journal verify tells what is wrong with it")
-        })?;
+        let rows = match blocking(move || journal::read_receipts(&dir, &job)).await? {
+            Ok(rows) => rows,
+            Err(JournalError::Absent(_)) => Vec::new(),
+            Err(error) => {
+                tracing::warn!(event = "journal_unreadable", %error, "a receipt was asked for");
+                let hint = "meterctl journal verify tells what is wrong with it";
+                return Err(Problem::new("journal_unreadable", "the journal cannot be read", hint));
+            }
+        };
         let receipts = rows.iter().filter_map(|row| serde_json::from_str::<Receipt>(&row.json).ok());
         let seen = receipts.into_iter().find(|receipt| self.0.access.sees_job(&peer.who, receipt.owner_uid));
         seen.map(|receipt| Answer::Document(json!(receipt))).ok_or_else(|| Problem::from(unknown_job(&name)))

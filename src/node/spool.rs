@@ -175,3 +175,81 @@ fn parse(text: &str) -> Result<(Wall, Call), String> {
         _ => Err("call is neither start nor stop".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::outcome::Outcome;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    fn stop(job: &str) -> Call {
+        Call::Stop(job.parse().unwrap(), StopRequest { outcome: Outcome::Failed, exit_code: Some(3) })
+    }
+
+    fn spool() -> (tempfile::TempDir, Spool) {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open_or_make(&folder.path().join("spool")).unwrap();
+        (folder, spool)
+    }
+
+    #[test]
+    fn calls_come_back_oldest_first_and_until_they_are_removed() {
+        let (_folder, spool) = spool();
+        let start = r#"{"job": "a", "account": "lab", "cgroups": ["/sys/fs/cgroup/a"], "gpus": [0], "time_limit_s": 60}"#;
+        let start = Call::Start(StartRequest::parse(start).unwrap());
+        spool.write(Wall(2_000), &stop("a")).unwrap();
+        spool.write(Wall(1_000), &start).unwrap();
+        for _ in 0..2 {
+            let read: Vec<Spooled> = spool.read().unwrap().into_iter().map(Result::unwrap).collect();
+            assert_eq!(read.iter().map(|spooled| (spooled.at, &spooled.call)).collect::<Vec<_>>(), [(Wall(1_000), &start), (Wall(2_000), &stop("a"))]);
+            assert_eq!(read[0].owner, Uid(rustix::process::geteuid().as_raw()));
+        }
+        for spooled in spool.read().unwrap() {
+            spool.remove(&spooled.unwrap().file).unwrap();
+        }
+        assert!(spool.read().unwrap().is_empty());
+        spool.remove("gone.json").unwrap();
+    }
+
+    #[test]
+    fn what_is_no_whole_regular_file_is_rejected_and_named() {
+        let (folder, spool) = spool();
+        let dir = folder.path().join("spool");
+        let good = spool.write(Wall(1), &stop("a")).unwrap();
+        std::fs::write(folder.path().join("elsewhere"), "{}").unwrap();
+        symlink(folder.path().join("elsewhere"), dir.join("link.json")).unwrap();
+        std::fs::hard_link(folder.path().join("elsewhere"), dir.join("hard.json")).unwrap();
+        std::fs::create_dir(dir.join("dir.json")).unwrap();
+        rustix::fs::mknodat(&spool.dir, "pipe.json", FileType::Fifo, Mode::RUSR, 0).unwrap();
+        std::fs::write(dir.join("long.json"), vec![b' '; FILE_BYTES_MAX + 1]).unwrap();
+        std::fs::write(dir.join("empty.json"), "").unwrap();
+        std::fs::write(dir.join("later.json"), r#"{"spool": 2}"#).unwrap();
+        std::fs::write(dir.join(".half.json"), "{").unwrap();
+        let (mut whole, mut rejected) = (Vec::new(), Vec::new());
+        for read in spool.read().unwrap() {
+            match read {
+                Ok(spooled) => whole.push(spooled.file),
+                Err(why) => rejected.push(why.file),
+            }
+        }
+        assert_eq!(whole, [good]);
+        assert_eq!(rejected, ["dir.json", "empty.json", "hard.json", "later.json", "link.json", "long.json", "pipe.json"]);
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_no_spool() {
+        let (folder, _) = spool();
+        let dir = folder.path().join("spool");
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(Spool::open(&dir).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        symlink(folder.path(), folder.path().join("link")).unwrap();
+        assert!(Spool::open(&folder.path().join("link")).is_err());
+    }
+
+    #[test]
+    fn a_whole_start_with_mistakes_is_rejected_with_all_of_them() {
+        let text = r#"{"spool": 1, "at_ms": 1, "call": "start", "body": {"job": "-", "account": "-"}}"#;
+        let why = parse(text).unwrap_err();
+        assert!(why.contains("/job") && why.contains("/account"), "{why}");
+    }
+}

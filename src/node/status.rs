@@ -29,7 +29,7 @@ pub struct Status {
     /// RFC 3339: when the picture was taken.
     pub at: Option<String>,
     /// How old it is, in milliseconds.
-    pub age_ms: u64,
+    pub age_ms: Option<u64>,
     /// Observe, notify or enforce.
     pub enforcement: Option<Enforcement>,
     /// The card in force.
@@ -46,8 +46,8 @@ pub struct Status {
     pub authority: AuthorityStatus,
     /// The GPUs.
     pub gpus: GpuStatus,
-    /// The machine.
-    pub host: Host,
+    /// The machine; none before it was looked at.
+    pub host: Option<Host>,
     /// The agent's own loop and process.
     pub agent: AgentStatus,
 }
@@ -56,9 +56,9 @@ pub struct Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalStatus {
     /// Facts made.
-    pub seq: u64,
+    pub seq: Option<u64>,
     /// Facts on disk.
-    pub durable_seq: u64,
+    pub durable_seq: Option<u64>,
     /// Does the disk take facts?
     pub disk: Disk,
 }
@@ -77,7 +77,7 @@ pub enum Disk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityStatus {
     /// Questions asked in this epoch.
-    pub asked: u64,
+    pub asked: Option<u64>,
     /// The number of the one that waits for its answer.
     pub unanswered: Option<u64>,
 }
@@ -174,19 +174,19 @@ impl Status {
             not_ready,
             node: view.map(|view| view.node.clone()),
             at: view.map(|view| view.at.clone()),
-            age_ms: view.map_or(0, |_| now.since(Mono(picture.taken_at_ns)).millis()),
+            age_ms: view.map(|_| now.since(Mono(picture.taken_at_ns)).millis()),
             enforcement: view.map(|view| view.enforcement),
             card: view.and_then(|view| view.card.clone()),
             card_refused: view.and_then(|view| view.card_refused.clone()),
             jobs: view.map_or_else(BTreeMap::new, jobs_by_phase),
             accounts: view.map_or_else(BTreeMap::new, accounts_by_state),
             journal: JournalStatus {
-                seq: view.map_or(0, |view| view.seq),
-                durable_seq: view.map_or(0, |view| view.durable_seq),
+                seq: view.map(|view| view.seq),
+                durable_seq: view.map(|view| view.durable_seq),
                 disk: if picture.stats.journal_full { Disk::Full } else { Disk::Writable },
             },
             authority: AuthorityStatus {
-                asked: view.map_or(0, |view| view.authority_asked),
+                asked: view.map(|view| view.authority_asked),
                 unanswered: view.and_then(|view| view.authority_unanswered),
             },
             gpus: match &picture.gpus {
@@ -194,7 +194,7 @@ impl Status {
                 Some(Reading::Missing(why)) => GpuStatus::Missing(why.to_string()),
                 None => GpuStatus::Missing("not looked at yet".to_owned()),
             },
-            host: picture.host,
+            host: Some(picture.host).filter(|host| *host != Host::default()),
             agent: AgentStatus::of(&picture.stats),
         }
     }

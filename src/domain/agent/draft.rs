@@ -110,7 +110,8 @@ impl<'a> Draft<'a> {
         let mut rows = Vec::with_capacity(samples.len());
         let mut after: Vec<&JobSample> = Vec::new();
         let mut in_hand = std::collections::BTreeMap::new();
-        for sample in samples {
+        let samples: Vec<JobSample> = samples.iter().map(|sample| self.known_to_be_gone(sample)).collect();
+        for sample in &samples {
             let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { continue };
             after.push(sample);
             let account = job.account.clone();
@@ -131,6 +132,16 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// A Slurm job's cgroup that was there and is not is gone, though the reader, if it is new, only knows that it is not there.
+    fn known_to_be_gone(&self, sample: &JobSample) -> JobSample {
+        let mut sample = sample.clone();
+        let awaited = self.agent.jobs.get(&sample.attempt).is_none_or(|job| job.phase == Phase::Awaited);
+        if !awaited && sample.cpu_ns == Reading::Missing(Missing::NotYet) {
+            sample.cpu_ns = Reading::Missing(Missing::Vanished);
+        }
+        sample
+    }
+
     pub(super) fn in_hand(&self, account: &AccountId) -> Credits {
         self.agent.accounts.get(account).map_or(Credits::ZERO, |account| account.grant.in_hand(self.now.boot))
     }
@@ -148,7 +159,8 @@ impl<'a> Draft<'a> {
             Some(Frozen::No) => Phase::Running,
             None => running_if_awaited(job.phase),
         };
-        let counter_delta = counter.map_or(0, |now| now - job.cpu_counter_ns.unwrap_or(0).min(now));
+        // A sum that fell (a part of the job went while the agent was down) is a new baseline; its old part is not billed twice.
+        let counter_delta = counter.map_or(0, |now| now.saturating_sub(job.cpu_counter_ns.unwrap_or(0)));
         let still_empty = job.emptied.is_some() && populated != Some(Populated::Yes);
         let still_frozen = job.phase == Phase::Frozen && phase == Phase::Frozen;
         if counter_delta == 0 && (still_empty || still_frozen) {
@@ -220,7 +232,7 @@ impl<'a> Draft<'a> {
             if let (Reading::Seen(now), Some(before)) = (&sample.cpu_ns, job.cpu_counter_ns)
                 && *now < before
             {
-                gaps.push((job.attempt, stretch(Meter::CpuTime, Missing::Malformed, GapRule::CountedLater)));
+                gaps.push((job.attempt, stretch(Meter::CpuTime, Missing::Vanished, GapRule::Lost)));
             }
             if let (Reading::Missing(why), Reading::Seen(Populated::Yes)) = (&sample.cpu_ns, &sample.populated) {
                 gaps.push((job.attempt, stretch(Meter::CpuTime, why.clone(), GapRule::CountedLater)));
@@ -326,11 +338,10 @@ impl<'a> Draft<'a> {
 }
 
 /// The CPU counter that a look gives: its reading, or for a vanished job its last one and the tail that its parent tells.
-/// A counter never goes back.
 fn counter(job: &Job, sample: &JobSample) -> Option<u64> {
     let before = job.cpu_counter_ns.unwrap_or(0);
     match &sample.cpu_ns {
-        Reading::Seen(now) => Some((*now).max(before)),
+        Reading::Seen(now) => Some(*now),
         Reading::Missing(Missing::Vanished) => sample.tail.map(|tail| before.saturating_add(tail.cpu_ns)),
         Reading::Missing(_) => None,
     }
