@@ -374,6 +374,7 @@ impl Draft<'_> {
         let burn_new: Credits = waiting().map(|start| burn_of_start(self.agent, self.settings, &start.gpus)).sum();
         let burn = account.map_or(Credits::ZERO, |account| self.agent.burn_expected(id, account, self.settings, self.now.mono));
         let start_price = self.agent.card_in_force().map_or(Credits::ZERO, charge::start_price);
+        let useful = starts.iter().any(|start| start.wanted.account == *id) || self.agent.jobs_of(id).next().is_some();
         let wanted_now = Credits::from_nano(start_price.nano().saturating_mul(i128::try_from(waiting().count()).unwrap_or(i128::MAX)));
         RequestEntry {
             account: id.clone(),
@@ -384,7 +385,8 @@ impl Draft<'_> {
             unfunded: grant.unfunded,
             owed: self.agent.owed(id).plus(wanted_now),
             burn_per_s: burn.plus(burn_new),
-            at_least: Credits::from_nano(1),
+            // Only for somebody who would use it: else it came and went for ever.
+            at_least: Credits::from_nano(i128::from(useful)),
         }
     }
 }
