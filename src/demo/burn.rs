@@ -81,9 +81,7 @@ pub fn play(part: &Part) -> ExitCode {
             Err(error) => Err(error),
         },
         Part::Agent { parent, config } => end_with(*parent, Signal::TERM).and_then(|()| become_agent(config)),
-        Part::Job { parent, cpu_percent, memory_mib } => {
-            end_with(*parent, Signal::KILL).and_then(|()| burn(*cpu_percent, *memory_mib))
-        }
+        Part::Job { parent, cpu_percent, memory_mib } => end_with(*parent, Signal::KILL).and_then(|()| burn(*cpu_percent, *memory_mib)),
     };
     match played {
         Ok(()) => ExitCode::SUCCESS,

@@ -164,7 +164,7 @@ impl Place {
     pub(super) const fn frozen_source(&self) -> &'static str {
         match self {
             Place::Cgroup(_) => "cgroup.events",
-            Place::Process(_) => "state T in /proc",
+            Place::Process(_) => "/proc/<pid>/task/*/stat",
         }
     }
 

@@ -45,6 +45,7 @@ pub(crate) enum Stop {
 }
 
 impl Stop {
+    #[expect(clippy::needless_pass_by_value, reason = "errors come by value out of map_err")]
     fn failed(step: &'static str, expected: impl Into<String>, seen: impl ToString) -> Stop {
         Stop::Failed { step, expected: expected.into(), seen: seen.to_string() }
     }

@@ -47,7 +47,8 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new() -> Screen {
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let paper = if std::io::stdout().is_terminal() && !plain { Paper::Terminal } else { Paper::Plain };
         Screen { paper, table_lines: 0, steps: 0, closed: None }
     }

@@ -9,6 +9,7 @@ use super::Stop;
 use super::kernel::Place;
 use super::screen::{millis, seconds};
 use super::stage::{AccountDocument, CPU_NS_PER_NANO_CREDIT, JobPlan, Look, Shown, Stage, Tables};
+use crate::ctl::why;
 use crate::domain::act::{Act, ActOutcome, Acted};
 use crate::domain::id::Digest;
 use crate::domain::job::{FrozenBy, Phase, Step, StepEvent};
@@ -168,9 +169,21 @@ fn see_it_in_the_kernel(stage: &mut Stage) -> Result<(), Stop> {
         let grown = after.cpu_ns.saturating_sub(before.cpu_ns);
         let wanted = if plan.account == BOB { Frozen::Yes } else { Frozen::No };
         let holds = [before, after].iter().all(|seen| seen.frozen == wanted) && (grown == 0) == (wanted == Frozen::Yes);
-        let text = format!("{} in {}: frozen {}; {} grew by {}", plan.name, before.frozen_source, number(after.frozen), before.cpu_source, millis(grown));
+        let text = format!(
+            "{}: frozen {} in {}; {} grew by {}",
+            plan.name,
+            number(after.frozen),
+            before.frozen_source,
+            before.cpu_source,
+            millis(grown)
+        );
         if !holds {
-            let expected = format!("{} with frozen {} and CPU time that {}", plan.name, number(wanted), if wanted == Frozen::Yes { "stands" } else { "grows" });
+            let expected = format!(
+                "{} with frozen {} and CPU time that {}",
+                plan.name,
+                number(wanted),
+                if wanted == Frozen::Yes { "stands" } else { "grows" }
+            );
             return Err(Stop::failed(STEP, expected, text));
         }
         stage.screen.ok(&format!("{text} in {} s", STILL_FOR.as_secs()));
@@ -311,7 +324,8 @@ fn show_receipts(stage: &mut Stage) -> Result<Vec<Receipt>, Stop> {
             })
         })?;
         let path = stage.folder().join(format!("receipts/{}.json", plan.name));
-        std::fs::write(&path, receipt.to_json()).map_err(|error| Stop::failed(STEP, format!("{} can be written", path.display()), error))?;
+        std::fs::write(&path, receipt.to_json())
+            .map_err(|error| Stop::failed(STEP, format!("{} can be written", path.display()), error))?;
         print_receipt(stage, &receipt);
         receipts.push(receipt);
     }
@@ -329,7 +343,14 @@ fn print_receipt(stage: &mut Stage, receipt: &Receipt) {
     stage.screen.line(&format!("    {job} for {account}: {outcome}{exit}; ran {} s, stood frozen {} s", seconds(running), seconds(frozen)));
     for line in receipt.segments.iter().flat_map(|segment| &segment.lines) {
         let unit = if line.meter == Meter::CpuTime { "ns" } else { "byte-ns" };
-        stage.screen.line(&format!("        {:<7} {:>24} {unit:<8} at {} per {:<12} {:>14}", line.line, line.quantity, line.price, line.unit, line.cost.to_string()));
+        stage.screen.line(&format!(
+            "        {:<7} {:>24} {unit:<8} at {} per {:<12} {:>14}",
+            line.line,
+            line.quantity,
+            line.price,
+            line.unit,
+            line.cost.to_string()
+        ));
     }
     stage.screen.line(&format!("        charge {} = drawn {} + written off {}", receipt.charge, receipt.drawn, receipt.unfunded));
 }
@@ -338,9 +359,10 @@ fn explain(stage: &mut Stage, receipts: &[Receipt]) -> Result<(), Stop> {
     const STEP: &str = "why";
     stage.screen.step("Why was bob-train frozen? (meterctl why)");
     let receipt = receipts.iter().find(|receipt| receipt.job.as_str() == BOBS[0]);
-    let text = receipt.map(crate::ctl::why::text).unwrap_or_default();
-    if !text.contains("freeze") {
-        return Err(Stop::failed(STEP, "an explanation that names the freeze", text));
+    let text = receipt.map(why::text).unwrap_or_default();
+    let syscall = receipt.and_then(|receipt| acted(receipt, Act::Freeze)).map(|freeze| freeze.syscall.as_str());
+    if !syscall.is_some_and(|syscall| text.contains(syscall)) {
+        return Err(Stop::failed(STEP, "an explanation down to the freeze's system call", text));
     }
     text.lines().for_each(|line| stage.screen.line(&format!("    {line}")));
     Ok(())
@@ -352,7 +374,8 @@ fn verify_offline(stage: &mut Stage, receipts: &[Receipt]) -> Result<(), Stop> {
     stage.screen.step("Every receipt is computed again from its file and the rate card's file alone");
     let path = stage.card_path();
     let text = std::fs::read_to_string(&path).map_err(|error| Stop::failed(STEP, "the rate card can be read", error))?;
-    let card = Card::parse(&text, "ratecard.toml").map_err(|mistakes| Stop::failed(STEP, "a rate card without mistakes", format!("{mistakes:?}")))?;
+    let card = Card::parse(&text, "ratecard.toml")
+        .map_err(|mistakes| Stop::failed(STEP, "a rate card without mistakes", format!("{mistakes:?}")))?;
     let cards: BTreeMap<Digest, Card> = BTreeMap::from([(card.digest, card)]);
     for receipt in receipts {
         let path = stage.folder().join(format!("receipts/{}.json", receipt.job));
@@ -382,7 +405,8 @@ fn balance(stage: &mut Stage, receipts: &[Receipt]) -> Result<(), Stop> {
             Ok(if settled { Look::Done(view) } else { Look::NotYet(format!("charged {}, held {}", view.settled, view.held)) })
         })?;
         let left = view.free.plus(view.paid);
-        let text = format!("{account}: {} paid in = {} charged + {left} left; written off {}", view.deposited, view.settled, view.written_off);
+        let text =
+            format!("{account}: {} paid in = {} charged + {left} left; written off {}", view.deposited, view.settled, view.written_off);
         if view.deposited != view.settled.plus(left) {
             return Err(Stop::failed(STEP, "paid in = charged + left", text));
         }

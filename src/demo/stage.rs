@@ -30,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Between two tables.
 const TABLE_EVERY: Duration = Duration::from_secs(1);
 /// For whatever should take moments: a slow machine makes the demo slower, not fail.
-pub(super) const SOON: Duration = Duration::from_secs(60);
+pub(super) const SOON: Duration = Duration::from_mins(1);
 /// How long a process may take to end when it is asked to, at the end.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 /// Longest path of a Unix socket (`sun_path` with its final zero).
