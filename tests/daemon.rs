@@ -4,6 +4,9 @@
 
 #[path = "support/agent.rs"]
 mod agent;
+#[path = "stub_nvml/mod.rs"]
+#[expect(dead_code, reason = "each test takes what it needs of the stub")]
+mod stub_nvml;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -194,4 +197,124 @@ fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
         agent.wait_for("all is settled", |agent| nano(&agent.done("GET", &path, None)["authority"]["settled"]) == drawn);
     }
     assert_eq!(nano(&agent.done("GET", "/v1/accounts/short", None)["authority"]["settled"]), 350_000_000, "the short account paid all that it had");
+}
+
+/// The same card, dearer.
+fn second_card() -> String {
+    CARD.replace("version = 1", "version = 2").replace("417.0417", "834.0834")
+}
+
+#[test]
+fn a_running_job_is_split_at_a_change_of_card_without_a_hole_or_an_overlap() {
+    let Some(mut jobs) = cgroups("card", 1) else { return };
+    let agent = Agent::start(CARD, "enforcement = \"observe\"", "");
+    agent.done("POST", "/v1/accounts", Some(&json!({ "account": "a" })));
+    agent.done("POST", "/v1/accounts/a/topup", Some(&json!({ "amount": "1000", "bucket": "free", "payment": "p" })));
+    let job = &mut jobs[0];
+    job.burn();
+    job.note_baseline();
+    agent.done("POST", "/v1/jobs", Some(&json!({ "job": "split", "account": "a", "cgroups": paths(job) })));
+    job.go();
+    std::thread::sleep(Duration::from_millis(1_500));
+    std::fs::write(agent.path("card.toml"), second_card()).unwrap();
+    agent.signal("HUP");
+    agent.wait_for("the second card is in force", |agent| agent.done("GET", "/v1/status", None)["card"]["version"] == 2);
+    std::thread::sleep(Duration::from_millis(1_500));
+    job.end_tasks();
+    agent.done("POST", "/v1/jobs/split/stop", Some(&json!({ "outcome": "completed", "exit_code": 0 })));
+    agent.wait_for("the receipt is final", |agent| agent.done("GET", "/v1/jobs/split/receipt", None)["state"] == "final");
+    let receipt = agent.done("GET", "/v1/jobs/split/receipt", None);
+    let used: Vec<u128> = receipt["segments"].as_array().unwrap().iter().map(|segment| segment["cpu_ns"].as_str().unwrap().parse().unwrap()).collect();
+    assert_eq!(used.len(), 2, "one segment a card: {receipt}");
+    assert!(0 < used[0] && 0 < used[1]);
+    assert_eq!(used[0] + used[1], jobs[0].used_ns(), "no hole and no overlap");
+    let dearer = used[1] * 8_340_834 * 1_000_000_000 / (10_000 * 3_600 * 1_000_000_000);
+    assert_eq!(nano(&receipt["charge"]), price_nano(used[0]) + dearer);
+}
+
+#[test]
+fn a_broken_config_or_card_or_request_is_named_whole_and_changes_nothing() {
+    let agent = Agent::start(CARD, "enforcement = \"enforce\"", "");
+    agent.done("POST", "/v1/accounts", Some(&json!({ "account": "a" })));
+    let card = agent.done("GET", "/v1/status", None)["card"].clone();
+    let broken_card = "card = \"te st\"\nversion = 0\neffective_from = \"soon\"\nversoin = 2\n[[line]]\nid = \"x\"\nmeter = \"cpu\"\nprice = 1.5\nunit = \"hour\"\n\
+                       [[line]]\nid = \"y\"\nmeter = \"cpu_time\"\nprice = \"-1\"\nunit = \"core-year\"\nper = 0\nround = \"sideways\"\n";
+    let good = std::fs::read_to_string(agent.path("meterd.toml")).unwrap();
+    for (file, text, places) in [
+        ("card.toml", broken_card.to_owned(), vec!["card.toml:1:", "card.toml:2:", "card.toml:3:", "card.toml:4:", "card.toml:7:", "card.toml:8:", "card.toml:13:", "card.toml:14:", "card.toml:15:", "card.toml:16:"]),
+        ("meterd.toml", good.replace("enforcement = \"enforce\"", "enforcement = \"hard\"\ninterval_ms = 1\nnod = \"x\""), vec!["meterd.toml:5:", "meterd.toml:6:", "meterd.toml:7:"]),
+    ] {
+        let before = std::fs::read_to_string(agent.path(file)).unwrap();
+        std::fs::write(agent.path(file), text).unwrap();
+        agent.signal("HUP");
+        agent.wait_for("every mistake is in the log", |agent| places.iter().all(|place| agent.log().contains(place)));
+        std::fs::write(agent.path(file), before).unwrap();
+        let status = agent.done("GET", "/v1/status", None);
+        assert_eq!((&status["card"], &status["enforcement"]), (&card, &json!("enforce")), "the last good ones go on");
+    }
+    let (status, answer) = agent.ask(
+        "POST",
+        "/v1/jobs",
+        Some(&json!({
+            "job": "a b", "account": 7, "uid": -1, "cgroups": ["relative", "/a/../b"], "slurm": { "job_id": 0 }, "gpus": [-1, "x"],
+            "time_limit_s": 0, "cpus": "many", "memory_bytes": 1.5, "color": "red"
+        })),
+    );
+    assert_eq!(status, 422, "{answer}");
+    assert!(10 <= answer["errors"].as_array().unwrap().len(), "every mistake at once: {answer}");
+    assert_eq!(agent.done("GET", "/v1/jobs", None)["jobs"].as_array().map(Vec::len), Some(0), "nothing was started");
+    assert_eq!(nano(&agent.done("GET", "/v1/accounts/a", None)["authority"]["settled"]), 0, "nothing was charged");
+}
+
+#[test]
+fn a_held_gpu_is_charged_for_the_time_it_was_held_and_stands_free_afterwards() {
+    let Some(mut jobs) = cgroups("gpu", 2) else { return };
+    let stub = stub_nvml::Stub::new("gpu 0 GPU-00000000-0000-0000-0000-000000000001 85899345920 1048576 NVIDIA H100 80GB HBM3\ncycle 0 50");
+    let card = CARD.to_owned() + "[[line]]\nid = \"h100\"\nmeter = \"gpu_held\"\nprice = \"3.5\"\nunit = \"gpu-hour\"\ngpu_model = \"NVIDIA H100*\"\n";
+    let mut agent = Agent::start(&card, "enforcement = \"enforce\"", &format!("[gpu]\nlibrary = \"{}\"", stub.library().display()));
+    agent.done("POST", "/v1/accounts", Some(&json!({ "account": "a" })));
+    agent.done("POST", "/v1/accounts/a/topup", Some(&json!({ "amount": "1000", "bucket": "paid", "payment": "p" })));
+    agent.wait_for("the GPU is seen", |agent| agent.done("GET", "/v1/status", None)["gpus"].to_string().contains("1"));
+    jobs[0].burn();
+    let start = |job: &str, cgroup: &Cgroup| json!({ "job": job, "account": "a", "cgroups": paths(cgroup), "gpus": [0] });
+    agent.wait_for("the GPU is known by its index", |agent| agent.ask("POST", "/v1/jobs", Some(&start("one", &jobs[0]))).0 < 300);
+    let (status, answer) = agent.ask("POST", "/v1/jobs", Some(&start("two", &jobs[1])));
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("gpu_held")), "{answer}");
+    std::thread::sleep(Duration::from_millis(1_200));
+    agent.kill();
+    std::thread::sleep(Duration::from_millis(700));
+    agent.launch();
+    std::thread::sleep(Duration::from_millis(1_200));
+    jobs[0].end_tasks();
+    agent.done("POST", "/v1/jobs/one/stop", Some(&json!({ "outcome": "completed" })));
+    agent.wait_for("the receipt is final", |agent| agent.done("GET", "/v1/jobs/one/receipt", None)["state"] == "final");
+    let receipt = agent.done("GET", "/v1/jobs/one/receipt", None);
+    let segment = &receipt["segments"][0];
+    let held: u128 = segment["gpus"][0]["held_ns"].as_str().unwrap().parse().unwrap();
+    assert_eq!(segment["gpus"][0]["held_ns"], segment["running_ns"], "held for as long as it ran, the agent's absence included");
+    assert!(3_000_000_000 < held, "held over the agent's absence: {held} ns");
+    let line = segment["lines"].as_array().unwrap().iter().find(|line| line["line"] == "h100").unwrap();
+    assert_eq!(nano(&line["cost"]), held * 35 * 1_000_000_000 / (10 * 3_600 * 1_000_000_000));
+    agent.wait_for("the GPU can be held again", |agent| agent.ask("POST", "/v1/jobs", Some(&start("two", &jobs[1]))).0 < 300);
+}
+
+#[test]
+fn sigterm_ends_the_agent_with_everything_on_disk_and_leaves_the_frozen_frozen() {
+    let Some(mut jobs) = cgroups("term", 1) else { return };
+    let mut agent = Agent::start(CARD, "enforcement = \"enforce\"", "");
+    agent.done("POST", "/v1/accounts", Some(&json!({ "account": "a" })));
+    agent.done("POST", "/v1/accounts/a/topup", Some(&json!({ "amount": "0.05", "bucket": "paid", "payment": "p" })));
+    let job = &mut jobs[0];
+    job.burn();
+    agent.done("POST", "/v1/jobs", Some(&json!({ "job": "j", "account": "a", "cgroups": paths(job) })));
+    job.go();
+    agent.wait_for("the job is frozen", |agent| phase(agent, "j") == "frozen");
+    agent.signal("TERM");
+    assert_eq!(agent.exit_code(), Some(0));
+    assert!(jobs[0].is_frozen(), "an agent that ends thaws nothing");
+    agent.launch();
+    assert_eq!(phase(&agent, "j"), "frozen");
+    agent.done("POST", "/v1/accounts/a/topup", Some(&json!({ "amount": "1000", "bucket": "paid", "payment": "p2" })));
+    agent.wait_for("the job is thawed", |agent| phase(agent, "j") == "running");
+    assert!(!jobs[0].is_frozen());
 }

@@ -24,7 +24,8 @@ impl Agent {
         std::fs::write(folder.path().join("card.toml"), card).unwrap();
         let config = format!(
             "node = \"test\"\nstate_dir = \"{at}/state\"\nruntime_dir = \"{at}/run\"\nrate_card = \"{at}/card.toml\"\n{top}\n\
-             [status]\nlisten = \"off\"\n[gpu]\nnvml = \"off\"\n{tables}\n"
+             [status]\nlisten = \"off\"\n{}{tables}\n",
+            if tables.contains("[gpu]") { "" } else { "[gpu]\nnvml = \"off\"\n" }
         );
         std::fs::write(folder.path().join("meterd.toml"), config).unwrap();
         let mut agent = Agent { folder, child: None };
@@ -59,9 +60,10 @@ impl Agent {
         }
     }
 
-    /// The pid, to send signals to.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
+    /// Sends a signal by its name, such as `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
     /// Waits for the process to end by itself.
@@ -102,6 +104,7 @@ impl Agent {
         }
     }
 
+    /// The last lines of its log.
     pub(crate) fn log(&self) -> String {
         let text = std::fs::read_to_string(self.path("log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
