@@ -318,3 +318,32 @@ fn sigterm_ends_the_agent_with_everything_on_disk_and_leaves_the_frozen_frozen()
     agent.wait_for("the job is thawed", |agent| phase(agent, "j") == "running");
     assert!(!jobs[0].is_frozen());
 }
+
+#[test]
+fn what_a_hook_wrote_down_while_the_agent_was_away_is_done_when_it_is_back() {
+    let Some(mut jobs) = cgroups("spool", 1) else { return };
+    let mut agent = Agent::start(CARD, "enforcement = \"enforce\"", "");
+    agent.done("POST", "/v1/accounts", Some(&json!({ "account": "a" })));
+    agent.done("POST", "/v1/accounts/a/topup", Some(&json!({ "amount": "1000", "bucket": "paid", "payment": "p" })));
+    agent.kill();
+    let job = &mut jobs[0];
+    job.burn();
+    let hook = |agent: &Agent, words: &[&str]| {
+        let (socket, spool) = (agent.path("run/meterd.sock"), agent.path("state/spool"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meterctl"));
+        command.arg("--socket").arg(socket).args(words).arg("--hook").arg("--spool").arg(spool);
+        assert!(command.status().unwrap().success(), "a hook never fails the scheduler's job");
+    };
+    let v2 = job.v2.display().to_string();
+    hook(&agent, &["job", "start", "--job", "late", "--account", "a", "--cgroup", &v2]);
+    agent.launch();
+    agent.wait_for("the spooled start is done", |agent| agent.ask("GET", "/v1/jobs/late", None).0 == 200);
+    agent.kill();
+    jobs[0].end_tasks();
+    hook(&agent, &["job", "stop", "late", "--exit-code", "3", "--outcome", "failed"]);
+    agent.launch();
+    agent.wait_for("the spooled stop is done", |agent| agent.done("GET", "/v1/jobs/late/receipt", None)["state"] == "final");
+    let receipt = agent.done("GET", "/v1/jobs/late/receipt", None);
+    assert_eq!((&receipt["outcome"], &receipt["exit_code"]), (&json!("failed"), &json!(3)));
+    assert_eq!(std::fs::read_dir(agent.path("state/spool")).unwrap().count(), 0, "what is done is gone");
+}

@@ -24,7 +24,7 @@ use super::priority::Scheduling;
 use super::process_tree::ProcessTrees;
 use super::run::{self, Edges, Ended, Loop, WithoutCgroup, fresh_epoch};
 use super::watch::Watch;
-use super::{clock, priority, systemd};
+use super::{clock, priority, spool_reader, systemd};
 use crate::authority::embedded::{Embedded, Notice};
 use crate::authority::store::Store;
 use crate::domain::agent::{Agent, Settings};
@@ -330,7 +330,9 @@ fn serve(
     runtime: &tokio::runtime::Runtime,
     socket: PathBuf,
 ) -> Result<Option<PathBuf>, StartError> {
-    let api = Api::with_policy(handle.clone(), Arc::clone(authority), config.state_dir.clone(), access(config), config.interval, config.policy);
+    let access = access(config);
+    runtime.spawn(spool_reader::attend(config.state_dir.join("spool"), access.clone(), handle.clone()));
+    let api = Api::with_policy(handle.clone(), Arc::clone(authority), config.state_dir.clone(), access, config.interval, config.policy);
     let (listener, made) = match systemd::unix_listener() {
         Some(held) => (held, None),
         None => (bind(&socket).map_err(StartError::io(socket.display().to_string()))?, Some(socket)),

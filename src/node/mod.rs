@@ -23,6 +23,7 @@ pub mod run;
 pub mod slot;
 pub mod slurm;
 pub mod spool;
+pub mod spool_reader;
 pub mod status;
 pub mod systemd;
 pub mod watch;
