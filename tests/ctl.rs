@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 #[path = "support/agent.rs"]
+#[expect(dead_code, reason = "what other tests need of it")]
 mod agent;
 #[path = "support/mod.rs"]
 mod support;
@@ -86,7 +87,7 @@ fn a_command_runs_as_a_job_and_its_receipt_is_verified_without_the_agent() {
     let receipt = done(&agent, &["receipt", "one", "--output", "json"]);
     std::fs::write(agent.path("receipt.json"), &receipt).unwrap();
     assert!(done(&agent, &["why", "one"]).contains("what happened"));
-    assert!(done(&agent, &["jobs", "--all"]).contains("one"));
+    agent.wait_for("the picture shows it", |agent| done(agent, &["jobs", "--all"]).contains("one"));
     assert!(done(&agent, &["status"]).contains("meterd is ready"));
     assert!(done(&agent, &["account", "ledger", "lab"]).contains("p-1"));
     agent.kill();
@@ -165,7 +166,8 @@ fn what_the_agent_froze_is_thawed_without_it() {
     done(&agent, &["account", "create", "lab"]);
     done(&agent, &["account", "topup", "lab", "0.05"]);
     let socket = agent.path("run/meterd.sock");
-    let mut run = meterctl(&socket).args(["run", "--account", "lab", "--job", "hungry", "--", "sh", "-c", "while :; do :; done"]).spawn().unwrap();
+    let mut run =
+        meterctl(&socket).args(["run", "--account", "lab", "--job", "hungry", "--", "sh", "-c", "while :; do :; done"]).spawn().unwrap();
     agent.wait_for("the job is frozen", |agent| done(agent, &["jobs"]).contains("frozen: no credit"));
     agent.kill();
     let state = agent.path("state");

@@ -130,7 +130,7 @@ pub(super) struct LedgerArguments {
 
 /// One account: as the authority keeps it, and as this node sees it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Account {
+pub(super) struct OneAccount {
     account: AccountId,
     authority: Option<ledger::AccountView>,
     node: Option<AccountView>,
@@ -139,7 +139,7 @@ pub(super) struct Account {
 /// `GET /v1/accounts`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Accounts {
-    accounts: Vec<Account>,
+    accounts: Vec<OneAccount>,
 }
 
 /// `GET /v1/accounts/{account}/ledger`.
@@ -218,7 +218,7 @@ fn top_up(socket: &Path, arguments: TopUpArguments) -> Result<Exit, Failure> {
             failure
         }
     })?;
-    print_as(&answer, arguments.format, |account: &Account| {
+    print_as(&answer, arguments.format, |account: &OneAccount| {
         format!("{} credits are booked as payment {payment}\n{}", arguments.amount, account_text(account))
     })
 }
@@ -244,8 +244,9 @@ pub(super) fn list_text(accounts: &Accounts) -> String {
         ("PER HOUR", Align::Right),
         ("LASTS", Align::Right),
     ];
-    let row = |account: &Account| {
-        let kept = |part: fn(&ledger::AccountView) -> Credits| account.authority.as_ref().map_or("?".to_owned(), |kept| part(kept).to_string());
+    let row = |account: &OneAccount| {
+        let kept =
+            |part: fn(&ledger::AccountView) -> Credits| account.authority.as_ref().map_or("?".to_owned(), |kept| part(kept).to_string());
         let here = |part: &dyn Fn(&AccountView) -> String| account.node.as_ref().map_or("-".to_owned(), part);
         vec![
             account.account.to_string(),
@@ -265,7 +266,7 @@ fn lasts(node: &AccountView) -> String {
     node.lasts_s.map_or("no end".to_owned(), |seconds| show_length(Nanos::from_secs(seconds)))
 }
 
-fn account_text(account: &Account) -> String {
+fn account_text(account: &OneAccount) -> String {
     let mut lines = vec![("account", account.account.to_string())];
     if let Some(kept) = &account.authority {
         lines.extend([
@@ -302,11 +303,8 @@ fn policy_text(policy: &AccountPolicy) -> String {
         OnExhaustion::Kill => "at zero, jobs are frozen, then killed".to_owned(),
         OnExhaustion::AllowNegative => "at zero, jobs run on and what they use is written off".to_owned(),
     };
-    let threshold = if policy.start_threshold.is_zero() {
-        String::new()
-    } else {
-        format!("; no start below {} credits", policy.start_threshold)
-    };
+    let threshold =
+        if policy.start_threshold.is_zero() { String::new() } else { format!("; no start below {} credits", policy.start_threshold) };
     let predicted = match policy.start_predicted {
         StartPredicted::Check => "; starts are measured against their time limit",
         StartPredicted::Ignore => "",
@@ -353,9 +351,9 @@ mod tests {
     use super::*;
     use crate::node::sample;
 
-    fn account() -> Account {
+    fn account() -> OneAccount {
         let node = sample::view().accounts.remove(0);
-        Account { account: node.account.clone(), authority: Some(sample::ledger_account()), node: Some(node) }
+        OneAccount { account: node.account.clone(), authority: Some(sample::ledger_account()), node: Some(node) }
     }
 
     #[test]
@@ -365,7 +363,7 @@ mod tests {
 
     #[test]
     fn accounts_stand_in_columns() {
-        let elsewhere = Account { account: "other".parse().unwrap(), authority: Some(sample::ledger_account()), node: None };
+        let elsewhere = OneAccount { account: "other".parse().unwrap(), authority: Some(sample::ledger_account()), node: None };
         insta::assert_snapshot!(list_text(&Accounts { accounts: vec![account(), elsewhere] }));
     }
 

@@ -156,7 +156,8 @@ pub(crate) fn account_path(account: &str, rest: &str) -> String {
 
 /// A document as its type.
 pub(crate) fn typed<T: DeserializeOwned>(document: Value) -> Result<T, Failure> {
-    serde_json::from_value(document).map_err(|error| Failure::Other(format!("this meterctl does not understand the agent's answer: {error}")))
+    serde_json::from_value(document)
+        .map_err(|error| Failure::Other(format!("this meterctl does not understand the agent's answer: {error}")))
 }
 
 fn refused(status: u16, document: &Value) -> Failure {
@@ -182,7 +183,8 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_is_wrong_and_what_to_do() {
-        let document = json!({ "error": { "code": "no_credit", "message": "account lab has 0 credits left", "hint": "top up the account" } });
+        let document =
+            json!({ "error": { "code": "no_credit", "message": "account lab has 0 credits left", "hint": "top up the account" } });
         let failure = refused(402, &document);
         assert_eq!(failure.to_string(), "account lab has 0 credits left (no_credit)\nhint: top up the account");
         assert_eq!(failure.exit(), Exit::Failed);

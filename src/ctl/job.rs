@@ -214,10 +214,8 @@ fn answer_text(call: &Call, answer: &Value) -> String {
 /// Makes a hook's call, or writes it down.
 fn from_hook(socket: &Path, spool: &Path, call: &Call) -> Exit {
     let at = clock::now().wall;
-    let failure = match Client::within(socket, HOOK_WITHIN).and_then(|client| make(&client, call)) {
-        Ok(_) => return Exit::Done,
-        Err(failure) => failure,
-    };
+    let made = Client::within(socket, HOOK_WITHIN).and_then(|client| make(&client, call));
+    let Err(failure) = made else { return Exit::Done };
     complain(&failure.to_string());
     if !failure.is_passing() {
         return Exit::Done; // the agent said no: it would say so again

@@ -41,7 +41,7 @@ pub const STATE_DIR: &str = "/var/lib/meterd";
 #[derive(Debug, Parser)]
 #[command(name = "meterctl", version, about, max_term_width = 120)]
 pub struct Arguments {
-    /// The agent's socket; else that of METERD_SOCKET, else /run/meterd/meterd.sock.
+    /// The agent's socket; else that of `METERD_SOCKET`, else /run/meterd/meterd.sock.
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// What to do.
@@ -166,8 +166,10 @@ fn print(text: &str) {
 
 /// To standard error, with this program's name before each line.
 fn complain(text: &str) {
-    let lines: String = text.lines().map(|line| format!("meterctl: {line}\n")).collect();
-    let _ = std::io::stderr().lock().write_all(lines.as_bytes());
+    let mut err = std::io::stderr().lock();
+    for line in text.lines() {
+        let _ = writeln!(err, "meterctl: {line}");
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `meterctl receipt`: what a job used and costs.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use super::client::{Failure, job_path};
@@ -69,19 +70,21 @@ pub(super) fn head(receipt: &Receipt) -> String {
 pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
     let length = |text: &str| text.parse().map_or_else(|_| text.to_owned(), show_wide_length);
     let mut text = format!("rate card {} version {}, {} to {}\n", segment.card, segment.card_version, segment.from, segment.to);
-    text.push_str(&format!(
-        "  ran {}, CPU time {}, memory {} on average, frozen {} (priced 0)\n",
+    let _ = writeln!(
+        text,
+        "  ran {}, CPU time {}, memory {} on average, frozen {} (priced 0)",
         length(&segment.running_ns),
         length(&segment.cpu_ns),
         mean_memory(segment),
         length(&segment.frozen_ns)
-    ));
+    );
     for gpu in &segment.gpus {
-        text.push_str(&format!("  held {} ({}) for {}\n", gpu.gpu, gpu.model, length(&gpu.held_ns)));
+        let _ = writeln!(text, "  held {} ({}) for {}", gpu.gpu, gpu.model, length(&gpu.held_ns));
     }
-    let headings = [("  LINE", Align::Left), ("QUANTITY", Align::Right), ("UNIT", Align::Left), ("PRICE", Align::Right), ("COST", Align::Right)];
+    let headings =
+        [("  LINE", Align::Left), ("QUANTITY", Align::Right), ("UNIT", Align::Left), ("PRICE", Align::Right), ("COST", Align::Right)];
     text.push_str(&table(&headings, &segment.lines.iter().map(line_row).collect::<Vec<_>>()));
-    text.push_str(&format!("  together {} credits\n", segment.cost));
+    let _ = writeln!(text, "  together {} credits", segment.cost);
     text
 }
 

@@ -228,7 +228,9 @@ impl Parent {
                 Some(Event::Signal(SIGQUIT)) => asked_to_end = true,
                 Some(Event::Signal(number)) => {
                     asked_to_end |= number == SIGTERM || number == SIGHUP;
-                    Signal::from_named_raw(number).into_iter().for_each(|signal| self.signal(signal));
+                    if let Some(signal) = Signal::from_named_raw(number) {
+                        self.signal(signal);
+                    }
                 }
                 Some(Event::Ended(status)) => return Ok(ended(told, status, limit, asked_to_end)),
                 None => limit = self.enforce(limit),
@@ -369,32 +371,34 @@ fn report(socket: &Path, job: &JobName, stop: StopRequest) {
 /// The child's part: asks the agent, then becomes the command. It comes back only if that fails.
 #[must_use]
 pub fn become_command(arguments: ChildArguments) -> ExitCode {
-    let address = SocketAddr::from_abstract_name(&arguments.tell);
+    let ChildArguments { agent, tell, request, command } = arguments;
+    let address = SocketAddr::from_abstract_name(tell);
     let mut parent = match address.and_then(|address| UnixStream::connect_addr(&address)) {
         Ok(parent) => parent,
-        Err(error) => {
-            complain(&format!("the parent is gone: {error}"));
-            return Exit::Failed.into();
-        }
+        Err(error) => return parent_is_gone(&error),
     };
-    if let Err(failure) = ask(&arguments) {
+    if let Err(failure) = ask(&agent, &request) {
         complain(&failure.to_string());
         return failure.exit().into();
     }
     if let Err(error) = parent.write_all(b"started\n") {
-        complain(&format!("the parent is gone: {error}"));
-        return Exit::Failed.into();
+        return parent_is_gone(&error);
     }
-    let Some((program, rest)) = arguments.command.split_first() else { return Exit::Failed.into() };
+    let Some((program, rest)) = command.split_first() else { return Exit::Failed.into() };
     let error = Command::new(program).args(rest).exec();
     complain(&format!("cannot run {}: {error}", program.to_string_lossy()));
     let _ = parent.write_all(b"not run\n");
     ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE })
 }
 
-fn ask(arguments: &ChildArguments) -> Result<(), Failure> {
-    let request = serde_json::from_str(&arguments.request).map_err(Failure::other)?;
-    Client::new(&arguments.agent)?.write("/v1/jobs", &request).map(|_| ())
+fn parent_is_gone(error: &std::io::Error) -> ExitCode {
+    complain(&format!("the parent is gone: {error}"));
+    Exit::Failed.into()
+}
+
+fn ask(agent: &Path, request: &str) -> Result<(), Failure> {
+    let request = serde_json::from_str(request).map_err(Failure::other)?;
+    Client::new(agent)?.write("/v1/jobs", &request).map(|_| ())
 }
 
 #[cfg(test)]

@@ -53,9 +53,10 @@ fn picture(status: &Status) -> String {
 }
 
 fn card(status: &Status) -> String {
-    let card = status.card.as_ref().map_or("none".to_owned(), |card| {
-        format!("{} version {}, from {}", card.name, card.version, card.effective_from)
-    });
+    let card = status
+        .card
+        .as_ref()
+        .map_or("none".to_owned(), |card| format!("{} version {}, from {}", card.name, card.version, card.effective_from));
     status.card_refused.as_ref().map_or(card.clone(), |why| format!("{card}; a newer one is refused: {why}"))
 }
 
@@ -79,15 +80,19 @@ fn journal(status: &Status) -> String {
         Disk::Writable => "",
         Disk::Full => "; the disk takes nothing",
     };
-    let facts = journal.seq.zip(journal.durable_seq).map_or_else(unknown, |(seq, durable)| {
-        format!("{seq} facts, {} not on disk yet", seq.saturating_sub(durable))
-    });
+    let facts = journal
+        .seq
+        .zip(journal.durable_seq)
+        .map_or_else(unknown, |(seq, durable)| format!("{seq} facts, {} not on disk yet", seq.saturating_sub(durable)));
     format!("{facts}{disk}")
 }
 
 fn authority(status: &Status) -> String {
     let Some(asked) = status.authority.asked else { return unknown() };
-    status.authority.unanswered.map_or(format!("{asked} questions, all answered"), |number| format!("{asked} questions, number {number} is open"))
+    status
+        .authority
+        .unanswered
+        .map_or(format!("{asked} questions, all answered"), |number| format!("{asked} questions, number {number} is open"))
 }
 
 fn millis(ns: u64) -> String {

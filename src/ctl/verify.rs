@@ -24,7 +24,8 @@ pub(super) struct Arguments {
 
 pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     let text = read(&arguments.receipt)?;
-    let receipt: Receipt = serde_json::from_str(&text).map_err(|error| Failure::Other(format!("{}: not a receipt: {error}", arguments.receipt.display())))?;
+    let receipt: Receipt =
+        serde_json::from_str(&text).map_err(|error| Failure::Other(format!("{}: not a receipt: {error}", arguments.receipt.display())))?;
     let mut cards = BTreeMap::new();
     for path in &arguments.card {
         let card = card(path)?;

@@ -71,7 +71,10 @@ fn with_evidence(when: &str, what: &str, evidence: &Evidence) -> String {
     let counter = evidence.cpu_counter_ns.map_or("not readable".to_owned(), |ns| format!("{ns} ns"));
     let _ = writeln!(text, "      counter: CPU time {counter}; the job's charge so far is {} credits", evidence.charge);
     let Evidence { granted, returned, spent, in_hand, free, .. } = evidence;
-    let _ = writeln!(text, "      balance: granted {granted} - returned {returned} - charged {spent} = {in_hand} in hand; {free} free elsewhere");
+    let _ = writeln!(
+        text,
+        "      balance: granted {granted} - returned {returned} - charged {spent} = {in_hand} in hand; {free} free elsewhere"
+    );
     let per_hour = Credits::from_nano(evidence.burn_max_per_s.nano().saturating_mul(3_600));
     let lasts = evidence.lasts.map_or("no end".to_owned(), |lasts| format!("it lasts {}", show_length(lasts)));
     let _ = writeln!(text, "      at the greatest burn of {per_hour} credits an hour: {lasts}");

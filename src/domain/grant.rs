@@ -92,7 +92,10 @@ impl Grant {
     /// Takes the authority's word: `granted` by maximum, the deadline counted from the request's first sending.
     pub fn take(&mut self, entry: &AnswerEntry, told: Told, request: u64, first_sent: Boot, at: (Mono, Wall)) {
         self.granted = self.granted.max(entry.granted);
-        self.deadline = self.deadline.max(first_sent.plus(entry.valid_for));
+        // Of the others the authority does not count the epoch as heard of, so they must not prolong it.
+        if matches!(entry.verdict, Verdict::Granted | Verdict::Final | Verdict::Exhausted | Verdict::BelowAtLeast) {
+            self.deadline = self.deadline.max(first_sent.plus(entry.valid_for));
+        }
         self.settled = self.settled.max(entry.settled);
         self.free = entry.free;
         self.version = self.version.max(entry.version);

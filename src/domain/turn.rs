@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::act::{Act, Acted, Order};
+use super::act::{Act, ActOutcome, Acted, Order};
 use super::agent::draft::Draft;
 use super::agent::start::{AskedInVain, PendingStart, Reply, overdue};
 use super::agent::{Agent, Settings};
@@ -18,10 +18,9 @@ use super::batch::{Batch, ReceiptRow, Row};
 use super::enforcement::Enforcement;
 use super::fact::{Fact, Seq};
 use super::id::{Attempt, Epoch, JobName, Uid};
-use super::job::Ending;
+use super::job::{Ending, FrozenBy};
 use super::meter::JobSample;
 use super::rates::Card;
-use super::receipt::Receipt;
 use super::time::{Mono, Nanos, Now};
 use super::wire::{Answer, Push, Request};
 
@@ -29,6 +28,8 @@ use super::wire::{Answer, Push, Request};
 const LOOK_AGAIN: Nanos = Nanos::from_millis(10);
 /// An order that has had no report is given again after this.
 const ORDER_AGAIN: Nanos = Nanos::from_millis(2_500);
+/// A freeze that was ordered may take hold as late as this; a job found frozen later was frozen by another.
+const TAKES_HOLD_WITHIN: Nanos = Nanos::from_secs(10);
 /// The first retransmission of a question; doubled each time up to [`SEND_AGAIN_MAX`].
 const SEND_AGAIN: Nanos = Nanos::from_millis(500);
 /// The longest wait between two.
@@ -133,6 +134,8 @@ pub struct Turn {
     wanted: BTreeMap<(Attempt, Act), Wanted>,
     replies: VecDeque<(Seq, u64, Reply)>,
     starts: Vec<PendingStart>,
+    freezing: BTreeMap<Attempt, Mono>,
+    skipped: BTreeMap<Attempt, u64>,
     sent: Option<Sent>,
     looked_at: Mono,
     ticks: u32,
@@ -152,12 +155,16 @@ impl Turn {
             wanted: BTreeMap::new(),
             replies: VecDeque::new(),
             starts: Vec::new(),
+            freezing: BTreeMap::new(),
+            skipped: BTreeMap::new(),
             sent: None,
             looked_at: Mono(0),
             ticks: 0,
             refused_card: None,
         };
         let effects = turn.draft(now, |draft, _| draft.woke(fresh_epoch));
+        let ours = turn.agent.jobs.values().filter(|job| job.is_live() && job.frozen_by == Some(FrozenBy::Agent));
+        turn.freezing = ours.map(|job| (job.attempt, now.mono)).collect();
         (turn, effects)
     }
 
@@ -213,10 +220,15 @@ impl Turn {
                 self.journal = state;
                 self.draft(now, |_, _| ())
             }
-            Event::Ticked(samples) => self.tick(now, &samples),
-            Event::Looked(samples) => self.draft(now, |draft, _| draft.sampled(&samples)),
+            Event::Ticked(samples) => self.tick(now, samples),
+            Event::Looked(samples) => self.looked(now, samples),
             Event::Acted(acted, sample) => {
-                self.wanted.remove(&(acted.attempt, acted.act));
+                if acted.outcome == ActOutcome::Confirmed {
+                    self.wanted.remove(&(acted.attempt, acted.act)); // what did not succeed is tried again, but not at once
+                }
+                if acted.outcome == ActOutcome::Confirmed && matches!(acted.act, Act::Freeze | Act::Thaw) {
+                    self.freezing.remove(&acted.attempt);
+                }
                 self.draft(now, |draft, _| draft.acted(&acted, sample.as_ref()))
             }
             Event::Answered(answer, fresh_epoch) => self.answered(now, &answer, fresh_epoch),
@@ -251,11 +263,30 @@ impl Turn {
     #[must_use]
     pub fn next_due(&self) -> Option<Mono> {
         let starts = self.starts.iter().map(|start| start.at.mono.plus(super::agent::start::ADMIT_WITHIN)).min();
-        let resend = self.agent.outstanding.as_ref().and(self.sent).map(|sent| sent.at.plus(sent.again));
+        let outstanding = self.agent.outstanding.as_ref().map(|outstanding| outstanding.request.request);
+        let resend = self.sent.filter(|sent| outstanding == Some(sent.request)).map(|sent| sent.at.plus(sent.again));
         starts.into_iter().chain(resend).min()
     }
 
-    fn tick(&mut self, now: Now, samples: &[JobSample]) -> Vec<Effect> {
+    fn looked(&mut self, now: Now, mut samples: Vec<JobSample>) -> Vec<Effect> {
+        self.looked_at = now.mono;
+        self.freezing.retain(|_, since| now.mono.since(*since) < TAKES_HOLD_WITHIN);
+        self.catch_up(&mut samples);
+        self.draft(now, |draft, _| draft.sampled(&samples))
+    }
+
+    /// A tail tells what came after the last look. If that one was left out, its part is missing too.
+    fn catch_up(&mut self, samples: &mut [JobSample]) {
+        for sample in samples {
+            let skipped = self.skipped.remove(&sample.attempt);
+            let counted = self.agent.jobs.get(&sample.attempt).and_then(|job| job.cpu_counter_ns);
+            if let (Some(tail), Some(skipped)) = (&mut sample.tail, skipped) {
+                tail.cpu_ns = tail.cpu_ns.saturating_add(skipped.saturating_sub(counted.unwrap_or(0)));
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Now, samples: Vec<JobSample>) -> Vec<Effect> {
         self.ticks += 1;
         if BEHIND_MAX < self.agent.seq.0 - self.durable.0 || self.journal == JournalState::Full {
             // The disk is behind: only what is near its edge is counted now, the rest at the next tick that is.
@@ -263,10 +294,12 @@ impl Turn {
                 let account = self.agent.jobs.get(&sample.attempt).and_then(|job| self.agent.accounts.get(&job.account));
                 account.is_some_and(|account| account.armed.is_some())
             };
-            let near: Vec<JobSample> = samples.iter().filter(armed).cloned().collect();
-            return self.draft(now, |draft, _| draft.sampled(&near));
+            let (near, far): (Vec<JobSample>, Vec<JobSample>) =
+                samples.into_iter().partition(|sample| armed(&sample) || sample.tail.is_some());
+            self.skipped.extend(far.iter().filter_map(|sample| Some((sample.attempt, *sample.cpu_ns.seen()?))));
+            return self.looked(now, near);
         }
-        self.draft(now, |draft, _| draft.sampled(samples))
+        self.looked(now, samples)
     }
 
     fn start(&mut self, now: Now, start: PendingStart) -> Vec<Effect> {
@@ -295,11 +328,18 @@ impl Turn {
     }
 
     fn answered(&mut self, now: Now, answer: &Answer, fresh_epoch: Epoch) -> Vec<Effect> {
-        let taken = self.agent.outstanding.as_ref().is_some_and(|outstanding| outstanding.request.request == answer.request);
-        let mut effects = self.draft(now, |draft, _| draft.answered(answer, fresh_epoch));
-        if taken && self.agent.outstanding.as_ref().is_none_or(|outstanding| outstanding.request.request != answer.request) {
+        let epoch = self.agent.epoch;
+        let mut accepted = false;
+        let asked: Vec<u64> =
+            self.starts.iter().filter(|start| start.asked.is_some_and(|asked| asked <= answer.request)).map(|start| start.caller).collect();
+        let mut effects = self.draft(now, |draft, _| {
+            draft.answered(answer, fresh_epoch);
+            accepted = draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Answered { .. }));
+        });
+        // In a new epoch everything is asked anew.
+        if accepted && self.agent.epoch == epoch {
             let (ready, waiting): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut self.starts).into_iter().partition(|start| start.asked.is_some_and(|asked| asked <= answer.request));
+                std::mem::take(&mut self.starts).into_iter().partition(|start| asked.contains(&start.caller));
             self.starts = waiting;
             effects.extend(self.admit(now, &ready, AskedInVain::No));
         }
@@ -320,13 +360,15 @@ impl Turn {
 
     /// Makes facts, and lets out what the disk allows.
     fn draft(&mut self, now: Now, work: impl FnOnce(&mut Draft<'_>, &mut Vec<(u64, Reply)>)) -> Vec<Effect> {
-        self.looked_at = now.mono;
         let first = Seq(self.agent.seq.0 + 1);
         let mut replies = Vec::new();
-        let mut draft = Draft::new(&mut self.agent, &self.settings, now);
+        let mut draft = Draft::new(&mut self.agent, &self.settings, now, &self.freezing);
         work(&mut draft, &mut replies);
+        if draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Pushed { .. } | Fact::EpochOpened { .. })) {
+            self.starts.iter_mut().for_each(|start| start.asked = None); // their question is void
+        }
         draft.ask(&self.starts);
-        let facts = draft.finish();
+        let (facts, receipts) = draft.finish();
         for start in self.starts.iter_mut().filter(|start| start.asked.is_none()) {
             let asked = |fact: &Fact| match fact {
                 Fact::Asked { request, .. } if request.entries.iter().any(|entry| entry.account == start.wanted.account) => {
@@ -341,7 +383,7 @@ impl Turn {
         effects.extend(watched(&facts));
         effects.extend(facts.iter().filter(|(_, fact)| is_noteworthy(fact)).map(|(_, fact)| Effect::Log(fact.clone())));
         if !facts.is_empty() {
-            effects.push(Effect::Commit(self.batch(first, &facts, now)));
+            effects.push(Effect::Commit(self.batch(first, &facts, receipts, now)));
         }
         effects.extend(self.sends(now));
         while let Some((_, caller, reply)) = self.replies.pop_front_if(|(seq, _, _)| *seq <= self.durable) {
@@ -366,6 +408,9 @@ impl Turn {
             let again = wanted.ordered.is_none_or(|at| ORDER_AGAIN <= now.mono.since(at));
             if allowed && again {
                 wanted.ordered = Some(now.mono);
+                if order.act == Act::Freeze {
+                    self.freezing.insert(order.attempt, now.mono);
+                }
                 out.push(Effect::Act(order));
             }
         }
@@ -390,20 +435,8 @@ impl Turn {
         Some(Effect::Send(outstanding.request.clone()))
     }
 
-    fn batch(&mut self, first: Seq, facts: &[(Seq, Fact)], now: Now) -> Batch {
+    fn batch(&mut self, first: Seq, facts: &[(Seq, Fact)], receipts: Vec<ReceiptRow>, now: Now) -> Batch {
         let rows = facts.iter().map(|(_, fact)| Row { wall: now.wall, bytes: fact.encode() }).collect();
-        let closed = facts.iter().filter_map(|(_, fact)| match fact {
-            Fact::JobClosed { attempt } => self.agent.closed.iter().find(|job| job.attempt == *attempt),
-            _ => None,
-        });
-        let receipts = closed
-            .map(|job| ReceiptRow {
-                attempt: job.attempt,
-                job: job.name.clone(),
-                ended: job.ended.unwrap_or(now).wall,
-                json: Receipt::of(job, &self.agent, &self.settings).to_json(),
-            })
-            .collect();
         let due = CHECKPOINT_TICKS <= self.ticks;
         if due {
             self.ticks = 0;

@@ -25,8 +25,8 @@ use tokio::sync::oneshot;
 use super::access::{Access, Ask, Standing, Who, unknown_account, unknown_job};
 use super::clock;
 use super::handle::{Caller, Handle, Inbox, Picture};
-use super::status::{NotReady, Status, alive, not_ready};
 use super::journal::JournalError;
+use super::status::{NotReady, Status, alive, not_ready};
 use super::{journal, metrics};
 use crate::authority::embedded::Embedded;
 use crate::authority::store::Done;
@@ -174,9 +174,9 @@ impl Api {
             return Ok(());
         }
         let mut rates = self.0.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.take(&peer.who, clock::mono()).map_err(|()| {
-            Answer::from(Problem::new("too_many_calls", "this user makes too many calls", "wait a second between calls"))
-        })
+        rates
+            .take(&peer.who, clock::mono())
+            .map_err(|()| Answer::from(Problem::new("too_many_calls", "this user makes too many calls", "wait a second between calls")))
     }
 
     async fn dispatch(&self, peer: &Peer, method: &Method, uri: &Uri, body: Result<Bytes, BytesRejection>) -> Answer {

@@ -167,7 +167,10 @@ pub(crate) fn receipt() -> Receipt {
         running_ns: usage.wall_ns.to_string(),
         frozen_ns: usage.frozen_ns.to_string(),
         job_starts: 1,
-        gpus: gpus.iter().map(|held| ReceiptGpu { gpu: held.gpu.clone(), model: held.model.clone(), held_ns: (2 * HOUR_NS).to_string() }).collect(),
+        gpus: gpus
+            .iter()
+            .map(|held| ReceiptGpu { gpu: held.gpu.clone(), model: held.model.clone(), held_ns: (2 * HOUR_NS).to_string() })
+            .collect(),
         lines,
         cost,
     };

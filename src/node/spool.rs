@@ -118,7 +118,7 @@ impl Spool {
         for entry in Dir::read_from(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.starts_with('.') && name.ends_with(".json") {
+            if !name.starts_with('.') && name.strip_suffix(".json").is_some() {
                 names.push(name);
             }
         }
@@ -201,7 +201,10 @@ mod tests {
         spool.write(Wall(1_000), &start).unwrap();
         for _ in 0..2 {
             let read: Vec<Spooled> = spool.read().unwrap().into_iter().map(Result::unwrap).collect();
-            assert_eq!(read.iter().map(|spooled| (spooled.at, &spooled.call)).collect::<Vec<_>>(), [(Wall(1_000), &start), (Wall(2_000), &stop("a"))]);
+            assert_eq!(
+                read.iter().map(|spooled| (spooled.at, &spooled.call)).collect::<Vec<_>>(),
+                [(Wall(1_000), &start), (Wall(2_000), &stop("a"))]
+            );
             assert_eq!(read[0].owner, Uid(rustix::process::geteuid().as_raw()));
         }
         for spooled in spool.read().unwrap() {

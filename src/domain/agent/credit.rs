@@ -10,7 +10,7 @@ use super::super::id::{AccountId, Attempt, Epoch};
 use super::super::job::{COUNTER_SETTLES, Evidence, Job, StepEvent};
 use super::super::money::Credits;
 use super::super::rates::charge::{self, Shape};
-use super::super::time::{Mono, Nanos};
+use super::super::time::{Boot, Mono, Nanos};
 use super::super::usage::HeldGpu;
 use super::super::wire::{Answer, PROTOCOL, Push, Request, RequestEntry, UNIT, Verdict};
 use super::draft::Draft;
@@ -98,7 +98,7 @@ impl Agent {
 
     /// The earliest instant at which an armed account can be empty, with the jobs to look at then.
     #[must_use]
-    pub fn next_edge(&self, settings: &Settings, boot: super::super::time::Boot) -> Option<(Mono, Vec<Attempt>)> {
+    pub fn next_edge(&self, settings: &Settings, boot: Boot) -> Option<(Mono, Vec<Attempt>)> {
         let edge = |(id, account): (&AccountId, &Account)| {
             account.armed?;
             let running: Vec<&Job> = self.jobs_of(id).filter(|job| job.may_burn()).collect();
@@ -189,7 +189,7 @@ impl Draft<'_> {
     fn review_edge(&mut self, id: &AccountId, in_hand: Credits, live: &[Attempt]) {
         let armed = self.agent.accounts.get(id).is_some_and(|account| account.armed.is_some());
         let enforced = self.agent.mode(self.settings) == Enforcement::Enforce;
-        let lasts = grant::lasts(in_hand, self.agent.burn_max(id, self.settings));
+        let lasts = self.lasts_at_most(id, in_hand);
         let near = enforced && lasts.is_some_and(|lasts| lasts < ARM_BEFORE);
         let far = !enforced || lasts.is_none_or(|lasts| DISARM_BEYOND < lasts);
         if near && !armed {
@@ -200,6 +200,15 @@ impl Draft<'_> {
         } else if far && armed {
             self.record(Fact::Disarmed { account: id.clone() });
         }
+    }
+
+    /// How long what is in hand lasts if every job burns its most, those that stand still and may be thawed included: a job must not run
+    /// again before its edge is armed. Never beyond the deadline.
+    fn lasts_at_most(&self, id: &AccountId, in_hand: Credits) -> Option<Nanos> {
+        let alive = self.agent.jobs_of(id).filter(|job| job.is_live() && job.emptied.is_none());
+        let lasts = grant::lasts(in_hand, self.agent.burn_of(alive, self.settings))?;
+        let deadline = self.agent.accounts.get(id).map_or(Boot(0), |account| account.grant.deadline);
+        Some(lasts.min(deadline.since(self.now.boot)))
     }
 
     fn review_warning(&mut self, id: &AccountId, in_hand: Credits, live: &[Attempt]) {
@@ -292,6 +301,7 @@ impl Draft<'_> {
 
     /// Asks, if anything is needed and the last question is answered or too old.
     pub fn ask(&mut self, starts: &[PendingStart]) {
+        self.give_back_idle(starts);
         let Some((epoch, boot)) = self.agent.epoch else { return };
         let since_last = self.now.boot.since(self.agent.asked_at);
         if self.agent.outstanding.is_some() && since_last < ANSWER_WITHIN {
@@ -321,6 +331,16 @@ impl Draft<'_> {
             entries,
         };
         self.record(Fact::Asked { request: Box::new(request), first_sent: self.now.boot });
+    }
+
+    /// Credit that came for nobody: its job ended while the question was under way, or its start was refused.
+    fn give_back_idle(&mut self, starts: &[PendingStart]) {
+        let held = self.agent.accounts.iter().filter(|(_, account)| account.grant.held().is_positive()).map(|(id, _)| id);
+        let waits = |id: &AccountId| starts.iter().any(|start| start.wanted.account == *id);
+        let idle: Vec<AccountId> = held.filter(|id| !waits(id) && self.agent.jobs_of(id).next().is_none()).cloned().collect();
+        for id in idle {
+            self.give_back(&id);
+        }
     }
 
     fn accounts_known(&self, starts: &[PendingStart]) -> Vec<AccountId> {

@@ -3,7 +3,10 @@
 //! Here: what samples say of a job ([`Draft::sampled`]), what the hands did, and how a job ends. Credit is in [`super::credit`],
 //! beginnings are in [`super::start`].
 
+use std::collections::BTreeMap;
+
 use super::super::act::{Act, ActOutcome, Acted, Target};
+use super::super::batch::ReceiptRow;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, Row, Seq};
 use super::super::id::{AccountId, Attempt, BootId, Epoch, Uid};
@@ -12,6 +15,7 @@ use super::super::meter::{Frozen, JobSample, Missing, Populated, Reading, TailSh
 use super::super::money::Credits;
 use super::super::outcome::Outcome;
 use super::super::rates::{Card, charge};
+use super::super::receipt::Receipt;
 use super::super::time::{Mono, Nanos, Now};
 use super::super::usage::{Meter, Usage};
 use super::{Agent, Settings};
@@ -30,13 +34,15 @@ pub struct Draft<'a> {
     pub(super) agent: &'a mut Agent,
     pub(super) settings: &'a Settings,
     pub(super) now: Now,
+    freezing: &'a BTreeMap<Attempt, Mono>,
     facts: Vec<(Seq, Fact)>,
+    receipts: Vec<ReceiptRow>,
 }
 
 impl<'a> Draft<'a> {
-    /// Begins a turn.
-    pub fn new(agent: &'a mut Agent, settings: &'a Settings, now: Now) -> Draft<'a> {
-        Draft { agent, settings, now, facts: Vec::new() }
+    /// Begins a turn. `freezing`: jobs whose freeze was ordered and may still take hold, and when it was ordered.
+    pub fn new(agent: &'a mut Agent, settings: &'a Settings, now: Now, freezing: &'a BTreeMap<Attempt, Mono>) -> Draft<'a> {
+        Draft { agent, settings, now, freezing, facts: Vec::new(), receipts: Vec::new() }
     }
 
     /// The state as it now is.
@@ -45,10 +51,16 @@ impl<'a> Draft<'a> {
         self.agent
     }
 
-    /// The turn's facts, in order.
+    /// The turn's facts so far, in order.
     #[must_use]
-    pub fn finish(self) -> Vec<(Seq, Fact)> {
-        self.facts
+    pub fn facts(&self) -> &[(Seq, Fact)] {
+        &self.facts
+    }
+
+    /// The turn's facts, in order, and the receipts of the jobs that were closed.
+    #[must_use]
+    pub fn finish(self) -> (Vec<(Seq, Fact)>, Vec<ReceiptRow>) {
+        (self.facts, self.receipts)
     }
 
     pub(super) fn record(&mut self, fact: Fact) {
@@ -64,19 +76,51 @@ impl<'a> Draft<'a> {
     pub fn woke(&mut self, fresh_epoch: Epoch) {
         let boot = self.settings.boot;
         if self.agent.epoch.is_some_and(|(_, last)| last == boot) {
+            self.doubt_freezes();
             return;
         }
         self.record(Fact::EpochOpened { epoch: fresh_epoch, boot, at: self.now });
         let gone: Vec<(Attempt, BootId)> =
             self.agent.jobs.values().filter(|job| job.is_live()).map(|job| (job.attempt, job.boot)).collect();
         for (attempt, _) in gone.into_iter().filter(|(_, last)| *last != boot) {
+            self.note_reboot(attempt);
             self.end(attempt, Ending { outcome: Outcome::NodeRebooted, exit_code: None }, self.now);
+        }
+    }
+
+    /// The process before this one may have frozen a job near its edge and not lived to write that down. Until looks say otherwise,
+    /// such a freeze is ours: else nobody would ever thaw it.
+    fn doubt_freezes(&mut self) {
+        let near = |job: &&Job| {
+            let account = self.agent.accounts.get(&job.account);
+            job.may_burn()
+                && job.frozen_by.is_none()
+                && account.is_some_and(|account| account.armed.is_some() || account.empty_since.is_some())
+        };
+        let doubtful: Vec<Attempt> = self.agent.jobs.values().filter(near).map(|job| job.attempt).collect();
+        for attempt in doubtful {
+            self.record(Fact::FrozenBySet { attempt, by: Some(FrozenBy::Agent) });
+        }
+    }
+
+    /// What a job used between its last look and the end of its boot is gone with the kernel that knew.
+    fn note_reboot(&mut self, attempt: Attempt) {
+        let Some(job) = self.agent.jobs.get(&attempt).filter(|job| job.phase != Phase::Awaited && job.emptied.is_none()) else { return };
+        let at = job.counted_to;
+        for (meter, rule) in
+            [(Meter::CpuTime, GapRule::Lost), (Meter::WallTime, GapRule::NotBilled), (Meter::MemoryCharged, GapRule::NotBilled)]
+        {
+            self.record(Fact::GapSeen { attempt, gap: Gap { meter, from: at, to: at, why: Missing::AgentDown, rule } });
         }
     }
 
     /// The authority has closed the epoch: a new one, and nothing in hand until it answers.
     pub(super) fn epoch_void(&mut self, fresh_epoch: Epoch) {
         self.record(Fact::EpochOpened { epoch: fresh_epoch, boot: self.settings.boot, at: self.now });
+        let accounts: Vec<AccountId> = self.agent.accounts.keys().cloned().collect();
+        for account in accounts {
+            self.review(&account);
+        }
     }
 
     /// A card has come into force. Refused if it leaves a GPU in use without a price: the last one then goes on.
@@ -108,12 +152,12 @@ impl<'a> Draft<'a> {
     /// Looks at some jobs: what they used since the last look, what that costs, and what follows for their accounts.
     pub fn sampled(&mut self, samples: &[JobSample]) {
         let mut rows = Vec::with_capacity(samples.len());
-        let mut after: Vec<&JobSample> = Vec::new();
+        let mut after: Vec<(&JobSample, Phase)> = Vec::new();
         let mut in_hand = std::collections::BTreeMap::new();
         let samples: Vec<JobSample> = samples.iter().map(|sample| self.known_to_be_gone(sample)).collect();
         for sample in &samples {
             let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { continue };
-            after.push(sample);
+            after.push((sample, job.phase));
             let account = job.account.clone();
             let hand = in_hand.entry(account.clone()).or_insert_with(|| self.in_hand(&account));
             if let Some(row) = self.row(job, sample, sample.at, hand) {
@@ -124,8 +168,8 @@ impl<'a> Draft<'a> {
         if !rows.is_empty() {
             self.record(Fact::Counted { wall: self.now.wall, rows });
         }
-        for sample in after {
-            self.look_at(sample);
+        for (sample, before) in after {
+            self.look_at(sample, before);
         }
         for account in in_hand.into_keys() {
             self.review(&account);
@@ -149,7 +193,7 @@ impl<'a> Draft<'a> {
     /// One job's new totals. `None` if nothing has changed that is worth writing down.
     fn row(&self, job: &Job, sample: &JobSample, at: Mono, in_hand: &mut Credits) -> Option<Row> {
         let segment = job.segments.last()?;
-        let populated = if is_gone(sample) { Some(Populated::No) } else { sample.populated.seen().copied() };
+        let populated = if is_gone(sample) { Some(Populated::No) } else { sample.populated.seen().copied().filter(|_| !is_unread(job, sample)) };
         let counter = counter(job, sample);
         if job.phase == Phase::Awaited && counter.is_none() {
             return None;
@@ -162,15 +206,16 @@ impl<'a> Draft<'a> {
         // A sum that fell (a part of the job went while the agent was down) is a new baseline; its old part is not billed twice.
         let counter_delta = counter.map_or(0, |now| now.saturating_sub(job.cpu_counter_ns.unwrap_or(0)));
         let still_empty = job.emptied.is_some() && populated != Some(Populated::Yes);
-        let still_frozen = job.phase == Phase::Frozen && phase == Phase::Frozen;
+        let empties = populated == Some(Populated::No) && job.emptied.is_none();
+        let still_frozen = job.phase == Phase::Frozen && phase == Phase::Frozen && !empties;
         if counter_delta == 0 && (still_empty || still_frozen) {
             return None;
         }
         let mut usage = segment.usage.clone();
         usage.cpu_ns += u128::from(counter_delta);
         let level = sample.memory_bytes.seen().copied();
-        if !still_empty {
-            self.add_time(&mut usage, job, at, level);
+        if !still_empty && !self.is_unknown(job, sample) {
+            self.add_time(&mut usage, job, sample, at);
         }
         let cost = self.price(job, &usage).unwrap_or(segment.cost).max(segment.cost);
         let charge = job.charge.plus(cost.minus(segment.cost));
@@ -193,18 +238,40 @@ impl<'a> Draft<'a> {
     }
 
     /// The time since the last look goes to running or to frozen, by what the job then was; memory only while it ran.
-    fn add_time(&self, usage: &mut Usage, job: &Job, at: Mono, level: Option<u64>) {
+    fn add_time(&self, usage: &mut Usage, job: &Job, sample: &JobSample, at: Mono) {
         let length = at.since(job.counted_to);
         match job.phase {
             Phase::Running => {
                 usage.wall_ns += u128::from(length.0);
                 usage.gpu_held_ns.values_mut().for_each(|held| *held += u128::from(length.0));
-                if let Some(before) = job.memory_level_bytes.filter(|_| length <= self.level_gap()) {
-                    usage.memory_byte_ns += area(before, level, length);
-                }
+                usage.memory_byte_ns += self.memory(job, sample, length).unwrap_or(0);
             }
             Phase::Frozen => usage.frozen_ns += u128::from(length.0),
             Phase::Awaited | Phase::Ended => {}
+        }
+    }
+
+    /// The job's state changed at an unknown instant of a long time in which nobody looked: then nobody knows for how long it ran.
+    fn is_unknown(&self, job: &Job, sample: &JobSample) -> bool {
+        let empty = is_gone(sample) || sample.populated.seen() == Some(&Populated::No);
+        let frozen = sample.frozen.seen().is_some_and(|frozen| (*frozen == Frozen::Yes) != (job.phase == Phase::Frozen));
+        job.emptied.is_none() && self.level_gap() < sample.at.since(job.counted_to) && (empty || frozen)
+    }
+
+    /// The memory of a running job over the time since its last look, in byte-nanoseconds; or why nobody knows it.
+    fn memory(&self, job: &Job, sample: &JobSample, length: Nanos) -> Result<u128, Missing> {
+        let ended = is_gone(sample) || sample.populated.seen() == Some(&Populated::No);
+        if self.level_gap() < length {
+            return Err(Missing::AgentDown);
+        }
+        match (job.memory_level_bytes, &sample.memory_bytes) {
+            (Some(before), Reading::Seen(now)) => Ok(area(before, Some(*now), length)),
+            (Some(before), Reading::Missing(_)) if ended => Ok(area(before, None, length)),
+            (_, Reading::Missing(why)) => Err(why.clone()),
+            (None, Reading::Seen(_)) => {
+                let last = job.gaps.iter().rev().find(|gap| gap.meter == Meter::MemoryCharged);
+                Err(last.map_or(Missing::NotYet, |gap| gap.why.clone()))
+            }
         }
     }
 
@@ -218,9 +285,9 @@ impl<'a> Draft<'a> {
     }
 
     /// What could not be read, before the new totals are applied (they move `counted_to`).
-    fn note_gaps(&mut self, samples: &[&JobSample]) {
+    fn note_gaps(&mut self, samples: &[(&JobSample, Phase)]) {
         let mut gaps = Vec::new();
-        for sample in samples {
+        for (sample, _) in samples {
             let Some(job) = self.agent.jobs.get(&sample.attempt) else { continue };
             if job.phase == Phase::Awaited {
                 continue;
@@ -234,18 +301,17 @@ impl<'a> Draft<'a> {
             {
                 gaps.push((job.attempt, stretch(Meter::CpuTime, Missing::Vanished, GapRule::Lost)));
             }
-            if let (Reading::Missing(why), Reading::Seen(Populated::Yes)) = (&sample.cpu_ns, &sample.populated) {
+            if let (Reading::Missing(why), true) = (&sample.cpu_ns, is_unread(job, sample)) {
                 gaps.push((job.attempt, stretch(Meter::CpuTime, why.clone(), GapRule::CountedLater)));
             }
-            let running = job.phase == Phase::Running && job.emptied.is_none();
-            match &sample.memory_bytes {
-                Reading::Missing(why) if running && sample.populated.seen() == Some(&Populated::Yes) => {
-                    gaps.push((job.attempt, stretch(Meter::MemoryCharged, why.clone(), GapRule::NotBilled)));
-                }
-                _ if running && job.memory_level_bytes.is_some() && self.level_gap() < sample.at.since(job.counted_to) => {
-                    gaps.push((job.attempt, stretch(Meter::MemoryCharged, Missing::AgentDown, GapRule::NotBilled)));
-                }
-                _ => {}
+            if self.is_unknown(job, sample) {
+                gaps.push((job.attempt, stretch(Meter::WallTime, Missing::AgentDown, GapRule::NotBilled)));
+            }
+            if job.phase == Phase::Running
+                && job.emptied.is_none()
+                && let Err(why) = self.memory(job, sample, sample.at.since(job.counted_to))
+            {
+                gaps.push((job.attempt, stretch(Meter::MemoryCharged, why, GapRule::NotBilled)));
             }
         }
         for (attempt, gap) in gaps {
@@ -254,24 +320,23 @@ impl<'a> Draft<'a> {
     }
 
     /// What a look says beside the numbers: frozen by somebody else, thawed by somebody else, empty, vanished.
-    fn look_at(&mut self, sample: &JobSample) {
+    fn look_at(&mut self, sample: &JobSample, before: Phase) {
         let Some(job) = self.agent.jobs.get(&sample.attempt) else { return };
         let attempt = job.attempt;
         match (sample.frozen.seen(), job.frozen_by) {
-            (Some(Frozen::Yes), None) => {
-                // An agent that was killed between the freeze and its record finds its own work: the timer was armed durably.
-                let account = self.agent.accounts.get(&job.account);
-                let ours = account.is_some_and(|account| account.armed.is_some() || account.empty_since.is_some());
-                let by = if ours { FrozenBy::Agent } else { FrozenBy::Other };
-                self.record(Fact::FrozenBySet { attempt, by: Some(by) });
-                if by == FrozenBy::Other {
-                    self.step(attempt, StepEvent::FrozenByOther);
-                }
+            // Ours, if a freeze was ordered: its report is to come.
+            (Some(Frozen::Yes), None) if !self.freezing.contains_key(&attempt) => {
+                self.record(Fact::FrozenBySet { attempt, by: Some(FrozenBy::Other) });
+                self.step(attempt, StepEvent::FrozenByOther);
             }
-            (Some(Frozen::No), Some(by)) => {
-                self.record(Fact::FrozenBySet { attempt, by: None });
+            (Some(Frozen::No), Some(FrozenBy::Other)) => self.record(Fact::FrozenBySet { attempt, by: None }),
+            (Some(Frozen::No), Some(FrozenBy::Agent)) => {
                 let wanted = self.agent.restraint(attempt, self.settings) == super::wants::Restraint::Frozen;
-                if by == FrozenBy::Agent && wanted {
+                // One that has not taken hold yet is still ours once it does.
+                if !self.freezing.contains_key(&attempt) {
+                    self.record(Fact::FrozenBySet { attempt, by: None });
+                }
+                if before == Phase::Frozen && wanted {
                     self.step(attempt, StepEvent::FoundThawed);
                 }
             }
@@ -283,6 +348,9 @@ impl<'a> Draft<'a> {
     fn end_if_over(&mut self, sample: &JobSample) {
         let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { return };
         let gone = is_gone(sample);
+        if is_unread(job, sample) {
+            return;
+        }
         if !gone && sample.populated.seen() != Some(&Populated::No) {
             return;
         }
@@ -315,7 +383,19 @@ impl<'a> Draft<'a> {
         let Some(job) = self.agent.jobs.get(&attempt).filter(|job| done(job)) else { return };
         let account = job.account.clone();
         self.record(Fact::JobClosed { attempt });
+        self.write_receipt(attempt);
         self.give_back(&account);
+    }
+
+    /// Written at once: a later close may push this job out of those at hand.
+    fn write_receipt(&mut self, attempt: Attempt) {
+        let Some(job) = self.agent.closed.iter().rev().find(|job| job.attempt == attempt) else { return };
+        self.receipts.push(ReceiptRow {
+            attempt,
+            job: job.name.clone(),
+            ended: job.ended.unwrap_or(self.now).wall,
+            json: Receipt::of(job, self.agent, self.settings).to_json(),
+        });
     }
 
     /// The hands have done something; `sample` is the job, looked at afterwards.
@@ -345,6 +425,11 @@ fn counter(job: &Job, sample: &JobSample) -> Option<u64> {
         Reading::Missing(Missing::Vanished) => sample.tail.map(|tail| before.saturating_add(tail.cpu_ns)),
         Reading::Missing(_) => None,
     }
+}
+
+/// Its CPU time cannot be read just now. It is over only once the last of that is known, or lost.
+fn is_unread(job: &Job, sample: &JobSample) -> bool {
+    !is_gone(sample) && sample.cpu_ns.seen().is_none() && job.cpu_counter_ns.is_some()
 }
 
 /// Its cgroup or process is not there any more.

@@ -162,7 +162,7 @@ impl Agent {
             }
             Fact::Armed { account, .. } => self.account(account).armed = Some(self.seq),
             Fact::Disarmed { account } => self.account(account).armed = None,
-            Fact::EmptySet { account, since } => self.account(account).empty_since = *since,
+            Fact::EmptySet { account, since } => self.set_empty(account, *since),
             Fact::WarnedSet { account, at } => self.account(account).warned = *at,
             Fact::Asked { request, first_sent } => {
                 self.asked = request.request;
@@ -226,6 +226,14 @@ impl Agent {
         self.asked = 0;
         self.asked_at = Boot(0); // the last one may be of another boot, whose instants mean nothing in this one
         self.outstanding = None;
+    }
+
+    /// Once there is credit again, what was begun against the account's jobs is over.
+    fn set_empty(&mut self, id: &AccountId, since: Option<Mono>) {
+        self.account(id).empty_since = since;
+        if since.is_none() {
+            self.jobs.values_mut().filter(|job| job.account == *id).for_each(|job| job.terminated_at = None);
+        }
     }
 
     fn adopt(&mut self, card: &Card, at: Now) {
@@ -356,12 +364,15 @@ impl Agent {
         self.with_job(acted.attempt, |job| {
             job.note_step(Step { wall, at: acted.done_at, event: StepEvent::Acted(acted.clone()) });
             match (acted.act, &acted.outcome) {
-                (Act::Freeze, ActOutcome::Confirmed | ActOutcome::Unconfirmed) => job.frozen_by = Some(FrozenBy::Agent),
+                // One that failed may have taken hold of some of the job's directories.
+                (Act::Freeze, ActOutcome::Confirmed | ActOutcome::Unconfirmed | ActOutcome::Failed(_)) => {
+                    job.frozen_by = Some(FrozenBy::Agent)
+                }
                 (Act::Thaw | Act::Terminate, ActOutcome::Confirmed) => job.frozen_by = None,
                 (Act::Remove, ActOutcome::Confirmed | ActOutcome::Gone | ActOutcome::Refused(_)) => job.removed = Removed::Yes,
                 _ => {}
             }
-            if acted.act == Act::Terminate && job.terminated_at.is_none() {
+            if acted.act == Act::Terminate && acted.outcome == ActOutcome::Confirmed && job.terminated_at.is_none() {
                 job.terminated_at = Some(acted.asked_at);
             }
         });

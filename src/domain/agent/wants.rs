@@ -4,9 +4,12 @@ use super::super::act::{Act, Order};
 use super::super::enforcement::Enforcement;
 use super::super::id::Attempt;
 use super::super::job::{FrozenBy, Job, Phase, Removed};
-use super::super::time::Now;
+use super::super::time::{Nanos, Now};
 use super::super::wire::OnExhaustion;
 use super::{Agent, Settings};
+
+/// The authority's "exhausted" ends a job only while it is this young: an empty account asks again twice in that time.
+const FRESH_FOR: Nanos = Nanos::from_secs(20);
 
 /// What a job is to be held to, from nothing to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,12 +51,20 @@ impl Agent {
         wants
     }
 
+    /// A word that is not fresh ends nothing: then the job only stands still, until the authority says it again.
+    fn fresh_restraint(&self, job: &Job, settings: &Settings, now: Now) -> Restraint {
+        let heard = self.accounts.get(&job.account).and_then(|account| account.grant.exhausted());
+        let fresh = heard.is_some_and(|heard| now.mono.since(heard.at) <= FRESH_FOR);
+        let restraint = self.restraint(job.attempt, settings);
+        if fresh { restraint } else { restraint.min(Restraint::Frozen) }
+    }
+
     fn want(&self, job: &Job, settings: &Settings, now: Now) -> Option<Act> {
         let running = job.phase == Phase::Running;
         if job.phase == Phase::Awaited || job.emptied.is_some() {
             return None;
         }
-        match self.restraint(job.attempt, settings) {
+        match self.fresh_restraint(job, settings, now) {
             Restraint::Free => (job.phase == Phase::Frozen && job.frozen_by == Some(FrozenBy::Agent)).then_some(Act::Thaw),
             Restraint::Frozen => running.then_some(Act::Freeze),
             Restraint::Terminated => match job.terminated_at {
