@@ -29,7 +29,7 @@ const STEPS: [&str; 13] = [
     "All run, until bob has nothing left",
     "The kernel says so too",
     "The charge for CPU time is the price of the kernel's counter",
-    "Bob pays 1.50 more",
+    "Bob pays 5 more",
     "The jobs are asked to end",
     "Receipts",
     "Why was bob-train frozen?",

@@ -97,7 +97,7 @@ impl Screen {
         lines.extend(shown.accounts.iter().map(account_row));
         let count = lines.len();
         let up = match (self.paper, self.table_lines) {
-            (Paper::Terminal, above) if 0 < above => format!("\x1b[{above}A\x1b[J"),
+            (Paper::Terminal, above) if 0 < above && holds_whole_lines() => format!("\x1b[{above}A\x1b[J"),
             _ => String::new(),
         };
         self.write(&format!("{up}{}\n", lines.join("\n")));
@@ -122,6 +122,11 @@ impl Screen {
             Paper::Plain => text.to_owned(),
         }
     }
+}
+
+/// Is the terminal so wide that it breaks no line? Else nobody knows how many lines stand above.
+fn holds_whole_lines() -> bool {
+    rustix::termios::tcgetwinsize(std::io::stdout()).is_ok_and(|size| WIDTH <= usize::from(size.ws_col))
 }
 
 fn account_row(account: &AccountView) -> String {
