@@ -149,7 +149,11 @@ fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
     let mut agent = Agent::start(CARD, "enforcement = \"enforce\"", "");
     for (account, credit) in [("rich", "1000000"), ("short", "0.35")] {
         agent.done("POST", "/v1/accounts", Some(&json!({ "account": account })));
-        agent.done("POST", &format!("/v1/accounts/{account}/topup"), Some(&json!({ "amount": credit, "bucket": "paid", "payment": format!("p-{account}") })));
+        agent.done(
+            "POST",
+            &format!("/v1/accounts/{account}/topup"),
+            Some(&json!({ "amount": credit, "bucket": "paid", "payment": format!("p-{account}") })),
+        );
     }
     for (nth, job) in jobs.iter_mut().enumerate() {
         job.burn();
@@ -183,7 +187,12 @@ fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
         let path = format!("/v1/jobs/job-{nth}/receipt");
         agent.wait_for("the receipt is final", |agent| agent.done("GET", &path, None)["state"] == "final");
         let receipt = agent.done("GET", &path, None);
-        let counted: u128 = receipt["segments"].as_array().unwrap().iter().map(|segment| segment["cpu_ns"].as_str().unwrap().parse::<u128>().unwrap()).sum();
+        let counted: u128 = receipt["segments"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|segment| segment["cpu_ns"].as_str().unwrap().parse::<u128>().unwrap())
+            .sum();
         assert_eq!(counted, job.used_ns(), "job-{nth}: the receipt's CPU time is the kernel's");
         assert_eq!(nano(&receipt["charge"]), price_nano(job.used_ns()), "job-{nth}: the charge is the price of the kernel's counter");
         assert_eq!(nano(&receipt["charge"]), nano(&receipt["drawn"]) + nano(&receipt["unfunded"]), "job-{nth}");
@@ -196,7 +205,11 @@ fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
         let path = format!("/v1/accounts/{account}");
         agent.wait_for("all is settled", |agent| nano(&agent.done("GET", &path, None)["authority"]["settled"]) == drawn);
     }
-    assert_eq!(nano(&agent.done("GET", "/v1/accounts/short", None)["authority"]["settled"]), 350_000_000, "the short account paid all that it had");
+    assert_eq!(
+        nano(&agent.done("GET", "/v1/accounts/short", None)["authority"]["settled"]),
+        350_000_000,
+        "the short account paid all that it had"
+    );
 }
 
 /// The same card, dearer.
@@ -224,7 +237,8 @@ fn a_running_job_is_split_at_a_change_of_card_without_a_hole_or_an_overlap() {
     agent.done("POST", "/v1/jobs/split/stop", Some(&json!({ "outcome": "completed", "exit_code": 0 })));
     agent.wait_for("the receipt is final", |agent| agent.done("GET", "/v1/jobs/split/receipt", None)["state"] == "final");
     let receipt = agent.done("GET", "/v1/jobs/split/receipt", None);
-    let used: Vec<u128> = receipt["segments"].as_array().unwrap().iter().map(|segment| segment["cpu_ns"].as_str().unwrap().parse().unwrap()).collect();
+    let used: Vec<u128> =
+        receipt["segments"].as_array().unwrap().iter().map(|segment| segment["cpu_ns"].as_str().unwrap().parse().unwrap()).collect();
     assert_eq!(used.len(), 2, "one segment a card: {receipt}");
     assert!(0 < used[0] && 0 < used[1]);
     assert_eq!(used[0] + used[1], jobs[0].used_ns(), "no hole and no overlap");
@@ -241,8 +255,27 @@ fn a_broken_config_or_card_or_request_is_named_whole_and_changes_nothing() {
                        [[line]]\nid = \"y\"\nmeter = \"cpu_time\"\nprice = \"-1\"\nunit = \"core-year\"\nper = 0\nround = \"sideways\"\n";
     let good = std::fs::read_to_string(agent.path("meterd.toml")).unwrap();
     for (file, text, places) in [
-        ("card.toml", broken_card.to_owned(), vec!["card.toml:1:", "card.toml:2:", "card.toml:3:", "card.toml:4:", "card.toml:7:", "card.toml:8:", "card.toml:13:", "card.toml:14:", "card.toml:15:", "card.toml:16:"]),
-        ("meterd.toml", good.replace("enforcement = \"enforce\"", "enforcement = \"hard\"\ninterval_ms = 1\nnod = \"x\""), vec!["meterd.toml:5:", "meterd.toml:6:", "meterd.toml:7:"]),
+        (
+            "card.toml",
+            broken_card.to_owned(),
+            vec![
+                "card.toml:1:",
+                "card.toml:2:",
+                "card.toml:3:",
+                "card.toml:4:",
+                "card.toml:7:",
+                "card.toml:8:",
+                "card.toml:13:",
+                "card.toml:14:",
+                "card.toml:15:",
+                "card.toml:16:",
+            ],
+        ),
+        (
+            "meterd.toml",
+            good.replace("enforcement = \"enforce\"", "enforcement = \"hard\"\ninterval_ms = 1\nnod = \"x\""),
+            vec!["meterd.toml:5:", "meterd.toml:6:", "meterd.toml:7:"],
+        ),
     ] {
         let before = std::fs::read_to_string(agent.path(file)).unwrap();
         std::fs::write(agent.path(file), text).unwrap();
@@ -270,7 +303,8 @@ fn a_broken_config_or_card_or_request_is_named_whole_and_changes_nothing() {
 fn a_held_gpu_is_charged_for_the_time_it_was_held_and_stands_free_afterwards() {
     let Some(mut jobs) = cgroups("gpu", 2) else { return };
     let stub = stub_nvml::Stub::new("gpu 0 GPU-00000000-0000-0000-0000-000000000001 85899345920 1048576 NVIDIA H100 80GB HBM3\ncycle 0 50");
-    let card = CARD.to_owned() + "[[line]]\nid = \"h100\"\nmeter = \"gpu_held\"\nprice = \"3.5\"\nunit = \"gpu-hour\"\ngpu_model = \"NVIDIA H100*\"\n";
+    let card = CARD.to_owned()
+        + "[[line]]\nid = \"h100\"\nmeter = \"gpu_held\"\nprice = \"3.5\"\nunit = \"gpu-hour\"\ngpu_model = \"NVIDIA H100*\"\n";
     let mut agent = Agent::start(&card, "enforcement = \"enforce\"", &format!("[gpu]\nlibrary = \"{}\"", stub.library().display()));
     agent.done("POST", "/v1/accounts", Some(&json!({ "account": "a" })));
     agent.done("POST", "/v1/accounts/a/topup", Some(&json!({ "amount": "1000", "bucket": "paid", "payment": "p" })));

@@ -228,9 +228,11 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
     let mut told = JournalState::Writable;
     let journal = JournalThread::start(journal, move |notice| tell_journal(&durable, &mut told, &notice));
     let journal = journal.map_err(StartError::io("the journal's thread"))?;
-    let store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono()).map_err(|error| StartError::Authority(error.to_string()))?;
+    let store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono())
+        .map_err(|error| StartError::Authority(error.to_string()))?;
     let pushes = handle.clone();
-    let authority = Embedded::start(store, clock::now, move |notice| tell_authority(&pushes, notice)).map_err(StartError::io("the authority's thread"))?;
+    let authority = Embedded::start(store, clock::now, move |notice| tell_authority(&pushes, notice))
+        .map_err(StartError::io("the authority's thread"))?;
     let owners = Owners::default();
     let gpus = gpus(config, &owners).map_err(StartError::io("the GPU thread"))?;
     let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, ..Stats::default() };

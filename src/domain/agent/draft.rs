@@ -193,7 +193,8 @@ impl<'a> Draft<'a> {
     /// One job's new totals. `None` if nothing has changed that is worth writing down.
     fn row(&self, job: &Job, sample: &JobSample, at: Mono, in_hand: &mut Credits) -> Option<Row> {
         let segment = job.segments.last()?;
-        let populated = if is_gone(sample) { Some(Populated::No) } else { sample.populated.seen().copied().filter(|_| !is_unread(job, sample)) };
+        let populated =
+            if is_gone(sample) { Some(Populated::No) } else { sample.populated.seen().copied().filter(|_| !is_unread(job, sample)) };
         let counter = counter(job, sample);
         if job.phase == Phase::Awaited && counter.is_none() {
             return None;
