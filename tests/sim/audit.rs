@@ -209,7 +209,8 @@ impl Audit {
     }
 
     pub(crate) fn acted(&mut self, n: usize, acted: &Acted, jobs: &mut [KernelJob]) {
-        if let Some(baseline) = self.metered.get(&(n, acted.attempt)) {
+        let settled = matches!(acted.act, Act::Freeze | Act::Thaw) && acted.outcome == meterd::domain::act::ActOutcome::Confirmed;
+        if let Some(baseline) = self.metered.get(&(n, acted.attempt)).filter(|_| settled) {
             jobs[baseline.job].seen(acted.done_at.0);
         }
     }

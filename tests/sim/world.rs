@@ -271,6 +271,7 @@ impl World {
             Ev::Hand(n, life, order) if self.lives(n, life) => self.hand(n, &order),
             Ev::HandDone(n, life, acted) if self.lives(n, life) => {
                 let sample = self.look(n, acted.attempt);
+                self.shown(n, sample.as_slice());
                 self.audit.acted(n, &acted, &mut self.jobs);
                 self.step(n, Event::Acted(*acted, sample));
             }
@@ -440,7 +441,8 @@ impl World {
         let Some(turn) = &self.nodes[n].turn else { return };
         match turn.next_look(now) {
             Some((at, attempts)) if at <= now.mono => {
-                let samples = attempts.iter().filter_map(|attempt| self.look(n, *attempt)).collect();
+                let samples: Vec<JobSample> = attempts.iter().filter_map(|attempt| self.look(n, *attempt)).collect();
+                self.shown(n, &samples);
                 self.step(n, Event::Looked(samples));
             }
             _ if turn.next_due().is_some_and(|due| due <= now.mono) => self.step(n, Event::Looked(Vec::new())),
@@ -450,7 +452,8 @@ impl World {
 
     fn tick(&mut self, n: usize) {
         let live: Vec<Attempt> = self.live(n);
-        let samples = live.iter().filter_map(|attempt| self.look(n, *attempt)).collect();
+        let samples: Vec<JobSample> = live.iter().filter_map(|attempt| self.look(n, *attempt)).collect();
+        self.shown(n, &samples);
         self.step(n, Event::Ticked(samples));
         self.adopt_card(n);
         let life = self.nodes[n].life;
@@ -494,7 +497,6 @@ impl World {
         };
         let Some(index) = self.job_at(n, target) else { return missing(Missing::Vanished) };
         if !self.jobs[index].is(target) {
-            self.see_end(n, target, mono);
             return missing(Missing::Replaced);
         }
         self.jobs[index].advance(mono);
@@ -502,14 +504,9 @@ impl World {
             return missing(Missing::NotYet);
         }
         if self.jobs[index].gone {
-            self.jobs[index].seen(mono);
             return JobSample { tail: self.tail(n, attempt), ..missing(Missing::Vanished) };
         }
         let (cpu_fails, memory_fails, events_fail) = (self.misread(), self.misread(), self.misread());
-        let job = &mut self.jobs[index];
-        if !events_fail {
-            job.seen(mono);
-        }
         let job = &self.jobs[index];
         let cpu = job.cpu_ns();
         let frozen = if job.is_frozen(mono) { Frozen::Yes } else { Frozen::No };
@@ -530,9 +527,17 @@ impl World {
         sample
     }
 
-    fn see_end(&mut self, n: usize, target: &Target, mono: u64) {
-        if let Some(old) = self.jobs.iter_mut().find(|job| job.node == n && job.is(target)) {
-            old.seen(mono);
+    /// These looks are given to the agent: what they show is not unseen any more.
+    fn shown(&mut self, n: usize, samples: &[JobSample]) {
+        if self.nodes[n].disk.full {
+            return; // the agent may leave them out
+        }
+        for sample in samples {
+            let gone = matches!(sample.cpu_ns, Reading::Missing(Missing::Vanished | Missing::Replaced));
+            let index = self.audit.metered.get(&(n, sample.attempt)).map(|baseline| baseline.job);
+            if let Some(index) = index.filter(|_| gone || sample.populated.seen().is_some()) {
+                self.jobs[index].seen(sample.at.0);
+            }
         }
     }
 
@@ -950,6 +955,11 @@ impl World {
         let agent = self.nodes[n].turn.as_ref().map(Turn::agent);
         let attempt = agent.and_then(|agent| agent.job_named(&self.jobs[index].name)).filter(|job| job.is_live()).map(|job| job.attempt);
         let sample = attempt.and_then(|attempt| self.look(n, attempt));
+        let agent = self.nodes[n].turn.as_ref().map(Turn::agent);
+        let first = agent.zip(attempt).and_then(|(agent, attempt)| agent.jobs.get(&attempt)).is_some_and(|job| job.reported.is_none());
+        if first {
+            self.shown(n, sample.as_slice()); // a changed repeat is refused, look and all
+        }
         let caller = self.caller(n, index, Call::Stop);
         self.step(n, Event::StopAsked { caller, name, ending, sample });
     }

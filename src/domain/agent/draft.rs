@@ -294,7 +294,10 @@ impl<'a> Draft<'a> {
                 continue;
             }
             let stretch = |meter, why, rule| Gap { meter, from: job.counted_to, to: sample.at, why, rule };
-            if let (Reading::Missing(why), None, true) = (&sample.cpu_ns, job.emptied, is_gone(sample)) {
+            // One that was empty may have run once more before it vanished.
+            let told = job.gaps.iter().any(|gap| gap.meter == Meter::CpuTime && gap.from == job.counted_to && gap.rule != GapRule::CountedLater);
+            let unseen = job.emptied.is_none() || (!told && sample.tail.is_none_or(|tail| 0 < tail.cpu_ns));
+            if let (Reading::Missing(why), true, true) = (&sample.cpu_ns, unseen, is_gone(sample)) {
                 gaps.push((job.attempt, stretch(Meter::CpuTime, why.clone(), tail_rule(sample))));
             }
             if let (Reading::Seen(now), Some(before)) = (&sample.cpu_ns, job.cpu_counter_ns)
