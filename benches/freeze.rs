@@ -16,6 +16,7 @@ use meterd::domain::agent::start::Reply;
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{AccountId, JobName, PaymentId, Uid};
 use meterd::domain::job::{Ending, Step, StepEvent};
+use meterd::domain::meter::Reading;
 use meterd::domain::money::Credits;
 use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::Card;
@@ -245,7 +246,7 @@ impl Job {
         } else if 0 < self.seen {
             self.top_up(bench, "1.2")?;
         }
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + Duration::from_mins(2);
         loop {
             std::thread::sleep(Duration::from_millis(25));
             let receipt = self.receipt(bench)?;
@@ -274,7 +275,9 @@ impl Job {
             .find(|dir| dir.join("cgroup.freeze").exists())
             .ok_or("no cgroup.freeze")?;
         let timed = std::thread::spawn(move || -> std::io::Result<u64> {
-            priority::raise_priority();
+            if let Reading::Missing(why) = priority::raise_priority() {
+                eprintln!("the timing thread has no real-time priority: {why}");
+            }
             std::fs::write(dir.join("cgroup.freeze"), "0")?;
             std::thread::sleep(Duration::from_millis(40));
             let began = clock::mono();

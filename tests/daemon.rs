@@ -308,7 +308,7 @@ fn a_held_gpu_is_charged_for_the_time_it_was_held_and_stands_free_afterwards() {
     let mut agent = Agent::start(&card, "enforcement = \"enforce\"", &format!("[gpu]\nlibrary = \"{}\"", stub.library().display()));
     agent.done("POST", "/v1/accounts", Some(&json!({ "account": "a" })));
     agent.done("POST", "/v1/accounts/a/topup", Some(&json!({ "amount": "1000", "bucket": "paid", "payment": "p" })));
-    agent.wait_for("the GPU is seen", |agent| agent.done("GET", "/v1/status", None)["gpus"].to_string().contains("1"));
+    agent.wait_for("the GPU is seen", |agent| agent.done("GET", "/v1/status", None)["gpus"].to_string().contains('1'));
     jobs[0].burn();
     let start = |job: &str, cgroup: &Cgroup| json!({ "job": job, "account": "a", "cgroups": paths(cgroup), "gpus": [0] });
     agent.wait_for("the GPU is known by its index", |agent| agent.ask("POST", "/v1/jobs", Some(&start("one", &jobs[0]))).0 < 300);

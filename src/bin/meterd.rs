@@ -84,7 +84,9 @@ fn main() -> ExitCode {
     let (config, card) = match load(&arguments.config) {
         Ok(loaded) => loaded,
         Err(mistakes) => {
-            mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
+            for mistake in mistakes {
+                eprintln!("{mistake}");
+            }
             return Exit::Config.into();
         }
     };
@@ -104,7 +106,7 @@ fn load(path: &Path) -> Result<(Config, Card), Vec<String>> {
     let named = |mistakes: Vec<Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
     let config = Config::load(path).map_err(|failure| match failure {
         ConfigFailure::Mistakes(mistakes) => named(mistakes),
-        unreadable => vec![unreadable.to_string()],
+        unreadable @ ConfigFailure::Unreadable { .. } => vec![unreadable.to_string()],
     })?;
     let shown = config.rate_card.display().to_string();
     let text = std::fs::read_to_string(&config.rate_card).map_err(|error| vec![format!("rate_card: {shown}: {error}")])?;

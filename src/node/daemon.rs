@@ -83,7 +83,7 @@ impl Daemon {
         folder(&config.state_dir, 0o750)?;
         folder(&config.runtime_dir, 0o755)?;
         let (journal, recovered) = Journal::open(&config.state_dir, keep(config))?;
-        let agent = recover(recovered)?;
+        let agent = recover(&recovered)?;
         let settings = settings(config)?;
         let (inbox, queue) = bounded(run::QUEUE_MAX);
         let board = Arc::new(Board::default());
@@ -166,8 +166,8 @@ fn shown(scheduling: &Reading<Scheduling>) -> String {
 }
 
 fn folder(path: &Path, mode: u32) -> Result<(), StartError> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
-    made.map_err(StartError::io(path.display().to_string()))
+    let created = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    created.map_err(StartError::io(path.display().to_string()))
 }
 
 fn keep(config: &Config) -> Keep {
@@ -175,7 +175,7 @@ fn keep(config: &Config) -> Keep {
 }
 
 /// The state: the last checkpoint, and every fact after it.
-fn recover(recovered: Recovered) -> Result<Agent, StartError> {
+fn recover(recovered: &Recovered) -> Result<Agent, StartError> {
     let mut agent = match &recovered.checkpoint {
         Some((seq, bytes)) => {
             let agent = Agent::decode(bytes).filter(|agent| agent.seq == Seq(*seq));

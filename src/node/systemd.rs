@@ -1,4 +1,4 @@
-//! What the agent and systemd say to each other (sd_notify(3), sd_listen_fds(3)). Without systemd every call does nothing.
+//! What the agent and systemd say to each other (`sd_notify(3)`, `sd_listen_fds(3)`). Without systemd every call does nothing.
 
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};

@@ -278,7 +278,7 @@ impl Audit {
     ) {
         let Some(agent) = world.turn.as_ref().map(Turn::agent) else { return };
         let commits = effects.iter().filter_map(|effect| if let Effect::Commit(batch) = effect { Some(batch) } else { None });
-        if let Some(batch) = commits.clone().last() {
+        if let Some(batch) = commits.clone().next_back() {
             assert_eq!(batch.last_seq(), agent.seq.0, "G2: the state is ahead of what was handed to the disk");
             self.nodes[n].expected.insert(agent.seq.0, agent.clone());
         }

@@ -78,9 +78,9 @@ impl Disk {
             let mut bytes = row.bytes;
             let at = usize::try_from(rng.below(bytes.len() as u64)).unwrap_or(0);
             if rng.chance(500) {
-                bytes.truncate(at)
+                bytes.truncate(at);
             } else {
-                bytes[at] ^= 1 << rng.below(8)
+                bytes[at] ^= 1 << rng.below(8);
             }
             self.rows.push((head.seq, bytes, head.link));
         }

@@ -833,7 +833,7 @@ impl World {
         job.ignores_term = self.rng.chance(300);
         for gpu in 0..self.rng.below(3) {
             let gpu = format!("GPU-{}-{gpu}", self.inodes).parse().unwrap();
-            job.gpus.push(HeldGpu { gpu, model: GpuModel::new(self.rng.pick(&MODELS).as_ref()) });
+            job.gpus.push(HeldGpu { gpu, model: GpuModel::new(self.rng.pick(&MODELS)) });
         }
         let index = self.jobs.len();
         self.jobs.push(job);

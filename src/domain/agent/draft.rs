@@ -10,7 +10,7 @@ use super::super::batch::ReceiptRow;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, Row, Seq};
 use super::super::id::{AccountId, Attempt, BootId, Epoch, Uid};
-use super::super::job::{Ending, FrozenBy, Gap, GapRule, Job, Phase, Seen, StepEvent};
+use super::super::job::{Ending, FrozenBy, Gap, GapRule, Job, Phase, StepEvent};
 use super::super::meter::{Frozen, JobSample, Missing, Populated, Reading, TailShare, area};
 use super::super::money::Credits;
 use super::super::outcome::Outcome;
@@ -23,7 +23,7 @@ use super::{Agent, Settings};
 /// Samples further apart than this many intervals leave a gap in the levels.
 const LEVEL_GAP_INTERVALS: u64 = 3;
 
-/// How long a cgroup that a hook named may stand empty before its job is taken to have ended, if nobody reports it.
+/// How long a job may stand empty before it is taken to have ended, if nobody reports it.
 const EMPTY_FOR: Nanos = Nanos::from_secs(10);
 
 /// How long a cgroup that the agent made may wait for its first task.
@@ -295,7 +295,8 @@ impl<'a> Draft<'a> {
             }
             let stretch = |meter, why, rule| Gap { meter, from: job.counted_to, to: sample.at, why, rule };
             // One that was empty may have run once more before it vanished.
-            let told = job.gaps.iter().any(|gap| gap.meter == Meter::CpuTime && gap.from == job.counted_to && gap.rule != GapRule::CountedLater);
+            let told =
+                job.gaps.iter().any(|gap| gap.meter == Meter::CpuTime && gap.from == job.counted_to && gap.rule != GapRule::CountedLater);
             let unseen = job.emptied.is_none() || (!told && sample.tail.is_none_or(|tail| 0 < tail.cpu_ns));
             if let (Reading::Missing(why), true, true) = (&sample.cpu_ns, unseen, is_gone(sample)) {
                 gaps.push((job.attempt, stretch(Meter::CpuTime, why.clone(), tail_rule(sample))));
@@ -358,14 +359,13 @@ impl<'a> Draft<'a> {
         if !gone && sample.populated.seen() != Some(&Populated::No) {
             return;
         }
-        let seen = job.seen_populated == Seen::Yes;
+        // Whoever started the job reports its end, and how, a moment after its last task. One that never had a task is over when its
+        // place has gone; but a cgroup that a hook named before it put tasks into it is not over because it is empty.
         let over = job.reported.is_some()
             || match (&job.target, job.emptied) {
-                (Target::OwnCgroups(_), _) => seen || gone || FIRST_TASK_WITHIN < self.now.mono.since(job.opened.mono),
-                (Target::Processes(_), _) => true,
-                // A cgroup that a hook named before it put tasks into it is not over because it is empty; and a scheduler
-                // that removes its cgroup reports the job's end a moment later.
-                (Target::Cgroups(_) | Target::SlurmJob(_), Some((since, _))) => EMPTY_FOR <= self.now.mono.since(since),
+                (_, Some((since, _))) => EMPTY_FOR <= self.now.mono.since(since),
+                (Target::OwnCgroups(_), None) => gone || FIRST_TASK_WITHIN < self.now.mono.since(job.opened.mono),
+                (Target::Processes(_), None) => true,
                 (Target::Cgroups(_) | Target::SlurmJob(_), None) => gone,
             };
         let settled = gone || job.counter_final_at().is_none_or(|at| at <= sample.at);

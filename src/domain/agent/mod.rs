@@ -366,7 +366,7 @@ impl Agent {
             match (acted.act, &acted.outcome) {
                 // One that failed may have taken hold of some of the job's directories.
                 (Act::Freeze, ActOutcome::Confirmed | ActOutcome::Unconfirmed | ActOutcome::Failed(_)) => {
-                    job.frozen_by = Some(FrozenBy::Agent)
+                    job.frozen_by = Some(FrozenBy::Agent);
                 }
                 (Act::Thaw | Act::Terminate, ActOutcome::Confirmed) => job.frozen_by = None,
                 (Act::Remove, ActOutcome::Confirmed | ActOutcome::Gone | ActOutcome::Refused(_)) => job.removed = Removed::Yes,
