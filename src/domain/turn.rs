@@ -8,7 +8,7 @@
 //! was told. The one exception: a freeze whose account is durably *armed* does not wait, since a slow disk must not keep a job running.
 //! A thaw, an end, an answer and a question always wait.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::act::{Act, ActOutcome, Acted, Order};
 use super::agent::draft::Draft;
@@ -132,7 +132,7 @@ pub struct Turn {
     durable: Seq,
     journal: JournalState,
     wanted: BTreeMap<(Attempt, Act), Wanted>,
-    replies: VecDeque<(Seq, u64, Reply)>,
+    replies: Vec<(Seq, u64, Reply)>,
     starts: Vec<PendingStart>,
     freezing: BTreeMap<Attempt, Mono>,
     skipped: BTreeMap<Attempt, u64>,
@@ -153,7 +153,7 @@ impl Turn {
             durable,
             journal: JournalState::Writable,
             wanted: BTreeMap::new(),
-            replies: VecDeque::new(),
+            replies: Vec::new(),
             starts: Vec::new(),
             freezing: BTreeMap::new(),
             skipped: BTreeMap::new(),
@@ -378,7 +378,9 @@ impl Turn {
             };
             start.asked = facts.iter().find_map(|(_, fact)| asked(fact));
         }
-        self.replies.extend(replies.into_iter().map(|(caller, reply)| (self.agent.seq, caller, reply)));
+        // A refusal tells of nothing that the disk must have first.
+        let behind = |reply: &Reply| if matches!(reply, Reply::Refused(_)) { Seq(0) } else { self.agent.seq };
+        self.replies.extend(replies.into_iter().map(|(caller, reply)| (behind(&reply), caller, reply)));
         let mut effects = self.orders(now);
         effects.extend(watched(&facts));
         effects.extend(facts.iter().filter(|(_, fact)| is_noteworthy(fact)).map(|(_, fact)| Effect::Log(fact.clone())));
@@ -386,9 +388,9 @@ impl Turn {
             effects.push(Effect::Commit(self.batch(first, &facts, receipts, now)));
         }
         effects.extend(self.sends(now));
-        while let Some((_, caller, reply)) = self.replies.pop_front_if(|(seq, _, _)| *seq <= self.durable) {
-            effects.push(Effect::Reply(caller, reply));
-        }
+        let (ready, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.replies).into_iter().partition(|(seq, _, _)| *seq <= self.durable);
+        self.replies = held;
+        effects.extend(ready.into_iter().map(|(_, caller, reply)| Effect::Reply(caller, reply)));
         let (late, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.starts).into_iter().partition(|start| overdue(start, now.mono));
         self.starts = waiting;
         effects.extend(self.admit(now, &late, AskedInVain::Yes));

@@ -1,1 +1,443 @@
-//! tests to come
+//! The gates one by one: what goes out before the disk has the facts, and what waits.
+
+use super::*;
+use crate::domain::act::{ActOutcome, CgroupDir, Target};
+use crate::domain::agent::start::{Novelty, Wanted};
+use crate::domain::id::{AccountId, Attempt, BootId, NodeId};
+use crate::domain::job::{FrozenBy, Phase};
+use crate::domain::meter::{Frozen, Host, Missing, Populated, Reading};
+use crate::domain::money::Credits;
+use crate::domain::outcome::Outcome;
+use crate::domain::time::{Boot, Wall};
+use crate::domain::wire::{AccountPolicy, AnswerEntry, OnExhaustion, PROTOCOL, UNIT, Verdict};
+
+const MS: u64 = 1_000_000;
+/// One credit for a core-second; the host has one CPU, so the greatest burn is a credit a second.
+const CARD: &str = "card = \"c\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n[[line]]\nid = \"cpu\"\nmeter = \"cpu_time\"\nprice = \"1\"\nunit = \"core-second\"\n";
+
+struct Bench {
+    turn: Turn,
+    now: Now,
+    cpu_ns: u64,
+    frozen: Frozen,
+    out: Vec<Effect>,
+    free: i128,
+    granted: i128,
+    policy: AccountPolicy,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let settings = Settings {
+            node: "n".parse::<NodeId>().unwrap(),
+            boot: BootId([1; 16]),
+            enforcement: Enforcement::Enforce,
+            interval: Nanos::from_secs(1),
+            host: Host { cpu_count: 1, memory_bytes: 1 << 30 },
+        };
+        let now = Now { mono: Mono(1_000 * MS), boot: Boot(1_000 * MS), wall: Wall(1_800_000_000_000) };
+        let (turn, out) = Turn::wake(Agent::default(), settings, now, Epoch([7; 16]));
+        let mut bench = Bench { turn, now, cpu_ns: 0, frozen: Frozen::No, out, free: 0, granted: 0, policy: AccountPolicy::default() };
+        bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap())));
+        bench.durable();
+        bench
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now.mono.0 += ms * MS;
+        self.now.boot.0 += ms * MS;
+        self.now.wall.0 += ms;
+    }
+
+    fn step(&mut self, event: Event) {
+        let effects = self.turn.step(self.now, event);
+        self.out.extend(effects);
+    }
+
+    /// The disk takes everything made so far.
+    fn durable(&mut self) {
+        let seq = self.turn.agent().seq;
+        self.step(Event::Durable(seq));
+    }
+
+    fn sample(&self, attempt: Attempt) -> JobSample {
+        JobSample {
+            attempt,
+            at: self.now.mono,
+            cpu_ns: Reading::Seen(self.cpu_ns),
+            memory_bytes: Reading::Missing(Missing::NotSupported),
+            populated: Reading::Seen(Populated::Yes),
+            frozen: Reading::Seen(self.frozen),
+            tail: None,
+        }
+    }
+
+    fn start(&mut self, caller: u64, account: &str) {
+        let wanted = Wanted {
+            name: "job".parse().unwrap(),
+            account: account.parse().unwrap(),
+            owner: Uid::ROOT,
+            target: Target::Cgroups(vec![CgroupDir { path: "/sys/fs/cgroup/job".to_owned(), inode: 5 }]),
+            time_limit: None,
+            cpus: None,
+            memory_bytes: None,
+        };
+        let sample = self.sample(Attempt(u64::MAX));
+        self.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus: Vec::new(), sample, at: self.now, asked: None })));
+    }
+
+    fn question(&self) -> Option<Request> {
+        self.out.iter().rev().find_map(|effect| if let Effect::Send(request) = effect { Some(request.clone()) } else { None })
+    }
+
+    /// The authority answers the last question that was sent, granting all that is free.
+    fn answer(&mut self) {
+        let request = self.question().expect("a question was sent");
+        let account: AccountId = request.entries[0].account.clone();
+        self.granted += self.free;
+        self.free = 0;
+        let spent = request.entries[0].spent.nano();
+        let verdict = if self.granted == spent { Verdict::Exhausted } else { Verdict::Final };
+        let entry = AnswerEntry {
+            account,
+            unit: UNIT.to_owned(),
+            granted: Credits::from_nano(self.granted),
+            valid_for: Nanos::from_secs(600),
+            verdict,
+            settled: request.entries[0].spent,
+            free: Credits::from_nano(self.free),
+            version: 1,
+            policy: self.policy,
+        };
+        let answer = Answer {
+            protocol: PROTOCOL,
+            epoch: request.epoch,
+            request: request.request,
+            digest: request.digest(),
+            acknowledged: Vec::new(),
+            entries: vec![entry],
+        };
+        self.step(Event::Answered(Box::new(answer), Epoch([8; 16])));
+    }
+
+    fn orders(&self) -> Vec<Act> {
+        self.out.iter().filter_map(|effect| if let Effect::Act(order) = effect { Some(order.act) } else { None }).collect()
+    }
+
+    fn replies(&self) -> Vec<&Reply> {
+        self.out.iter().filter_map(|effect| if let Effect::Reply(_, reply) = effect { Some(reply) } else { None }).collect()
+    }
+
+    /// A job that runs on this much credit, everything on disk.
+    fn running(nano: i128) -> Bench {
+        let mut bench = Bench::new();
+        bench.free = nano;
+        bench.start(1, "a");
+        bench.durable();
+        bench.answer();
+        bench.durable();
+        bench.out.clear();
+        bench
+    }
+
+    /// Its CPU works for this long, and then it is looked at.
+    fn work(&mut self, ms: u64) {
+        self.pass(ms);
+        self.cpu_ns += ms * MS;
+        let sample = self.sample(Attempt(1));
+        self.step(Event::Looked(vec![sample]));
+    }
+
+    fn acted(&mut self, act: Act) {
+        self.frozen = if act == Act::Freeze { Frozen::Yes } else { Frozen::No };
+        let acted = Acted {
+            attempt: Attempt(1),
+            act,
+            asked_at: self.now.mono,
+            done_at: self.now.mono,
+            syscall: String::new(),
+            outcome: ActOutcome::Confirmed,
+        };
+        let sample = self.sample(Attempt(1));
+        self.step(Event::Acted(acted, Some(sample)));
+    }
+
+    fn job(&self) -> &crate::domain::job::Job {
+        self.turn.agent().job_named("job").expect("the job is known")
+    }
+
+    /// What a start after a crash knows: the facts that the disk had.
+    fn crashed_at(self, seq: Seq) -> Agent {
+        let mut agent = Agent::default();
+        let rows = self.out.iter().filter_map(|effect| if let Effect::Commit(batch) = effect { Some(batch) } else { None });
+        for batch in rows {
+            for (row, nth) in batch.rows.iter().zip(batch.first_seq..) {
+                if nth <= seq.0 {
+                    agent.apply(&Fact::decode(&row.bytes).unwrap());
+                }
+            }
+        }
+        agent
+    }
+}
+
+#[test]
+fn a_question_waits_for_the_disk_and_is_repeated_word_for_word() {
+    let mut bench = Bench::new();
+    bench.start(1, "a");
+    assert_eq!(bench.question(), None, "its number is not on disk yet");
+    bench.durable();
+    let first = bench.question().expect("now it is");
+    bench.out.clear();
+    bench.pass(400);
+    bench.step(Event::Looked(Vec::new()));
+    assert_eq!(bench.question(), None, "too soon to repeat");
+    bench.pass(200);
+    bench.step(Event::Looked(Vec::new()));
+    assert_eq!(bench.question(), Some(first));
+}
+
+#[test]
+fn a_start_is_answered_only_once_it_is_on_disk() {
+    let mut bench = Bench::new();
+    bench.free = 1_000_000_000;
+    bench.start(1, "a");
+    bench.durable();
+    bench.answer();
+    assert!(bench.replies().is_empty(), "the job is open in memory and not on disk");
+    bench.durable();
+    assert!(matches!(bench.replies()[..], [Reply::Started { novelty: Novelty::New, .. }]));
+}
+
+#[test]
+fn the_same_start_twice_has_the_same_answer_and_a_changed_one_is_refused() {
+    let mut bench = Bench::running(1_000_000_000);
+    bench.start(2, "a");
+    bench.durable();
+    assert!(matches!(bench.replies()[..], [Reply::Started { attempt: Attempt(1), novelty: Novelty::Repeated, .. }]));
+    bench.out.clear();
+    bench.start(3, "b");
+    bench.durable();
+    assert!(matches!(bench.replies()[..], [Reply::Refused(refusal)] if refusal.code == "changed_repeat"));
+}
+
+#[test]
+fn a_stop_before_its_start_is_refused_and_changes_nothing() {
+    let mut bench = Bench::new();
+    let before = bench.turn.agent().clone();
+    let ending = Ending { outcome: Outcome::Completed, exit_code: Some(0) };
+    bench.step(Event::StopAsked { caller: 1, name: "job".parse().unwrap(), ending, sample: None });
+    assert!(matches!(bench.replies()[..], [Reply::Refused(refusal)] if refusal.code == "unknown_job"));
+    assert_eq!(*bench.turn.agent(), before);
+}
+
+#[test]
+fn a_start_without_credit_is_refused_by_name() {
+    let mut bench = Bench::new();
+    bench.start(1, "a");
+    bench.durable();
+    bench.answer();
+    bench.durable();
+    assert!(matches!(bench.replies()[..], [Reply::Refused(refusal)] if refusal.code == "no_credit"));
+    assert!(bench.turn.agent().jobs.is_empty());
+}
+
+#[test]
+fn a_start_that_the_authority_leaves_unanswered_is_refused_in_time() {
+    let mut bench = Bench::new();
+    bench.start(1, "a");
+    bench.durable();
+    bench.pass(1_600);
+    bench.step(Event::Looked(Vec::new()));
+    bench.durable();
+    assert!(matches!(bench.replies()[..], [Reply::Refused(refusal)] if refusal.code == "authority_unreachable"));
+}
+
+#[test]
+fn g4_a_durably_armed_account_is_frozen_before_the_disk_has_it() {
+    let mut bench = Bench::running(1_000_000_000);
+    assert!(bench.turn.agent().accounts.values().all(|account| account.armed.is_some()), "a second of burn is near the edge");
+    bench.work(1_010);
+    assert_eq!(bench.orders(), [Act::Freeze]);
+    assert!(bench.turn.durable() < bench.turn.agent().seq, "the disk has not taken it yet");
+}
+
+#[test]
+fn g4_an_account_that_is_armed_only_in_memory_waits_for_the_disk() {
+    let mut bench = Bench::running(10_000_000_000);
+    bench.work(8_000);
+    assert!(bench.turn.agent().accounts.values().all(|account| account.armed.is_some()), "two seconds are near the edge");
+    bench.work(2_010);
+    assert!(bench.orders().is_empty(), "nothing about the edge is on disk");
+    bench.durable();
+    assert_eq!(bench.orders(), [Act::Freeze]);
+}
+
+#[test]
+fn a_thaw_waits_for_the_disk() {
+    let mut bench = Bench::running(1_000_000_000);
+    bench.work(1_010);
+    bench.durable();
+    bench.acted(Act::Freeze);
+    bench.durable();
+    bench.answer();
+    bench.durable();
+    assert_eq!(bench.job().phase, Phase::Frozen);
+    bench.out.clear();
+    bench.free = 5_000_000_000;
+    bench.pass(500);
+    bench.step(Event::Pushed(Push { account: "a".parse().unwrap(), version: 1 }));
+    bench.step(Event::Pushed(Push { account: "a".parse().unwrap(), version: 2 }));
+    bench.durable();
+    bench.answer();
+    assert!(bench.orders().is_empty(), "the grant is not on disk");
+    bench.durable();
+    assert_eq!(bench.orders(), [Act::Thaw]);
+}
+
+#[test]
+fn g5_nothing_is_ended_without_the_authoritys_fresh_word() {
+    let mut bench = Bench::new();
+    bench.policy.on_exhaustion = OnExhaustion::Kill;
+    bench.free = 1_000_000_000;
+    bench.start(1, "a");
+    bench.durable();
+    bench.answer();
+    bench.durable();
+    bench.out.clear();
+    bench.work(1_010);
+    bench.durable();
+    bench.acted(Act::Freeze);
+    bench.durable();
+    assert!(!bench.orders().contains(&Act::Kill), "the node's own knowledge freezes, and no more");
+    bench.answer();
+    assert!(!bench.orders().contains(&Act::Kill), "the word is not on disk");
+    bench.durable();
+    assert!(bench.orders().contains(&Act::Kill));
+}
+
+#[test]
+fn g3_what_ran_past_zero_is_unfunded_and_the_rest_is_drawn() {
+    let mut bench = Bench::running(1_000_000_000);
+    bench.work(1_010);
+    bench.durable();
+    bench.acted(Act::Freeze);
+    bench.durable();
+    assert_eq!(bench.job().owed(), Credits::from_nano(10_000_000), "not decided before the authority has spoken");
+    bench.answer();
+    let job = bench.job();
+    let nano = |amount: Credits| amount.nano();
+    assert_eq!((nano(job.charge), nano(job.drawn), nano(job.unfunded)), (1_010_000_000, 1_000_000_000, 10_000_000));
+}
+
+#[test]
+fn g2_a_killed_agent_finds_its_own_freeze_by_the_armed_fact() {
+    let mut bench = Bench::new();
+    bench.free = 1_000_000_000;
+    bench.start(1, "a");
+    bench.durable();
+    bench.answer();
+    bench.durable();
+    let on_disk = bench.turn.agent().seq;
+    bench.work(1_010); // the freeze goes out, its facts do not reach the disk
+    let (settings, mut now, cpu_ns) = (bench.turn.settings().clone(), bench.now, bench.cpu_ns);
+    let agent = bench.crashed_at(on_disk);
+    now.mono.0 += 300 * MS;
+    now.boot.0 += 300 * MS;
+    let (turn, out) = Turn::wake(agent, settings, now, Epoch([9; 16]));
+    let policy = AccountPolicy::default();
+    let mut bench = Bench { turn, now, cpu_ns, frozen: Frozen::Yes, out, free: 0, granted: 1_000_000_000, policy };
+    bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));
+    assert_eq!(bench.job().frozen_by, Some(FrozenBy::Agent));
+    assert_eq!(bench.job().charge, Credits::from_nano(1_010_000_000), "the counter went on while the agent was away");
+}
+
+#[test]
+fn g7_what_somebody_else_froze_is_never_thawed() {
+    let mut bench = Bench::running(100_000_000_000);
+    bench.frozen = Frozen::Yes;
+    bench.pass(1_000);
+    bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));
+    bench.durable();
+    bench.pass(5_000);
+    bench.step(Event::Ticked(vec![bench.sample(Attempt(1))]));
+    bench.durable();
+    assert_eq!((bench.job().frozen_by, bench.orders()), (Some(FrozenBy::Other), Vec::new()));
+}
+
+#[test]
+fn observing_charges_and_touches_nothing() {
+    let mut bench = Bench::running(1_000_000_000);
+    bench.step(Event::EnforcementAsked { caller: 9, mode: Enforcement::Observe, by: Uid::ROOT });
+    bench.durable();
+    bench.work(3_000);
+    bench.durable();
+    assert!(bench.orders().is_empty());
+    assert_eq!(bench.job().charge, Credits::from_nano(3_000_000_000));
+}
+
+#[test]
+fn g6_a_missing_reading_charges_nothing_and_the_next_one_holds_it_all() {
+    let mut bench = Bench::running(100_000_000_000);
+    bench.pass(1_000);
+    bench.cpu_ns += 1_000 * MS;
+    let mut blind = bench.sample(Attempt(1));
+    blind.cpu_ns = Reading::Missing(Missing::Denied);
+    bench.step(Event::Ticked(vec![blind]));
+    assert_eq!(bench.job().charge, Credits::ZERO);
+    assert_eq!(bench.job().cpu_counter_ns, Some(0), "the baseline stays");
+    bench.work(1_000);
+    assert_eq!(bench.job().charge, Credits::from_nano(2_000_000_000));
+}
+
+#[test]
+fn an_answer_to_another_question_is_dropped_whole() {
+    let mut bench = Bench::new();
+    bench.free = 1_000_000_000;
+    bench.start(1, "a");
+    bench.durable();
+    let request = bench.question().unwrap();
+    let entry = AnswerEntry {
+        account: "a".parse().unwrap(),
+        unit: UNIT.to_owned(),
+        granted: Credits::from_nano(99),
+        valid_for: Nanos::from_secs(600),
+        verdict: Verdict::Granted,
+        settled: Credits::ZERO,
+        free: Credits::ZERO,
+        version: 1,
+        policy: AccountPolicy::default(),
+    };
+    let good = Answer {
+        protocol: PROTOCOL,
+        epoch: request.epoch,
+        request: request.request,
+        digest: request.digest(),
+        acknowledged: Vec::new(),
+        entries: vec![entry],
+    };
+    let mut other_digest = good.clone();
+    other_digest.digest.0[0] ^= 1;
+    let spoiled = [
+        Answer { request: request.request + 1, ..good.clone() },
+        Answer { epoch: Epoch([3; 16]), ..good.clone() },
+        Answer { protocol: PROTOCOL + 1, ..good.clone() },
+        other_digest,
+    ];
+    let before = bench.turn.agent().clone();
+    for answer in spoiled {
+        bench.step(Event::Answered(Box::new(answer), Epoch([8; 16])));
+        assert_eq!(*bench.turn.agent(), before);
+    }
+}
+
+#[test]
+fn a_full_journal_takes_no_new_job_and_still_freezes() {
+    let mut bench = Bench::running(10_000_000_000);
+    bench.step(Event::JournalIs(JournalState::Full));
+    bench.work(10_010);
+    assert_eq!(bench.orders(), [Act::Freeze]);
+    bench.out.clear();
+    bench.start(5, "a");
+    assert!(matches!(bench.replies()[..], [Reply::Refused(refusal)] if refusal.code == "journal_full"), "said at once");
+}
