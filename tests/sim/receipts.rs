@@ -91,24 +91,24 @@ fn cpu(receipt: &Value, billed: &Billed, gaps: &[&Value], baseline: &Baseline, j
         return;
     };
     // A reading that failed just before is part of what was lost.
-    let mut from = number(lost, "from_mono_ns");
+    let mut from = number(lost, "from");
     while let Some(earlier) =
-        of_cpu().find(|gap| text(gap, "rule") == "counted_later" && number(gap, "to_mono_ns") == from && number(gap, "from_mono_ns") < from)
+        of_cpu().find(|gap| text(gap, "rule") == "counted_later" && number(gap, "to") == from && number(gap, "from") < from)
     {
-        from = number(earlier, "from_mono_ns");
+        from = number(earlier, "from");
     }
     let seen = job.cpu_ns_at(from).unwrap_or_else(|| panic!("G1: nobody looked at {} at {from}: {receipt:#}", job.name));
     assert_eq!(billed.cpu_ns, u128::from(seen - baseline.cpu_ns), "G1: CPU time up to the loss of {} {receipt:#}", job.name);
 }
 
 fn levels(receipt: &Value, billed: &Billed, gaps: &[&Value], baseline: &Baseline, job: &KernelJob, crashed: bool) {
-    let length = |gap: &&&Value| u128::from(number(gap, "to_mono_ns") - number(gap, "from_mono_ns"));
+    let length = |gap: &&&Value| u128::from(number(gap, "to") - number(gap, "from"));
     let missed = |meter: &str| -> u128 {
         gaps.iter().filter(|gap| text(gap, "meter") == meter && text(gap, "rule") == "not_billed").map(|gap| length(&gap)).sum()
     };
     // Each freeze, thaw and end is seen at the next look; one that fell into a longer silence must be a gap.
     let changes = u128::from(job.changes - baseline.changes);
-    let late = if crashed { changes * UNNOTICED } else { (job.late_ns - baseline.late_ns) + changes };
+    let late = if crashed || job.unseen_change.is_some() { changes * UNNOTICED } else { (job.late_ns - baseline.late_ns) + u128::from(changes) };
     let (least, most) = (job.run_least - baseline.run_least, job.run_most - baseline.run_most);
     let ran = billed.running_ns;
     assert!(ran <= most + late, "G1: {} ran {most} (seen {late} late), billed {ran}: {receipt:#}", job.name);
