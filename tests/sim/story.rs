@@ -17,6 +17,7 @@ pub(crate) fn tell(seed: u64, trace: Trace) -> usize {
     let length = world.rng.range(20 * S, 180 * S);
     plan(&mut world, length);
     world.run_until(10 * S + length);
+    world.had_unread = world.faults.unread;
     calm(&mut world);
     world.run_until(world.now + 60 * S);
     exhausted_jobs_stand_still(&world);
@@ -170,7 +171,7 @@ fn check_receipts(world: &World) -> usize {
     for closed in &world.audit.receipts {
         assert!(seen.insert((closed.node, closed.attempt)), "G2: two receipts of attempt {}", closed.attempt);
         let baseline = &world.audit.metered[&(closed.node, closed.attempt)];
-        let crashed = baseline.crashes < world.audit.crashes(closed.node) || world.audit.was_full(closed.node);
+        let crashed = baseline.crashes < world.audit.crashes(closed.node) || world.audit.was_full(closed.node) || 0 < world.had_unread;
         receipts::check(closed, baseline, &world.jobs[baseline.job], &world.tariffs, crashed);
     }
     let opened: usize = (0..world.nodes.len()).map(|n| usize::try_from(world.audit.replica(n).attempts).unwrap_or(0)).sum();

@@ -129,6 +129,7 @@ pub(crate) struct World {
     pub(crate) audit: Audit,
     pub(crate) trace: Trace,
     pub(crate) calm: bool,
+    pub(crate) had_unread: u64,
     partition_until: u64,
     inodes: u64,
     payments: u64,
@@ -165,6 +166,7 @@ impl World {
             audit: Audit::new(node_count),
             trace,
             calm: false,
+            had_unread: 0,
             partition_until: 0,
             inodes: 100,
             payments: 0,
@@ -749,7 +751,7 @@ impl World {
                 let mono = self.mono_of(index);
                 self.jobs[index].populate(mono);
             }
-            Ev::Blink(index) if !self.jobs[index].exit_for_good && !self.jobs[index].stop_said => {
+            Ev::Blink(index) if self.jobs[index].place != Place::Own && !self.jobs[index].exit_for_good && !self.jobs[index].stop_said => {
                 let mono = self.mono_of(index);
                 self.jobs[index].empty(mono);
                 let back = self.rng.range(MS, 4 * S);

@@ -105,7 +105,7 @@ impl<'a> Draft<'a> {
 
     /// What a job used between its last look and the end of its boot is gone with the kernel that knew.
     fn note_reboot(&mut self, attempt: Attempt) {
-        let Some(job) = self.agent.jobs.get(&attempt).filter(|job| job.phase != Phase::Awaited && job.emptied.is_none()) else { return };
+        let Some(job) = self.agent.jobs.get(&attempt) else { return };
         let at = job.counted_to;
         for (meter, rule) in
             [(Meter::CpuTime, GapRule::Lost), (Meter::WallTime, GapRule::NotBilled), (Meter::MemoryCharged, GapRule::NotBilled)]
@@ -290,7 +290,7 @@ impl<'a> Draft<'a> {
         let mut gaps = Vec::new();
         for (sample, _) in samples {
             let Some(job) = self.agent.jobs.get(&sample.attempt) else { continue };
-            if job.phase == Phase::Awaited {
+            if job.phase == Phase::Awaited && !is_gone(sample) {
                 continue;
             }
             let stretch = |meter, why, rule| Gap { meter, from: job.counted_to, to: sample.at, why, rule };
