@@ -44,6 +44,18 @@ pub struct Grant {
     pub told: Told,
     /// The account's policy, at the last answer.
     pub policy: AccountPolicy,
+    /// Has the authority been asked for credit and not been heard since? It may have granted some.
+    pub asked: Asked,
+}
+
+/// Is there a question about an account that has had no answer?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Asked {
+    /// None.
+    #[default]
+    No,
+    /// One was sent or is about to be. It may be void by now; what it brought about at the authority is not.
+    Yes,
 }
 
 /// The totals that an accepted answer has acknowledged.

@@ -135,6 +135,7 @@ pub struct Turn {
     replies: VecDeque<(Seq, u64, Reply)>,
     starts: Vec<PendingStart>,
     freezing: BTreeMap<Attempt, Mono>,
+    opened: BTreeMap<Attempt, Seq>,
     skipped: BTreeMap<Attempt, u64>,
     sent: Option<Sent>,
     looked_at: Mono,
@@ -156,6 +157,7 @@ impl Turn {
             replies: VecDeque::new(),
             starts: Vec::new(),
             freezing: BTreeMap::new(),
+            opened: BTreeMap::new(),
             skipped: BTreeMap::new(),
             sent: None,
             looked_at: Mono(0),
@@ -214,6 +216,7 @@ impl Turn {
         match event {
             Event::Durable(seq) => {
                 self.durable = self.durable.max(seq);
+                self.opened.retain(|_, opened| seq < *opened);
                 self.draft(now, |_, _| ())
             }
             Event::JournalIs(state) => {
@@ -369,6 +372,11 @@ impl Turn {
         }
         draft.ask(&self.starts);
         let (facts, receipts) = draft.finish();
+        let opened = |(seq, fact): &(Seq, Fact)| match fact {
+            Fact::JobOpened(opened) => Some((opened.attempt, *seq)),
+            _ => None,
+        };
+        self.opened.extend(facts.iter().filter_map(opened));
         for start in self.starts.iter_mut().filter(|start| start.asked.is_none()) {
             let asked = |fact: &Fact| match fact {
                 Fact::Asked { request, .. } if request.entries.iter().any(|entry| entry.account == start.wanted.account) => {
@@ -402,7 +410,9 @@ impl Turn {
         self.wanted.retain(|(attempt, act), _| wants.iter().any(|order| order.attempt == *attempt && order.act == *act));
         let mut out = Vec::new();
         for order in wants {
-            let urgent = order.act == Act::Freeze && (self.is_armed_durably(order.attempt) || self.journal == JournalState::Full);
+            // A job that the disk does not know yet would stand still for ever if we died now.
+            let known = !self.opened.contains_key(&order.attempt);
+            let urgent = known && order.act == Act::Freeze && (self.is_armed_durably(order.attempt) || self.journal == JournalState::Full);
             let wanted = self.wanted.entry((order.attempt, order.act)).or_insert(Wanted { since: seq, ordered: None });
             let allowed = urgent || wanted.since <= self.durable;
             let again = wanted.ordered.is_none_or(|at| ORDER_AGAIN <= now.mono.since(at));

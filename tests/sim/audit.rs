@@ -185,8 +185,7 @@ impl Audit {
     // ---- jobs ----
 
     pub(crate) fn baseline(&mut self, n: usize, mono: u64, index: usize, job: &mut KernelJob) {
-        let known = self.nodes[n].baselines.values().any(|baseline| baseline.job == index);
-        if !known {
+        if !job.populated {
             job.forget_emptiness();
         }
         let baseline = Baseline {

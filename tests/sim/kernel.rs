@@ -170,6 +170,7 @@ impl KernelJob {
     /// What was before is not metered.
     pub(crate) fn forget_emptiness(&mut self) {
         self.empty_run = 0;
+        self.was_populated = self.populated;
     }
 
     /// The last task goes.

@@ -170,7 +170,7 @@ fn check_receipts(world: &World) -> usize {
     for closed in &world.audit.receipts {
         assert!(seen.insert((closed.node, closed.attempt)), "G2: two receipts of attempt {}", closed.attempt);
         let baseline = &world.audit.metered[&(closed.node, closed.attempt)];
-        let crashed = baseline.crashes < world.audit.crashes(closed.node);
+        let crashed = baseline.crashes < world.audit.crashes(closed.node) || world.audit.was_full(closed.node);
         receipts::check(closed, baseline, &world.jobs[baseline.job], &world.tariffs, crashed);
     }
     let opened: usize = (0..world.nodes.len()).map(|n| usize::try_from(world.audit.replica(n).attempts).unwrap_or(0)).sum();

@@ -535,7 +535,8 @@ impl World {
         for sample in samples {
             let gone = matches!(sample.cpu_ns, Reading::Missing(Missing::Vanished | Missing::Replaced));
             let index = self.audit.metered.get(&(n, sample.attempt)).map(|baseline| baseline.job);
-            if let Some(index) = index.filter(|_| gone || sample.populated.seen().is_some()) {
+            let whole = sample.populated.seen().is_some() && sample.cpu_ns.seen().is_some();
+            if let Some(index) = index.filter(|_| gone || whole) {
                 self.jobs[index].seen(sample.at.0);
             }
         }

@@ -5,7 +5,7 @@
 
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, SettledRow};
-use super::super::grant::{self, Told};
+use super::super::grant::{self, Asked, Told};
 use super::super::id::{AccountId, Attempt, Epoch};
 use super::super::job::{COUNTER_SETTLES, Evidence, Job, StepEvent};
 use super::super::money::Credits;
@@ -362,7 +362,8 @@ impl Draft<'_> {
         let told = Told { spent: grant.spent, returned: grant.returned, unfunded: grant.unfunded };
         let live = self.agent.jobs_of(id).next().is_some();
         let untold = if grant.told == told { Need::None } else { Need::Lazy };
-        if grant.told.returned != told.returned || (!live && untold == Need::Lazy) {
+        // Of a question without an answer nobody knows what it brought: ask until that is heard, or it would be held for nobody.
+        if grant.asked == Asked::Yes || grant.told.returned != told.returned || (!live && untold == Need::Lazy) {
             return Need::Soon;
         }
         if !live {

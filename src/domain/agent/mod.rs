@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::act::{Act, ActOutcome, Acted, Target};
 use super::enforcement::Enforcement;
 use super::fact::{Fact, Opened, Row, Seq, SettledRow};
-use super::grant::{Grant, Told};
+use super::grant::{Asked, Grant, Told};
 use super::id::{AccountId, Attempt, BootId, Digest, Epoch, NodeId};
 use super::job::{FrozenBy, Job, Jobs, Phase, Removed, Seen, Segment, Step, StepEvent};
 use super::meter::{Host, Populated};
@@ -167,6 +167,7 @@ impl Agent {
             Fact::Asked { request, first_sent } => {
                 self.asked = request.request;
                 self.asked_at = *first_sent;
+                request.entries.iter().for_each(|entry| self.account(&entry.account).grant.asked = Asked::Yes);
                 self.outstanding = Some(Outstanding { request: (**request).clone(), first_sent: *first_sent, seq: self.seq });
             }
             Fact::Answered { request, acknowledged, entries, at } => self.take_answer(*request, acknowledged, entries, *at),
@@ -351,6 +352,7 @@ impl Agent {
 
     fn take_answer(&mut self, request: u64, acknowledged: &[Epoch], entries: &[AnswerEntry], at: Now) {
         let Some(outstanding) = self.outstanding.take() else { return };
+        outstanding.request.entries.iter().for_each(|entry| self.account(&entry.account).grant.asked = Asked::No);
         self.previous.retain(|previous| !acknowledged.contains(&previous.epoch));
         for entry in entries {
             let asked = outstanding.request.entries.iter().find(|asked| asked.account == entry.account);
