@@ -225,7 +225,8 @@ impl Turn {
             }
             Event::Ticked(samples) => self.tick(now, samples),
             Event::Looked(samples) => self.looked(now, samples),
-            Event::Acted(acted, sample) => {
+            Event::Acted(acted, mut sample) => {
+                self.catch_up(sample.as_mut_slice());
                 if acted.outcome == ActOutcome::Confirmed {
                     self.wanted.remove(&(acted.attempt, acted.act)); // what did not succeed is tried again, but not at once
                 }
@@ -243,7 +244,8 @@ impl Turn {
                 effects
             }
             Event::StartAsked(start) => self.start(now, *start),
-            Event::StopAsked { caller, name, ending, sample } => {
+            Event::StopAsked { caller, name, ending, mut sample } => {
+                self.catch_up(sample.as_mut_slice());
                 self.draft(now, |draft, replies| replies.push((caller, draft.stop(&name, ending, sample.as_ref()))))
             }
             Event::EnforcementAsked { caller, mode, by } => self.draft(now, |draft, replies| {

@@ -401,6 +401,7 @@ impl Audit {
                 assert!(durable.grant.exhausted().is_some(), "gate: {} before the authority's word is durable", order.act);
                 let heard = node.exhausted_at.get(account).unwrap_or_else(|| panic!("G5: {} without a fresh word", order.act));
                 assert!(now - heard <= FRESH, "G5: {} on a word that is {} s old", order.act, (now - heard) / S);
+                self.nodes[n].rough_until = now + 60 * S; // it runs on within its grace
             }
             Act::Remove => {
                 let over = replica.jobs.get(&order.attempt).is_none_or(|job| job.ended.is_some());

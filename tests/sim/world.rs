@@ -749,7 +749,7 @@ impl World {
                 let mono = self.mono_of(index);
                 self.jobs[index].populate(mono);
             }
-            Ev::Blink(index) if !self.jobs[index].exit_for_good && !self.jobs[index].stop_said => {
+            Ev::Blink(index) if self.jobs[index].place != Place::Own && !self.jobs[index].exit_for_good && !self.jobs[index].stop_said => {
                 let mono = self.mono_of(index);
                 self.jobs[index].empty(mono);
                 let back = self.rng.range(MS, 4 * S);

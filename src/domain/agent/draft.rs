@@ -290,7 +290,7 @@ impl<'a> Draft<'a> {
         let mut gaps = Vec::new();
         for (sample, _) in samples {
             let Some(job) = self.agent.jobs.get(&sample.attempt) else { continue };
-            if job.phase == Phase::Awaited {
+            if job.phase == Phase::Awaited && !is_gone(sample) {
                 continue;
             }
             let stretch = |meter, why, rule| Gap { meter, from: job.counted_to, to: sample.at, why, rule };

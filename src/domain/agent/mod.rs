@@ -320,6 +320,9 @@ impl Agent {
         }
         job.cpu_counter_ns = row.cpu_counter_ns;
         job.memory_level_bytes = row.memory_level_bytes;
+        if 0 < row.cpu_ns {
+            job.seen_populated = Seen::Yes; // it had tasks, though no look met one
+        }
         match row.populated {
             Some(Populated::Yes) => {
                 job.seen_populated = Seen::Yes;
