@@ -23,8 +23,8 @@ use trace::Trace;
 /// Seeds that failed once, and what they found.
 const FOUND: [(u64, &str); 0] = [];
 
-/// A campaign goes on to the next seed after this many failures at most.
-const FAILURES_MAX: usize = 20;
+/// A campaign goes on to the next seed after this many failures at most, if `METERD_SIM_FAILURES` does not say otherwise.
+const FAILURES_MAX: u64 = 20;
 
 /// What the end of a run leaves to compare.
 struct Finished {
@@ -73,12 +73,13 @@ fn fresh_seeds_keep_every_guarantee() {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs() * 1_000_000);
     let first = number("METERD_SIM_FIRST").unwrap_or(clock);
     let count = number("METERD_SIM_SEEDS").unwrap_or(300);
+    let failures_max = number("METERD_SIM_FAILURES").unwrap_or(FAILURES_MAX);
     let mut receipts = 0;
     let mut failed = Vec::new();
     for seed in first..first + count {
         match std::panic::catch_unwind(|| run(seed)) {
             Ok(finished) => receipts += finished.receipts,
-            Err(cause) if failed.len() < FAILURES_MAX => failed.push((seed, cause)),
+            Err(cause) if (failed.len() as u64) < failures_max => failed.push((seed, cause)),
             Err(cause) => std::panic::resume_unwind(cause),
         }
     }

@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# Plants one bug after another into a copy of the product code, and requires that a test finds each.
+#
+#   tests/sim/bugs/run.sh [NAME…]     all patches here, or those named (NAME or NAME.patch)
+#
+# A bug is found when a seed fails with it that passes without it; with a line `# test: ARGUMENTS` in its patch, when
+# `cargo test ARGUMENTS` fails with it and passes without it. A patch that does not apply or does not compile is missed.
+#
+#   METERD_SIM_SEEDS=300    seeds tried for each bug, from METERD_SIM_FIRST=1
+#   CARGO_TARGET_DIR        build folder, one for all bugs; target/planted by default
+set -euo pipefail
+
+root=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
+bugs=$root/tests/sim/bugs
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/planted}
+export METERD_SIM_SEEDS=${METERD_SIM_SEEDS:-300} METERD_SIM_FIRST=${METERD_SIM_FIRST:-1}
+export METERD_SIM_LINES=0
+unset METERD_SIM_SEED
+seconds_max=600 # a run that takes longer hangs, and that is a failure too
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+tree=$work/tree
+mkdir "$tree" "$work/logs"
+(cd "$root" && git ls-files -z | xargs -0 cp --parents --target-directory="$tree")
+cd "$tree"
+
+patches=()
+for name in "$@"; do
+    patches+=("$bugs/$(basename "$name" .patch).patch")
+done
+[ $# -gt 0 ] || patches=("$bugs"/*.patch)
+
+# Builds the simulation; prints the path of the program.
+build() {
+    cargo test --quiet --test sim --no-run --message-format=json 2>"$work/logs/$1.build" |
+        sed -n 's/.*"target":{"kind":\["test"\].*"name":"sim".*"executable":"\([^"]*\)".*/\1/p'
+}
+
+# run LOG PROGRAM: the seeds that failed, one a line, until there is one more than METERD_SIM_FAILURES.
+simulate() {
+    local status=0
+    timeout "$seconds_max" "$2" fresh --nocapture >"$1" 2>&1 || status=$?
+    sed -n 's/^seed=\([0-9]*\) failed.*/\1/p' "$1"
+    case $status in
+        0 | 101) ;;
+        124) echo hangs ;;
+        *) echo "status $status" ;;
+    esac
+}
+
+# The first sentence of the first failure, or of the failure of one seed.
+why() {
+    tr -d '\000' <"$1" | awk -v seed="${2:-}" '
+        /panicked at/ { getline line; why = line; sub(/^assertion .* failed: /, "", why) }
+        why != "" && (seed == "" || index($0, "seed=" seed " failed") == 1) { print substr(why, 1, 90); exit }'
+}
+
+tests_of() { sed -n 's/^# test: //p' "$1"; }
+
+row() { printf '%-32s %-8s %6s %7s  %s\n' "$@"; }
+
+missed=0
+miss() {
+    row "$1" MISSED - - "$2"
+    missed=$((missed + 1))
+}
+
+echo "without a bug: building" >&2
+program=$(build clean) || true
+[ -n "$program" ] || { cat "$work/logs/clean.build" >&2; echo "the tree does not compile" >&2; exit 2; }
+cp "$program" "$work/clean"
+METERD_SIM_FAILURES=$METERD_SIM_SEEDS simulate "$work/logs/clean" "$work/clean" | sort >"$work/known"
+known=$(wc -l <"$work/known")
+if [ "$known" -gt 0 ]; then
+    echo "NOT CLEAN: these seeds fail without any bug and prove nothing: $(tr '\n' ' ' <"$work/known")"
+    missed=1
+fi
+for patch in "${patches[@]}"; do
+    [ -e "$patch" ] || continue
+    while read -r -a arguments; do
+        if ! cargo test --quiet "${arguments[@]}" >"$work/logs/clean.test" 2>&1 </dev/null ||
+            ! grep -q 'test result: ok\. [1-9]' "$work/logs/clean.test"; then
+            echo "NOT CLEAN: cargo test ${arguments[*]} fails, or runs nothing, without any bug"
+            missed=$((missed + 1))
+        fi
+    done < <(tests_of "$patch" | sort -u)
+done
+
+row BUG FOUND SEEDS SECONDS BY
+for patch in "${patches[@]}"; do
+    name=$(basename "$patch" .patch)
+    log=$work/logs/$name
+    begun=$SECONDS
+    if ! git apply -p1 "$patch" 2>"$log"; then
+        miss "$name" "the patch does not apply"
+        continue
+    fi
+    mapfile -t arguments < <(tests_of "$patch" | tr ' ' '\n')
+    if [ ${#arguments[@]} -gt 0 ]; then
+        if ! cargo test --quiet "${arguments[@]}" --no-run >"$log" 2>&1; then
+            miss "$name" "does not compile"
+        elif cargo test --quiet "${arguments[@]}" >"$log" 2>&1; then
+            miss "$name" "cargo test ${arguments[*]}"
+        else
+            row "$name" yes - $((SECONDS - begun)) "cargo test ${arguments[*]}"
+        fi
+    else
+        program=$(build "$name") || true
+        if [ -z "$program" ]; then
+            miss "$name" "does not compile"
+        else
+            METERD_SIM_FAILURES=$known simulate "$log" "$program" | grep -vxFf "$work/known" >"$work/new" || true
+            seed=$(head -n 1 "$work/new")
+            case $seed in
+                "") miss "$name" "$METERD_SIM_SEEDS seeds in $((SECONDS - begun)) s" ;;
+                *[!0-9]*) row "$name" yes - $((SECONDS - begun)) "$seed" ;;
+                *) row "$name" yes $((seed - METERD_SIM_FIRST + 1)) $((SECONDS - begun)) "$(why "$log" "$seed")" ;;
+            esac
+        fi
+    fi
+    git apply -p1 -R "$patch"
+done
+[ "$missed" -eq 0 ]
