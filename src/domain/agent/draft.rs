@@ -277,10 +277,14 @@ impl<'a> Draft<'a> {
         let mut gaps = Vec::new();
         for (sample, _) in samples {
             let Some(job) = self.agent.jobs.get(&sample.attempt) else { continue };
+            let stretch = |meter, why, rule| Gap { meter, from: job.counted_to, to: sample.at, why, rule };
             if job.phase == Phase::Awaited && !is_gone(sample) {
+                // Nobody knows when its cgroup came. Within a few looks that is nothing to speak of.
+                if sample.cpu_ns.seen().is_some() && self.level_gap() < sample.at.since(job.counted_to) {
+                    gaps.push((job.attempt, stretch(Meter::WallTime, Missing::NotYet, GapRule::NotBilled)));
+                }
                 continue;
             }
-            let stretch = |meter, why, rule| Gap { meter, from: job.counted_to, to: sample.at, why, rule };
             // One that was empty may have run once more before it vanished.
             let told = job.gaps.iter().any(|gap| gap.meter == Meter::CpuTime && gap.from == job.counted_to && gap.rule != GapRule::CountedLater);
             let unseen = job.emptied.is_none() || (!told && sample.tail.is_none_or(|tail| 0 < tail.cpu_ns));
