@@ -747,6 +747,10 @@ impl World {
     // ---- people and jobs ----
 
     fn people(&mut self, what: Ev) {
+        if let Ev::Populate(index) | Ev::Blink(index) | Ev::Exit(index) | Ev::Rmdir(index) | Ev::OtherThaw(index) = what {
+            let job = &self.jobs[index];
+            self.trace.line(self.now, &format!("n{} {} {} {what:?}", job.node, job.name, job.inode));
+        }
         match what {
             Ev::Start(index) => self.start(index),
             Ev::Stop(index, ending) => self.stop(index, ending),
