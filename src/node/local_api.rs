@@ -173,9 +173,9 @@ impl Api {
             return Ok(());
         }
         let mut rates = self.0.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.take(&peer.who, clock::mono()).map_err(|()| {
-            Answer::from(Problem::new("too_many_calls", "this user makes too many calls", "wait a second between calls"))
-        })
+        rates
+            .take(&peer.who, clock::mono())
+            .map_err(|()| Answer::from(Problem::new("too_many_calls", "this user makes too many calls", "wait a second between calls")))
     }
 
     async fn dispatch(&self, peer: &Peer, method: &Method, uri: &Uri, body: Result<Bytes, BytesRejection>) -> Answer {

@@ -67,9 +67,7 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
     ("gpus", MetricType::Gauge, "GPUs that answer.", gpus),
     ("gpu_busy_ratio", MetricType::Gauge, "Mean utilisation since the last look.", gpu_busy),
     ("gpu_memory_used_bytes", MetricType::Gauge, "Device memory in use.", gpu_memory),
-    ("process_cpu_seconds", MetricType::Counter, "CPU time of the agent.", |scrape| {
-        one(seconds(Nanos(scrape.picture.stats.cpu_ns)))
-    }),
+    ("process_cpu_seconds", MetricType::Counter, "CPU time of the agent.", |scrape| one(seconds(Nanos(scrape.picture.stats.cpu_ns)))),
     ("process_resident_memory_bytes", MetricType::Gauge, "Resident memory of the agent.", |scrape| {
         one(whole(scrape.picture.stats.resident_bytes))
     }),

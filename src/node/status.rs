@@ -241,9 +241,7 @@ pub fn jobs_by_phase(view: &View) -> BTreeMap<String, u64> {
 pub fn accounts_by_state(view: &View) -> BTreeMap<String, u64> {
     [AccountState::Funded, AccountState::Empty, AccountState::Exhausted]
         .into_iter()
-        .map(|state| {
-            (state_name(state).to_owned(), count(view.accounts.iter().filter(|account| account.state == state).count()))
-        })
+        .map(|state| (state_name(state).to_owned(), count(view.accounts.iter().filter(|account| account.state == state).count())))
         .collect()
 }
 

@@ -191,7 +191,8 @@ impl<'a> Draft<'a> {
     /// One job's new totals. `None` if nothing has changed that is worth writing down.
     fn row(&self, job: &Job, sample: &JobSample, at: Mono, in_hand: &mut Credits) -> Option<Row> {
         let segment = job.segments.last()?;
-        let populated = if is_gone(sample) { Some(Populated::No) } else { sample.populated.seen().copied().filter(|_| !is_unread(job, sample)) };
+        let populated =
+            if is_gone(sample) { Some(Populated::No) } else { sample.populated.seen().copied().filter(|_| !is_unread(job, sample)) };
         let counter = counter(job, sample);
         if job.phase == Phase::Awaited && counter.is_none() {
             return None;
@@ -203,9 +204,13 @@ impl<'a> Draft<'a> {
         };
         let counter_delta = counter.map_or(0, |now| now - job.cpu_counter_ns.unwrap_or(0).min(now));
         let still_empty = job.emptied.is_some() && populated != Some(Populated::Yes);
-        let empties = populated == Some(Populated::No) && job.emptied.is_none();
+        let empties = match populated {
+            Some(Populated::No) => job.emptied.is_none(),
+            Some(Populated::Yes) => job.emptied.is_some(),
+            None => false,
+        };
         let still_frozen = job.phase == Phase::Frozen && phase == Phase::Frozen && !empties;
-        if counter_delta == 0 && (still_empty || still_frozen) {
+        if counter_delta == 0 && ((still_empty && phase == job.phase) || still_frozen) {
             return None;
         }
         let mut usage = segment.usage.clone();
@@ -253,7 +258,7 @@ impl<'a> Draft<'a> {
         let empty = is_gone(sample) || sample.populated.seen() == Some(&Populated::No);
         let frozen = sample.frozen.seen() == Some(&Frozen::Yes);
         // While a job stands still nothing is written, however often it is looked at: that is no silence.
-        let thawed = sample.frozen.seen() == Some(&Frozen::No) && self.doubts.unseen.contains(&job.attempt);
+        let thawed = (empty || sample.frozen.seen() == Some(&Frozen::No)) && self.doubts.unseen.contains(&job.attempt);
         let changed = (job.phase == Phase::Running && (empty || frozen)) || (job.phase == Phase::Frozen && thawed);
         changed && job.emptied.is_none() && self.level_gap() < sample.at.since(job.counted_to)
     }
@@ -298,7 +303,8 @@ impl<'a> Draft<'a> {
                 continue;
             }
             // One that was empty may have run once more before it vanished.
-            let told = job.gaps.iter().any(|gap| gap.meter == Meter::CpuTime && gap.from == job.counted_to && gap.rule != GapRule::CountedLater);
+            let told =
+                job.gaps.iter().any(|gap| gap.meter == Meter::CpuTime && gap.from == job.counted_to && gap.rule != GapRule::CountedLater);
             let unseen = job.emptied.is_none() || (!told && sample.tail.is_none_or(|tail| 0 < tail.cpu_ns));
             if let (Reading::Missing(why), true, true) = (&sample.cpu_ns, unseen, is_gone(sample)) {
                 gaps.push((job.attempt, stretch(Meter::CpuTime, why.clone(), tail_rule(sample))));

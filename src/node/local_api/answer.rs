@@ -137,8 +137,7 @@ pub(super) fn body_problem(rejection: &BytesRejection) -> Problem {
 
 const JSON: &str = "application/json";
 /// The page is self-contained: nothing is loaded from elsewhere, and it talks to its own origin alone.
-const PAGE_POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 impl Answer {
     /// The HTTP response.

@@ -97,12 +97,14 @@ impl Operation {
             ["v1", "accounts", account, "policy"] if post => Ok(Operation::SetPolicy(name(account)?, object(body)?)),
             ["v1", "accounts", account, "topup"] if post => Ok(Operation::TopUp(name(account)?, parsed(body, TopUp::parse)?)),
             ["v1", "enforcement"] if post => parsed(body, SetEnforcement::parse).map(|set| Operation::SetEnforcement(set.mode)),
-            known if is_path(known) => Err(Problem::new(
-                "wrong_method",
-                format!("{method} is not done to {path}"),
-                "GET reads; POST starts, stops and changes",
+            known if is_path(known) => {
+                Err(Problem::new("wrong_method", format!("{method} is not done to {path}"), "GET reads; POST starts, stops and changes"))
+            }
+            _ => Err(Problem::new(
+                "unknown_path",
+                format!("there is nothing at {path}"),
+                "the paths are listed in the documentation of the API",
             )),
-            _ => Err(Problem::new("unknown_path", format!("there is nothing at {path}"), "the paths are listed in the documentation of the API")),
         }
     }
 }
@@ -146,9 +148,8 @@ where
 }
 
 fn limit(query: Option<&str>) -> Result<u32, Problem> {
-    let wrong = |found: &str| {
-        Problem::new("malformed_query", format!("{found:?} is not a limit"), &format!("limit=1 to limit={LEDGER_LIMIT_MAX}"))
-    };
+    let wrong =
+        |found: &str| Problem::new("malformed_query", format!("{found:?} is not a limit"), &format!("limit=1 to limit={LEDGER_LIMIT_MAX}"));
     let Some(query) = query else { return Ok(LEDGER_LIMIT) };
     let text = query.strip_prefix("limit=").ok_or_else(|| wrong(query))?;
     let limit = text.parse().map_err(|_| wrong(query))?;

@@ -328,7 +328,10 @@ mod tests {
         let doors = Arc::new(Doors::default());
         let one: Vec<Place> = std::iter::from_fn(|| doors.enter(Holder::Ordinary(Some(Uid(1))))).collect();
         assert_eq!(one.len(), EACH_MAX);
-        let others: Vec<Place> = (2..50_u32).flat_map(|uid| (0..EACH_MAX).map(move |_| uid)).filter_map(|uid| doors.enter(Holder::Ordinary(Some(Uid(uid))))).collect();
+        let others: Vec<Place> = (2..50_u32)
+            .flat_map(|uid| (0..EACH_MAX).map(move |_| uid))
+            .filter_map(|uid| doors.enter(Holder::Ordinary(Some(Uid(uid)))))
+            .collect();
         assert_eq!(one.len() + others.len(), ORDINARY_MAX);
         assert!(doors.enter(Holder::Ordinary(None)).is_none());
         assert!(doors.enter(Holder::Trusted).is_some(), "hooks and operators still come in");
