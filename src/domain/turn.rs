@@ -11,14 +11,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::act::{Act, ActOutcome, Acted, Order};
-use super::agent::draft::Draft;
+use super::agent::draft::{Doubts, Draft};
 use super::agent::start::{AskedInVain, PendingStart, Reply, overdue};
 use super::agent::{Agent, Settings};
 use super::batch::{Batch, ReceiptRow, Row};
 use super::enforcement::Enforcement;
 use super::fact::{Fact, Seq};
 use super::id::{Attempt, Epoch, JobName, Uid};
-use super::job::{Ending, FrozenBy};
+use super::job::{Ending, FrozenBy, Phase};
 use super::meter::JobSample;
 use super::rates::Card;
 use super::time::{Mono, Nanos, Now};
@@ -134,7 +134,7 @@ pub struct Turn {
     wanted: BTreeMap<(Attempt, Act), Wanted>,
     replies: VecDeque<(Seq, u64, Reply)>,
     starts: Vec<PendingStart>,
-    freezing: BTreeMap<Attempt, Mono>,
+    doubts: Doubts,
     opened: BTreeMap<Attempt, Seq>,
     skipped: BTreeMap<Attempt, u64>,
     sent: Option<Sent>,
@@ -156,7 +156,7 @@ impl Turn {
             wanted: BTreeMap::new(),
             replies: VecDeque::new(),
             starts: Vec::new(),
-            freezing: BTreeMap::new(),
+            doubts: Doubts::default(),
             opened: BTreeMap::new(),
             skipped: BTreeMap::new(),
             sent: None,
@@ -166,7 +166,9 @@ impl Turn {
         };
         let effects = turn.draft(now, |draft, _| draft.woke(fresh_epoch));
         let ours = turn.agent.jobs.values().filter(|job| job.is_live() && job.frozen_by == Some(FrozenBy::Agent));
-        turn.freezing = ours.map(|job| (job.attempt, now.mono)).collect();
+        let still = turn.agent.jobs.values().filter(|job| job.is_live() && job.phase == Phase::Frozen);
+        turn.doubts.unseen = still.map(|job| job.attempt).collect();
+        turn.doubts.freezing = ours.map(|job| (job.attempt, now.mono)).collect();
         (turn, effects)
     }
 
@@ -231,7 +233,7 @@ impl Turn {
                     self.wanted.remove(&(acted.attempt, acted.act)); // what did not succeed is tried again, but not at once
                 }
                 if acted.outcome == ActOutcome::Confirmed && matches!(acted.act, Act::Freeze | Act::Thaw) {
-                    self.freezing.remove(&acted.attempt);
+                    self.doubts.freezing.remove(&acted.attempt);
                 }
                 self.draft(now, |draft, _| draft.acted(&acted, sample.as_ref()))
             }
@@ -275,9 +277,13 @@ impl Turn {
 
     fn looked(&mut self, now: Now, mut samples: Vec<JobSample>) -> Vec<Effect> {
         self.looked_at = now.mono;
-        self.freezing.retain(|_, since| now.mono.since(*since) < TAKES_HOLD_WITHIN);
+        self.doubts.freezing.retain(|_, since| now.mono.since(*since) < TAKES_HOLD_WITHIN);
         self.catch_up(&mut samples);
-        self.draft(now, |draft, _| draft.sampled(&samples))
+        let effects = self.draft(now, |draft, _| draft.sampled(&samples));
+        for sample in samples.iter().filter(|sample| sample.frozen.seen().is_some()) {
+            self.doubts.unseen.remove(&sample.attempt);
+        }
+        effects
     }
 
     /// A tail tells what came after the last look. If that one was left out, its part is missing too.
@@ -367,7 +373,7 @@ impl Turn {
     fn draft(&mut self, now: Now, work: impl FnOnce(&mut Draft<'_>, &mut Vec<(u64, Reply)>)) -> Vec<Effect> {
         let first = Seq(self.agent.seq.0 + 1);
         let mut replies = Vec::new();
-        let mut draft = Draft::new(&mut self.agent, &self.settings, now, &self.freezing);
+        let mut draft = Draft::new(&mut self.agent, &self.settings, now, &self.doubts);
         work(&mut draft, &mut replies);
         if draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Pushed { .. } | Fact::EpochOpened { .. })) {
             self.starts.iter_mut().for_each(|start| start.asked = None); // their question is void
@@ -421,7 +427,7 @@ impl Turn {
             if allowed && again {
                 wanted.ordered = Some(now.mono);
                 if order.act == Act::Freeze {
-                    self.freezing.insert(order.attempt, now.mono);
+                    self.doubts.freezing.insert(order.attempt, now.mono);
                 }
                 out.push(Effect::Act(order));
             }

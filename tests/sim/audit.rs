@@ -189,7 +189,7 @@ impl Audit {
     // ---- jobs ----
 
     pub(crate) fn baseline(&mut self, n: usize, mono: u64, index: usize, job: &mut KernelJob) {
-        if !job.populated {
+        if !job.populated && !self.metered.values().any(|baseline| baseline.job == index) {
             job.forget_emptiness();
         }
         let baseline = Baseline {

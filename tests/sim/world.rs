@@ -89,6 +89,8 @@ pub(crate) struct Owner {
     pub(crate) id: AccountId,
     pub(crate) policy: AccountPolicy,
     pub(crate) rich: bool,
+    /// Created while nodes already ask for it. A question that overtakes its creation and comes again later is granted for nobody.
+    pub(crate) late: bool,
 }
 
 /// One machine with its agent.
@@ -129,6 +131,7 @@ pub(crate) struct World {
     pub(crate) audit: Audit,
     pub(crate) trace: Trace,
     pub(crate) calm: bool,
+    pub(crate) had_unread: u64,
     partition_until: u64,
     inodes: u64,
     payments: u64,
@@ -165,6 +168,7 @@ impl World {
             audit: Audit::new(node_count),
             trace,
             calm: false,
+            had_unread: 0,
             partition_until: 0,
             inodes: 100,
             payments: 0,
@@ -222,8 +226,8 @@ impl World {
                 start_predicted: StartPredicted::Ignore,
             };
             let rich = self.rng.chance(250);
-            self.owners.push(Owner { id: id.clone(), policy, rich });
             let created_at = if self.rng.chance(850) { self.now } else { self.now + self.rng.below(60 * S) };
+            self.owners.push(Owner { id: id.clone(), policy, rich, late: self.now < created_at });
             self.at(created_at, Ev::ToBank(Deed::Create(id, policy)));
             // A few hundredths of a credit: seconds to minutes of a busy machine.
             let amount = if rich { 1_000 * CREDIT } else { i128::from(self.rng.below(100_000_000)) };
@@ -372,7 +376,9 @@ impl World {
             node.slept += length;
         }
         self.now += length;
-        self.audit.rough(n, self.now + 5 * S);
+        for node in 0..self.nodes.len() {
+            self.audit.rough(node, self.now + 5 * S);
+        }
         self.trace.line(self.now, &format!("n{n} has slept {length}"));
     }
 
@@ -741,6 +747,10 @@ impl World {
     // ---- people and jobs ----
 
     fn people(&mut self, what: Ev) {
+        if let Ev::Populate(index) | Ev::Blink(index) | Ev::Exit(index) | Ev::Rmdir(index) | Ev::OtherThaw(index) = what {
+            let job = &self.jobs[index];
+            self.trace.line(self.now, &format!("n{} {} {} {what:?}", job.node, job.name, job.inode));
+        }
         match what {
             Ev::Start(index) => self.start(index),
             Ev::Stop(index, ending) => self.stop(index, ending),

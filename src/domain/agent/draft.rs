@@ -3,7 +3,7 @@
 //! Here: what samples say of a job ([`Draft::sampled`]), what the hands did, and how a job ends. Credit is in [`super::credit`],
 //! beginnings are in [`super::start`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::act::{Act, ActOutcome, Acted, Target};
 use super::super::batch::ReceiptRow;
@@ -29,20 +29,29 @@ const EMPTY_FOR: Nanos = Nanos::from_secs(10);
 /// How long a cgroup that the agent made may wait for its first task.
 const FIRST_TASK_WITHIN: Nanos = Nanos::from_secs(30);
 
+/// What this process cannot know for certain of its jobs. Not durable: a new process has its own.
+#[derive(Debug, Default)]
+pub struct Doubts {
+    /// Jobs whose freeze was ordered and may still take hold, and when it was ordered.
+    pub freezing: BTreeMap<Attempt, Mono>,
+    /// Jobs that stood still when this process began, and that it has not looked at yet.
+    pub unseen: BTreeSet<Attempt>,
+}
+
 /// The facts of one turn in the making.
 pub struct Draft<'a> {
     pub(super) agent: &'a mut Agent,
     pub(super) settings: &'a Settings,
     pub(super) now: Now,
-    freezing: &'a BTreeMap<Attempt, Mono>,
+    doubts: &'a Doubts,
     facts: Vec<(Seq, Fact)>,
     receipts: Vec<ReceiptRow>,
 }
 
 impl<'a> Draft<'a> {
-    /// Begins a turn. `freezing`: jobs whose freeze was ordered and may still take hold, and when it was ordered.
-    pub fn new(agent: &'a mut Agent, settings: &'a Settings, now: Now, freezing: &'a BTreeMap<Attempt, Mono>) -> Draft<'a> {
-        Draft { agent, settings, now, freezing, facts: Vec::new(), receipts: Vec::new() }
+    /// Begins a turn.
+    pub fn new(agent: &'a mut Agent, settings: &'a Settings, now: Now, doubts: &'a Doubts) -> Draft<'a> {
+        Draft { agent, settings, now, doubts, facts: Vec::new(), receipts: Vec::new() }
     }
 
     /// The state as it now is.
@@ -105,7 +114,7 @@ impl<'a> Draft<'a> {
 
     /// What a job used between its last look and the end of its boot is gone with the kernel that knew.
     fn note_reboot(&mut self, attempt: Attempt) {
-        let Some(job) = self.agent.jobs.get(&attempt).filter(|job| job.phase != Phase::Awaited && job.emptied.is_none()) else { return };
+        let Some(job) = self.agent.jobs.get(&attempt) else { return };
         let at = job.counted_to;
         for (meter, rule) in
             [(Meter::CpuTime, GapRule::Lost), (Meter::WallTime, GapRule::NotBilled), (Meter::MemoryCharged, GapRule::NotBilled)]
@@ -255,8 +264,11 @@ impl<'a> Draft<'a> {
     /// The job's state changed at an unknown instant of a long time in which nobody looked: then nobody knows for how long it ran.
     fn is_unknown(&self, job: &Job, sample: &JobSample) -> bool {
         let empty = is_gone(sample) || sample.populated.seen() == Some(&Populated::No);
-        let frozen = sample.frozen.seen().is_some_and(|frozen| (*frozen == Frozen::Yes) != (job.phase == Phase::Frozen));
-        job.emptied.is_none() && self.level_gap() < sample.at.since(job.counted_to) && (empty || frozen)
+        let frozen = sample.frozen.seen() == Some(&Frozen::Yes);
+        // While a job stands still nothing is written, however often it is looked at: that is no silence.
+        let thawed = sample.frozen.seen() == Some(&Frozen::No) && self.doubts.unseen.contains(&job.attempt);
+        let changed = (job.phase == Phase::Running && (empty || frozen)) || (job.phase == Phase::Frozen && thawed);
+        changed && job.emptied.is_none() && self.level_gap() < sample.at.since(job.counted_to)
     }
 
     /// The memory of a running job over the time since its last look, in byte-nanoseconds; or why nobody knows it.
@@ -290,10 +302,14 @@ impl<'a> Draft<'a> {
         let mut gaps = Vec::new();
         for (sample, _) in samples {
             let Some(job) = self.agent.jobs.get(&sample.attempt) else { continue };
+            let stretch = |meter, why, rule| Gap { meter, from: job.counted_to, to: sample.at, why, rule };
             if job.phase == Phase::Awaited && !is_gone(sample) {
+                // Nobody knows when its cgroup came. Within a few looks that is nothing to speak of.
+                if sample.cpu_ns.seen().is_some() && self.level_gap() < sample.at.since(job.counted_to) {
+                    gaps.push((job.attempt, stretch(Meter::WallTime, Missing::NotYet, GapRule::NotBilled)));
+                }
                 continue;
             }
-            let stretch = |meter, why, rule| Gap { meter, from: job.counted_to, to: sample.at, why, rule };
             // One that was empty may have run once more before it vanished.
             let told =
                 job.gaps.iter().any(|gap| gap.meter == Meter::CpuTime && gap.from == job.counted_to && gap.rule != GapRule::CountedLater);
@@ -330,7 +346,7 @@ impl<'a> Draft<'a> {
         let attempt = job.attempt;
         match (sample.frozen.seen(), job.frozen_by) {
             // Ours, if a freeze was ordered: its report is to come.
-            (Some(Frozen::Yes), None) if !self.freezing.contains_key(&attempt) => {
+            (Some(Frozen::Yes), None) if !self.doubts.freezing.contains_key(&attempt) => {
                 self.record(Fact::FrozenBySet { attempt, by: Some(FrozenBy::Other) });
                 self.step(attempt, StepEvent::FrozenByOther);
             }
@@ -338,7 +354,7 @@ impl<'a> Draft<'a> {
             (Some(Frozen::No), Some(FrozenBy::Agent)) => {
                 let wanted = self.agent.restraint(attempt, self.settings) == super::wants::Restraint::Frozen;
                 // One that has not taken hold yet is still ours once it does.
-                if !self.freezing.contains_key(&attempt) {
+                if !self.doubts.freezing.contains_key(&attempt) {
                     self.record(Fact::FrozenBySet { attempt, by: None });
                 }
                 if before == Phase::Frozen && wanted {

@@ -264,6 +264,9 @@ impl Draft<'_> {
         let before = job.reported.or(job.ending);
         let changed = job.reported.is_some_and(|before| before != stated);
         if changed {
+            if let Some(sample) = sample.filter(|_| live) {
+                self.sampled(std::slice::from_ref(sample)); // what a look has shown is not looked at again
+            }
             let said = before.map_or(Outcome::Unknown, |ending| ending.outcome);
             let message = format!("job {name} was already reported as {said}");
             return Reply::Refused(Refusal::new("changed_repeat", message, "the first report stands"));
