@@ -144,6 +144,16 @@ mod tests {
     }
 
     #[test]
+    fn every_commit_is_flushed_and_none_is_copied_back_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let kind = Kind { application_id: 1, version: 1, schema: "CREATE TABLE t (a INTEGER) STRICT;" };
+        let connection = open_for_writing(&dir.path().join("x.db"), &kind).unwrap();
+        let set = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(set("synchronous"), 2, "2 is FULL: one flush of the write-ahead log for each commit");
+        assert_eq!(set("wal_autocheckpoint"), 0);
+    }
+
+    #[test]
     fn another_programs_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.db");

@@ -58,6 +58,8 @@ struct NodeAudit {
     last_epoch: Option<Epoch>,
     allowed: BTreeMap<AccountId, i128>,
     armed_at: BTreeMap<AccountId, u64>,
+    /// When each job was last counted, and its memory in this segment.
+    counted: BTreeMap<Attempt, (u64, u128)>,
     rough_until: u64,
     doubt_until: u64,
     full: bool,
@@ -148,9 +150,10 @@ impl Audit {
 
     /// A batch is on disk: the replica takes its facts, and must then be what the live agent was.
     pub(crate) fn durable(&mut self, n: usize, batch: &Batch) {
-        let node = &mut self.nodes[n];
         for row in &batch.rows {
             let fact = Fact::decode(&row.bytes).unwrap_or_else(|error| panic!("G2: a fact that cannot be read back: {error}"));
+            self.levels_were_looked_at(n, &fact);
+            let node = &mut self.nodes[n];
             match &fact {
                 Fact::Asked { request, .. } => {
                     node.asked.insert((request.epoch, request.request), (**request).clone());
@@ -168,6 +171,7 @@ impl Audit {
                 }
             }
         }
+        let node = &mut self.nodes[n];
         if let Some(expected) = node.expected.remove(&node.replica.seq.0) {
             assert!(expected == node.replica, "G2: replaying the facts gives another state at {}", node.replica.seq.0);
         }
@@ -305,6 +309,24 @@ impl Audit {
         for owner in owners {
             self.account_stands(n, now, world, agent, owner);
             self.stops_in_time(n, now, world, agent, owner, tariffs, faults);
+        }
+    }
+
+    /// What was counted says that somebody looked: memory is never billed over a stretch in which nobody did.
+    fn levels_were_looked_at(&mut self, n: usize, fact: &Fact) {
+        let counted = &mut self.nodes[n].counted;
+        match fact {
+            Fact::JobOpened(opened) => drop(counted.insert(opened.attempt, (opened.at.mono.0, 0))),
+            Fact::CardAdopted { .. } => counted.values_mut().for_each(|(_, billed)| *billed = 0),
+            Fact::Counted { rows, .. } => {
+                for row in rows {
+                    let (at, billed) = counted.insert(row.attempt, (row.at.0, row.memory_byte_ns)).unwrap_or_default();
+                    let length = row.at.0 - at;
+                    let more = billed < row.memory_byte_ns;
+                    assert!(!more || length <= 3 * S, "G6: memory billed for {length} ns in which nobody looked at attempt {}", row.attempt);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -451,6 +473,7 @@ impl Audit {
                 assert!(escrow.settled.nano() <= spent, "G3: {id} was charged {}, its node spent {spent}", escrow.settled);
             }
             let settled = account.settled.nano();
+            assert_eq!(account.shortfall.nano(), 0, "G3: {id}: credit was taken back from an epoch that could still spend it");
             assert!(held + settled <= paid_in, "G3: {id}: {held} are out and {settled} settled of {paid_in}");
             assert_eq!(account.free.nano() + account.paid.nano() + settled, paid_in, "G3: {id} does not add up");
         }

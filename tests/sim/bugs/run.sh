@@ -7,7 +7,7 @@
 # `cargo test ARGUMENTS` fails with it and passes without it. A patch that does not apply or does not compile is missed.
 #
 #   METERD_SIM_SEEDS=300    seeds tried for each bug, from METERD_SIM_FIRST=1
-#   CARGO_TARGET_DIR        build folder, one for all bugs; target/planted by default
+#   CARGO_TARGET_DIR        build folder, one for all bugs; target/planted by default. The copy and the logs are in its bugs/.
 set -euo pipefail
 
 root=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
@@ -18,12 +18,24 @@ export METERD_SIM_LINES=0
 unset METERD_SIM_SEED
 seconds_max=600 # a run that takes longer hangs, and that is a failure too
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# The copy has the same place each time, so that only what changed is compiled again.
+work=$CARGO_TARGET_DIR/bugs
 tree=$work/tree
-mkdir "$tree" "$work/logs"
+logs=$work/logs
+rm -rf "$work"
+mkdir -p "$tree" "$logs"
 (cd "$root" && git ls-files -z | xargs -0 cp --parents --target-directory="$tree")
 cd "$tree"
+export GIT_CEILING_DIRECTORIES=$work # the copy is no repository, even if it lies in one
+
+# The simulation needs none of the programs; to build them for each bug would take twice the time.
+cp Cargo.toml "$work/manifest"
+without_programs() {
+    sed '/^\[\[bin\]\]/,/^$/d; /^default-run/d; s/^\[package\]/&\nautobins = false/' "$work/manifest" >Cargo.toml
+}
+with_programs() {
+    cp "$work/manifest" Cargo.toml
+}
 
 patches=()
 for name in "$@"; do
@@ -33,7 +45,7 @@ done
 
 # Builds the simulation; prints the path of the program.
 build() {
-    cargo test --quiet --test sim --no-run --message-format=json 2>"$work/logs/$1.build" |
+    cargo test --quiet --test sim --no-run --message-format=json 2>"$logs/$1.build" |
         sed -n 's/.*"target":{"kind":\["test"\].*"name":"sim".*"executable":"\([^"]*\)".*/\1/p'
 }
 
@@ -66,21 +78,23 @@ miss() {
     missed=$((missed + 1))
 }
 
-echo "without a bug: building" >&2
+echo "without a bug" >&2
+without_programs
 program=$(build clean) || true
-[ -n "$program" ] || { cat "$work/logs/clean.build" >&2; echo "the tree does not compile" >&2; exit 2; }
+[ -n "$program" ] || { cat "$logs/clean.build" >&2; echo "the tree does not compile" >&2; exit 2; }
 cp "$program" "$work/clean"
-METERD_SIM_FAILURES=$METERD_SIM_SEEDS simulate "$work/logs/clean" "$work/clean" | sort >"$work/known"
+METERD_SIM_FAILURES=$METERD_SIM_SEEDS simulate "$logs/clean" "$work/clean" | sort >"$work/known"
 known=$(wc -l <"$work/known")
 if [ "$known" -gt 0 ]; then
     echo "NOT CLEAN: these seeds fail without any bug and prove nothing: $(tr '\n' ' ' <"$work/known")"
     missed=1
 fi
+with_programs
 for patch in "${patches[@]}"; do
     [ -e "$patch" ] || continue
     while read -r -a arguments; do
-        if ! cargo test --quiet "${arguments[@]}" >"$work/logs/clean.test" 2>&1 </dev/null ||
-            ! grep -q 'test result: ok\. [1-9]' "$work/logs/clean.test"; then
+        if ! cargo test --quiet "${arguments[@]}" >"$logs/clean.test" 2>&1 </dev/null ||
+            ! grep -q 'test result: ok\. [1-9]' "$logs/clean.test"; then
             echo "NOT CLEAN: cargo test ${arguments[*]} fails, or runs nothing, without any bug"
             missed=$((missed + 1))
         fi
@@ -90,7 +104,7 @@ done
 row BUG FOUND SEEDS SECONDS BY
 for patch in "${patches[@]}"; do
     name=$(basename "$patch" .patch)
-    log=$work/logs/$name
+    log=$logs/$name
     begun=$SECONDS
     if ! git apply -p1 "$patch" 2>"$log"; then
         miss "$name" "the patch does not apply"
@@ -98,6 +112,7 @@ for patch in "${patches[@]}"; do
     fi
     mapfile -t arguments < <(tests_of "$patch" | tr ' ' '\n')
     if [ ${#arguments[@]} -gt 0 ]; then
+        with_programs
         if ! cargo test --quiet "${arguments[@]}" --no-run >"$log" 2>&1; then
             miss "$name" "does not compile"
         elif cargo test --quiet "${arguments[@]}" >"$log" 2>&1; then
@@ -106,6 +121,7 @@ for patch in "${patches[@]}"; do
             row "$name" yes - $((SECONDS - begun)) "cargo test ${arguments[*]}"
         fi
     else
+        without_programs
         program=$(build "$name") || true
         if [ -z "$program" ]; then
             miss "$name" "does not compile"
