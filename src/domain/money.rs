@@ -14,6 +14,9 @@ pub const NANO: i128 = 1_000_000_000;
 /// Digits behind the point of a credit.
 const SCALE: usize = 9;
 
+/// Most digits of an amount: every one that an `i128` of nano-credits holds must read back.
+const AMOUNT_DIGITS_MAX: usize = 39;
+
 /// An amount of credit, in nano-credits. May be negative (a difference); balances are checked where they are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Credits(i128);
@@ -105,10 +108,10 @@ impl FromStr for Credits {
     type Err = AmountError;
 
     fn from_str(text: &str) -> Result<Credits, AmountError> {
-        let decimal = Decimal::from_str(text)?;
-        let missing = SCALE.checked_sub(usize::from(decimal.scale)).ok_or_else(|| AmountError::TooFine(text.to_owned()))?;
+        let Decimal { mantissa, scale } = decimal(text, AMOUNT_DIGITS_MAX)?;
+        let missing = SCALE.checked_sub(usize::from(scale)).ok_or_else(|| AmountError::TooFine(text.to_owned()))?;
         let factor = 10_i128.pow(u32::try_from(missing).unwrap_or(0));
-        decimal.mantissa.checked_mul(factor).map(Credits).ok_or_else(|| AmountError::TooLarge(text.to_owned()))
+        mantissa.checked_mul(factor).map(Credits).ok_or_else(|| AmountError::TooLarge(text.to_owned()))
     }
 }
 
@@ -151,31 +154,37 @@ impl FromStr for Decimal {
     type Err = AmountError;
 
     fn from_str(text: &str) -> Result<Decimal, AmountError> {
-        let malformed = || AmountError::Malformed(text.chars().take(64).collect());
-        let (negative, digits) = match text.strip_prefix('-') {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
-        let (whole, fraction) = match digits.split_once('.') {
-            Some((_, "")) => return Err(malformed()),
-            Some((whole, fraction)) => (whole, fraction.trim_end_matches('0')),
-            None => (digits, ""),
-        };
-        let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-        if whole.is_empty() || !all_digits(whole) || !digits.split_once('.').is_none_or(|(_, f)| all_digits(f)) {
-            return Err(malformed());
-        }
-        let scale = u8::try_from(fraction.len())
-            .ok()
-            .filter(|scale| *scale <= Decimal::SCALE_MAX)
-            .ok_or_else(|| AmountError::TooFine(text.chars().take(64).collect()))?;
-        let joined = format!("{}{fraction}", whole.trim_start_matches('0'));
-        if Decimal::DIGITS_MAX < joined.len() {
-            return Err(AmountError::TooLarge(text.chars().take(64).collect()));
-        }
-        let magnitude: i128 = if joined.is_empty() { 0 } else { joined.parse().map_err(|_| malformed())? };
-        Ok(Decimal { mantissa: if negative { -magnitude } else { magnitude }, scale })
+        decimal(text, Decimal::DIGITS_MAX)
     }
+}
+
+/// Reads `[-]digits[.digits]` of at most so many digits, zeros at both ends not counted.
+fn decimal(text: &str, digits_max: usize) -> Result<Decimal, AmountError> {
+    let malformed = || AmountError::Malformed(text.chars().take(64).collect());
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let (whole, fraction) = match digits.split_once('.') {
+        Some((_, "")) => return Err(malformed()),
+        Some((whole, fraction)) => (whole, fraction.trim_end_matches('0')),
+        None => (digits, ""),
+    };
+    let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !all_digits(whole) || !digits.split_once('.').is_none_or(|(_, f)| all_digits(f)) {
+        return Err(malformed());
+    }
+    let scale = u8::try_from(fraction.len())
+        .ok()
+        .filter(|scale| *scale <= Decimal::SCALE_MAX)
+        .ok_or_else(|| AmountError::TooFine(text.chars().take(64).collect()))?;
+    let joined = format!("{}{fraction}", whole.trim_start_matches('0'));
+    let too_large = || AmountError::TooLarge(text.chars().take(64).collect());
+    if digits_max < joined.len() {
+        return Err(too_large());
+    }
+    let magnitude: i128 = if joined.is_empty() { 0 } else { joined.parse().map_err(|_| too_large())? };
+    Ok(Decimal { mantissa: if negative { -magnitude } else { magnitude }, scale })
 }
 
 impl Serialize for Decimal {
@@ -253,7 +262,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_amount_survives_being_printed_and_read(nano in -10_i128.pow(26)..10_i128.pow(26)) {
+        fn every_amount_survives_being_printed_and_read(nano in -i128::MAX..=i128::MAX) {
             let amount = Credits::from_nano(nano);
             prop_assert_eq!(amount.to_string().parse::<Credits>(), Ok(amount));
             let json = serde_json::to_string(&amount).unwrap();

@@ -136,6 +136,24 @@ pub enum Discrepancy {
         /// Its hash.
         digest: Digest,
     },
+    /// The card that the hash names is another one.
+    #[error("segment {segment}: the receipt says {said}, the hash is that of {computed}")]
+    Card {
+        /// Counted from 1.
+        segment: usize,
+        /// Name and version on the receipt.
+        said: String,
+        /// Name and version in the card's text.
+        computed: String,
+    },
+    /// A device is listed twice.
+    #[error("segment {segment}: the GPU {gpu} is listed twice")]
+    GpuTwice {
+        /// Counted from 1.
+        segment: usize,
+        /// Which one.
+        gpu: GpuId,
+    },
     /// A quantity is not a number.
     #[error("segment {segment}: {field} is not a whole number: {text:?}")]
     Quantity {
@@ -154,7 +172,21 @@ pub enum Discrepancy {
         /// Why.
         why: String,
     },
-    /// A line is not what the card gives.
+    /// Something that a line says, its cost apart, is not what the quantities and the card give.
+    #[error("segment {segment}, line {line}: {field} is {said} on the receipt, {computed} by quantities and card")]
+    Stated {
+        /// Counted from 1.
+        segment: usize,
+        /// Which line.
+        line: LineId,
+        /// What it says.
+        field: &'static str,
+        /// On the receipt.
+        said: String,
+        /// By the card.
+        computed: String,
+    },
+    /// A line's cost is not what the card gives.
     #[error("segment {segment}, line {line}: the receipt says {said}, the card gives {computed}")]
     Line {
         /// Counted from 1.
@@ -290,12 +322,15 @@ fn verify_segment(number: usize, segment: &ReceiptSegment, cards: &BTreeMap<Dige
     let gpus: Vec<HeldGpu> = segment.gpus.iter().map(|held| HeldGpu { gpu: held.gpu.clone(), model: held.model.clone() }).collect();
     let lines = charge::lines(card, &usage, &gpus).map_err(|why| vec![Discrepancy::Unrated { segment: number, why: why.to_string() }])?;
     let mut found = Vec::new();
-    let names = |lines: &[LineCharge]| lines.iter().map(|line| (line.line.clone(), line.quantity)).collect::<Vec<_>>();
-    if names(&lines) != names(&segment.lines) {
-        found.push(Discrepancy::Lines { segment: number });
+    if (&segment.card, segment.card_version) != (&card.name, card.version) {
+        let named = |name: &LineId, version: u64| format!("card {name} version {version}");
+        let (said, computed) = (named(&segment.card, segment.card_version), named(&card.name, card.version));
+        found.push(Discrepancy::Card { segment: number, said, computed });
     }
-    for (said, computed) in segment.lines.iter().zip(&lines).filter(|(said, computed)| said.cost != computed.cost) {
-        found.push(Discrepancy::Line { segment: number, line: said.line.clone(), said: said.cost, computed: computed.cost });
+    if segment.lines.iter().map(|line| &line.line).eq(lines.iter().map(|line| &line.line)) {
+        found.extend(segment.lines.iter().zip(&lines).flat_map(|(said, computed)| verify_line(number, said, computed)));
+    } else {
+        found.push(Discrepancy::Lines { segment: number });
     }
     let sum: Credits = lines.iter().map(|line| line.cost).sum();
     if sum != segment.cost {
@@ -304,13 +339,39 @@ fn verify_segment(number: usize, segment: &ReceiptSegment, cards: &BTreeMap<Dige
     if found.is_empty() { Ok(()) } else { Err(found) }
 }
 
+fn verify_line(segment: usize, said: &LineCharge, computed: &LineCharge) -> Vec<Discrepancy> {
+    let fields = |charge: &LineCharge| {
+        [
+            ("meter", charge.meter.to_string()),
+            ("quantity", charge.quantity.to_string()),
+            ("unit", charge.unit.clone()),
+            ("price", charge.price.clone()),
+            ("per", charge.per.to_string()),
+            ("round", charge.round.name().to_owned()),
+        ]
+    };
+    let line = || said.line.clone();
+    let mut found: Vec<Discrepancy> = fields(said)
+        .into_iter()
+        .zip(fields(computed))
+        .filter(|(said, computed)| said != computed)
+        .map(|((field, said), (_, computed))| Discrepancy::Stated { segment, line: line(), field, said, computed })
+        .collect();
+    if said.cost != computed.cost {
+        found.push(Discrepancy::Line { segment, line: line(), said: said.cost, computed: computed.cost });
+    }
+    found
+}
+
 fn segment_usage(number: usize, segment: &ReceiptSegment) -> Result<Usage, Discrepancy> {
     let whole = |field, text: &str| {
         text.parse::<u128>().map_err(|_| Discrepancy::Quantity { segment: number, field, text: text.chars().take(64).collect() })
     };
     let mut gpu_held_ns = BTreeMap::new();
     for held in &segment.gpus {
-        gpu_held_ns.insert(held.gpu.clone(), whole("held_ns", &held.held_ns)?);
+        if gpu_held_ns.insert(held.gpu.clone(), whole("held_ns", &held.held_ns)?).is_some() {
+            return Err(Discrepancy::GpuTwice { segment: number, gpu: held.gpu.clone() });
+        }
     }
     Ok(Usage {
         cpu_ns: whole("cpu_ns", &segment.cpu_ns)?,

@@ -1,0 +1,471 @@
+//! Receipts computed again by a second rating that shares no code with the first: `verifier/second_rating.rs`.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+#[path = "support/agent.rs"]
+#[expect(dead_code, reason = "what other tests need of it")]
+mod agent;
+#[path = "verifier/random.rs"]
+mod random;
+#[path = "verifier/second_rating.rs"]
+mod second_rating;
+#[path = "stub_nvml/mod.rs"]
+#[expect(dead_code, reason = "what other tests need of it")]
+mod stub_nvml;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use agent::Agent;
+use meterd::domain::act::{ProcessRoot, Target};
+use meterd::domain::agent::{Agent as State, Settings};
+use meterd::domain::enforcement::Enforcement;
+use meterd::domain::fact::{Fact, Opened};
+use meterd::domain::id::{Attempt, BootId, Digest, GpuModel, Uid};
+use meterd::domain::meter::Host;
+use meterd::domain::money::Credits;
+use meterd::domain::rates::Card;
+use meterd::domain::rates::charge::{self, RateError};
+use meterd::domain::receipt::{Receipt, verify};
+use meterd::domain::time::{Nanos, Now};
+use meterd::domain::usage::{HeldGpu, Usage};
+use num_bigint::BigInt;
+use proptest::test_runner::{Config, TestError, TestRunner};
+use random::{Case, METERS, ROUNDINGS, Used};
+use second_rating::{Charged, NoPrice, nano, rate};
+use serde_json::{Value, json};
+
+const CASES: u32 = 4_000;
+/// Of everything that the two ratings are compared on, so many at least.
+const EACH_AT_LEAST: u64 = 100;
+
+type Counts = BTreeMap<String, u64>;
+
+/// Numbers that no price depends on, so that no card can say whether they are true: they begin so …
+const WITHOUT_PRICE: [&str; 6] = ["/attempt", "/owner_uid", "/exit_code", "/notes_dropped", "/gaps/", "/steps/"];
+/// … or end so: time spent frozen costs nothing.
+const FREE: &str = "/frozen_ns";
+
+fn devices(models: &[&str]) -> Vec<HeldGpu> {
+    let device = |(nth, model): (usize, &&str)| HeldGpu { gpu: format!("GPU-{nth}").parse().unwrap(), model: GpuModel::new(model) };
+    models.iter().enumerate().map(device).collect()
+}
+
+/// The usage as the product keeps it …
+fn usage(used: &Used, gpus: &[HeldGpu]) -> Usage {
+    Usage {
+        cpu_ns: used.cpu_ns,
+        memory_byte_ns: used.memory_byte_ns,
+        gpu_held_ns: gpus.iter().map(|held| held.gpu.clone()).zip(used.held_ns.iter().copied()).collect(),
+        wall_ns: used.running_ns,
+        job_starts: used.job_starts,
+        frozen_ns: used.frozen_ns,
+    }
+}
+
+/// … and as the second rating reads it.
+fn plain(used: &Used, models: &[&str]) -> Value {
+    let device =
+        |(nth, (model, held)): (usize, (&&str, &u128))| json!({ "gpu": format!("GPU-{nth}"), "model": model, "held_ns": held.to_string() });
+    json!({
+        "cpu_ns": used.cpu_ns.to_string(),
+        "memory_charged_byte_ns": used.memory_byte_ns.to_string(),
+        "running_ns": used.running_ns.to_string(),
+        "job_starts": used.job_starts,
+        "gpus": models.iter().zip(&used.held_ns).enumerate().map(device).collect::<Vec<_>>(),
+    })
+}
+
+/// The product's receipt of a job that ran under these cards one after the other; `Err` where a segment has no price.
+fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
+    let gpus = devices(&case.models);
+    let (attempt, boot) = (Attempt(1), BootId([0xab; 16]));
+    let mut state = State::default();
+    let at = Now::default();
+    state.apply(&Fact::CardAdopted { card: cards[0].clone().into(), at });
+    state.apply(&Fact::JobOpened(
+        Opened {
+            attempt,
+            name: "job".parse().unwrap(),
+            account: "lab".parse().unwrap(),
+            owner: Uid(1_000),
+            target: Target::Processes(ProcessRoot { pid: 2, start_ticks: 3 }),
+            gpus: gpus.clone(),
+            time_limit: None,
+            cpus: None,
+            memory_bytes: None,
+            at,
+            cpu_counter_ns: None,
+            memory_level_bytes: None,
+            card: cards[0].digest,
+            charge: Credits::ZERO,
+            drawn: Credits::ZERO,
+        }
+        .into(),
+    ));
+    for card in &cards[1..] {
+        state.apply(&Fact::CardAdopted { card: card.clone().into(), at });
+    }
+    let mut job = state.jobs[&attempt].clone();
+    job.boot = boot;
+    assert_eq!(job.segments.len(), cards.len());
+    for (nth, (segment, (_, used))) in job.segments.iter_mut().zip(&case.segments).enumerate() {
+        segment.usage = usage(used, &gpus);
+        segment.cost = charge::total(&cards[nth], &segment.usage, &gpus).map_err(|why| (nth, why))?;
+    }
+    job.charge = job.segments.iter().map(|segment| segment.cost).sum();
+    job.unfunded = Credits::from_nano(job.charge.nano() / 1_000 * i128::from(case.unfunded_permille));
+    job.drawn = job.charge.minus(job.unfunded);
+    let host = Host { cpu_count: 1, memory_bytes: 1 };
+    let interval = Nanos::from_secs(1);
+    let settings = Settings { node: "node".parse().unwrap(), boot, enforcement: Enforcement::Observe, interval, host };
+    Ok(Receipt::of(&job, &state, &settings))
+}
+
+fn count(counts: &RefCell<Counts>, what: impl Into<String>) {
+    *counts.borrow_mut().entry(what.into()).or_default() += 1;
+}
+
+fn count_line(counts: &RefCell<Counts>, line: &Charged) {
+    let tariff = &line.tariff;
+    count(counts, format!("meter {}", tariff.meter));
+    count(counts, format!("unit {}", tariff.unit));
+    count(counts, format!("round {}", tariff.round));
+    if tariff.per != BigInt::from(1) {
+        count(counts, "per above 1");
+    }
+    if tariff.meter == "gpu_held" {
+        let kind = tariff.gpu_model.as_ref().map_or("none", |model| if model.ends_with('*') { "prefix" } else { "exact" });
+        count(counts, format!("selector {kind}"));
+    }
+    if *line.exact.denom() == BigInt::from(2) {
+        count(counts, format!("half a nano-credit {}", tariff.round));
+    }
+}
+
+/// One case through both ratings: line by line, and then once more with one number changed.
+fn compare(case: &Case, counts: &RefCell<Counts>) {
+    let texts: Vec<String> = case.segments.iter().map(|(text, _)| text.clone()).collect();
+    let cards: Vec<Card> = texts.iter().map(|text| Card::parse(text, "card.toml").unwrap()).collect();
+    let second: Vec<_> = case.segments.iter().map(|(text, used)| rate(text, &plain(used, &case.models))).collect();
+    let receipt = match receipt(case, &cards) {
+        Ok(receipt) => receipt,
+        Err((nth, RateError::Unpriced(gpu))) => {
+            assert_eq!(second[nth].as_ref().unwrap_err(), &NoPrice::Gpu(gpu.to_string()));
+            return count(counts, "refused: a GPU without a price");
+        }
+        Err((nth, RateError::Overflow(_) | RateError::TotalOverflow)) => {
+            assert_eq!(second[nth].as_ref().unwrap_err(), &NoPrice::TooLarge);
+            return count(counts, "refused: too large");
+        }
+    };
+    let json: Value = serde_json::from_str(&receipt.to_json()).unwrap();
+    let mut sum = BigInt::ZERO;
+    for (segment, charged) in json["segments"].as_array().unwrap().iter().zip(&second) {
+        let charged = charged.as_ref().unwrap();
+        let lines = segment["lines"].as_array().unwrap();
+        assert_eq!(lines.len(), charged.len(), "which lines apply: {segment:#}");
+        for (said, line) in lines.iter().zip(charged) {
+            assert_eq!(said["line"], line.tariff.id.as_str());
+            assert_eq!(said["quantity"], line.quantity.to_string());
+            assert_eq!(nano(&said["cost"]), Some(line.cost.clone()), "{said:#} is exactly {}", line.exact);
+            count_line(counts, line);
+        }
+        let cost: BigInt = charged.iter().map(|line| &line.cost).sum();
+        assert_eq!(nano(&segment["cost"]), Some(cost.clone()));
+        count(counts, "segments");
+        sum += cost;
+    }
+    assert_eq!(nano(&json["charge"]), Some(sum.clone()));
+    assert_eq!(second_rating::check(&json, &texts), Ok(sum.clone()));
+    let cards: BTreeMap<Digest, Card> = cards.into_iter().map(|card| (card.digest, card)).collect();
+    assert_eq!(verify(&receipt, &cards).map(|charge| BigInt::from(charge.nano())), Ok(sum));
+    count(counts, "receipts");
+    let numbers = numbers(&json);
+    let pointer = &numbers[case.change.index(numbers.len())];
+    let changed = changed(&json, pointer);
+    // A number too large for its type is not even a receipt.
+    let first = serde_json::from_value::<Receipt>(changed.clone()).is_ok_and(|receipt| verify(&receipt, &cards).is_ok());
+    let second = pointer != "/receipt" && second_rating::check(&changed, &texts).is_ok();
+    assert_eq!(first, second, "{pointer} is raised by one");
+    count(counts, if first { "change without a price: taken by both" } else { "change: rejected by both" });
+}
+
+#[test]
+fn g1_every_line_segment_and_total_is_what_the_second_rating_says() {
+    let counts = RefCell::new(Counts::new());
+    let mut runner = TestRunner::new(Config { failure_persistence: None, max_shrink_iters: 500, ..Config::with_cases(CASES) });
+    let result = runner.run(&random::case(), |case| {
+        compare(&case, &counts);
+        Ok(())
+    });
+    if let Err(TestError::Fail(why, case)) = &result {
+        let cards: String = case.segments.iter().map(|(text, used)| format!("{text}{used:?}\n")).collect();
+        panic!("{why}\nmodels {:?}\n{cards}", case.models);
+    }
+    result.unwrap();
+    let counts = counts.into_inner();
+    for (what, count) in &counts {
+        println!("{count:7}  {what}");
+    }
+    let units = METERS
+        .iter()
+        .flat_map(|(meter, units)| [format!("meter {meter}")].into_iter().chain(units.iter().map(|unit| format!("unit {unit}"))));
+    let rounds = ROUNDINGS.iter().flat_map(|round| [format!("round {round}"), format!("half a nano-credit {round}")]);
+    let selectors = ["selector exact", "selector prefix", "selector none", "per above 1", "change: rejected by both"].map(str::to_owned);
+    let refusals = ["refused: a GPU without a price", "refused: too large"].map(str::to_owned);
+    for what in units.chain(rounds).chain(selectors).chain(refusals) {
+        let seen = counts.get(&what).copied().unwrap_or(0);
+        assert!(EACH_AT_LEAST <= seen, "{what}: compared only {seen} times");
+    }
+    assert!(3_000 <= counts["receipts"], "only {} receipts", counts["receipts"]);
+}
+
+#[test]
+fn g9_the_second_rating_takes_nothing_from_the_first() {
+    let source = include_str!("verifier/second_rating.rs");
+    let used = source.lines().filter(|line| line.trim_start().starts_with("use ") || line.contains("meterd::") || line.contains("crate::"));
+    let allowed = ["use num_bigint", "use num_rational", "use serde_json", "use sha2"];
+    let other: Vec<&str> = used.filter(|line| !allowed.iter().any(|start| line.starts_with(start))).collect();
+    assert!(other.is_empty(), "{other:?}");
+}
+
+/// Pointers to all numbers: JSON's own, and those that are text.
+fn numbers(receipt: &Value) -> Vec<String> {
+    fn walk(value: &Value, pointer: &str, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => map.iter().for_each(|(key, value)| walk(value, &format!("{pointer}/{key}"), found)),
+            Value::Array(list) => list.iter().enumerate().for_each(|(nth, value)| walk(value, &format!("{pointer}/{nth}"), found)),
+            Value::Number(_) => found.push(pointer.to_owned()),
+            Value::String(text) if second_rating::decimal(text).is_some() && text.len() < 64 => found.push(pointer.to_owned()),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk(receipt, "", &mut found);
+    found
+}
+
+/// The receipt with the last digit of this number raised by one.
+fn changed(receipt: &Value, pointer: &str) -> Value {
+    let mut changed = receipt.clone();
+    let place = changed.pointer_mut(pointer).unwrap();
+    let raised = match &*place {
+        Value::String(text) => {
+            let behind = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+            let digits: BigInt = text.replace('.', "").parse().unwrap();
+            let digits = format!("{:0>width$}", (digits + BigInt::from(1)).to_string(), width = behind + 1);
+            let (whole, fraction) = digits.split_at(digits.len() - behind);
+            json!(if behind == 0 { whole.to_owned() } else { format!("{whole}.{fraction}") })
+        }
+        number => number.as_u64().map_or_else(|| json!(number.as_i64().unwrap() + 1), |number| json!(number + 1)),
+    };
+    *place = raised;
+    changed
+}
+
+/// Prices that do not divide evenly, every meter and rounding, several lines on one meter, and every kind of selector.
+const CARD: &str = r#"
+card = "awkward"
+version = 1
+effective_from = "2026-01-01T00:00:00Z"
+[[line]]
+id = "cpu"
+meter = "cpu_time"
+price = "417.041700000000000013"
+unit = "core-hour"
+per = 3
+round = "half_even"
+[[line]]
+id = "licence"
+meter = "cpu_time"
+price = "0.000000007"
+unit = "core-second"
+round = "up"
+[[line]]
+id = "memory"
+meter = "memory_charged"
+price = "0.0171"
+unit = "GiB-minute"
+per = 7
+[[line]]
+id = "gpu"
+meter = "gpu_held"
+price = "1.1"
+unit = "gpu-day"
+round = "up"
+[[line]]
+id = "h100"
+meter = "gpu_held"
+price = "3.3333333"
+unit = "gpu-hour"
+gpu_model = "NVIDIA H100*"
+round = "half_even"
+[[line]]
+id = "a100"
+meter = "gpu_held"
+price = "0.049"
+unit = "gpu-minute"
+gpu_model = "NVIDIA A100-SXM4-40GB"
+[[line]]
+id = "wall"
+meter = "wall_time"
+price = "17"
+unit = "day"
+per = 13
+round = "down"
+[[line]]
+id = "start"
+meter = "job_starts"
+price = "0.0000000015"
+unit = "start"
+round = "half_even"
+"#;
+
+const GPUS: &str = "gpu 0 GPU-00000000-0000-0000-0000-000000000001 85899345920 0 NVIDIA H100 80GB HBM3\n\
+                    gpu 1 GPU-00000000-0000-0000-0000-000000000002 42949672960 0 NVIDIA A100-SXM4-40GB\n\
+                    gpu 2 GPU-00000000-0000-0000-0000-000000000003 24159191040 0 NVIDIA L4\n\
+                    cycle 0 50\ncycle 1 50\ncycle 2 50";
+
+/// A task that burns all it gets; it ends with the test.
+struct Burner(Child);
+
+impl Drop for Burner {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn phase(agent: &Agent) -> String {
+    agent.done("GET", "/v1/jobs/awkward", None)["phase"].as_str().unwrap_or_default().to_owned()
+}
+
+fn top_up(agent: &Agent, amount: &str, payment: &str) {
+    let body = json!({ "amount": amount, "bucket": "paid", "payment": payment });
+    agent.done("POST", "/v1/accounts/lab/topup", Some(&body));
+}
+
+/// The exported receipt of a job that held three GPUs, ran dry, was stopped, paid for, and went on under a second card.
+/// The second card is beside the first one in the agent's folder.
+fn exported(second_card: &str) -> (Agent, Value) {
+    let stub = stub_nvml::Stub::new(GPUS);
+    let mut agent = Agent::start(CARD, "enforcement = \"enforce\"", &format!("[gpu]\nlibrary = \"{}\"", stub.library().display()));
+    agent.done("POST", "/v1/accounts", Some(&json!({ "account": "lab" })));
+    top_up(&agent, "0.05", "p-1");
+    let mut burner = Burner(Command::new("/bin/sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn().unwrap());
+    let body = json!({ "job": "awkward", "account": "lab", "process": { "pid": burner.0.id() }, "gpus": [0, 1, 2] });
+    agent.wait_for("the job is taken", |agent| agent.ask("POST", "/v1/jobs", Some(&body)).0 < 300);
+    agent.wait_for("the job is stopped", |agent| phase(agent) == "frozen");
+    std::thread::sleep(Duration::from_millis(300));
+    top_up(&agent, "1000", "p-2");
+    agent.wait_for("the job goes on", |agent| phase(agent) == "running");
+    std::fs::write(agent.path("first.toml"), CARD).unwrap();
+    std::fs::write(agent.path("card.toml"), second_card).unwrap();
+    agent.signal("HUP");
+    agent.wait_for("the second card is in force", |agent| agent.done("GET", "/v1/status", None)["card"]["version"] == 2);
+    let cpu_ns = |agent: &Agent| agent.done("GET", "/v1/jobs/awkward/receipt", None)["segments"][1]["cpu_ns"].as_str().map(str::to_owned);
+    agent.wait_for("it runs under the second card", |agent| cpu_ns(agent).is_some_and(|ns| ns != "0"));
+    burner.0.kill().unwrap();
+    burner.0.wait().unwrap();
+    agent.done("POST", "/v1/jobs/awkward/stop", Some(&json!({ "outcome": "failed", "exit_code": 3 })));
+    let receipt = |agent: &Agent| agent.done("GET", "/v1/jobs/awkward/receipt", None);
+    agent.wait_for("the receipt is final", |agent| receipt(agent)["state"] == "final");
+    let receipt = receipt(&agent);
+    agent.kill();
+    (agent, receipt)
+}
+
+fn meterctl_verify(folder: &Path, receipt: &Value) -> Output {
+    let file = folder.join("receipt.json");
+    std::fs::write(&file, receipt.to_string()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meterctl"));
+    command.args(["verify", "--receipt"]).arg(file);
+    for card in ["first.toml", "card.toml"] {
+        command.arg("--card").arg(folder.join(card));
+    }
+    command.output().unwrap()
+}
+
+/// What must stand in the complaint about a changed number.
+fn place(receipt: &Value, pointer: &str) -> Vec<String> {
+    let steps: Vec<&str> = pointer.split('/').skip(1).collect();
+    let segment = |nth: &str| format!("segment {}", nth.parse::<usize>().unwrap() + 1);
+    match steps[..] {
+        ["receipt"] => vec!["version 2".to_owned()],
+        [key @ "charge"] => vec![key.to_owned()],
+        ["drawn" | "unfunded" | "owed"] => vec!["drawn + unfunded + owed".to_owned()],
+        ["segments", nth, "cost"] => vec![segment(nth)],
+        ["segments", nth, "card_version"] => vec![segment(nth), format!("version {}", receipt.pointer(pointer).unwrap())],
+        ["segments", nth, "lines", line, field] => {
+            let id = receipt["segments"][nth.parse::<usize>().unwrap()]["lines"][line.parse::<usize>().unwrap()]["line"].as_str().unwrap();
+            vec![format!("{}, line {id}:", segment(nth)), if field == "cost" { "the receipt says" } else { field }.to_owned()]
+        }
+        ["segments", nth, "gpus", device, _] => {
+            vec![format!("{}, line {}: quantity", segment(nth), ["h100", "a100", "gpu"][device.parse::<usize>().unwrap()])]
+        }
+        ["segments", nth, quantity] => {
+            let lines = match quantity {
+                "cpu_ns" => &["cpu", "licence"][..],
+                "memory_charged_byte_ns" => &["memory"],
+                "running_ns" => &["wall"],
+                "job_starts" => &["start"],
+                other => panic!("{other} is no number that has a price"),
+            };
+            lines.iter().map(|line| format!("{}, line {line}: quantity", segment(nth))).collect()
+        }
+        _ => panic!("{pointer} is no number that has a price"),
+    }
+}
+
+#[test]
+fn g9_an_exported_receipt_is_recomputed_and_no_number_in_it_can_be_changed_unseen() {
+    let second_card = CARD.replace("version = 1", "version = 2").replace("417.0417", "834.0834").replace("0.0171", "0.0399");
+    let (agent, receipt) = exported(&second_card);
+    let texts = [CARD.to_owned(), second_card];
+    let charge = second_rating::check(&receipt, &texts).unwrap_or_else(|wrong| panic!("{wrong:#?} in {receipt:#}"));
+    println!("the receipt of the real agent: {charge} nano-credits in {} segments", receipt["segments"].as_array().unwrap().len());
+    let segments = receipt["segments"].as_array().unwrap();
+    assert_eq!(segments.len(), 2, "one a card: {receipt:#}");
+    for segment in segments {
+        assert_eq!(segment["lines"].as_array().unwrap().len(), 8, "every line applies: {receipt:#}");
+        for quantity in ["cpu_ns", "memory_charged_byte_ns", "running_ns"] {
+            assert_ne!(segment[quantity], "0", "{quantity} was used: {receipt:#}");
+        }
+    }
+    assert_ne!(segments[0]["frozen_ns"], "0", "it was stopped for a while: {receipt:#}");
+    let output = meterctl_verify(agent.folder.path(), &receipt);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains(&format!(" = {charge} nano-credits")), "{said}");
+
+    let (mut rejected, mut taken) = (0, 0);
+    for pointer in numbers(&receipt) {
+        let changed = changed(&receipt, &pointer);
+        let output = meterctl_verify(agent.folder.path(), &changed);
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        if WITHOUT_PRICE.iter().any(|part| pointer.starts_with(part)) || pointer.ends_with(FREE) {
+            assert!(output.status.success(), "{pointer} is verified after all: {complaint}");
+            taken += 1;
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(1), "{pointer} was raised unseen in {receipt:#}");
+        for part in place(&changed, &pointer) {
+            assert!(complaint.contains(&part), "{pointer}: {part:?} is not in {complaint}");
+        }
+        assert!(pointer == "/receipt" || second_rating::check(&changed, &texts).is_err(), "{pointer}: the second rating is blind");
+        rejected += 1;
+    }
+    println!("{rejected} changed numbers rejected and named; {taken} without a price taken");
+    // Of the receipt: its version and four amounts. Of each segment: the card's version, four totals, three devices, the cost, and
+    // quantity, price, per and cost of eight lines.
+    assert_eq!(rejected, 5 + 2 * (1 + 4 + 3 + 1 + 4 * 8));
+
+    let mut twice = receipt;
+    let device = twice["segments"][1]["gpus"][0].clone();
+    twice["segments"][1]["gpus"].as_array_mut().unwrap().push(device);
+    let complaint = String::from_utf8(meterctl_verify(agent.folder.path(), &twice).stderr).unwrap();
+    assert!(complaint.contains("segment 2: the GPU GPU-00000000-0000-0000-0000-000000000001 is listed twice"), "{complaint}");
+}
