@@ -240,7 +240,7 @@ mod tests {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         watch.add(Attempt(7), &Target::Processes(trees.identify(child.id()).unwrap())).unwrap();
         child.kill().unwrap();
-        assert_eq!(receiver.recv_timeout(Duration::from_secs(60)), Ok(Attempt(7)));
+        assert_eq!(receiver.recv_timeout(Duration::from_mins(1)), Ok(Attempt(7)));
         child.wait().unwrap();
     }
 

@@ -36,8 +36,12 @@ impl World {
     fn told(&self, freezes: Vec<Numbered>, rest: Vec<Numbered>) -> Vec<Acted> {
         let (freezes_out, freezes_in) = bounded(QUEUE_MAX);
         let (rest_out, rest_in) = bounded(QUEUE_MAX);
-        freezes.into_iter().for_each(|order| freezes_out.send(order).unwrap());
-        rest.into_iter().for_each(|order| rest_out.send(order).unwrap());
+        for order in freezes {
+            freezes_out.send(order).unwrap();
+        }
+        for order in rest {
+            rest_out.send(order).unwrap();
+        }
         drop((freezes_out, rest_out));
         let mut told = Vec::new();
         let layout = Some(Arc::new(self.layout.clone()));
