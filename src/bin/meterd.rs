@@ -1,1 +1,183 @@
-fn main() {}
+//! The agent: a service on every compute node. `meterd demo` shows what it does on this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use meterd::domain::form::Mistake;
+use meterd::domain::rates::Card;
+use meterd::node::config::{Config, ConfigFailure};
+use meterd::node::daemon::{Daemon, StartError};
+use meterd::node::handle::{Handle, Inbox};
+use meterd::node::journal::JournalError;
+use meterd::node::run::Ended;
+use meterd::node::{log, systemd};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Exit codes; those above 2 are of sysexits(3).
+#[derive(Clone, Copy)]
+enum Exit {
+    Done = 0,
+    Failed = 1,
+    Io = 74,
+    NotPermitted = 77,
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        let code: u8 = match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Io => 74,
+            Exit::NotPermitted => 77,
+            Exit::Config => 78,
+        };
+        ExitCode::from(code)
+    }
+}
+
+/// Node-side metering agent: measures jobs, rates them exactly, and stops what has no credit left.
+///
+/// Exit codes: 0 ended as asked, 1 could not go on, 2 usage, 74 journal or disk, 77 not permitted, 78 configuration.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// The configuration.
+    #[arg(long, default_value = "/etc/meterd/meterd.toml")]
+    config: PathBuf,
+    /// Check the configuration and the rate card, name every mistake, and end.
+    #[arg(long)]
+    check_config: bool,
+    /// Print the configuration that holds where a file says nothing, and end.
+    #[arg(long)]
+    print_default_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show on this machine, in a temporary folder and in under a minute, what the agent does.
+    Demo(meterd::demo::Arguments),
+    /// (internal) A process of the demo.
+    #[command(hide = true, subcommand)]
+    DemoPart(meterd::demo::Part),
+    /// (internal) The process that becomes a job's command.
+    #[command(hide = true)]
+    RunChild(meterd::ctl::run::ChildArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::Demo(demo)) => return meterd::demo::run(&demo),
+        Some(Command::DemoPart(part)) => return meterd::demo::play(&part),
+        Some(Command::RunChild(child)) => return meterd::ctl::run::become_command(child),
+        None => {}
+    }
+    if arguments.print_default_config {
+        print!("{}", Config::default_text());
+        return Exit::Done.into();
+    }
+    let (config, card) = match load(&arguments.config) {
+        Ok(loaded) => loaded,
+        Err(mistakes) => {
+            for mistake in mistakes {
+                eprintln!("{mistake}");
+            }
+            return Exit::Config.into();
+        }
+    };
+    if arguments.check_config {
+        println!("{}: no mistakes; rate card {} version {}", arguments.config.display(), card.name, card.version);
+        return Exit::Done.into();
+    }
+    if let Err(error) = log::start(config.log.format, config.log.level.name()) {
+        eprintln!("logging: {error}");
+        return Exit::Config.into();
+    }
+    serve(&arguments.config, &config, card).into()
+}
+
+/// The configuration and its rate card, or every mistake in both.
+fn load(path: &Path) -> Result<(Config, Card), Vec<String>> {
+    let named = |mistakes: Vec<Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let config = Config::load(path).map_err(|failure| match failure {
+        ConfigFailure::Mistakes(mistakes) => named(mistakes),
+        unreadable @ ConfigFailure::Unreadable { .. } => vec![unreadable.to_string()],
+    })?;
+    let shown = config.rate_card.display().to_string();
+    let text = std::fs::read_to_string(&config.rate_card).map_err(|error| vec![format!("rate_card: {shown}: {error}")])?;
+    let card = Card::parse(&text, &shown).map_err(named)?;
+    Ok((config, card))
+}
+
+fn serve(path: &Path, config: &Config, card: Card) -> Exit {
+    let daemon = match Daemon::start(config, Some(card)) {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            tracing::error!(event = "not_started", %error);
+            return match error {
+                StartError::Journal(JournalError::Locked(_)) => Exit::Failed,
+                StartError::Journal(_) | StartError::Unreadable(_) | StartError::Authority(_) => Exit::Io,
+                StartError::Io { error, .. } if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::NotPermitted,
+                StartError::Io { .. } => Exit::Failed,
+            };
+        }
+    };
+    if let Err(error) = obey_signals(path.to_owned(), daemon.handle()) {
+        tracing::error!(event = "no_signals", %error);
+        return Exit::Failed;
+    }
+    tracing::info!(event = "started", node = ?config.node, enforcement = %config.enforcement, version = env!("CARGO_PKG_VERSION"));
+    match daemon.wait() {
+        Ended::Drained => {
+            tracing::info!(event = "ended", "everything known is on disk; frozen jobs stay frozen");
+            Exit::Done
+        }
+        Ended::Fatal(why) => {
+            tracing::error!(event = "fatal", %why, "a new start recovers from the journal");
+            Exit::Io
+        }
+    }
+}
+
+/// SIGTERM and SIGINT end the agent, a second one at once; SIGHUP reads configuration and card again.
+fn obey_signals(path: PathBuf, handle: Handle) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let obey = move || {
+        let mut asked = false;
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP => reload(&path, &handle),
+                _ if asked => std::process::exit(i32::from(1_u8)),
+                _ => {
+                    asked = true;
+                    systemd::stopping();
+                    handle.report(Inbox::Drain);
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("meterd-signals".to_owned()).spawn(obey).map(drop)
+}
+
+/// All of it is taken, or nothing: with a mistake the last good configuration and card go on.
+fn reload(path: &Path, handle: &Handle) {
+    systemd::reloading();
+    match load(path) {
+        Ok((config, card)) => {
+            handle.report(Inbox::Configured(config.enforcement));
+            handle.report(Inbox::Card(Box::new(card)));
+            tracing::info!(event = "reloaded", "mode of enforcement and rate card; other settings need a restart");
+        }
+        Err(mistakes) => {
+            for mistake in mistakes {
+                tracing::error!(event = "reload_refused", %mistake);
+            }
+        }
+    }
+    systemd::ready();
+}

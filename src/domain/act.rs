@@ -103,8 +103,10 @@ pub struct Acted {
     /// What was done.
     pub act: Act,
     /// When the hands began.
+    #[serde(rename = "asked_mono_ns")]
     pub asked_at: Mono,
     /// When the last task was seen stopped, running or gone; when they gave up, for [`ActOutcome::Unconfirmed`] and [`ActOutcome::Failed`].
+    #[serde(rename = "done_mono_ns")]
     pub done_at: Mono,
     /// What was written where, such as `write 1 to /sys/fs/cgroup/meterd/job-1/cgroup.freeze`.
     pub syscall: String,

@@ -131,7 +131,8 @@ impl<'de> Deserialize<'de> for Credits {
 
 /// An exact decimal number, `mantissa / 10^scale`: a price as the operator wrote it, never quantised.
 /// Trailing zeros behind the point are dropped, so that equal numbers are equal values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// In text forms a decimal string, in the journal the two integers; both are checked when read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decimal {
     /// All digits, as one integer.
     pub mantissa: i128,
@@ -177,6 +178,26 @@ impl FromStr for Decimal {
     }
 }
 
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { (self.mantissa, self.scale).serialize(serializer) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Decimal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Decimal, D::Error> {
+        if deserializer.is_human_readable() {
+            return String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom);
+        }
+        let (mantissa, scale) = <(i128, u8)>::deserialize(deserializer)?;
+        let most = 10_u128.pow(u32::try_from(Decimal::DIGITS_MAX).unwrap_or(0));
+        if Decimal::SCALE_MAX < scale || most <= mantissa.unsigned_abs() {
+            return Err(serde::de::Error::custom("not a decimal of at most 27 digits, 18 of them behind the point"));
+        }
+        Ok(Decimal { mantissa, scale })
+    }
+}
+
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = 10_u128.pow(u32::from(self.scale));
@@ -216,6 +237,18 @@ mod tests {
         }
         assert!(matches!(check("0.0000000001"), AmountError::TooFine(_)));
         assert!(matches!(check("99999999999999999999999999999999"), AmountError::TooLarge(_)));
+    }
+
+    #[test]
+    fn a_price_is_text_in_json_and_is_checked_when_read_back() {
+        let price: Decimal = "0.040".parse().unwrap();
+        assert_eq!(serde_json::to_string(&price).unwrap(), "\"0.04\"");
+        assert_eq!(serde_json::from_str::<Decimal>("\"0.04\"").unwrap(), price);
+        assert_eq!(postcard::from_bytes::<Decimal>(&postcard::to_stdvec(&price).unwrap()).unwrap(), price);
+        for broken in [(1_i128, 19_u8), (10_i128.pow(27), 0)] {
+            let bytes = postcard::to_stdvec(&broken).unwrap();
+            assert!(postcard::from_bytes::<Decimal>(&bytes).is_err(), "{broken:?}");
+        }
     }
 
     proptest! {

@@ -95,6 +95,7 @@ pub struct AnswerEntry {
     /// Moved from the balance into this epoch, in total.
     pub granted: Credits,
     /// For how long it may be spent, counted on the node's `CLOCK_BOOTTIME` from the first sending of the request.
+    #[serde(rename = "valid_for_ns")]
     pub valid_for: Nanos,
     /// In one word.
     pub verdict: Verdict,
@@ -145,8 +146,10 @@ pub struct AccountPolicy {
     /// When a fresh [`Verdict::Exhausted`] has come.
     pub on_exhaustion: OnExhaustion,
     /// Between SIGTERM and the kill.
+    #[serde(rename = "grace_ns")]
     pub grace: Nanos,
     /// How long before the expected end the warning comes.
+    #[serde(rename = "warn_before_ns")]
     pub warn_before: Nanos,
     /// A start is refused below this much free credit.
     pub start_threshold: Credits,

@@ -24,6 +24,12 @@ pub fn now() -> Now {
     Now { mono: mono(), boot: Boot(read_ns(ClockId::Boottime)), wall: Wall(read_ns(ClockId::Realtime) / 1_000_000) }
 }
 
+/// CPU time of this whole process, in nanoseconds.
+#[must_use]
+pub fn process_cpu_ns() -> u64 {
+    read_ns(ClockId::ProcessCPUTime)
+}
+
 /// The kernel's id of this boot (`/proc/sys/kernel/random/boot_id`).
 ///
 /// # Errors

@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(hybrid.v2, Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(hybrid.v1_memory, Some("/sys/fs/cgroup/memory".into()));
         assert_eq!(hybrid.v1_cpuacct, Some("/sys/fs/cgroup/cpu,cpuacct".into()));
-        let legacy: String = HYBRID.split_inclusive('\n').filter(|line| !line.contains("cgroup2")).collect();
+        let legacy = HYBRID.lines().filter(|line| !line.contains("cgroup2")).collect::<Vec<_>>().join("\n");
         assert_eq!(layout(&legacy).mode(), Some(Mode::Legacy));
     }
 

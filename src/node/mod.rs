@@ -1,12 +1,32 @@
 //! The agent's edges, one outside thing a file.
 
+pub mod access;
 pub mod cgroup;
 pub mod cgroup_dir;
 pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod gpu;
+pub mod gpu_owner;
+pub mod handle;
 pub mod hands;
+pub mod host;
+pub mod journal;
 pub mod layout;
+pub mod local_api;
+pub mod log;
+pub mod metrics;
 pub mod own_cgroup;
 pub mod priority;
 pub mod process_tree;
+pub mod run;
+pub mod slot;
 pub mod slurm;
+pub mod spool;
+pub mod spool_reader;
+pub mod status;
+pub mod systemd;
 pub mod watch;
+
+#[cfg(test)]
+pub(crate) mod sample;

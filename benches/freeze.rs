@@ -1,0 +1,342 @@
+//! From decision to the last task frozen, and what runs past zero: for 1, 100 and 1,000 busy tasks that fill every core, on a quiet disk
+//! and beside a writer that saturates the journal's; and with a burn that jumps a hundredfold in the last second.
+//!
+//! Beside each row stands what the kernel alone needs for the same cgroup in the same run. Needs root and a cgroup v2 tree.
+//! `cargo bench --bench freeze` (more rounds: `METERD_BENCH_ROUNDS=200`).
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use meterd::domain::act::{Act, ActOutcome, CgroupDir};
+use meterd::domain::agent::start::Reply;
+use meterd::domain::bucket::Bucket;
+use meterd::domain::id::{AccountId, JobName, PaymentId, Uid};
+use meterd::domain::job::{Ending, Step, StepEvent};
+use meterd::domain::meter::Reading;
+use meterd::domain::money::Credits;
+use meterd::domain::outcome::Outcome;
+use meterd::domain::rates::Card;
+use meterd::domain::receipt::Receipt;
+use meterd::domain::request::{Place, StartRequest};
+use meterd::domain::wire::AccountPolicy;
+use meterd::node::config::Config;
+use meterd::node::daemon::Daemon;
+use meterd::node::handle::{Caller, Inbox};
+use meterd::node::layout::Layout;
+use meterd::node::{clock, own_cgroup, priority};
+
+/// One credit for a core-second: unfunded credits are core-seconds past zero.
+const CARD: &str = "card = \"bench\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n[[line]]\nid = \"cpu\"\nmeter = \"cpu_time\"\nprice = \"1\"\nunit = \"core-second\"\n";
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == "--spin") {
+        let spin = |nth: usize| arguments.get(at + nth).and_then(|text| text.parse().ok()).unwrap_or(1);
+        spin_threads(spin(1), spin(2));
+    }
+    match bench() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("freeze bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The child: waits for a byte, then burns. With `duty_percent` below 100 it sleeps for the rest, until a second byte comes.
+fn spin_threads(threads: u64, duty_percent: u64) -> ! {
+    let mut byte = [0_u8; 1];
+    let mut read = move || std::io::stdin().read(&mut byte).unwrap_or(0);
+    read();
+    let full = Arc::new(AtomicBool::new(100 <= duty_percent));
+    for _ in 0..threads {
+        let full = Arc::clone(&full);
+        std::thread::spawn(move || burn(&full, duty_percent));
+    }
+    read();
+    full.store(true, Ordering::Relaxed);
+    loop {
+        std::thread::park();
+    }
+}
+
+fn burn(full: &AtomicBool, duty_percent: u64) {
+    loop {
+        let began = Instant::now();
+        while full.load(Ordering::Relaxed) || began.elapsed() < Duration::from_micros(100 * duty_percent) {
+            std::hint::spin_loop();
+        }
+        std::thread::sleep(Duration::from_micros(100 * (100 - duty_percent.min(100))));
+    }
+}
+
+struct Bench {
+    daemon: Daemon,
+    layout: Layout,
+    parent: PathBuf,
+    payments: AtomicU64,
+}
+
+fn bench() -> Result<(), Failure> {
+    let rounds: usize = std::env::var("METERD_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(30);
+    let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("freeze-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&state)?;
+    let text = format!(
+        "node = \"bench\"\nstate_dir = \"{0}/state\"\nruntime_dir = \"{0}/run\"\nenforcement = \"enforce\"\n[status]\nlisten = \"off\"\n[gpu]\nnvml = \"off\"\n",
+        state.display()
+    );
+    let config =
+        Config::parse(&text, "bench.toml").map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    let card = Card::parse(CARD, "card.toml").map_err(|mistakes| format!("{mistakes:?}"))?;
+    let bench = Bench {
+        daemon: Daemon::start(&config, Some(card))?,
+        layout: Layout::detect()?,
+        parent: PathBuf::from(format!("meterd-bench-{}", std::process::id())),
+        payments: AtomicU64::new(0),
+    };
+    let cpus = std::thread::available_parallelism()?.get();
+    println!("{cpus} CPUs; all times in milliseconds; {rounds} rounds a row (a tenth of that for 1,000 tasks, at least 10)");
+    println!("{:<34} {:>24}   {:>24}   {:>24}", "", "decision -> frozen", "kernel's own freeze", "past zero (core-ms)");
+    println!(
+        "{:<34} {:>7} {:>8} {:>7}   {:>7} {:>8} {:>7}   {:>7} {:>8} {:>7}",
+        "", "p50", "p99", "max", "p50", "p99", "max", "p50", "p99", "max"
+    );
+    let result = rows(&bench, rounds, &state);
+    bench.daemon.handle().report(Inbox::Drain);
+    let ended = bench.daemon.wait();
+    drop(std::fs::remove_dir_all(&state));
+    for mount in [&bench.layout.v2, &bench.layout.v1_memory].into_iter().flatten() {
+        drop(std::fs::remove_dir(mount.join(&bench.parent)));
+    }
+    println!("agent: {ended:?}");
+    result
+}
+
+fn rows(bench: &Bench, rounds: usize, state: &Path) -> Result<(), Failure> {
+    for saturated in [false, true] {
+        let writer = saturated.then(|| Saturate::start(state));
+        for tasks in [1, 100, 1_000] {
+            let rounds = if tasks == 1_000 { (rounds / 10).max(10) } else { rounds };
+            let title = format!("{tasks} busy tasks{}", if saturated { ", disk saturated" } else { "" });
+            row(bench, &title, tasks, 100, rounds)?;
+        }
+        if let Some(writer) = writer {
+            println!("{:<34} (the writer wrote {} MiB with an fsync each)", "", writer.stop());
+        }
+    }
+    let cpus = u64::try_from(std::thread::available_parallelism()?.get())?;
+    row(bench, "burn jumps 100x in the last second", cpus, 1, rounds.min(20))
+}
+
+fn row(bench: &Bench, title: &str, tasks: u64, duty_percent: u64, rounds: usize) -> Result<(), Failure> {
+    let mut job = Job::start(bench, title, tasks, duty_percent)?;
+    let mut decided = Vec::new();
+    let mut past_zero = Vec::new();
+    let mut kernel = Vec::new();
+    for _ in 0..rounds {
+        // The burning job of the last row would go on at full burn: it starts anew for each round.
+        if duty_percent < 100 && !decided.is_empty() {
+            job.end(bench)?;
+            job = Job::start(bench, title, tasks, duty_percent)?;
+        }
+        let (length, unfunded) = job.run_dry(bench, duty_percent)?;
+        decided.push(length);
+        past_zero.push(unfunded);
+        kernel.push(job.kernel_freeze()?);
+    }
+    job.end(bench)?;
+    println!("{title:<34} {}   {}   {}", spread(&mut decided), spread(&mut kernel), spread(&mut past_zero));
+    Ok(())
+}
+
+/// p50, p99 and max of microseconds, in milliseconds.
+fn spread(micros: &mut [u64]) -> String {
+    micros.sort_unstable();
+    let at = |percent: usize| micros.get((micros.len() * percent / 100).min(micros.len().saturating_sub(1))).copied().unwrap_or(0);
+    let shown = |micros: u64| format!("{}.{:02}", micros / 1_000, micros % 1_000 / 10);
+    format!("{:>7} {:>8} {:>7}", shown(at(50)), shown(at(99)), shown(micros.last().copied().unwrap_or(0)))
+}
+
+struct Job {
+    name: JobName,
+    account: AccountId,
+    dirs: Vec<CgroupDir>,
+    children: Vec<Child>,
+    unfunded: Credits,
+    seen: u64,
+}
+
+impl Job {
+    fn start(bench: &Bench, title: &str, tasks: u64, duty_percent: u64) -> Result<Job, Failure> {
+        let nth = bench.payments.fetch_add(1, Ordering::Relaxed);
+        let name: JobName = format!("bench-{nth}").parse()?;
+        let account: AccountId = format!("account-{nth}").parse()?;
+        bench
+            .daemon
+            .authority()
+            .create_account(account.clone(), AccountPolicy { warn_before: meterd::domain::time::Nanos(0), ..AccountPolicy::default() })?;
+        let dirs = own_cgroup::make(&bench.layout, &bench.parent, &format!("job-{nth}"))?;
+        let processes = tasks.div_ceil(100).max(1);
+        let mut children = Vec::new();
+        for _ in 0..processes {
+            let child = Command::new(std::env::current_exe()?)
+                .args(["--spin", &(tasks / processes).to_string(), &duty_percent.to_string()])
+                .stdin(Stdio::piped())
+                .spawn()?;
+            own_cgroup::enter(&bench.layout, &dirs, child.id())?;
+            children.push(child);
+        }
+        let mut job = Job { name, account, dirs, children, unfunded: Credits::ZERO, seen: 0 };
+        job.top_up(bench, "0.2")?;
+        let request = StartRequest {
+            job: job.name.clone(),
+            account: job.account.clone(),
+            owner: None,
+            place: Place::Cgroups(job.dirs.iter().map(|dir| dir.path.clone()).collect()),
+            gpus: Vec::new(),
+            time_limit: None,
+            cpus: None,
+            memory_bytes: None,
+        };
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let caller = Caller { uid: Uid::ROOT, pid: std::process::id(), pidfd: None };
+        bench.daemon.handle().report(Inbox::Start { request, caller, reply });
+        match answer.blocking_recv()? {
+            Reply::Started { .. } => {}
+            other => return Err(format!("{title}: not started: {other:?}").into()),
+        }
+        job.tell_children(b"1")?;
+        Ok(job)
+    }
+
+    fn tell_children(&mut self, byte: &[u8]) -> Result<(), Failure> {
+        for child in &mut self.children {
+            let stdin = child.stdin.as_mut().ok_or("a child without stdin")?;
+            stdin.write_all(byte)?;
+            stdin.flush()?;
+        }
+        Ok(())
+    }
+
+    fn top_up(&self, bench: &Bench, amount: &str) -> Result<(), Failure> {
+        let payment: PaymentId = format!("p{}", bench.payments.fetch_add(1, Ordering::Relaxed)).parse()?;
+        bench.daemon.authority().top_up(self.account.clone(), Bucket::Paid, amount.parse()?, payment)?;
+        Ok(())
+    }
+
+    fn receipt(&self, bench: &Bench) -> Result<Receipt, Failure> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        bench.daemon.handle().report(Inbox::Receipt { name: self.name.clone(), reply });
+        answer.blocking_recv()?.ok_or_else(|| "the job is not known".into())
+    }
+
+    /// Lets the job run until it is frozen: microseconds from decision to frozen, and core-microseconds past zero.
+    fn run_dry(&mut self, bench: &Bench, duty_percent: u64) -> Result<(u64, u64), Failure> {
+        if duty_percent < 100 {
+            // A hundredth of the burn, and then all of it with about a second to go.
+            self.top_up(bench, "1.8")?;
+            std::thread::sleep(Duration::from_millis(1_500));
+            self.tell_children(b"2")?;
+        } else if 0 < self.seen {
+            self.top_up(bench, "1.2")?;
+        }
+        let deadline = Instant::now() + Duration::from_mins(2);
+        loop {
+            std::thread::sleep(Duration::from_millis(25));
+            let receipt = self.receipt(bench)?;
+            let frozen = receipt.steps.iter().rev().find(|step| is_freeze(step) && self.seen < step.at.0);
+            let settled = receipt.owed.is_zero();
+            if let (Some(frozen), true) = (frozen, settled) {
+                let emptied = receipt.steps.iter().rev().find(|step| matches!(step.event, StepEvent::Emptied(_)) && step.at <= frozen.at);
+                let decided = emptied.ok_or("frozen without a decision")?.at;
+                self.seen = frozen.at.0;
+                let past = receipt.unfunded.minus(self.unfunded).nano();
+                self.unfunded = receipt.unfunded;
+                return Ok((frozen.at.since(decided).0 / 1_000, u64::try_from(past / 1_000)?));
+            }
+            if deadline < Instant::now() {
+                return Err(format!("not frozen within two minutes: {}", receipt.to_json()).into());
+            }
+        }
+    }
+
+    /// The same cgroup, frozen by nothing but the kernel's file, at the same priority as the agent's hands: microseconds.
+    fn kernel_freeze(&self) -> Result<u64, Failure> {
+        let dir = self
+            .dirs
+            .iter()
+            .map(|dir| PathBuf::from(&dir.path))
+            .find(|dir| dir.join("cgroup.freeze").exists())
+            .ok_or("no cgroup.freeze")?;
+        let timed = std::thread::spawn(move || -> std::io::Result<u64> {
+            if let Reading::Missing(why) = priority::raise_priority() {
+                eprintln!("the timing thread has no real-time priority: {why}");
+            }
+            std::fs::write(dir.join("cgroup.freeze"), "0")?;
+            std::thread::sleep(Duration::from_millis(40));
+            let began = clock::mono();
+            std::fs::write(dir.join("cgroup.freeze"), "1")?;
+            while !std::fs::read_to_string(dir.join("cgroup.events"))?.contains("frozen 1") {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            Ok(clock::mono().since(began).0 / 1_000)
+        });
+        Ok(timed.join().map_err(|_| "the timing thread panicked")??)
+    }
+
+    fn end(mut self, bench: &Bench) -> Result<(), Failure> {
+        for child in &mut self.children {
+            child.kill()?;
+            child.wait()?;
+        }
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let ending = Ending { outcome: Outcome::Cancelled, exit_code: None };
+        bench.daemon.handle().report(Inbox::Stop { name: self.name.clone(), ending, reply });
+        answer.blocking_recv()?;
+        own_cgroup::remove(&bench.layout, &self.dirs)?;
+        Ok(())
+    }
+}
+
+fn is_freeze(step: &Step) -> bool {
+    matches!(&step.event, StepEvent::Acted(acted) if acted.act == Act::Freeze && acted.outcome == ActOutcome::Confirmed)
+}
+
+/// A writer that keeps the disk of the journal as busy as it can: 1 MiB, fsync, again.
+struct Saturate {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<u64>,
+}
+
+impl Saturate {
+    fn start(dir: &Path) -> Saturate {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, path) = (Arc::clone(&stop), dir.join("noise"));
+        let thread = std::thread::spawn(move || {
+            let block = vec![0xa5_u8; 1 << 20];
+            let mut written = 0_u64;
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok(mut file) = std::fs::File::create(&path) else { break };
+                for _ in 0..64 {
+                    if stopped.load(Ordering::Relaxed) || file.write_all(&block).and_then(|()| file.sync_data()).is_err() {
+                        break;
+                    }
+                    written += 1;
+                }
+            }
+            written
+        });
+        Saturate { stop, thread }
+    }
+
+    fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or(0)
+    }
+}

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Slurm Prolog: tells the metering agent that a job begins. For slurm.conf:
+#   Prolog=/etc/slurm/prolog.d/50-meterd      PrologFlags=Alloc
+# slurmd runs it as root, without PATH. It always ends with 0: anything else would drain the node.
+# When the agent does not answer, meterctl writes the call down and the agent reads it later.
+
+name="slurm:${SLURM_JOB_ID:-}"
+if [ "${SLURM_JOB_RESTART_COUNT:-0}" != 0 ]; then
+    # The same job id runs again: another attempt, with a bill of its own.
+    name="$name.r$SLURM_JOB_RESTART_COUNT"
+fi
+
+# Without accounting Slurm names no account: then the user's own pays.
+account="${SLURM_JOB_ACCOUNT:-${SLURM_JOB_USER:-}}"
+
+set -- --job "$name" --account "$account" --uid "${SLURM_JOB_UID:-}" --slurm-job "${SLURM_JOB_ID:-}"
+if [ -n "${SLURM_JOB_SLUID:-}" ]; then
+    set -- "$@" --slurm-sluid "$SLURM_JOB_SLUID"
+fi
+if [ -n "${SLURM_JOB_GPUS:-}" ]; then
+    set -- "$@" --gpus "$SLURM_JOB_GPUS"
+fi
+
+/usr/bin/timeout -s KILL 1.9 /usr/bin/meterctl job start --hook "$@" </dev/null
+exit 0

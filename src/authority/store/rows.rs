@@ -1,0 +1,165 @@
+//! One row of each table, to and from the ledger's types.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use rusqlite::{Connection, Row, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Stop;
+use crate::domain::id::{AccountId, Epoch};
+use crate::domain::ledger::{Account, EpochAccount, LedgerEntry};
+use crate::domain::time::{Mono, Wall};
+use crate::sqlite::int;
+
+/// A value that is kept as its own text.
+pub(super) fn parsed<T: FromStr>(text: &str) -> Result<T, Stop> {
+    text.parse().map_err(|_| Stop::Broken(format!("the store holds {text:?}, which cannot be read")))
+}
+
+/// A value that is kept as JSON.
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, Stop> {
+    serde_json::from_str(text).map_err(|error| Stop::Broken(format!("the store holds {text:?}, which cannot be read: {error}")))
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String, Stop> {
+    serde_json::to_string(value).map_err(|error| Stop::Broken(error.to_string()))
+}
+
+/// A value that is kept as one word.
+pub(super) fn from_word<T: DeserializeOwned>(word: &str) -> Result<T, Stop> {
+    from_json(&format!("{word:?}"))
+}
+
+pub(super) fn word<T: Serialize>(value: &T) -> Result<String, Stop> {
+    Ok(to_json(value)?.trim_matches('"').to_owned())
+}
+
+fn text<T: FromStr>(row: &Row<'_>, column: &str) -> Result<T, Stop> {
+    parsed(&row.get::<_, String>(column)?)
+}
+
+fn number(row: &Row<'_>, column: &str) -> Result<u64, Stop> {
+    let stored: i64 = row.get(column)?;
+    u64::try_from(stored).map_err(|_| Stop::Broken(format!("the store holds {stored} as {column}")))
+}
+
+pub(super) fn account(connection: &Connection, id: &AccountId) -> Result<Option<Account>, Stop> {
+    let mut statement = connection.prepare_cached("SELECT * FROM account WHERE id = ?1")?;
+    let mut rows = statement.query([id.as_str()])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let mut account = Account::new(id.clone(), from_json(&row.get::<_, String>("policy")?)?);
+    account.version = number(row, "version")?;
+    account.free = text(row, "free")?;
+    account.paid = text(row, "paid")?;
+    account.deposited = text(row, "deposited")?;
+    account.settled = text(row, "settled")?;
+    account.written_off = text(row, "written_off")?;
+    account.shortfall = text(row, "shortfall")?;
+    Ok(Some(account))
+}
+
+pub(super) fn save_account(connection: &Connection, account: &Account) -> Result<(), Stop> {
+    let sql = "INSERT INTO account (id, policy, version, free, paid, deposited, settled, written_off, shortfall)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+        ON CONFLICT (id) DO UPDATE SET policy = ?2, version = ?3, free = ?4, paid = ?5, deposited = ?6, settled = ?7, written_off = ?8, shortfall = ?9";
+    connection.prepare_cached(sql)?.execute(params![
+        account.id.as_str(),
+        to_json(&account.policy)?,
+        int(account.version),
+        account.free.to_string(),
+        account.paid.to_string(),
+        account.deposited.to_string(),
+        account.settled.to_string(),
+        account.written_off.to_string(),
+        account.shortfall.to_string(),
+    ])?;
+    Ok(())
+}
+
+/// The account's open epochs and those that are named.
+pub(super) fn epochs(connection: &Connection, id: &AccountId, named: &BTreeSet<Epoch>) -> Result<Vec<(Epoch, EpochAccount)>, Stop> {
+    let sql = "SELECT * FROM epoch WHERE account = ?1 AND (state = 'open' OR epoch IN (SELECT value FROM json_each(?2)))";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params![id.as_str(), to_json(named)?])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push((text(row, "epoch")?, epoch(row)?));
+    }
+    Ok(found)
+}
+
+fn epoch(row: &Row<'_>) -> Result<EpochAccount, Stop> {
+    Ok(EpochAccount {
+        node: text(row, "node")?,
+        boot: row.get::<_, Option<String>>("boot")?.map(|boot| parsed(&boot)).transpose()?,
+        state: from_word(&row.get::<_, String>("state")?)?,
+        totals: from_word(&row.get::<_, String>("totals")?)?,
+        granted: text(row, "granted")?,
+        returned: text(row, "returned")?,
+        settled: text(row, "settled")?,
+        claimed: text(row, "claimed")?,
+        unfunded: text(row, "unfunded")?,
+        shortfall: text(row, "shortfall")?,
+        last_request: number(row, "last_request")?,
+        last_digest: text(row, "last_digest")?,
+        burn_per_s: text(row, "burn_per_s")?,
+        heard_at: Mono(0),
+        hour: from_json(&row.get::<_, String>("hour")?)?,
+    })
+}
+
+pub(super) fn save_epoch(connection: &Connection, account: &AccountId, id: Epoch, epoch: &EpochAccount) -> Result<(), Stop> {
+    let sql =
+        "INSERT OR REPLACE INTO epoch (account, epoch, node, boot, state, totals, granted, returned, settled, claimed, unfunded, shortfall,
+            last_request, last_digest, burn_per_s, hour)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+    connection.prepare_cached(sql)?.execute(params![
+        account.as_str(),
+        id.to_string(),
+        epoch.node.as_str(),
+        epoch.boot.map(|boot| boot.to_string()),
+        word(&epoch.state)?,
+        word(&epoch.totals)?,
+        epoch.granted.to_string(),
+        epoch.returned.to_string(),
+        epoch.settled.to_string(),
+        epoch.claimed.to_string(),
+        epoch.unfunded.to_string(),
+        epoch.shortfall.to_string(),
+        int(epoch.last_request),
+        epoch.last_digest.to_string(),
+        epoch.burn_per_s.to_string(),
+        to_json(&epoch.hour)?,
+    ])?;
+    Ok(())
+}
+
+pub(super) fn entry(row: &Row<'_>) -> Result<LedgerEntry, Stop> {
+    Ok(LedgerEntry {
+        at: Wall(number(row, "at_ms")?),
+        kind: from_json(&row.get::<_, String>("kind")?)?,
+        amount: text(row, "amount")?,
+        free: text(row, "free")?,
+        paid: text(row, "paid")?,
+        status: from_word(&row.get::<_, String>("status")?)?,
+    })
+}
+
+/// A line replaces the one with its key, and keeps that one's place.
+pub(super) fn save_entry(connection: &Connection, account: &AccountId, entry: &LedgerEntry) -> Result<(), Stop> {
+    let sql = "INSERT INTO ledger (account, key, at_ms, kind, amount, free, paid, status) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+        ON CONFLICT (account, key) DO UPDATE SET at_ms = ?3, kind = ?4, amount = ?5, free = ?6, paid = ?7, status = ?8";
+    connection.prepare_cached(sql)?.execute(params![
+        account.as_str(),
+        entry.key(),
+        int(entry.at.0),
+        to_json(&entry.kind)?,
+        entry.amount.to_string(),
+        entry.free.to_string(),
+        entry.paid.to_string(),
+        word(&entry.status)?,
+    ])?;
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! `meterctl card check` and `meterctl rate explain`: rate cards, without the agent.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::client::Failure;
+use super::exit::Exit;
+use super::print;
+use super::quantity::{bytes, length};
+use super::table::{Align, table};
+use super::verify::card;
+use crate::domain::id::{GpuId, GpuModel};
+use crate::domain::rates::charge::explain;
+use crate::domain::rates::{Card, GpuSelector};
+use crate::domain::receipt::rfc3339;
+use crate::domain::time::Nanos;
+use crate::domain::usage::{HeldGpu, Usage};
+
+/// What to do with a card.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Name every mistake in a card, or show what it says.
+    Check {
+        /// The card.
+        #[arg(value_name = "FILE")]
+        card: PathBuf,
+    },
+}
+
+/// What to do with prices.
+#[derive(Debug, Subcommand)]
+pub(super) enum RateCommand {
+    /// Show what some usage would cost, line by line.
+    Explain(Explain),
+}
+
+/// Some usage.
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// The card.
+    #[arg(long, value_name = "FILE")]
+    card: PathBuf,
+    /// For how long the job runs.
+    #[arg(long, value_parser = length, value_name = "LENGTH", default_value = "1h")]
+    run: Nanos,
+    /// CPU time in all.
+    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    cpu: Option<Nanos>,
+    /// Memory held all the time.
+    #[arg(long, value_parser = bytes, value_name = "SIZE")]
+    memory: Option<u64>,
+    /// How many GPUs are held all the time.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
+    gpus: u32,
+    /// Of which model, as NVML names it.
+    #[arg(long, value_name = "MODEL", default_value = "GPU")]
+    gpu_model: String,
+}
+
+pub(super) fn main(command: &Command) -> Result<Exit, Failure> {
+    let Command::Check { card: path } = command;
+    print(&card_text(&card(path)?));
+    Ok(Exit::Done)
+}
+
+pub(super) fn rate_main(command: &RateCommand) -> Result<Exit, Failure> {
+    let RateCommand::Explain(arguments) = command;
+    let card = card(&arguments.card)?;
+    let (usage, gpus) = usage(arguments)?;
+    print(&explain(&card, &usage, &gpus));
+    Ok(Exit::Done)
+}
+
+fn usage(arguments: &Explain) -> Result<(Usage, Vec<HeldGpu>), Failure> {
+    let wall_ns = u128::from(arguments.run.0);
+    let model = GpuModel::new(&arguments.gpu_model);
+    let id = |number: u32| format!("GPU-{number}").parse::<GpuId>().map_err(Failure::other);
+    let ids: Vec<GpuId> = (0..arguments.gpus).map(id).collect::<Result<_, _>>()?;
+    let usage = Usage {
+        cpu_ns: arguments.cpu.map_or(0, |cpu| u128::from(cpu.0)),
+        memory_byte_ns: u128::from(arguments.memory.unwrap_or(0)) * wall_ns,
+        gpu_held_ns: ids.iter().map(|id| (id.clone(), wall_ns)).collect::<BTreeMap<_, _>>(),
+        wall_ns,
+        job_starts: 1,
+        frozen_ns: 0,
+    };
+    Ok((usage, ids.into_iter().map(|gpu| HeldGpu { gpu, model: model.clone() }).collect()))
+}
+
+fn card_text(card: &Card) -> String {
+    let headings = [
+        ("LINE", Align::Left),
+        ("METER", Align::Left),
+        ("GPU MODEL", Align::Left),
+        ("CREDITS", Align::Right),
+        ("PER", Align::Left),
+        ("ROUND", Align::Left),
+    ];
+    let rows: Vec<Vec<String>> = card
+        .lines
+        .iter()
+        .map(|line| {
+            let model = match &line.gpu_model {
+                GpuSelector::Any => String::new(),
+                GpuSelector::Prefix(prefix) => format!("{prefix}*"),
+                GpuSelector::Exact(model) => model.to_string(),
+            };
+            let per = if line.per == 1 { line.unit.to_string() } else { format!("{} {}", line.per, line.unit) };
+            vec![line.id.to_string(), line.meter.to_string(), model, line.price.to_string(), per, line.round.name().to_owned()]
+        })
+        .collect();
+    let from = rfc3339(card.effective_from);
+    format!("OK: card {} version {}, from {from}\nSHA-256 {}\n{}", card.name, card.version, card.digest, table(&headings, &rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::sample;
+
+    #[test]
+    fn a_card_is_shown_as_it_is_understood() {
+        insta::assert_snapshot!(card_text(&sample::card()));
+    }
+
+    #[test]
+    fn eight_gpus_for_two_hours_at_four_are_sixty_four() {
+        let arguments = Explain {
+            card: PathBuf::new(),
+            run: Nanos::from_secs(7_200),
+            cpu: None,
+            memory: None,
+            gpus: 8,
+            gpu_model: "NVIDIA H100 80GB HBM3".to_owned(),
+        };
+        let (usage, gpus) = usage(&arguments).unwrap();
+        let text = explain(&sample::card(), &usage, &gpus);
+        assert!(text.contains("= 64 credits"), "{text}");
+    }
+}

@@ -1,0 +1,233 @@
+//! `meterctl job`: start and stop, by hand or from a scheduler's hook.
+//!
+//! A hook has two seconds and must never fail for the agent's sake: a prolog that ends with anything but 0 drains the node. What the
+//! agent does not take in time is written down for it. Only if that fails too does a hook's call end with 75.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use serde_json::Value;
+
+use super::client::{Client, Failure, job_path};
+use super::exit::Exit;
+use super::quantity;
+use super::{complain, print};
+use crate::domain::act::SlurmJob;
+use crate::domain::id::{AccountId, GpuId, JobName, Uid};
+use crate::domain::outcome::Outcome;
+use crate::domain::request::{GpuWanted, Place, StartRequest, StopRequest};
+use crate::domain::time::Nanos;
+use crate::node::clock;
+use crate::node::spool::{Call, Spool};
+
+/// What a hook's call to the agent may take; what is left of its two seconds is for writing it down.
+const HOOK_WITHIN: Duration = Duration::from_millis(1_300);
+
+/// Start and stop.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Start metering a job.
+    Start(Box<StartArguments>),
+    /// Report that a job has ended. It is metered until its last task is gone.
+    Stop(StopArguments),
+}
+
+/// How a hook calls.
+#[derive(Debug, Args)]
+struct Hook {
+    /// Called by a scheduler's hook: two seconds in all, exit code 0 whatever the agent says, and the call is written to the spool
+    /// if the agent does not answer.
+    #[arg(long)]
+    hook: bool,
+    /// Where a hook's calls are written down.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/meterd/spool")]
+    spool: PathBuf,
+}
+
+/// A job's resources, as stated.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Resources {
+    /// The GPUs that it holds: indices or UUIDs, with commas between.
+    #[arg(long, value_delimiter = ',', value_parser = gpu, value_name = "GPU,…")]
+    pub(super) gpus: Vec<GpuWanted>,
+    /// How long it may run: 90s, 15m, 2h, 1d.
+    #[arg(long, value_parser = quantity::length, value_name = "LENGTH")]
+    pub(super) time_limit: Option<Nanos>,
+    /// How many CPUs it may use at once; for the price expected at its start.
+    #[arg(long)]
+    pub(super) cpus: Option<u32>,
+    /// How much memory it may use: 4GiB, 512MiB; for the price expected at its start.
+    #[arg(long, value_parser = quantity::bytes, value_name = "SIZE")]
+    pub(super) memory: Option<u64>,
+}
+
+/// What to start.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("place").required(true).args(["cgroup", "slurm_job", "pid"]))]
+pub(super) struct StartArguments {
+    /// What the job is called.
+    #[arg(long)]
+    job: JobName,
+    /// Who pays.
+    #[arg(long)]
+    account: AccountId,
+    /// A cgroup directory with its tasks; may be given several times.
+    #[arg(long, value_name = "DIR")]
+    cgroup: Vec<String>,
+    /// Its number in Slurm.
+    #[arg(long, value_name = "ID")]
+    slurm_job: Option<u64>,
+    /// Its unique id in Slurm (`SLURM_JOB_SLUID`).
+    #[arg(long, value_name = "SLUID", requires = "slurm_job")]
+    slurm_sluid: Option<String>,
+    /// A process: it and its descendants.
+    #[arg(long)]
+    pid: Option<u32>,
+    /// For which user it runs; else for the caller.
+    #[arg(long)]
+    uid: Option<u32>,
+    #[command(flatten)]
+    resources: Resources,
+    #[command(flatten)]
+    hook: Hook,
+}
+
+/// What has ended, and how.
+#[derive(Debug, Args)]
+pub(super) struct StopArguments {
+    /// The job.
+    job: JobName,
+    /// How it ended; without it, told from the exit code.
+    #[arg(long)]
+    outcome: Option<Stated>,
+    /// With which exit code.
+    #[arg(long, allow_negative_numbers = true)]
+    exit_code: Option<i32>,
+    #[command(flatten)]
+    hook: Hook,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Stated {
+    Completed,
+    Failed,
+    Cancelled,
+    TimedOut,
+    OutOfMemory,
+    Unknown,
+}
+
+impl From<Stated> for Outcome {
+    fn from(stated: Stated) -> Outcome {
+        match stated {
+            Stated::Completed => Outcome::Completed,
+            Stated::Failed => Outcome::Failed,
+            Stated::Cancelled => Outcome::Cancelled,
+            Stated::TimedOut => Outcome::TimedOut,
+            Stated::OutOfMemory => Outcome::OutOfMemory,
+            Stated::Unknown => Outcome::Unknown,
+        }
+    }
+}
+
+fn gpu(text: &str) -> Result<GpuWanted, String> {
+    if let Ok(index) = text.parse() {
+        return Ok(GpuWanted::Index(index));
+    }
+    text.parse::<GpuId>().map(GpuWanted::Id).map_err(|_| format!("{text:?} is no GPU: write an index or a UUID (GPU-…)"))
+}
+
+impl StartArguments {
+    fn request(&self) -> StartRequest {
+        let place = match (self.slurm_job, self.pid) {
+            (Some(job_id), _) => Place::Slurm(SlurmJob { job_id, sluid: self.slurm_sluid.clone() }),
+            (None, Some(pid)) => Place::Process(pid),
+            (None, None) => Place::Cgroups(self.cgroup.clone()),
+        };
+        StartRequest {
+            job: self.job.clone(),
+            account: self.account.clone(),
+            owner: self.uid.map(Uid),
+            place,
+            gpus: self.resources.gpus.clone(),
+            time_limit: self.resources.time_limit,
+            cpus: self.resources.cpus,
+            memory_bytes: self.resources.memory,
+        }
+    }
+}
+
+impl StopArguments {
+    fn request(&self) -> StopRequest {
+        let told = match self.exit_code {
+            Some(0) => Outcome::Completed,
+            Some(_) => Outcome::Failed,
+            None => Outcome::Unknown,
+        };
+        StopRequest { outcome: self.outcome.map_or(told, Outcome::from), exit_code: self.exit_code }
+    }
+}
+
+pub(super) fn main(socket: &Path, command: Command) -> Result<Exit, Failure> {
+    let (hook, call) = match command {
+        Command::Start(start) => {
+            let request = start.request();
+            (start.hook, Call::Start(request))
+        }
+        Command::Stop(stop) => {
+            let request = stop.request();
+            (stop.hook, Call::Stop(stop.job, request))
+        }
+    };
+    if hook.hook {
+        return Ok(from_hook(socket, &hook.spool, &call));
+    }
+    let answer = make(&Client::new(socket)?, &call)?;
+    print(&answer_text(&call, &answer));
+    Ok(Exit::Done)
+}
+
+/// Makes the call.
+fn make(client: &Client, call: &Call) -> Result<Value, Failure> {
+    match call {
+        Call::Start(request) => client.write("/v1/jobs", &request.to_json()),
+        Call::Stop(job, request) => client.write(&job_path(job.as_str(), "/stop"), &request.to_json()),
+    }
+}
+
+fn answer_text(call: &Call, answer: &Value) -> String {
+    match call {
+        Call::Start(request) => {
+            let known = if answer["novelty"] == "repeated" { ", as before" } else { "" };
+            format!("job {} is metered as attempt {}{known}\n", request.job, answer["attempt"])
+        }
+        Call::Stop(job, _) => {
+            let phase = answer["phase"].as_str().unwrap_or("ended");
+            let goes_on = if phase == "ended" { "" } else { "; it is metered until its last task is gone" };
+            format!("the end of job {job} is noted ({phase}{goes_on})\n")
+        }
+    }
+}
+
+/// Makes a hook's call, or writes it down.
+fn from_hook(socket: &Path, spool: &Path, call: &Call) -> Exit {
+    let at = clock::now().wall;
+    let made = Client::within(socket, HOOK_WITHIN).and_then(|client| make(&client, call));
+    let Err(failure) = made else { return Exit::Done };
+    complain(&failure.to_string());
+    if !failure.is_passing() {
+        return Exit::Done; // the agent said no: it would say so again
+    }
+    match Spool::open_or_make(spool).and_then(|spool| spool.write(at, call)) {
+        Ok(file) => {
+            complain(&format!("written down for the agent as {}", spool.join(file).display()));
+            Exit::Done
+        }
+        Err(error) => {
+            complain(&format!("and it cannot be written down in {}: {error}", spool.display()));
+            Exit::NotSpooled
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! `meterctl receipt`: what a job used and costs.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::client::{Failure, job_path};
+use super::exit::Exit;
+use super::quantity::{show_bytes, show_wide_length};
+use super::table::{Align, pairs, table};
+use super::{Format, show};
+use crate::domain::id::JobName;
+use crate::domain::job::{Gap, GapRule};
+use crate::domain::rates::Unit;
+use crate::domain::rates::charge::LineCharge;
+use crate::domain::receipt::{Receipt, ReceiptSegment, ReceiptState};
+use crate::domain::time::Nanos;
+
+/// Of which job.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The job.
+    job: JobName,
+    #[command(flatten)]
+    format: Format,
+}
+
+pub(super) fn main(socket: &Path, arguments: &Arguments) -> Result<Exit, Failure> {
+    show(socket, &job_path(arguments.job.as_str(), "/receipt"), arguments.format, text)
+}
+
+/// The receipt for people.
+pub(super) fn text(receipt: &Receipt) -> String {
+    let mut text = head(receipt);
+    for segment in &receipt.segments {
+        text.push('\n');
+        text.push_str(&segment_text(segment));
+    }
+    text.push('\n');
+    text.push_str(&money_text(receipt));
+    text.push_str(&gaps_text(&receipt.gaps));
+    text
+}
+
+/// What job it is, and how it stands.
+pub(super) fn head(receipt: &Receipt) -> String {
+    let state = match receipt.state {
+        ReceiptState::Final => "final",
+        ReceiptState::Provisional => "provisional: the job goes on, or its last charge is not decided",
+    };
+    let mut lines = vec![
+        ("job", format!("{}, attempt {}", receipt.job, receipt.attempt)),
+        ("account", receipt.account.to_string()),
+        ("owner", format!("uid {}", receipt.owner_uid.0)),
+        ("node", receipt.node.to_string()),
+        ("receipt", state.to_owned()),
+        ("phase", receipt.phase.name().to_owned()),
+        ("opened", receipt.opened.clone()),
+    ];
+    if let Some(ended) = &receipt.ended {
+        lines.push(("ended", ended.clone()));
+    }
+    if let Some(outcome) = receipt.outcome {
+        let code = receipt.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
+        lines.push(("outcome", format!("{outcome}{code}")));
+    }
+    pairs(&lines)
+}
+
+/// Quantities and prices under one card.
+pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
+    let length = |text: &str| text.parse().map_or_else(|_| text.to_owned(), show_wide_length);
+    let mut text = format!("rate card {} version {}, {} to {}\n", segment.card, segment.card_version, segment.from, segment.to);
+    let _ = writeln!(
+        text,
+        "  ran {}, CPU time {}, memory {} on average, frozen {} (priced 0)",
+        length(&segment.running_ns),
+        length(&segment.cpu_ns),
+        mean_memory(segment),
+        length(&segment.frozen_ns)
+    );
+    for gpu in &segment.gpus {
+        let _ = writeln!(text, "  held {} ({}) for {}", gpu.gpu, gpu.model, length(&gpu.held_ns));
+    }
+    let headings =
+        [("  LINE", Align::Left), ("QUANTITY", Align::Right), ("UNIT", Align::Left), ("PRICE", Align::Right), ("COST", Align::Right)];
+    text.push_str(&table(&headings, &segment.lines.iter().map(line_row).collect::<Vec<_>>()));
+    let _ = writeln!(text, "  together {} credits", segment.cost);
+    text
+}
+
+fn line_row(line: &LineCharge) -> Vec<String> {
+    let per = if line.per == 1 { line.unit.clone() } else { format!("{} {}", line.per, line.unit) };
+    vec![format!("  {}", line.line), quantity(line), line.unit.clone(), format!("{} per {per}", line.price), line.cost.to_string()]
+}
+
+/// A quantity in the unit of its price, to six digits behind the point, cut off. The exact one is in the JSON document.
+pub(super) fn quantity(line: &LineCharge) -> String {
+    let Ok(unit) = line.unit.parse::<Unit>() else { return line.quantity.to_string() };
+    let base = unit.base();
+    let millionths = (line.quantity % base).saturating_mul(1_000_000) / base;
+    let text = format!("{}.{millionths:06}", line.quantity / base);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn mean_memory(segment: &ReceiptSegment) -> String {
+    let numbers = segment.memory_charged_byte_ns.parse::<u128>().ok().zip(segment.running_ns.parse::<u128>().ok());
+    let mean = numbers.and_then(|(area, running)| area.checked_div(running)).and_then(|bytes| u64::try_from(bytes).ok());
+    mean.map_or("unknown".to_owned(), show_bytes)
+}
+
+/// Who pays what of it.
+pub(super) fn money_text(receipt: &Receipt) -> String {
+    let mut lines = vec![("charge", format!("{} credits", receipt.charge)), ("  drawn", receipt.drawn.to_string())];
+    lines.push(("  unfunded", format!("{} (used past zero, written off)", receipt.unfunded)));
+    if !receipt.owed.is_zero() {
+        lines.push(("  owed", format!("{} (not decided yet)", receipt.owed)));
+    }
+    pairs(&lines)
+}
+
+/// What nobody could read.
+pub(super) fn gaps_text(gaps: &[Gap]) -> String {
+    let line = |gap: &Gap| {
+        let rule = match gap.rule {
+            GapRule::CountedLater => "the next reading held all of it",
+            GapRule::NotBilled => "not billed",
+            GapRule::Lost => "lost, not billed",
+            GapRule::FromParent => "told from its parent's counter",
+            GapRule::FromParentSplit => "told from its parent's counter, shared equally",
+        };
+        let length: Nanos = gap.to.since(gap.from);
+        format!("  {} for {length}: {}; {rule}\n", gap.meter, gap.why)
+    };
+    if gaps.is_empty() { String::new() } else { format!("gaps\n{}", gaps.iter().map(line).collect::<String>()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::sample;
+
+    #[test]
+    fn a_receipt_reads_from_quantity_to_credits() {
+        insta::assert_snapshot!(text(&sample::receipt()));
+    }
+}

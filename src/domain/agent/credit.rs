@@ -1,0 +1,418 @@
+//! Credit on the node: when to ask, what an answer changes, when an account is empty, near its edge or warned.
+//!
+//! The rules N1 to N8 of the grant protocol: totals are durable before they are sent; one question is outstanding; only its answer
+//! counts; a push voids it; what is not needed goes back at once.
+
+use super::super::enforcement::Enforcement;
+use super::super::fact::{Fact, SettledRow};
+use super::super::grant::{self, Told};
+use super::super::id::{AccountId, Attempt, Epoch};
+use super::super::job::{COUNTER_SETTLES, Evidence, Job, StepEvent};
+use super::super::money::Credits;
+use super::super::rates::charge::{self, Shape};
+use super::super::time::{Boot, Mono, Nanos};
+use super::super::usage::HeldGpu;
+use super::super::wire::{Answer, PROTOCOL, Push, Request, RequestEntry, UNIT, Verdict};
+use super::draft::Draft;
+use super::start::PendingStart;
+use super::{Account, Agent, Settings};
+
+/// The timer is armed this long before the earliest instant of exhaustion, so that a stalled disk has time to take the fact.
+const ARM_BEFORE: Nanos = Nanos::from_secs(3);
+/// It is disarmed only when the edge is this far, so that it does not flap.
+const DISARM_BEYOND: Nanos = Nanos::from_secs(6);
+/// An answer that has not come by then is asked for with a new number.
+const ANSWER_WITHIN: Nanos = Nanos::from_secs(10);
+/// Renew when less than this is left of the validity.
+const RENEW_BEFORE: Nanos = Nanos::from_secs(300);
+/// The authority hears of what was spent at least this often while something is spent.
+const TELL_EVERY: Nanos = Nanos::from_secs(10);
+/// Ask in vain at most this often.
+const ASK_AGAIN_SOON: Nanos = Nanos::from_secs(1);
+/// An account that is known to be exhausted asks this often, in case a push was lost.
+const POLL_EMPTY: Nanos = Nanos::from_secs(10);
+/// No two questions closer than this, but for a start or a push.
+const ASK_SPACING: Nanos = Nanos::from_millis(100);
+/// The expected burn of jobs is at least this part of their greatest one, so that an idle job that wakes is funded.
+const BURN_FLOOR_PART: i128 = 100;
+
+/// Why a question is asked now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    None,
+    /// Worth telling, some time.
+    Lazy,
+    /// As soon as the spacing allows.
+    Soon,
+    /// At once.
+    Now,
+}
+
+impl Agent {
+    /// The greatest burn of an account's running jobs, nano-credits per second: the whole host's CPUs and memory once, and the GPUs that are held.
+    #[must_use]
+    pub fn burn_max(&self, account: &AccountId, settings: &Settings) -> Credits {
+        self.burn_of(self.jobs_of(account).filter(|job| job.may_burn()), settings)
+    }
+
+    fn burn_of<'a>(&'a self, jobs: impl Iterator<Item = &'a Job>, settings: &Settings) -> Credits {
+        // Jobs of one account share the host; those under an older card are priced by their own, the dearest counts for the host.
+        let mut host = Credits::ZERO;
+        let mut each = Credits::ZERO;
+        for job in jobs {
+            let Some(card) = job.segments.last().and_then(|segment| self.cards.get(&segment.card)) else { continue };
+            let own = charge::burn(card, &Shape { cpu_milli: 0, memory_bytes: 0, gpus: &job.gpus });
+            each = each.plus(own);
+            let all = charge::burn(card, &host_shape(settings, &job.gpus));
+            host = host.max(all.minus(own));
+        }
+        host.plus(each)
+    }
+
+    /// The burn that a question states: measured over the last seconds, and never below a part of the greatest one.
+    fn burn_expected(&self, id: &AccountId, account: &Account, settings: &Settings, now: Mono) -> Credits {
+        let jobs = || self.jobs_of(id).filter(|job| job.is_live());
+        let most = self.burn_of(jobs(), settings);
+        let young = jobs().any(|job| now.since(job.opened.mono) < Nanos::from_secs(10));
+        if young {
+            return most;
+        }
+        let floor = Credits::from_nano((most.nano() / BURN_FLOOR_PART).max(i128::from(most.is_positive())));
+        measured_burn(account).max(floor).min(most)
+    }
+
+    /// What the account's jobs have used and nobody has paid for or written off yet.
+    #[must_use]
+    pub fn owed(&self, account: &AccountId) -> Credits {
+        self.jobs_of(account).map(Job::owed).sum()
+    }
+
+    /// When to look at a job whose last task has gone, to see its counter's last word.
+    #[must_use]
+    pub fn next_last_word(&self, now: Mono) -> Option<(Mono, Vec<Attempt>)> {
+        let due = |job: &Job| job.counter_final_at().filter(|_| job.is_live()).map(|at| (at, job.attempt));
+        // One that stood still for longer only waits for its stop to be reported: the ticks look after it.
+        let soon = self.jobs.values().filter_map(due).filter(|(at, _)| now.since(*at) < COUNTER_SETTLES).min()?;
+        Some((soon.0, vec![soon.1]))
+    }
+
+    /// The earliest instant at which an armed account can be empty, with the jobs to look at then.
+    #[must_use]
+    pub fn next_edge(&self, settings: &Settings, boot: Boot) -> Option<(Mono, Vec<Attempt>)> {
+        let edge = |(id, account): (&AccountId, &Account)| {
+            account.armed?;
+            let running: Vec<&Job> = self.jobs_of(id).filter(|job| job.may_burn()).collect();
+            // The oldest look decides: what was used since is not known yet.
+            let seen = running.iter().map(|job| job.counted_to).min()?;
+            let lasts = grant::lasts(account.grant.in_hand(boot), self.burn_max(id, settings))?;
+            (account.empty_since.is_none()).then(|| (seen.plus(lasts), running.iter().map(|job| job.attempt).collect()))
+        };
+        self.accounts.iter().filter_map(edge).min_by_key(|(at, _): &(Mono, Vec<Attempt>)| *at)
+    }
+}
+
+/// What the account was charged per second over the marks kept.
+#[must_use]
+pub fn measured_burn(account: &Account) -> Credits {
+    match (account.marks.front(), account.marks.back()) {
+        (Some((from, before)), Some((to, after))) if from < to => {
+            let length = i128::from(to.since(*from).0);
+            let nano = after.minus(*before).or_zero().nano();
+            Credits::from_nano(nano.checked_mul(1_000_000_000).map_or(i128::MAX, |product| product / length))
+        }
+        _ => Credits::ZERO,
+    }
+}
+
+fn host_shape<'a>(settings: &Settings, gpus: &'a [HeldGpu]) -> Shape<'a> {
+    Shape { cpu_milli: u64::from(settings.host.cpu_count) * 1_000, memory_bytes: settings.host.memory_bytes, gpus }
+}
+
+/// The greatest burn that a job to be started would add.
+#[must_use]
+pub fn burn_of_start(agent: &Agent, settings: &Settings, gpus: &[HeldGpu]) -> Credits {
+    agent.card_in_force().map_or(Credits::ZERO, |card| charge::burn(card, &host_shape(settings, gpus)))
+}
+
+impl Draft<'_> {
+    /// Where the account now stands, and the facts that follow from it.
+    pub(super) fn review(&mut self, id: &AccountId) {
+        let Some(account) = self.agent.accounts.get(id) else { return };
+        let in_hand = account.grant.in_hand(self.now.boot);
+        let owed = self.agent.owed(id);
+        let live: Vec<Attempt> = self.agent.jobs_of(id).filter(|job| job.is_live()).map(|job| job.attempt).collect();
+        let burn_live = self.agent.burn_of(self.agent.jobs_of(id).filter(|job| job.is_live()), self.settings);
+        let empty = owed.is_positive() || (!in_hand.is_positive() && burn_live.is_positive());
+        match (empty && !live.is_empty(), account.empty_since) {
+            (true, None) => {
+                self.record(Fact::EmptySet { account: id.clone(), since: Some(self.now.mono) });
+                self.step_all(id, &live, StepEvent::Emptied);
+            }
+            (false, Some(_)) => {
+                self.record(Fact::EmptySet { account: id.clone(), since: None });
+                self.record(Fact::WarnedSet { account: id.clone(), at: None });
+                self.step_all(id, &live, StepEvent::Funded);
+            }
+            _ => {}
+        }
+        self.review_edge(id, in_hand, &live);
+        self.review_warning(id, in_hand, &live);
+    }
+
+    fn step_all(&mut self, id: &AccountId, attempts: &[Attempt], event: impl Fn(Evidence) -> StepEvent) {
+        for attempt in attempts {
+            let evidence = self.evidence(id, Some(*attempt));
+            self.step(*attempt, event(evidence));
+        }
+    }
+
+    /// Counter, cost and balance as they now stand.
+    fn evidence(&self, id: &AccountId, attempt: Option<Attempt>) -> Evidence {
+        let job = attempt.and_then(|attempt| self.agent.jobs.get(&attempt));
+        let grant = self.agent.accounts.get(id).map(|account| account.grant.clone()).unwrap_or_default();
+        let burn_max_per_s = self.agent.burn_max(id, self.settings);
+        let in_hand = grant.in_hand(self.now.boot);
+        Evidence {
+            cpu_counter_ns: job.and_then(|job| job.cpu_counter_ns),
+            charge: job.map_or(Credits::ZERO, |job| job.charge),
+            granted: grant.granted,
+            returned: grant.returned,
+            spent: grant.spent,
+            in_hand,
+            burn_max_per_s,
+            lasts: grant::lasts(in_hand, burn_max_per_s),
+            verdict: grant.verdict.map(|heard| (heard.verdict, heard.request)),
+            free: grant.free,
+        }
+    }
+
+    fn review_edge(&mut self, id: &AccountId, in_hand: Credits, live: &[Attempt]) {
+        let armed = self.agent.accounts.get(id).is_some_and(|account| account.armed.is_some());
+        let enforced = self.agent.mode(self.settings) == Enforcement::Enforce;
+        let lasts = self.lasts_at_most(id, in_hand);
+        let near = enforced && lasts.is_some_and(|lasts| lasts < ARM_BEFORE);
+        let far = !enforced || lasts.is_none_or(|lasts| DISARM_BEYOND < lasts);
+        if near && !armed {
+            let evidence = self.evidence(id, None);
+            let earliest = self.now.mono.plus(lasts.unwrap_or_default());
+            self.record(Fact::Armed { account: id.clone(), earliest, evidence: Box::new(evidence) });
+            self.step_all(id, live, StepEvent::Armed);
+        } else if far && armed {
+            self.record(Fact::Disarmed { account: id.clone() });
+        }
+    }
+
+    /// How long what is in hand lasts if every job burns its most, those that stand still and may be thawed included: a job must not run
+    /// again before its edge is armed. Never beyond the deadline.
+    fn lasts_at_most(&self, id: &AccountId, in_hand: Credits) -> Option<Nanos> {
+        let alive = self.agent.jobs_of(id).filter(|job| job.is_live() && job.emptied.is_none());
+        let lasts = grant::lasts(in_hand, self.agent.burn_of(alive, self.settings))?;
+        let deadline = self.agent.accounts.get(id).map_or(Boot(0), |account| account.grant.deadline);
+        Some(lasts.min(deadline.since(self.now.boot)))
+    }
+
+    fn review_warning(&mut self, id: &AccountId, in_hand: Credits, live: &[Attempt]) {
+        let Some(account) = self.agent.accounts.get(id) else { return };
+        let lasts = grant::lasts(in_hand.plus(account.grant.free), measured_burn(account));
+        let soon = lasts.is_some_and(|lasts| lasts < account.grant.policy.warn_before);
+        if soon && account.warned.is_none() && account.grant.verdict.is_some() && !live.is_empty() {
+            self.record(Fact::WarnedSet { account: id.clone(), at: Some(self.now.mono) });
+            self.step_all(id, live, StepEvent::Warned);
+        }
+    }
+
+    /// Nothing runs on the account here any more: what is in hand goes back (N7).
+    pub(super) fn give_back(&mut self, id: &AccountId) {
+        let idle = self.agent.jobs_of(id).next().is_none();
+        let held = self.agent.accounts.get(id).map_or(Credits::ZERO, |account| account.grant.held());
+        if idle && held.is_positive() {
+            let returned = self.agent.accounts.get(id).map_or(held, |account| account.grant.returned.plus(held));
+            self.record(Fact::Returned { account: id.clone(), returned });
+        }
+        if idle {
+            self.review(id);
+        }
+    }
+
+    /// The authority says that the account has changed.
+    pub fn pushed(&mut self, push: &Push) {
+        let news = self
+            .agent
+            .accounts
+            .get(&push.account)
+            .is_some_and(|account| account.grant.version < push.version && account.grant.pushed_version < push.version);
+        if news {
+            self.record(Fact::Pushed { account: push.account.clone(), version: push.version });
+        }
+    }
+
+    /// An answer. Dropped whole if it is not to the outstanding question.
+    pub fn answered(&mut self, answer: &Answer, fresh_epoch: Epoch) {
+        let Some(outstanding) = &self.agent.outstanding else { return };
+        let ours = answer.protocol == PROTOCOL
+            && answer.epoch == outstanding.request.epoch
+            && answer.request == outstanding.request.request
+            && answer.digest == outstanding.request.digest();
+        if !ours {
+            return;
+        }
+        let asked = |id: &AccountId| outstanding.request.entries.iter().any(|entry| entry.account == *id);
+        let taken: Vec<_> = answer.entries.iter().filter(|entry| entry.unit == UNIT && asked(&entry.account)).cloned().collect();
+        let accounts: Vec<AccountId> = taken.iter().map(|entry| entry.account.clone()).collect();
+        let closed = taken.iter().any(|entry| entry.verdict == Verdict::Closed);
+        self.record(Fact::Answered { request: answer.request, acknowledged: answer.acknowledged.clone(), entries: taken, at: self.now });
+        if closed {
+            self.epoch_void(fresh_epoch);
+        }
+        for id in accounts {
+            self.settle(&id);
+            self.review(&id);
+        }
+    }
+
+    /// Pays what is owed from what is in hand; what a fresh "exhausted" leaves is written off.
+    fn settle(&mut self, id: &AccountId) {
+        let mut in_hand = self.in_hand(id);
+        let exhausted = self.agent.accounts.get(id).is_some_and(|account| account.grant.exhausted().is_some());
+        let newly = exhausted && !in_hand.is_positive();
+        let mut rows = Vec::new();
+        for job in self.agent.jobs_of(id) {
+            let owed = job.owed();
+            let draw = owed.min(in_hand.or_zero());
+            in_hand = in_hand.minus(draw);
+            let lost = if newly { owed.minus(draw) } else { Credits::ZERO };
+            if draw.is_positive() || lost.is_positive() {
+                rows.push(SettledRow { attempt: job.attempt, drawn: job.drawn.plus(draw), unfunded: job.unfunded.plus(lost) });
+            }
+        }
+        if !rows.is_empty() {
+            self.record(Fact::Settled { rows });
+        }
+        if newly {
+            let unaware = |job: &&Job| job.is_live() && !exhausted_since_emptied(job);
+            let fresh: Vec<Attempt> = self.agent.jobs_of(id).filter(unaware).map(|job| job.attempt).collect();
+            self.step_all(id, &fresh, StepEvent::Exhausted);
+        }
+        let ended: Vec<Attempt> = self.agent.jobs_of(id).filter(|job| job.ended.is_some()).map(|job| job.attempt).collect();
+        for attempt in ended {
+            self.close_if_settled(attempt);
+        }
+    }
+
+    /// Asks, if anything is needed and the last question is answered or too old.
+    pub fn ask(&mut self, starts: &[PendingStart]) {
+        self.give_back_idle(starts);
+        let Some((epoch, boot)) = self.agent.epoch else { return };
+        let since_last = self.now.boot.since(self.agent.asked_at);
+        if self.agent.outstanding.is_some() && since_last < ANSWER_WITHIN {
+            return;
+        }
+        let needs: Vec<(AccountId, Need)> =
+            self.accounts_known(starts).into_iter().map(|id| (id.clone(), self.need(&id, starts))).collect();
+        let most = needs.iter().map(|(_, need)| *need).max().unwrap_or(Need::None);
+        let most = if self.agent.previous.is_empty() { most } else { most.max(Need::Soon) };
+        let due = match most {
+            Need::None => false,
+            Need::Lazy => TELL_EVERY <= since_last,
+            Need::Soon => ASK_SPACING <= since_last,
+            Need::Now => true,
+        };
+        if !due {
+            return;
+        }
+        let entries = needs.iter().filter(|(_, need)| Need::None < *need).map(|(id, _)| self.entry(id, starts)).collect();
+        let request = Request {
+            protocol: PROTOCOL,
+            node: self.settings.node.clone(),
+            epoch,
+            boot,
+            request: self.agent.asked + 1,
+            previous: self.agent.previous.clone(),
+            entries,
+        };
+        self.record(Fact::Asked { request: Box::new(request), first_sent: self.now.boot });
+    }
+
+    /// Credit that came for nobody: its job ended while the question was under way, or its start was refused.
+    fn give_back_idle(&mut self, starts: &[PendingStart]) {
+        let held = self.agent.accounts.iter().filter(|(_, account)| account.grant.held().is_positive()).map(|(id, _)| id);
+        let waits = |id: &AccountId| starts.iter().any(|start| start.wanted.account == *id);
+        let idle: Vec<AccountId> = held.filter(|id| !waits(id) && self.agent.jobs_of(id).next().is_none()).cloned().collect();
+        for id in idle {
+            self.give_back(&id);
+        }
+    }
+
+    fn accounts_known(&self, starts: &[PendingStart]) -> Vec<AccountId> {
+        let mut known: Vec<AccountId> = self.agent.accounts.keys().cloned().collect();
+        for start in starts {
+            if !known.contains(&start.wanted.account) {
+                known.push(start.wanted.account.clone());
+            }
+        }
+        known
+    }
+
+    fn need(&self, id: &AccountId, starts: &[PendingStart]) -> Need {
+        if starts.iter().any(|start| start.wanted.account == *id && start.asked.is_none()) {
+            return Need::Now;
+        }
+        let Some(account) = self.agent.accounts.get(id) else { return Need::None };
+        let grant = &account.grant;
+        let told = Told { spent: grant.spent, returned: grant.returned, unfunded: grant.unfunded };
+        let live = self.agent.jobs_of(id).next().is_some();
+        let untold = if grant.told == told { Need::None } else { Need::Lazy };
+        if grant.told.returned != told.returned || (!live && untold == Need::Lazy) {
+            return Need::Soon;
+        }
+        if !live {
+            return untold;
+        }
+        if grant.push_unanswered() {
+            return Need::Now;
+        }
+        let Some(heard) = grant.verdict else { return Need::Soon };
+        let heard_ago = self.now.mono.since(heard.at);
+        let in_hand = grant.in_hand(self.now.boot);
+        let owed = self.agent.owed(id).is_positive();
+        let half_used = in_hand.plus(in_hand) < grant.horizon || in_hand.is_zero();
+        let lapsing = self.now.boot.plus(RENEW_BEFORE) > grant.deadline;
+        let pace = match heard.verdict {
+            Verdict::Granted => Nanos(0),
+            Verdict::Final if owed => Nanos(0), // ran dry: only the authority can say whether that was all
+            Verdict::Exhausted if !owed => POLL_EMPTY,
+            _ => ASK_AGAIN_SOON,
+        };
+        let burning = self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some();
+        if (owed || ((half_used || lapsing) && burning)) && pace <= heard_ago { Need::Soon } else { untold }
+    }
+
+    fn entry(&self, id: &AccountId, starts: &[PendingStart]) -> RequestEntry {
+        let account = self.agent.accounts.get(id);
+        let grant = account.map(|account| account.grant.clone()).unwrap_or_default();
+        let waiting = || starts.iter().filter(|start| start.wanted.account == *id);
+        let burn_new: Credits = waiting().map(|start| burn_of_start(self.agent, self.settings, &start.gpus)).sum();
+        let burn = account.map_or(Credits::ZERO, |account| self.agent.burn_expected(id, account, self.settings, self.now.mono));
+        let start_price = self.agent.card_in_force().map_or(Credits::ZERO, charge::start_price);
+        let useful = starts.iter().any(|start| start.wanted.account == *id) || self.agent.jobs_of(id).next().is_some();
+        let wanted_now = Credits::from_nano(start_price.nano().saturating_mul(i128::try_from(waiting().count()).unwrap_or(i128::MAX)));
+        RequestEntry {
+            account: id.clone(),
+            unit: UNIT.to_owned(),
+            granted_seen: grant.granted,
+            returned: grant.returned,
+            spent: grant.spent,
+            unfunded: grant.unfunded,
+            owed: self.agent.owed(id).plus(wanted_now),
+            burn_per_s: burn.plus(burn_new),
+            // Only for somebody who would use it: else it came and went for ever.
+            at_least: Credits::from_nano(i128::from(useful)),
+        }
+    }
+}
+
+/// Has the authority's word been noted since the account last ran empty?
+fn exhausted_since_emptied(job: &Job) -> bool {
+    let noted = job.steps.iter().rev().find(|step| matches!(step.event, StepEvent::Exhausted(_) | StepEvent::Emptied(_)));
+    noted.is_some_and(|step| matches!(step.event, StepEvent::Exhausted(_)))
+}

@@ -1,0 +1,466 @@
+//! One turn's facts: each is applied as it is made, so that the next is made from what is then true.
+//!
+//! Here: what samples say of a job ([`Draft::sampled`]), what the hands did, and how a job ends. Credit is in [`super::credit`],
+//! beginnings are in [`super::start`].
+
+use std::collections::BTreeMap;
+
+use super::super::act::{Act, ActOutcome, Acted, Target};
+use super::super::batch::ReceiptRow;
+use super::super::enforcement::Enforcement;
+use super::super::fact::{Fact, Row, Seq};
+use super::super::id::{AccountId, Attempt, BootId, Epoch, Uid};
+use super::super::job::{Ending, FrozenBy, Gap, GapRule, Job, Phase, StepEvent};
+use super::super::meter::{Frozen, JobSample, Missing, Populated, Reading, TailShare, area};
+use super::super::money::Credits;
+use super::super::outcome::Outcome;
+use super::super::rates::{Card, charge};
+use super::super::receipt::Receipt;
+use super::super::time::{Mono, Nanos, Now};
+use super::super::usage::{Meter, Usage};
+use super::{Agent, Settings};
+
+/// Samples further apart than this many intervals leave a gap in the levels.
+const LEVEL_GAP_INTERVALS: u64 = 3;
+
+/// How long a job may stand empty before it is taken to have ended, if nobody reports it.
+const EMPTY_FOR: Nanos = Nanos::from_secs(10);
+
+/// How long a cgroup that the agent made may wait for its first task.
+const FIRST_TASK_WITHIN: Nanos = Nanos::from_secs(30);
+
+/// The facts of one turn in the making.
+pub struct Draft<'a> {
+    pub(super) agent: &'a mut Agent,
+    pub(super) settings: &'a Settings,
+    pub(super) now: Now,
+    freezing: &'a BTreeMap<Attempt, Mono>,
+    facts: Vec<(Seq, Fact)>,
+    receipts: Vec<ReceiptRow>,
+}
+
+impl<'a> Draft<'a> {
+    /// Begins a turn. `freezing`: jobs whose freeze was ordered and may still take hold, and when it was ordered.
+    pub fn new(agent: &'a mut Agent, settings: &'a Settings, now: Now, freezing: &'a BTreeMap<Attempt, Mono>) -> Draft<'a> {
+        Draft { agent, settings, now, freezing, facts: Vec::new(), receipts: Vec::new() }
+    }
+
+    /// The state as it now is.
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        self.agent
+    }
+
+    /// The turn's facts so far, in order.
+    #[must_use]
+    pub fn facts(&self) -> &[(Seq, Fact)] {
+        &self.facts
+    }
+
+    /// The turn's facts, in order, and the receipts of the jobs that were closed.
+    #[must_use]
+    pub fn finish(self) -> (Vec<(Seq, Fact)>, Vec<ReceiptRow>) {
+        (self.facts, self.receipts)
+    }
+
+    pub(super) fn record(&mut self, fact: Fact) {
+        self.agent.apply(&fact);
+        self.facts.push((self.agent.seq, fact));
+    }
+
+    pub(super) fn step(&mut self, attempt: Attempt, event: StepEvent) {
+        self.record(Fact::Stepped { attempt, at: self.now.mono, wall: self.now.wall, event });
+    }
+
+    /// A new spending life, if the last one was not in this boot. Jobs of another boot ended with it.
+    pub fn woke(&mut self, fresh_epoch: Epoch) {
+        let boot = self.settings.boot;
+        if self.agent.epoch.is_some_and(|(_, last)| last == boot) {
+            self.doubt_freezes();
+            return;
+        }
+        self.record(Fact::EpochOpened { epoch: fresh_epoch, boot, at: self.now });
+        let gone: Vec<(Attempt, BootId)> =
+            self.agent.jobs.values().filter(|job| job.is_live()).map(|job| (job.attempt, job.boot)).collect();
+        for (attempt, _) in gone.into_iter().filter(|(_, last)| *last != boot) {
+            self.note_reboot(attempt);
+            self.end(attempt, Ending { outcome: Outcome::NodeRebooted, exit_code: None }, self.now);
+        }
+    }
+
+    /// The process before this one may have frozen a job near its edge and not lived to write that down. Until looks say otherwise,
+    /// such a freeze is ours: else nobody would ever thaw it.
+    fn doubt_freezes(&mut self) {
+        let near = |job: &&Job| {
+            let account = self.agent.accounts.get(&job.account);
+            job.may_burn()
+                && job.frozen_by.is_none()
+                && account.is_some_and(|account| account.armed.is_some() || account.empty_since.is_some())
+        };
+        let doubtful: Vec<Attempt> = self.agent.jobs.values().filter(near).map(|job| job.attempt).collect();
+        for attempt in doubtful {
+            self.record(Fact::FrozenBySet { attempt, by: Some(FrozenBy::Agent) });
+        }
+    }
+
+    /// What a job used between its last look and the end of its boot is gone with the kernel that knew.
+    fn note_reboot(&mut self, attempt: Attempt) {
+        let Some(job) = self.agent.jobs.get(&attempt).filter(|job| job.phase != Phase::Awaited && job.emptied.is_none()) else { return };
+        let at = job.counted_to;
+        for (meter, rule) in
+            [(Meter::CpuTime, GapRule::Lost), (Meter::WallTime, GapRule::NotBilled), (Meter::MemoryCharged, GapRule::NotBilled)]
+        {
+            self.record(Fact::GapSeen { attempt, gap: Gap { meter, from: at, to: at, why: Missing::AgentDown, rule } });
+        }
+    }
+
+    /// The authority has closed the epoch: a new one, and nothing in hand until it answers.
+    pub(super) fn epoch_void(&mut self, fresh_epoch: Epoch) {
+        self.record(Fact::EpochOpened { epoch: fresh_epoch, boot: self.settings.boot, at: self.now });
+        let accounts: Vec<AccountId> = self.agent.accounts.keys().cloned().collect();
+        for account in accounts {
+            self.review(&account);
+        }
+    }
+
+    /// A card has come into force. Refused if it leaves a GPU in use without a price: the last one then goes on.
+    ///
+    /// # Errors
+    /// The job and GPU without a price.
+    pub fn card(&mut self, card: &Card) -> Result<(), String> {
+        if self.agent.card == Some(card.digest) {
+            return Ok(());
+        }
+        if let Some(last) = self.agent.card_in_force().filter(|last| last.name == card.name && card.version <= last.version) {
+            return Err(format!("version {} of card {} is not above version {}, which is in force", card.version, card.name, last.version));
+        }
+        let live = self.agent.jobs.values().filter(|job| job.is_live());
+        if let Some((job, held)) = live.flat_map(|job| card.unpriced(&job.gpus).into_iter().map(move |held| (job, held))).next() {
+            return Err(format!("job {} holds {} ({}), which the card does not price", job.name, held.gpu, held.model));
+        }
+        self.record(Fact::CardAdopted { card: Box::new(card.clone()), at: self.now });
+        Ok(())
+    }
+
+    /// The mode of enforcement is set.
+    pub fn enforcement(&mut self, mode: Enforcement, by: Uid) {
+        if self.agent.enforcement != Some(mode) {
+            self.record(Fact::EnforcementSet { mode, by });
+        }
+    }
+
+    /// Looks at some jobs: what they used since the last look, what that costs, and what follows for their accounts.
+    pub fn sampled(&mut self, samples: &[JobSample]) {
+        let mut rows = Vec::with_capacity(samples.len());
+        let mut after: Vec<(&JobSample, Phase)> = Vec::new();
+        let mut in_hand = std::collections::BTreeMap::new();
+        let samples: Vec<JobSample> = samples.iter().map(|sample| self.known_to_be_gone(sample)).collect();
+        for sample in &samples {
+            let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { continue };
+            after.push((sample, job.phase));
+            let account = job.account.clone();
+            let hand = in_hand.entry(account.clone()).or_insert_with(|| self.in_hand(&account));
+            if let Some(row) = self.row(job, sample, sample.at, hand) {
+                rows.push(row);
+            }
+        }
+        self.note_gaps(&after);
+        if !rows.is_empty() {
+            self.record(Fact::Counted { wall: self.now.wall, rows });
+        }
+        for (sample, before) in after {
+            self.look_at(sample, before);
+        }
+        for account in in_hand.into_keys() {
+            self.review(&account);
+        }
+    }
+
+    /// A Slurm job's cgroup that was there and is not is gone, though the reader, if it is new, only knows that it is not there.
+    fn known_to_be_gone(&self, sample: &JobSample) -> JobSample {
+        let mut sample = sample.clone();
+        let awaited = self.agent.jobs.get(&sample.attempt).is_none_or(|job| job.phase == Phase::Awaited);
+        if !awaited && sample.cpu_ns == Reading::Missing(Missing::NotYet) {
+            sample.cpu_ns = Reading::Missing(Missing::Vanished);
+        }
+        sample
+    }
+
+    pub(super) fn in_hand(&self, account: &AccountId) -> Credits {
+        self.agent.accounts.get(account).map_or(Credits::ZERO, |account| account.grant.in_hand(self.now.boot))
+    }
+
+    /// One job's new totals. `None` if nothing has changed that is worth writing down.
+    fn row(&self, job: &Job, sample: &JobSample, at: Mono, in_hand: &mut Credits) -> Option<Row> {
+        let segment = job.segments.last()?;
+        let populated =
+            if is_gone(sample) { Some(Populated::No) } else { sample.populated.seen().copied().filter(|_| !is_unread(job, sample)) };
+        let counter = counter(job, sample);
+        if job.phase == Phase::Awaited && counter.is_none() {
+            return None;
+        }
+        let phase = match sample.frozen.seen() {
+            Some(Frozen::Yes) => Phase::Frozen,
+            Some(Frozen::No) => Phase::Running,
+            None => running_if_awaited(job.phase),
+        };
+        // A sum that fell (a part of the job went while the agent was down) is a new baseline; its old part is not billed twice.
+        let counter_delta = counter.map_or(0, |now| now.saturating_sub(job.cpu_counter_ns.unwrap_or(0)));
+        let still_empty = job.emptied.is_some() && populated != Some(Populated::Yes);
+        let empties = populated == Some(Populated::No) && job.emptied.is_none();
+        let still_frozen = job.phase == Phase::Frozen && phase == Phase::Frozen && !empties;
+        if counter_delta == 0 && (still_empty || still_frozen) {
+            return None;
+        }
+        let mut usage = segment.usage.clone();
+        usage.cpu_ns += u128::from(counter_delta);
+        let level = sample.memory_bytes.seen().copied();
+        if !still_empty && !self.is_unknown(job, sample) {
+            self.add_time(&mut usage, job, sample, at);
+        }
+        let cost = self.price(job, &usage).unwrap_or(segment.cost).max(segment.cost);
+        let charge = job.charge.plus(cost.minus(segment.cost));
+        let draw = charge.minus(job.drawn).minus(job.unfunded).or_zero().min(in_hand.or_zero());
+        *in_hand = in_hand.minus(draw);
+        Some(Row {
+            attempt: job.attempt,
+            at: at.max(job.counted_to),
+            phase,
+            populated,
+            cpu_counter_ns: counter.or(job.cpu_counter_ns),
+            memory_level_bytes: level,
+            cpu_ns: usage.cpu_ns,
+            memory_byte_ns: usage.memory_byte_ns,
+            running_ns: usage.wall_ns,
+            frozen_ns: usage.frozen_ns,
+            cost,
+            drawn: job.drawn.plus(draw),
+        })
+    }
+
+    /// The time since the last look goes to running or to frozen, by what the job then was; memory only while it ran.
+    fn add_time(&self, usage: &mut Usage, job: &Job, sample: &JobSample, at: Mono) {
+        let length = at.since(job.counted_to);
+        match job.phase {
+            Phase::Running => {
+                usage.wall_ns += u128::from(length.0);
+                usage.gpu_held_ns.values_mut().for_each(|held| *held += u128::from(length.0));
+                usage.memory_byte_ns += self.memory(job, sample, length).unwrap_or(0);
+            }
+            Phase::Frozen => usage.frozen_ns += u128::from(length.0),
+            Phase::Awaited | Phase::Ended => {}
+        }
+    }
+
+    /// The job's state changed at an unknown instant of a long time in which nobody looked: then nobody knows for how long it ran.
+    fn is_unknown(&self, job: &Job, sample: &JobSample) -> bool {
+        let empty = is_gone(sample) || sample.populated.seen() == Some(&Populated::No);
+        let frozen = sample.frozen.seen().is_some_and(|frozen| (*frozen == Frozen::Yes) != (job.phase == Phase::Frozen));
+        job.emptied.is_none() && self.level_gap() < sample.at.since(job.counted_to) && (empty || frozen)
+    }
+
+    /// The memory of a running job over the time since its last look, in byte-nanoseconds; or why nobody knows it.
+    fn memory(&self, job: &Job, sample: &JobSample, length: Nanos) -> Result<u128, Missing> {
+        let ended = is_gone(sample) || sample.populated.seen() == Some(&Populated::No);
+        if self.level_gap() < length {
+            return Err(Missing::AgentDown);
+        }
+        match (job.memory_level_bytes, &sample.memory_bytes) {
+            (Some(before), Reading::Seen(now)) => Ok(area(before, Some(*now), length)),
+            (Some(before), Reading::Missing(_)) if ended => Ok(area(before, None, length)),
+            (_, Reading::Missing(why)) => Err(why.clone()),
+            (None, Reading::Seen(_)) => {
+                let last = job.gaps.iter().rev().find(|gap| gap.meter == Meter::MemoryCharged);
+                Err(last.map_or(Missing::NotYet, |gap| gap.why.clone()))
+            }
+        }
+    }
+
+    fn level_gap(&self) -> Nanos {
+        Nanos(self.settings.interval.0.saturating_mul(LEVEL_GAP_INTERVALS))
+    }
+
+    fn price(&self, job: &Job, usage: &Usage) -> Option<Credits> {
+        let card = self.agent.cards.get(&job.segments.last()?.card)?;
+        charge::total(card, usage, &job.gpus).ok()
+    }
+
+    /// What could not be read, before the new totals are applied (they move `counted_to`).
+    fn note_gaps(&mut self, samples: &[(&JobSample, Phase)]) {
+        let mut gaps = Vec::new();
+        for (sample, _) in samples {
+            let Some(job) = self.agent.jobs.get(&sample.attempt) else { continue };
+            if job.phase == Phase::Awaited {
+                continue;
+            }
+            let stretch = |meter, why, rule| Gap { meter, from: job.counted_to, to: sample.at, why, rule };
+            // One that was empty may have run once more before it vanished.
+            let told =
+                job.gaps.iter().any(|gap| gap.meter == Meter::CpuTime && gap.from == job.counted_to && gap.rule != GapRule::CountedLater);
+            let unseen = job.emptied.is_none() || (!told && sample.tail.is_none_or(|tail| 0 < tail.cpu_ns));
+            if let (Reading::Missing(why), true, true) = (&sample.cpu_ns, unseen, is_gone(sample)) {
+                gaps.push((job.attempt, stretch(Meter::CpuTime, why.clone(), tail_rule(sample))));
+            }
+            if let (Reading::Seen(now), Some(before)) = (&sample.cpu_ns, job.cpu_counter_ns)
+                && *now < before
+            {
+                gaps.push((job.attempt, stretch(Meter::CpuTime, Missing::Vanished, GapRule::Lost)));
+            }
+            if let (Reading::Missing(why), true) = (&sample.cpu_ns, is_unread(job, sample)) {
+                gaps.push((job.attempt, stretch(Meter::CpuTime, why.clone(), GapRule::CountedLater)));
+            }
+            if self.is_unknown(job, sample) {
+                gaps.push((job.attempt, stretch(Meter::WallTime, Missing::AgentDown, GapRule::NotBilled)));
+            }
+            if job.phase == Phase::Running
+                && job.emptied.is_none()
+                && let Err(why) = self.memory(job, sample, sample.at.since(job.counted_to))
+            {
+                gaps.push((job.attempt, stretch(Meter::MemoryCharged, why, GapRule::NotBilled)));
+            }
+        }
+        for (attempt, gap) in gaps {
+            self.record(Fact::GapSeen { attempt, gap });
+        }
+    }
+
+    /// What a look says beside the numbers: frozen by somebody else, thawed by somebody else, empty, vanished.
+    fn look_at(&mut self, sample: &JobSample, before: Phase) {
+        let Some(job) = self.agent.jobs.get(&sample.attempt) else { return };
+        let attempt = job.attempt;
+        match (sample.frozen.seen(), job.frozen_by) {
+            // Ours, if a freeze was ordered: its report is to come.
+            (Some(Frozen::Yes), None) if !self.freezing.contains_key(&attempt) => {
+                self.record(Fact::FrozenBySet { attempt, by: Some(FrozenBy::Other) });
+                self.step(attempt, StepEvent::FrozenByOther);
+            }
+            (Some(Frozen::No), Some(FrozenBy::Other)) => self.record(Fact::FrozenBySet { attempt, by: None }),
+            (Some(Frozen::No), Some(FrozenBy::Agent)) => {
+                let wanted = self.agent.restraint(attempt, self.settings) == super::wants::Restraint::Frozen;
+                // One that has not taken hold yet is still ours once it does.
+                if !self.freezing.contains_key(&attempt) {
+                    self.record(Fact::FrozenBySet { attempt, by: None });
+                }
+                if before == Phase::Frozen && wanted {
+                    self.step(attempt, StepEvent::FoundThawed);
+                }
+            }
+            _ => {}
+        }
+        self.end_if_over(sample);
+    }
+
+    fn end_if_over(&mut self, sample: &JobSample) {
+        let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { return };
+        let gone = is_gone(sample);
+        if is_unread(job, sample) {
+            return;
+        }
+        if !gone && sample.populated.seen() != Some(&Populated::No) {
+            return;
+        }
+        // Whoever started the job reports its end, and how, a moment after its last task. One that never had a task is over when its
+        // place has gone; but a cgroup that a hook named before it put tasks into it is not over because it is empty.
+        let over = job.reported.is_some()
+            || match (&job.target, job.emptied) {
+                (_, Some((since, _))) => EMPTY_FOR <= self.now.mono.since(since),
+                (Target::OwnCgroups(_), None) => gone || FIRST_TASK_WITHIN < self.now.mono.since(job.opened.mono),
+                (Target::Processes(_), None) => true,
+                (Target::Cgroups(_) | Target::SlurmJob(_), None) => gone,
+            };
+        let settled = gone || job.counter_final_at().is_none_or(|at| at <= sample.at);
+        if over && settled {
+            let at = job.emptied.map_or(self.now, |(mono, wall)| Now { mono, boot: self.now.boot, wall });
+            let ending = ending(job, if gone { Outcome::Vanished } else { Outcome::Unknown });
+            self.end(sample.attempt, ending, at);
+        }
+    }
+
+    /// A job is over. What it holds goes back as soon as it owes nothing.
+    pub(super) fn end(&mut self, attempt: Attempt, ending: Ending, at: Now) {
+        self.record(Fact::JobEnded { attempt, at, ending });
+        self.close_if_settled(attempt);
+    }
+
+    pub(super) fn close_if_settled(&mut self, attempt: Attempt) {
+        let done = |job: &Job| job.ended.is_some() && job.owed().is_zero();
+        let Some(job) = self.agent.jobs.get(&attempt).filter(|job| done(job)) else { return };
+        let account = job.account.clone();
+        self.record(Fact::JobClosed { attempt });
+        self.write_receipt(attempt);
+        self.give_back(&account);
+    }
+
+    /// Written at once: a later close may push this job out of those at hand.
+    fn write_receipt(&mut self, attempt: Attempt) {
+        let Some(job) = self.agent.closed.iter().rev().find(|job| job.attempt == attempt) else { return };
+        self.receipts.push(ReceiptRow {
+            attempt,
+            job: job.name.clone(),
+            ended: job.ended.unwrap_or(self.now).wall,
+            json: Receipt::of(job, self.agent, self.settings).to_json(),
+        });
+    }
+
+    /// The hands have done something; `sample` is the job, looked at afterwards.
+    pub fn acted(&mut self, acted: &Acted, sample: Option<&JobSample>) {
+        let known = self.agent.jobs.get(&acted.attempt).is_some_and(Job::is_live);
+        if known && let Some(sample) = sample {
+            // The time until the last task stood still was run, the rest was not.
+            let mut sample = sample.clone();
+            let settled = matches!(acted.act, Act::Freeze | Act::Thaw) && acted.outcome == ActOutcome::Confirmed;
+            if settled {
+                sample.at = acted.done_at;
+                sample.frozen = Reading::Seen(if acted.act == Act::Freeze { Frozen::Yes } else { Frozen::No });
+            }
+            self.record(Fact::HandsActed { acted: acted.clone(), wall: self.now.wall });
+            self.sampled(std::slice::from_ref(&sample));
+        } else {
+            self.record(Fact::HandsActed { acted: acted.clone(), wall: self.now.wall });
+        }
+    }
+}
+
+/// The CPU counter that a look gives: its reading, or for a vanished job its last one and the tail that its parent tells.
+fn counter(job: &Job, sample: &JobSample) -> Option<u64> {
+    let before = job.cpu_counter_ns.unwrap_or(0);
+    match &sample.cpu_ns {
+        Reading::Seen(now) => Some(*now),
+        Reading::Missing(Missing::Vanished) => sample.tail.map(|tail| before.saturating_add(tail.cpu_ns)),
+        Reading::Missing(_) => None,
+    }
+}
+
+/// Its CPU time cannot be read just now. It is over only once the last of that is known, or lost.
+fn is_unread(job: &Job, sample: &JobSample) -> bool {
+    !is_gone(sample) && sample.cpu_ns.seen().is_none() && job.cpu_counter_ns.is_some()
+}
+
+/// Its cgroup or process is not there any more.
+fn is_gone(sample: &JobSample) -> bool {
+    matches!(sample.cpu_ns, Reading::Missing(Missing::Vanished | Missing::Replaced))
+}
+
+fn tail_rule(sample: &JobSample) -> GapRule {
+    match sample.tail.map(|tail| tail.share) {
+        Some(TailShare::Exact) => GapRule::FromParent,
+        Some(TailShare::Split) => GapRule::FromParentSplit,
+        None => GapRule::Lost,
+    }
+}
+
+fn running_if_awaited(phase: Phase) -> Phase {
+    if phase == Phase::Awaited { Phase::Running } else { phase }
+}
+
+/// How a job ended: as reported; for lack of credit if the agent ended it; else `otherwise`.
+fn ending(job: &Job, otherwise: Outcome) -> Ending {
+    let ended_by_us = job.steps.iter().any(|step| {
+        matches!(&step.event, StepEvent::Acted(acted) if matches!(acted.act, Act::Kill | Act::Terminate) && acted.outcome == ActOutcome::Confirmed)
+    });
+    let exit_code = job.reported.and_then(|ending| ending.exit_code);
+    if ended_by_us {
+        return Ending { outcome: Outcome::OutOfCredit, exit_code };
+    }
+    job.reported.unwrap_or(Ending { outcome: otherwise, exit_code: None })
+}

@@ -1,0 +1,431 @@
+//! The agent's state: a pure function of its facts. [`Agent::apply`] is the only thing that changes it.
+//!
+//! What happens is turned into facts by [`draft`] (which applies each one as it is made, so that the next one is made from what is
+//! then true); what should be done about it is told by [`wants`], from the state alone.
+
+pub mod credit;
+pub mod draft;
+pub mod start;
+pub mod wants;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::act::{Act, ActOutcome, Acted, Target};
+use super::enforcement::Enforcement;
+use super::fact::{Fact, Opened, Row, Seq, SettledRow};
+use super::grant::{Grant, Told};
+use super::id::{AccountId, Attempt, BootId, Digest, Epoch, NodeId};
+use super::job::{FrozenBy, Job, Jobs, Phase, Removed, Seen, Segment, Step, StepEvent};
+use super::meter::{Host, Populated};
+use super::money::Credits;
+use super::rates::Card;
+use super::time::{Boot, Mono, Nanos, Now, Wall};
+use super::usage::Usage;
+use super::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry, UNIT};
+
+/// Closed jobs that are kept at hand for `status` and `why`; older ones are in the journal's receipts.
+const CLOSED_KEPT: usize = 128;
+
+/// Most charge marks kept for the measured burn: one a second, so ten seconds.
+const MARKS_MAX: usize = 11;
+
+/// What the node is told by its configuration, and does not change by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Who we are.
+    pub node: NodeId,
+    /// This boot.
+    pub boot: BootId,
+    /// The configured mode; one set at run time stands above it.
+    pub enforcement: Enforcement,
+    /// Between two samples of all jobs.
+    pub interval: Nanos,
+    /// The machine.
+    pub host: Host,
+}
+
+/// One account on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// What it may spend here.
+    pub grant: Grant,
+    /// Near its edge since this fact: a freeze may come before it is written down.
+    pub armed: Option<Seq>,
+    /// Nothing in hand since.
+    pub empty_since: Option<Mono>,
+    /// Warned at.
+    pub warned: Option<Mono>,
+    /// Charged on this node in all epochs.
+    pub charged: Credits,
+    /// `charged` at some instants of the last seconds, for the measured burn.
+    pub marks: VecDeque<(Mono, Credits)>,
+}
+
+/// The question that waits for its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outstanding {
+    /// Word for word.
+    pub request: Request,
+    /// From when its answer's validity counts.
+    pub first_sent: Boot,
+    /// Sent only once this is durable.
+    pub seq: Seq,
+}
+
+/// Everything that the agent knows and must not forget.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    /// The last fact applied.
+    pub seq: Seq,
+    /// This spending life and its boot; none before the first.
+    pub epoch: Option<(Epoch, BootId)>,
+    /// The last words of earlier epochs that the authority has not acknowledged.
+    pub previous: Vec<PreviousEpoch>,
+    /// The last number given to a question.
+    pub asked: u64,
+    /// When it was asked.
+    pub asked_at: Boot,
+    /// The question that waits.
+    pub outstanding: Option<Outstanding>,
+    /// Accounts with jobs here, now or in this epoch.
+    pub accounts: BTreeMap<AccountId, Account>,
+    /// Jobs that are not closed.
+    pub jobs: Jobs,
+    /// The last ones that are.
+    pub closed: VecDeque<Job>,
+    /// The last number given to an attempt.
+    pub attempts: u64,
+    /// The card in force.
+    pub card: Option<Digest>,
+    /// That card, and those that jobs at hand were priced by.
+    pub cards: BTreeMap<Digest, Card>,
+    /// The mode set at run time.
+    pub enforcement: Option<Enforcement>,
+}
+
+impl Agent {
+    /// The mode in force.
+    #[must_use]
+    pub fn mode(&self, settings: &Settings) -> Enforcement {
+        self.enforcement.unwrap_or(settings.enforcement)
+    }
+
+    /// The card in force.
+    #[must_use]
+    pub fn card_in_force(&self) -> Option<&Card> {
+        self.card.as_ref().and_then(|digest| self.cards.get(digest))
+    }
+
+    /// The jobs of one account that are not closed.
+    pub fn jobs_of<'a>(&'a self, account: &'a AccountId) -> impl Iterator<Item = &'a Job> {
+        self.jobs.values().filter(move |job| job.account == *account)
+    }
+
+    /// The last attempt of that name, closed ones at hand included.
+    #[must_use]
+    pub fn job_named(&self, name: &str) -> Option<&Job> {
+        let open = self.jobs.values().rev().find(|job| job.name.as_str() == name);
+        open.or_else(|| self.closed.iter().rev().find(|job| job.name.as_str() == name))
+    }
+
+    /// The state as bytes, for a checkpoint.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![1]).unwrap_or_default()
+    }
+
+    /// The state that a checkpoint holds; `None` if it is of another version or broken (then every fact is replayed).
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Agent> {
+        match bytes.split_first() {
+            Some((1, body)) => postcard::from_bytes(body).ok(),
+            _ => None,
+        }
+    }
+
+    /// Takes one fact. Applying a fact that was applied before changes nothing but the place counted.
+    pub fn apply(&mut self, fact: &Fact) {
+        self.seq = Seq(self.seq.0 + 1);
+        match fact {
+            Fact::EpochOpened { epoch, boot, at: _ } => self.open_epoch(*epoch, *boot),
+            Fact::CardAdopted { card, at } => self.adopt(card, *at),
+            Fact::EnforcementSet { mode, by: _ } => self.enforcement = Some(*mode),
+            Fact::JobOpened(opened) => self.open(opened),
+            Fact::Counted { wall, rows } => rows.iter().for_each(|row| self.count(row, *wall)),
+            Fact::GapSeen { attempt, gap } => self.with_job(*attempt, |job| job.note_gap(gap.clone())),
+            Fact::Settled { rows } => rows.iter().for_each(|row| self.settle(row)),
+            Fact::Stepped { attempt, at, wall, event } => {
+                let step = Step { wall: *wall, at: *at, event: event.clone() };
+                self.with_job(*attempt, |job| job.note_step(step));
+            }
+            Fact::Armed { account, .. } => self.account(account).armed = Some(self.seq),
+            Fact::Disarmed { account } => self.account(account).armed = None,
+            Fact::EmptySet { account, since } => self.set_empty(account, *since),
+            Fact::WarnedSet { account, at } => self.account(account).warned = *at,
+            Fact::Asked { request, first_sent } => {
+                self.asked = request.request;
+                self.asked_at = *first_sent;
+                self.outstanding = Some(Outstanding { request: (**request).clone(), first_sent: *first_sent, seq: self.seq });
+            }
+            Fact::Answered { request, acknowledged, entries, at } => self.take_answer(*request, acknowledged, entries, *at),
+            Fact::Pushed { account, version } => {
+                self.account(account).grant.pushed(*version);
+                self.outstanding = None; // written before the change: worthless now
+            }
+            Fact::Returned { account, returned } => {
+                let grant = &mut self.account(account).grant;
+                grant.returned = grant.returned.max(*returned);
+            }
+            Fact::HandsActed { acted, wall } => self.take_acted(acted, *wall),
+            Fact::FrozenBySet { attempt, by } => self.with_job(*attempt, |job| job.frozen_by = *by),
+            Fact::StopReported { attempt, ending } => self.with_job(*attempt, |job| job.reported = Some(*ending)),
+            Fact::JobEnded { attempt, at, ending } => self.with_job(*attempt, |job| {
+                job.ended = Some(*at);
+                job.ending = Some(*ending);
+                job.phase = Phase::Ended;
+            }),
+            Fact::JobClosed { attempt } => self.close(*attempt),
+        }
+    }
+
+    fn account(&mut self, id: &AccountId) -> &mut Account {
+        self.accounts.entry(id.clone()).or_default()
+    }
+
+    fn with_job(&mut self, attempt: Attempt, change: impl FnOnce(&mut Job)) {
+        let open = self.jobs.get_mut(&attempt);
+        let job = open.or_else(|| self.closed.iter_mut().find(|job| job.attempt == attempt));
+        if let Some(job) = job {
+            change(job);
+        }
+    }
+
+    fn open_epoch(&mut self, epoch: Epoch, boot: BootId) {
+        if let Some((last, _)) = self.epoch {
+            let entries: Vec<RequestEntry> = self
+                .accounts
+                .iter()
+                .filter(|(_, account)| account.grant.granted.is_positive() || account.grant.unfunded.is_positive())
+                .map(|(id, account)| final_entry(id, &account.grant))
+                .collect();
+            if !entries.is_empty() {
+                self.previous.push(PreviousEpoch { epoch: last, entries });
+            }
+        }
+        for account in self.accounts.values_mut() {
+            let policy = account.grant.policy;
+            account.grant = Grant { policy, ..Grant::default() };
+            account.armed = None;
+            account.empty_since = None;
+            account.warned = None;
+            account.marks.clear();
+        }
+        self.epoch = Some((epoch, boot));
+        self.asked = 0;
+        self.asked_at = Boot(0); // the last one may be of another boot, whose instants mean nothing in this one
+        self.outstanding = None;
+    }
+
+    /// Once there is credit again, what was begun against the account's jobs is over.
+    fn set_empty(&mut self, id: &AccountId, since: Option<Mono>) {
+        self.account(id).empty_since = since;
+        if since.is_none() {
+            self.jobs.values_mut().filter(|job| job.account == *id).for_each(|job| job.terminated_at = None);
+        }
+    }
+
+    fn adopt(&mut self, card: &Card, at: Now) {
+        self.cards.insert(card.digest, card.clone());
+        let changed = self.card.replace(card.digest) != Some(card.digest);
+        if changed {
+            for job in self.jobs.values_mut().filter(|job| job.is_live()) {
+                job.segments.push(Segment {
+                    card: card.digest,
+                    from: at.wall,
+                    to: at.wall,
+                    usage: empty_usage(&job.gpus),
+                    cost: Credits::ZERO,
+                });
+            }
+        }
+        self.forget_cards();
+    }
+
+    fn open(&mut self, opened: &Opened) {
+        self.attempts = self.attempts.max(opened.attempt.0);
+        let mut usage = empty_usage(&opened.gpus);
+        usage.job_starts = 1;
+        let segment = Segment { card: opened.card, from: opened.at.wall, to: opened.at.wall, usage, cost: opened.charge };
+        let awaited = matches!(opened.target, Target::SlurmJob(_)) && opened.cpu_counter_ns.is_none();
+        let job = Job {
+            attempt: opened.attempt,
+            name: opened.name.clone(),
+            account: opened.account.clone(),
+            owner: opened.owner,
+            target: opened.target.clone(),
+            gpus: opened.gpus.clone(),
+            time_limit: opened.time_limit,
+            cpus: opened.cpus,
+            memory_bytes: opened.memory_bytes,
+            boot: self.epoch.map_or(BootId([0; 16]), |(_, boot)| boot),
+            opened: opened.at,
+            phase: if awaited { Phase::Awaited } else { Phase::Running },
+            frozen_by: None,
+            seen_populated: Seen::No,
+            emptied: None,
+            reported: None,
+            counted_to: opened.at.mono,
+            cpu_counter_ns: opened.cpu_counter_ns,
+            counter_moved: opened.at.mono,
+            memory_level_bytes: opened.memory_level_bytes,
+            segments: vec![segment],
+            charge: opened.charge,
+            drawn: opened.drawn,
+            unfunded: Credits::ZERO,
+            gaps: Vec::new(),
+            steps: Vec::new(),
+            notes_dropped: 0,
+            ending: None,
+            ended: None,
+            terminated_at: None,
+            removed: if matches!(opened.target, Target::OwnCgroups(_)) { Removed::No } else { Removed::Yes },
+        };
+        let account = self.account(&opened.account);
+        account.grant.spent = account.grant.spent.plus(opened.drawn);
+        account.charged = account.charged.plus(opened.charge);
+        self.jobs.insert(opened.attempt, job);
+    }
+
+    fn count(&mut self, row: &Row, wall: Wall) {
+        let Some(job) = self.jobs.get_mut(&row.attempt) else { return };
+        let before = job.charge;
+        let closed: Credits = job.segments.iter().rev().skip(1).map(|segment| segment.cost).sum();
+        if let Some(segment) = job.segments.last_mut() {
+            segment.to = wall;
+            segment.cost = row.cost;
+            segment.usage.cpu_ns = row.cpu_ns;
+            segment.usage.memory_byte_ns = row.memory_byte_ns;
+            segment.usage.wall_ns = row.running_ns;
+            segment.usage.frozen_ns = row.frozen_ns;
+            segment.usage.gpu_held_ns.values_mut().for_each(|held| *held = row.running_ns);
+        }
+        job.charge = closed.plus(row.cost);
+        job.counted_to = job.counted_to.max(row.at);
+        job.phase = row.phase;
+        if job.cpu_counter_ns != row.cpu_counter_ns {
+            job.counter_moved = row.at;
+        }
+        job.cpu_counter_ns = row.cpu_counter_ns;
+        job.memory_level_bytes = row.memory_level_bytes;
+        match row.populated {
+            Some(Populated::Yes) => {
+                job.seen_populated = Seen::Yes;
+                job.emptied = None;
+            }
+            Some(Populated::No) if job.emptied.is_none() && job.seen_populated == Seen::Yes => job.emptied = Some((row.at, wall)),
+            _ => {}
+        }
+        let drawn = row.drawn.minus(job.drawn);
+        job.drawn = row.drawn;
+        let charged = job.charge.minus(before);
+        let id = job.account.clone();
+        let account = self.account(&id);
+        account.grant.spent = account.grant.spent.plus(drawn);
+        account.charged = account.charged.plus(charged);
+        mark(account, row.at);
+    }
+
+    fn settle(&mut self, row: &SettledRow) {
+        let Some(job) = self.jobs.get_mut(&row.attempt) else { return };
+        let drawn = row.drawn.minus(job.drawn);
+        let unfunded = row.unfunded.minus(job.unfunded);
+        job.drawn = row.drawn;
+        job.unfunded = row.unfunded;
+        let id = job.account.clone();
+        let grant = &mut self.account(&id).grant;
+        grant.spent = grant.spent.plus(drawn);
+        grant.unfunded = grant.unfunded.plus(unfunded);
+    }
+
+    fn take_answer(&mut self, request: u64, acknowledged: &[Epoch], entries: &[AnswerEntry], at: Now) {
+        let Some(outstanding) = self.outstanding.take() else { return };
+        self.previous.retain(|previous| !acknowledged.contains(&previous.epoch));
+        for entry in entries {
+            let asked = outstanding.request.entries.iter().find(|asked| asked.account == entry.account);
+            let told =
+                asked.map_or(Told::default(), |asked| Told { spent: asked.spent, returned: asked.returned, unfunded: asked.unfunded });
+            self.account(&entry.account).grant.take(entry, told, request, outstanding.first_sent, (at.mono, at.wall));
+        }
+    }
+
+    fn take_acted(&mut self, acted: &Acted, wall: Wall) {
+        self.with_job(acted.attempt, |job| {
+            job.note_step(Step { wall, at: acted.done_at, event: StepEvent::Acted(acted.clone()) });
+            match (acted.act, &acted.outcome) {
+                // One that failed may have taken hold of some of the job's directories.
+                (Act::Freeze, ActOutcome::Confirmed | ActOutcome::Unconfirmed | ActOutcome::Failed(_)) => {
+                    job.frozen_by = Some(FrozenBy::Agent);
+                }
+                (Act::Thaw | Act::Terminate, ActOutcome::Confirmed) => job.frozen_by = None,
+                (Act::Remove, ActOutcome::Confirmed | ActOutcome::Gone | ActOutcome::Refused(_)) => job.removed = Removed::Yes,
+                _ => {}
+            }
+            if acted.act == Act::Terminate && acted.outcome == ActOutcome::Confirmed && job.terminated_at.is_none() {
+                job.terminated_at = Some(acted.asked_at);
+            }
+        });
+    }
+
+    fn close(&mut self, attempt: Attempt) {
+        if let Some(job) = self.jobs.remove(&attempt) {
+            self.closed.push_back(job);
+        }
+        while CLOSED_KEPT < self.closed.len() {
+            self.closed.pop_front();
+        }
+        self.forget_cards();
+    }
+
+    /// Cards that no job at hand was priced by are in the receipts and the journal; they need not be carried on.
+    fn forget_cards(&mut self) {
+        let used = |digest: &Digest| {
+            let in_job = |job: &Job| job.segments.iter().any(|segment| segment.card == *digest);
+            self.card == Some(*digest) || self.jobs.values().any(in_job) || self.closed.iter().any(in_job)
+        };
+        let kept: Vec<Digest> = self.cards.keys().filter(|digest| used(digest)).copied().collect();
+        self.cards.retain(|digest, _| kept.contains(digest));
+    }
+}
+
+/// A segment's usage at its beginning: every held GPU is there, with nothing yet.
+fn empty_usage(gpus: &[super::usage::HeldGpu]) -> Usage {
+    Usage { gpu_held_ns: gpus.iter().map(|held| (held.gpu.clone(), 0)).collect(), ..Usage::default() }
+}
+
+/// Notes the account's charge for the measured burn, at most once a second.
+fn mark(account: &mut Account, at: Mono) {
+    let due = account.marks.back().is_none_or(|(last, _)| Nanos::from_millis(900) <= at.since(*last));
+    if due {
+        account.marks.push_back((at, account.charged));
+        while MARKS_MAX < account.marks.len() {
+            account.marks.pop_front();
+        }
+    }
+}
+
+/// An account's totals as its epoch's last word.
+fn final_entry(id: &AccountId, grant: &Grant) -> RequestEntry {
+    RequestEntry {
+        account: id.clone(),
+        unit: UNIT.to_owned(),
+        granted_seen: grant.granted,
+        returned: grant.returned,
+        spent: grant.spent,
+        unfunded: grant.unfunded,
+        owed: Credits::ZERO,
+        burn_per_s: Credits::ZERO,
+        at_least: Credits::ZERO,
+    }
+}

@@ -1,0 +1,305 @@
+//! How a job begins, and what the caller of `stop` is told. Every mistake has a stable code; the same call twice has the same answer.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::act::Target;
+use super::super::enforcement::Enforcement;
+use super::super::fact::{Fact, Opened};
+use super::super::id::{AccountId, Attempt, JobName, Uid};
+use super::super::job::{Ending, Job, Phase};
+use super::super::meter::{JobSample, Missing, Reading};
+use super::super::money::Credits;
+use super::super::outcome::Outcome;
+use super::super::rates::charge::{self, Shape};
+use super::super::time::{Mono, Nanos, Now};
+use super::super::usage::HeldGpu;
+use super::super::wire::{StartPredicted, Verdict};
+use super::credit::burn_of_start;
+use super::draft::Draft;
+
+/// A start that waits for the authority's word longer than this is decided without it.
+pub const ADMIT_WITHIN: Nanos = Nanos::from_millis(1_500);
+
+/// What a caller wants started: checked, and looked up in the world (its place exists, its GPUs are known).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it is called.
+    pub name: JobName,
+    /// Who pays.
+    pub account: AccountId,
+    /// Whose it is.
+    pub owner: Uid,
+    /// Where its tasks are.
+    pub target: Target,
+    /// How long it may run.
+    pub time_limit: Option<Nanos>,
+    /// CPUs as stated.
+    pub cpus: Option<u32>,
+    /// Memory as stated, in bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// A start that waits for the authority's word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingStart {
+    /// Whom to answer.
+    pub caller: u64,
+    /// What is wanted.
+    pub wanted: Wanted,
+    /// The devices that it is to hold.
+    pub gpus: Vec<HeldGpu>,
+    /// The baseline: read when the call came.
+    pub sample: JobSample,
+    /// When it came.
+    pub at: Now,
+    /// The question whose answer decides; none while it is not asked.
+    pub asked: Option<u64>,
+}
+
+/// Why a call is refused, and what to do about it. The codes are stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// A stable word.
+    pub code: String,
+    /// What is wrong, in a sentence.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    #[must_use]
+    pub fn new(code: &str, message: impl Into<String>, hint: &str) -> Refusal {
+        Refusal { code: code.to_owned(), message: message.into(), hint: hint.to_owned() }
+    }
+}
+
+/// What a caller hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The job is metered, under this number.
+    Started {
+        /// Its number.
+        attempt: Attempt,
+        /// Where its tasks are.
+        target: Target,
+        /// New, or already known.
+        novelty: Novelty,
+    },
+    /// The stop is noted; the job meters on until its last task is gone.
+    StopNoted {
+        /// Its number.
+        attempt: Attempt,
+        /// Where it now is.
+        phase: Phase,
+    },
+    /// Done.
+    Done,
+    /// Not done.
+    Refused(Refusal),
+}
+
+/// Is the answer news?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Novelty {
+    /// The job is new.
+    New,
+    /// The same start was asked before: the same answer.
+    Repeated,
+}
+
+impl Draft<'_> {
+    /// Checks a start as far as that goes without the authority. `None`: it must be asked.
+    pub fn start(&mut self, start: &PendingStart) -> Option<Reply> {
+        if let Some(reply) = self.repeated(start) {
+            return Some(reply);
+        }
+        if let Reading::Missing(why) = &start.sample.cpu_ns
+            && *why != Missing::NotYet
+        {
+            let message = format!("the CPU time of job {} cannot be read: {why}", start.wanted.name);
+            return Some(Reply::Refused(Refusal::new(
+                "cgroup_unreadable",
+                message,
+                "name a cgroup v2 directory that exists and has cpu.stat",
+            )));
+        }
+        let Some(card) = self.agent.card_in_force() else {
+            return Some(Reply::Refused(Refusal::new(
+                "no_rate_card",
+                "no rate card is in force",
+                "set rate_card in meterd.toml and reload",
+            )));
+        };
+        if let Some(held) = card.unpriced(&start.gpus).first() {
+            let message = format!("rate card {} version {} has no price for {} ({})", card.name, card.version, held.gpu, held.model);
+            return Some(Reply::Refused(Refusal::new(
+                "no_price",
+                message,
+                "add a gpu_held line for that model; a free one has price \"0\"",
+            )));
+        }
+        None
+    }
+
+    fn repeated(&self, start: &PendingStart) -> Option<Reply> {
+        let live = self.agent.jobs.values().rev().find(|job| job.name == start.wanted.name && job.is_live())?;
+        let wanted = &start.wanted;
+        let same_place = match (&live.target, &wanted.target) {
+            (Target::OwnCgroups(_), Target::OwnCgroups(_)) => true,
+            (known, asked) => known == asked,
+        };
+        let same = live.account == wanted.account && live.owner == wanted.owner && same_place && live.gpus == start.gpus;
+        Some(if same {
+            Reply::Started { attempt: live.attempt, target: live.target.clone(), novelty: Novelty::Repeated }
+        } else {
+            let message = format!("job {} is already metered with another account, owner, place or GPUs", wanted.name);
+            Reply::Refused(Refusal::new("changed_repeat", message, "stop the first, or give the second another name"))
+        })
+    }
+
+    /// Decides a start by the authority's last word; `asked_in_vain` if none came in time.
+    pub fn admit(&mut self, start: &PendingStart, asked_in_vain: AskedInVain) -> Reply {
+        if let Some(reply) = self.start(start) {
+            return reply;
+        }
+        if let Err(refusal) = self.may_start(start, asked_in_vain) {
+            return Reply::Refused(refusal);
+        }
+        let attempt = Attempt(self.agent.attempts + 1);
+        let wanted = &start.wanted;
+        let (Some(card), charge) = (self.agent.card, self.start_price()) else {
+            return Reply::Refused(Refusal::new("no_rate_card", "no rate card is in force", "set rate_card in meterd.toml and reload"));
+        };
+        self.record(Fact::JobOpened(Box::new(Opened {
+            attempt,
+            name: wanted.name.clone(),
+            account: wanted.account.clone(),
+            owner: wanted.owner,
+            target: wanted.target.clone(),
+            gpus: start.gpus.clone(),
+            time_limit: wanted.time_limit,
+            cpus: wanted.cpus,
+            memory_bytes: wanted.memory_bytes,
+            at: start.at,
+            cpu_counter_ns: start.sample.cpu_ns.seen().copied(),
+            memory_level_bytes: start.sample.memory_bytes.seen().copied(),
+            card,
+            charge,
+            drawn: charge.min(self.in_hand(&wanted.account)),
+        })));
+        self.review(&start.wanted.account);
+        Reply::Started { attempt, target: start.wanted.target.clone(), novelty: Novelty::New }
+    }
+
+    fn start_price(&self) -> Credits {
+        self.agent.card_in_force().map_or(Credits::ZERO, charge::start_price)
+    }
+
+    fn may_start(&self, start: &PendingStart, asked_in_vain: AskedInVain) -> Result<(), Refusal> {
+        let id = &start.wanted.account;
+        let heard = self.agent.accounts.get(id).and_then(|account| account.grant.verdict);
+        if heard.is_some_and(|heard| heard.verdict == Verdict::UnknownAccount) {
+            return Err(Refusal::new("unknown_account", format!("there is no account {id}"), "meterctl account create"));
+        }
+        if self.agent.mode(self.settings) < Enforcement::Enforce {
+            return Ok(()); // nothing is refused for want of credit while nothing is enforced
+        }
+        if asked_in_vain == AskedInVain::Yes {
+            let message = format!("the authority has not answered about account {id}");
+            return Err(Refusal::new("authority_unreachable", message, "try again; meterctl status shows the authority's state"));
+        }
+        let Some(account) = self.agent.accounts.get(id) else {
+            return Err(Refusal::new("unknown_account", format!("there is no account {id}"), "meterctl account create"));
+        };
+        let grant = &account.grant;
+        let available = self.in_hand(id).plus(grant.free).minus(self.agent.owed(id));
+        let burn = burn_of_start(self.agent, self.settings, &start.gpus);
+        let price = self.start_price();
+        let costs = burn.is_positive() || price.is_positive();
+        if costs && (!available.is_positive() || available < price || self.in_hand(id) < price) {
+            return Err(Refusal::new("no_credit", format!("account {id} has {available} credits left"), "top up the account"));
+        }
+        if available < grant.policy.start_threshold {
+            let message = format!("account {id} has {available} credits, below its start threshold of {}", grant.policy.start_threshold);
+            return Err(Refusal::new("below_threshold", message, "top up the account"));
+        }
+        match self.predicted(start) {
+            Some(predicted) if grant.policy.start_predicted == StartPredicted::Check && available < predicted => {
+                let message =
+                    format!("job {} would cost {predicted} credits by its time limit; account {id} has {available}", start.wanted.name);
+                Err(Refusal::new("predicted_to_exceed", message, "top up the account, or ask for a shorter time limit"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the job would cost by its time limit, at the CPUs (1 if not stated), memory (0) and GPUs that it asked for.
+    fn predicted(&self, start: &PendingStart) -> Option<Credits> {
+        let limit = start.wanted.time_limit?;
+        let card = self.agent.card_in_force()?;
+        let shape = Shape {
+            cpu_milli: u64::from(start.wanted.cpus.unwrap_or(1)) * 1_000,
+            memory_bytes: start.wanted.memory_bytes.unwrap_or(0),
+            gpus: &start.gpus,
+        };
+        let per_s = charge::burn(card, &shape).nano();
+        let whole = per_s.saturating_mul(i128::from(limit.0 / 1_000_000_000));
+        let rest = per_s.saturating_mul(i128::from(limit.0 % 1_000_000_000)) / 1_000_000_000;
+        Some(Credits::from_nano(whole.saturating_add(rest)).plus(charge::start_price(card)))
+    }
+
+    /// `stop` was called; `sample` is the job, looked at when the call came.
+    pub fn stop(&mut self, name: &JobName, stated: Ending, sample: Option<&JobSample>) -> Reply {
+        let Some(job) = self.agent.job_named(name.as_str()) else {
+            let message = format!("no job {name} is known here");
+            return Reply::Refused(Refusal::new(
+                "unknown_job",
+                message,
+                "meterctl jobs lists those that are; a stop before its start changes nothing",
+            ));
+        };
+        let (attempt, live) = (job.attempt, job.is_live());
+        let before = job.reported.or(job.ending);
+        let changed = job.reported.is_some_and(|before| before != stated);
+        if changed {
+            let said = before.map_or(Outcome::Unknown, |ending| ending.outcome);
+            let message = format!("job {name} was already reported as {said}");
+            return Reply::Refused(Refusal::new("changed_repeat", message, "the first report stands"));
+        }
+        if live && job.reported.is_none() {
+            self.record(Fact::StopReported { attempt, ending: stated });
+        }
+        match sample {
+            Some(sample) if live => self.sampled(std::slice::from_ref(sample)),
+            _ => {}
+        }
+        self.end_if_never_seen(attempt, stated);
+        let phase = self.agent.jobs.get(&attempt).map_or(Phase::Ended, |job| job.phase);
+        Reply::StopNoted { attempt, phase }
+    }
+
+    /// A job whose cgroup never came is over when its stop is reported.
+    fn end_if_never_seen(&mut self, attempt: Attempt, stated: Ending) {
+        let waiting = |job: &Job| job.is_live() && job.phase == Phase::Awaited;
+        if self.agent.jobs.get(&attempt).is_some_and(waiting) {
+            self.end(attempt, stated, self.now);
+        }
+    }
+}
+
+/// Did the authority stay silent?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedInVain {
+    /// No answer came in time.
+    Yes,
+    /// Its word is there.
+    No,
+}
+
+/// Has this start waited long enough?
+#[must_use]
+pub fn overdue(start: &PendingStart, now: Mono) -> bool {
+    ADMIT_WITHIN <= now.since(start.at.mono)
+}

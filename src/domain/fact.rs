@@ -1,0 +1,290 @@
+//! Facts: what was seen and decided, immutable, in the order in which it happened. The state is what applying them gives.
+//!
+//! A fact carries results (the charge posted), so that applying it never rates again. A record is one version byte and the fact in
+//! postcard's stable wire format; variants and fields are only ever appended under a new version, and old decoders are kept for ever.
+
+use serde::{Deserialize, Serialize};
+
+use super::act::{Acted, Target};
+use super::enforcement::Enforcement;
+use super::id::{AccountId, Attempt, BootId, Digest, Epoch, JobName, Uid};
+use super::job::{Ending, Evidence, FrozenBy, Gap, Phase, StepEvent};
+use super::meter::Populated;
+use super::money::Credits;
+use super::rates::Card;
+use super::time::{Boot, Mono, Nanos, Now, Wall};
+use super::usage::HeldGpu;
+use super::wire::{AnswerEntry, Request};
+
+/// A fact's place in the journal: 1, 2, 3 … without a hole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Seq(pub u64);
+
+/// The version byte of the records written today.
+const VERSION: u8 = 1;
+
+/// Something that happened. The order is the journal's format: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fact {
+    /// A new spending life began: first start, reboot, lost journal, or the authority closed the last one.
+    EpochOpened {
+        /// Its random name.
+        epoch: Epoch,
+        /// The boot in which it lives.
+        boot: BootId,
+        /// When.
+        at: Now,
+    },
+    /// This card prices from now on; every live job goes on in a new segment.
+    CardAdopted {
+        /// The card.
+        card: Box<Card>,
+        /// When.
+        at: Now,
+    },
+    /// The mode of enforcement was set.
+    EnforcementSet {
+        /// To this.
+        mode: Enforcement,
+        /// By whom.
+        by: Uid,
+    },
+    /// A job began.
+    JobOpened(Box<Opened>),
+    /// Usage and charges of some jobs, as totals.
+    Counted {
+        /// When, for people.
+        wall: Wall,
+        /// One a job.
+        rows: Vec<Row>,
+    },
+    /// A meter could not be read.
+    GapSeen {
+        /// Of which job.
+        attempt: Attempt,
+        /// What was missing.
+        gap: Gap,
+    },
+    /// What came out of grants for jobs that owed, and what was written off, as totals.
+    Settled {
+        /// One a job.
+        rows: Vec<SettledRow>,
+    },
+    /// A step towards a stop or a thaw.
+    Stepped {
+        /// Of which job.
+        attempt: Attempt,
+        /// When.
+        at: Mono,
+        /// When, for people.
+        wall: Wall,
+        /// What.
+        event: StepEvent,
+    },
+    /// The timer of an account near its edge is armed: its jobs may be frozen from this instant on, before that is written down.
+    Armed {
+        /// Whose.
+        account: AccountId,
+        /// The earliest instant of exhaustion.
+        earliest: Mono,
+        /// Why.
+        evidence: Box<Evidence>,
+    },
+    /// It is not near its edge any more.
+    Disarmed {
+        /// Whose.
+        account: AccountId,
+    },
+    /// The account has nothing in hand (`Some` instant), or has again (`None`).
+    EmptySet {
+        /// Whose.
+        account: AccountId,
+        /// Since when.
+        since: Option<Mono>,
+    },
+    /// The account was warned, at this instant; `None` once it is funded again.
+    WarnedSet {
+        /// Whose.
+        account: AccountId,
+        /// When.
+        at: Option<Mono>,
+    },
+    /// A question to the authority; sent once this is durable.
+    Asked {
+        /// The question, word for word.
+        request: Box<Request>,
+        /// When it is first sent.
+        first_sent: Boot,
+    },
+    /// The answer to the outstanding question was taken.
+    Answered {
+        /// To which question.
+        request: u64,
+        /// Earlier epochs whose last word is booked.
+        acknowledged: Vec<Epoch>,
+        /// Its entries.
+        entries: Vec<AnswerEntry>,
+        /// When.
+        at: Now,
+    },
+    /// The authority says that the account has changed.
+    Pushed {
+        /// Whose.
+        account: AccountId,
+        /// Its version.
+        version: u64,
+    },
+    /// What is not needed goes back: the new total.
+    Returned {
+        /// Whose.
+        account: AccountId,
+        /// In total.
+        returned: Credits,
+    },
+    /// The hands did something.
+    HandsActed {
+        /// What, and what came of it.
+        acted: Acted,
+        /// When, for people.
+        wall: Wall,
+    },
+    /// Who froze a job, where that was found out by looking.
+    FrozenBySet {
+        /// Which job.
+        attempt: Attempt,
+        /// Who; none when it runs.
+        by: Option<FrozenBy>,
+    },
+    /// `stop` was reported for a job that still has tasks.
+    StopReported {
+        /// Which job.
+        attempt: Attempt,
+        /// What was said.
+        ending: Ending,
+    },
+    /// A job ended.
+    JobEnded {
+        /// Which.
+        attempt: Attempt,
+        /// When.
+        at: Now,
+        /// How.
+        ending: Ending,
+    },
+    /// All that it cost is drawn or written off; its receipt is written with this.
+    JobClosed {
+        /// Which.
+        attempt: Attempt,
+    },
+}
+
+/// A job's beginning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Its number.
+    pub attempt: Attempt,
+    /// Its name.
+    pub name: JobName,
+    /// Who pays.
+    pub account: AccountId,
+    /// Whose it is.
+    pub owner: Uid,
+    /// Where its tasks are.
+    pub target: Target,
+    /// The GPUs that it holds.
+    pub gpus: Vec<HeldGpu>,
+    /// How long it may run.
+    pub time_limit: Option<Nanos>,
+    /// CPUs as stated.
+    pub cpus: Option<u32>,
+    /// Memory as stated, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// When its baseline was read.
+    pub at: Now,
+    /// The CPU counter then; none where its cgroup is not there yet (then it counts from 0).
+    pub cpu_counter_ns: Option<u64>,
+    /// Memory then.
+    pub memory_level_bytes: Option<u64>,
+    /// Which card prices it.
+    pub card: Digest,
+    /// The price of its start.
+    pub charge: Credits,
+    /// What of that came out of the grant at once.
+    pub drawn: Credits,
+}
+
+/// One job's usage in its open segment, and its charges, as totals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Which job.
+    pub attempt: Attempt,
+    /// Up to when.
+    pub at: Mono,
+    /// Running or frozen from here on.
+    pub phase: Phase,
+    /// Has it tasks, as far as that could be read?
+    pub populated: Option<Populated>,
+    /// The CPU counter.
+    pub cpu_counter_ns: Option<u64>,
+    /// Memory.
+    pub memory_level_bytes: Option<u64>,
+    /// The segment's CPU time.
+    pub cpu_ns: u128,
+    /// The segment's memory.
+    pub memory_byte_ns: u128,
+    /// The segment's running time; each held GPU was held for as long.
+    pub running_ns: u128,
+    /// The segment's frozen time.
+    pub frozen_ns: u128,
+    /// The segment's price.
+    pub cost: Credits,
+    /// Drawn for the job in total.
+    pub drawn: Credits,
+}
+
+/// One job's settlement, as totals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledRow {
+    /// Which job.
+    pub attempt: Attempt,
+    /// Drawn for it.
+    pub drawn: Credits,
+    /// Written off.
+    pub unfunded: Credits,
+}
+
+/// Bytes that are not a fact.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a later version of the agent.
+    #[error("a record of version {0}, which this agent does not know")]
+    UnknownVersion(u8),
+    /// Not a fact at all.
+    #[error("not a record of a fact: {0}")]
+    Malformed(String),
+}
+
+impl Fact {
+    /// The fact's bytes for the journal.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        // Writing into memory cannot fail, and every type here is one that postcard can write.
+        postcard::to_extend(self, vec![VERSION]).unwrap_or_default()
+    }
+
+    /// The fact that these bytes hold.
+    ///
+    /// # Errors
+    /// For an unknown version, and for bytes that are no fact or more than one.
+    pub fn decode(bytes: &[u8]) -> Result<Fact, DecodeError> {
+        match bytes.split_first() {
+            Some((&VERSION, body)) => match postcard::take_from_bytes(body) {
+                Ok((fact, [])) => Ok(fact),
+                Ok((_, rest)) => Err(DecodeError::Malformed(format!("{} bytes too many", rest.len()))),
+                Err(error) => Err(DecodeError::Malformed(error.to_string())),
+            },
+            Some((&version, _)) => Err(DecodeError::UnknownVersion(version)),
+            None => Err(DecodeError::Malformed("empty".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A grant's life on the node: what one account may spend here in this epoch, for how long, and what the authority said last.
+//!
+//! ```text
+//!   NEW --ask--> ASKING --granted--> HOLDING --in hand = 0 or deadline--> EMPTY --fresh "exhausted"--> EXHAUSTED
+//!                  ^                    |                                   |
+//!                  +---- half used -----+------------- push: ask again -----+
+//! ```
+//!
+//! `EMPTY` is a fact that the node knows by itself; only the *reason* needs the authority. Nobody can take credit from a node: it
+//! can only give it back.
+
+use serde::{Deserialize, Serialize};
+
+use super::money::Credits;
+use super::time::{Boot, Mono, Nanos, Wall};
+use super::wire::{AccountPolicy, AnswerEntry, Verdict};
+
+/// What one account may spend on this node. Running totals of one epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Moved from the balance into this epoch; raised by the authority alone.
+    pub granted: Credits,
+    /// Given back; raised by the node alone.
+    pub returned: Credits,
+    /// Charged; raised by the node alone.
+    pub spent: Credits,
+    /// Used past zero and written off.
+    pub unfunded: Credits,
+    /// Until when what is in hand may be spent.
+    pub deadline: Boot,
+    /// The last accepted answer's word, and to which request; gone once a push says that the account has changed.
+    pub verdict: Option<Heard>,
+    /// What the authority had settled, at the last answer.
+    pub settled: Credits,
+    /// What was free for new grants, at the last answer.
+    pub free: Credits,
+    /// The highest version seen in an answer.
+    pub version: u64,
+    /// The highest version that a push told of.
+    pub pushed_version: u64,
+    /// In hand right after the last answer: half of it used means "ask again".
+    pub horizon: Credits,
+    /// `spent`, `returned` and `unfunded` as last told to the authority.
+    pub told: Told,
+    /// The account's policy, at the last answer.
+    pub policy: AccountPolicy,
+}
+
+/// The totals that an accepted answer has acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Charged.
+    pub spent: Credits,
+    /// Given back.
+    pub returned: Credits,
+    /// Written off.
+    pub unfunded: Credits,
+}
+
+/// A verdict and when it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// The word.
+    pub verdict: Verdict,
+    /// In answer to which request.
+    pub request: u64,
+    /// When, for the grace that follows.
+    pub at: Mono,
+    /// When, for people.
+    pub wall: Wall,
+}
+
+impl Grant {
+    /// What may be spent now: nothing once the deadline has passed.
+    #[must_use]
+    pub fn in_hand(&self, now: Boot) -> Credits {
+        if now < self.deadline { self.held() } else { Credits::ZERO }
+    }
+
+    /// What has been granted and neither spent nor given back, whatever the deadline.
+    #[must_use]
+    pub fn held(&self) -> Credits {
+        self.granted.minus(self.returned).minus(self.spent).or_zero()
+    }
+
+    /// Has the authority said, freshly, that there is nothing left?
+    #[must_use]
+    pub fn exhausted(&self) -> Option<Heard> {
+        self.verdict.filter(|heard| heard.verdict == Verdict::Exhausted)
+    }
+
+    /// Takes the authority's word: `granted` by maximum, the deadline counted from the request's first sending.
+    pub fn take(&mut self, entry: &AnswerEntry, told: Told, request: u64, first_sent: Boot, at: (Mono, Wall)) {
+        self.granted = self.granted.max(entry.granted);
+        // Of the others the authority does not count the epoch as heard of, so they must not prolong it.
+        if matches!(entry.verdict, Verdict::Granted | Verdict::Final | Verdict::Exhausted | Verdict::BelowAtLeast) {
+            self.deadline = self.deadline.max(first_sent.plus(entry.valid_for));
+        }
+        self.settled = self.settled.max(entry.settled);
+        self.free = entry.free;
+        self.version = self.version.max(entry.version);
+        self.policy = entry.policy;
+        self.told = told;
+        self.horizon = self.held();
+        self.verdict = if self.version < self.pushed_version {
+            None // written before the change that the push told of
+        } else {
+            Some(Heard { verdict: entry.verdict, request, at: at.0, wall: at.1 })
+        };
+    }
+
+    /// A push: what the authority said before is no longer its word.
+    pub fn pushed(&mut self, version: u64) {
+        if self.version < version {
+            self.pushed_version = self.pushed_version.max(version);
+            self.verdict = None;
+        }
+    }
+
+    /// Does a push wait for its question?
+    #[must_use]
+    pub fn push_unanswered(&self) -> bool {
+        self.version < self.pushed_version
+    }
+}
+
+/// The earliest instant at which `in_hand` can be used up: the length for which it lasts at the greatest burn, rounded down.
+/// `None` if nothing burns.
+#[must_use]
+pub fn lasts(in_hand: Credits, burn_max_per_s: Credits) -> Option<Nanos> {
+    if !burn_max_per_s.is_positive() {
+        return None;
+    }
+    let (nano, burn) = (in_hand.or_zero().nano(), burn_max_per_s.nano());
+    // Seconds first, so that no product overflows however rich the account.
+    let whole_secs = u64::try_from(nano / burn).unwrap_or(u64::MAX);
+    let rest_ns = (nano % burn).checked_mul(1_000_000_000).map_or(0, |product| product / burn);
+    Some(Nanos(whole_secs.saturating_mul(1_000_000_000).saturating_add(u64::try_from(rest_ns).unwrap_or(0))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(granted: i128, verdict: Verdict, version: u64) -> AnswerEntry {
+        AnswerEntry {
+            account: "a".parse().unwrap(),
+            unit: super::super::wire::UNIT.to_owned(),
+            granted: Credits::from_nano(granted),
+            valid_for: Nanos::from_secs(600),
+            verdict,
+            settled: Credits::ZERO,
+            free: Credits::ZERO,
+            version,
+            policy: AccountPolicy::default(),
+        }
+    }
+
+    #[test]
+    fn an_old_answer_never_lowers_what_was_granted() {
+        let mut grant = Grant::default();
+        grant.take(&entry(100, Verdict::Granted, 1), Told::default(), 2, Boot(10), (Mono(0), Wall(0)));
+        grant.take(&entry(60, Verdict::Granted, 1), Told::default(), 1, Boot(5), (Mono(0), Wall(0)));
+        assert_eq!(grant.granted, Credits::from_nano(100));
+        assert_eq!(grant.deadline, Boot(10).plus(Nanos::from_secs(600)));
+    }
+
+    #[test]
+    fn validity_counts_from_the_first_sending_and_then_nothing_is_in_hand() {
+        let mut grant = Grant::default();
+        grant.take(&entry(100, Verdict::Granted, 1), Told::default(), 1, Boot(1_000), (Mono(0), Wall(0)));
+        let last = Boot(1_000).plus(Nanos::from_secs(600));
+        assert_eq!(grant.in_hand(Boot(last.0 - 1)), Credits::from_nano(100));
+        assert_eq!(grant.in_hand(last), Credits::ZERO);
+    }
+
+    #[test]
+    fn a_word_written_before_the_push_is_not_a_verdict() {
+        let mut grant = Grant::default();
+        grant.pushed(2);
+        grant.take(&entry(0, Verdict::Exhausted, 1), Told::default(), 1, Boot(0), (Mono(0), Wall(0)));
+        assert_eq!(grant.exhausted(), None);
+        grant.take(&entry(0, Verdict::Exhausted, 2), Told::default(), 2, Boot(0), (Mono(0), Wall(0)));
+        assert!(grant.exhausted().is_some());
+        grant.pushed(3);
+        assert_eq!(grant.exhausted(), None, "a later push takes the verdict away");
+    }
+
+    proptest! {
+        #[test]
+        fn the_earliest_instant_is_never_late(in_hand in 0_i128..1 << 90, burn in 1_i128..1 << 60) {
+            let length = lasts(Credits::from_nano(in_hand), Credits::from_nano(burn)).unwrap();
+            if length.0 < u64::MAX {
+                let used = i128::from(length.0).checked_mul(burn).map(|product| product / 1_000_000_000);
+                prop_assert!(used.is_none_or(|used| used <= in_hand));
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! One attempt of one job: what it used segment by segment, what that costs, and the steps that led to any stop.
+//!
+//! ```text
+//!   opened --> RUNNING <--thaw/freeze--> FROZEN --> ended --owed = 0--> settled (receipt written)
+//! ```
+//!
+//! `charge = drawn + unfunded + owed`: `drawn` came out of a grant, `unfunded` is what ran past zero and was written off, and `owed`
+//! is not decided yet. At the settlement `owed` is nothing.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::act::{Acted, Target};
+use super::id::{AccountId, Attempt, BootId, Digest, JobName, Uid};
+use super::meter::Missing;
+use super::money::Credits;
+use super::outcome::Outcome;
+use super::time::{Mono, Nanos, Now, Wall};
+use super::usage::{HeldGpu, Meter, Usage};
+use super::wire::Verdict;
+
+/// A counter that stood still for this long after the last task went is final. A slice of time is at most some milliseconds.
+pub const COUNTER_SETTLES: Nanos = Nanos::from_millis(50);
+
+/// Most gaps and most steps kept of one job; the others are counted, not listed.
+pub const NOTES_MAX: usize = 64;
+
+/// One attempt of one job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The agent's number for it.
+    pub attempt: Attempt,
+    /// What its scheduler or user calls it.
+    pub name: JobName,
+    /// Who pays.
+    pub account: AccountId,
+    /// Whose it is.
+    pub owner: Uid,
+    /// Where its tasks are.
+    pub target: Target,
+    /// The GPUs that it holds.
+    pub gpus: Vec<HeldGpu>,
+    /// How long it may run, as stated at its start.
+    pub time_limit: Option<Nanos>,
+    /// CPUs as stated at its start, for the prediction at admission.
+    pub cpus: Option<u32>,
+    /// Memory as stated at its start, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// In which boot.
+    pub boot: BootId,
+    /// When it was opened.
+    pub opened: Now,
+    /// Running or frozen, as last seen.
+    pub phase: Phase,
+    /// Who froze it, if it is or is about to be.
+    pub frozen_by: Option<FrozenBy>,
+    /// Has it ever had a task?
+    pub seen_populated: Seen,
+    /// When its last task went, if it has none.
+    pub emptied: Option<(Mono, Wall)>,
+    /// What the caller of `stop` reported.
+    pub reported: Option<Ending>,
+    /// Up to where its times have been counted.
+    pub counted_to: Mono,
+    /// The CPU counter at the last reading; none before the first.
+    pub cpu_counter_ns: Option<u64>,
+    /// When that counter was last seen to have moved.
+    pub counter_moved: Mono,
+    /// Memory at the last reading.
+    pub memory_level_bytes: Option<u64>,
+    /// One for each rate card that it ran under, the last one open.
+    pub segments: Vec<Segment>,
+    /// The price of its usage: the sum over its segments.
+    pub charge: Credits,
+    /// What of it came out of grants.
+    pub drawn: Credits,
+    /// What of it was written off.
+    pub unfunded: Credits,
+    /// What nobody could read, and what was done about it.
+    pub gaps: Vec<Gap>,
+    /// Why it was warned, frozen, thawed or ended.
+    pub steps: Vec<Step>,
+    /// Steps and gaps that were not kept.
+    pub notes_dropped: u64,
+    /// How it ended.
+    pub ending: Option<Ending>,
+    /// When.
+    pub ended: Option<Now>,
+    /// SIGTERM was sent for lack of credit, then.
+    pub terminated_at: Option<Mono>,
+    /// Its own cgroup has been removed.
+    pub removed: Removed,
+}
+
+/// Running or frozen. The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Its cgroup is not there yet.
+    Awaited,
+    /// At least one task may run.
+    Running,
+    /// All tasks are frozen.
+    Frozen,
+    /// No more.
+    Ended,
+}
+
+impl Phase {
+    /// Its name in JSON and on the status page.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Phase::Awaited => "awaited",
+            Phase::Running => "running",
+            Phase::Frozen => "frozen",
+            Phase::Ended => "ended",
+        }
+    }
+}
+
+/// Who froze a job. Only what the agent froze does it ever thaw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FrozenBy {
+    /// The agent, for lack of credit.
+    Agent,
+    /// A scheduler or a person.
+    Other,
+}
+
+/// Has it been seen?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// At least once.
+    Yes,
+    /// Never.
+    No,
+}
+
+/// Has the cgroup that the agent made been removed?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Removed {
+    /// It has, or there was none.
+    Yes,
+    /// Not yet.
+    No,
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// In one word.
+    pub outcome: Outcome,
+    /// Its exit status, where somebody reported one.
+    pub exit_code: Option<i32>,
+}
+
+/// The time under one rate card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// SHA-256 of the card's text.
+    pub card: Digest,
+    /// Its beginning, for people.
+    pub from: Wall,
+    /// Its end, for people: of the last row counted, while it is open.
+    pub to: Wall,
+    /// What was used in it.
+    pub usage: Usage,
+    /// The price of that, rounded once per rate line.
+    pub cost: Credits,
+}
+
+/// A stretch of time for which a meter could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Which meter.
+    pub meter: Meter,
+    /// From the last good reading …
+    #[serde(rename = "from_mono_ns")]
+    pub from: Mono,
+    /// … to the next one.
+    #[serde(rename = "to_mono_ns")]
+    pub to: Mono,
+    /// Why.
+    pub why: Missing,
+    /// What was done about it.
+    pub rule: GapRule,
+}
+
+/// What is done about a gap. The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapRule {
+    /// A counter: the next reading holds all of it.
+    CountedLater,
+    /// A level: nobody knows, so nothing is charged.
+    NotBilled,
+    /// The counter is gone with its cgroup: what came after the last reading is lost.
+    Lost,
+    /// The vanished cgroup's rest, told from its parent's counter alone.
+    FromParent,
+    /// The same, shared equally among several that vanished at once.
+    FromParentSplit,
+}
+
+/// One step on the way to a stop or a thaw, with its evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// When, for people.
+    #[serde(rename = "unix_ms")]
+    pub wall: Wall,
+    /// When, to tell lengths.
+    #[serde(rename = "mono_ns")]
+    pub at: Mono,
+    /// What.
+    pub event: StepEvent,
+}
+
+/// What happened. The order is the journal's format: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepEvent {
+    /// Credit is short: at the present burn it lasts less than the policy's `warn_before`.
+    Warned(Evidence),
+    /// The node armed its timer for the earliest possible instant of exhaustion.
+    Armed(Evidence),
+    /// Nothing in hand.
+    Emptied(Evidence),
+    /// The authority confirmed that there is nothing left.
+    Exhausted(Evidence),
+    /// There is something in hand again.
+    Funded(Evidence),
+    /// Not enforced: this is what would have been done.
+    WouldAct(super::act::Act),
+    /// The hands did this.
+    Acted(Acted),
+    /// Somebody else froze it.
+    FrozenByOther,
+    /// It was seen thawed while it was to be frozen.
+    FoundThawed,
+}
+
+/// Counter, quantity, cost and balance at the moment of a decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The job's CPU counter, in nanoseconds.
+    pub cpu_counter_ns: Option<u64>,
+    /// The job's price so far.
+    pub charge: Credits,
+    /// The account's totals in this epoch.
+    pub granted: Credits,
+    /// Given back.
+    pub returned: Credits,
+    /// Charged.
+    pub spent: Credits,
+    /// What was in hand.
+    pub in_hand: Credits,
+    /// Greatest burn, nano-credits per second.
+    pub burn_max_per_s: Credits,
+    /// How long that lasts at the greatest burn.
+    #[serde(rename = "lasts_ns")]
+    pub lasts: Option<Nanos>,
+    /// The authority's last word and the request it answered.
+    pub verdict: Option<(Verdict, u64)>,
+    /// What was free at the authority, as last heard.
+    pub free: Credits,
+}
+
+impl Job {
+    /// Used, and neither drawn nor written off.
+    #[must_use]
+    pub fn owed(&self) -> Credits {
+        self.charge.minus(self.drawn).minus(self.unfunded).or_zero()
+    }
+
+    /// Has it tasks that may still run?
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    /// May its tasks use anything now?
+    #[must_use]
+    pub fn may_burn(&self) -> bool {
+        self.is_live() && self.phase == Phase::Running && self.emptied.is_none()
+    }
+
+    /// From when on its counter may be taken as final: its last task has gone, and the kernel has had time to add that task's last
+    /// slice of time (it does so only once the task has left its CPU).
+    #[must_use]
+    pub fn counter_final_at(&self) -> Option<Mono> {
+        self.emptied.map(|(at, _)| at.max(self.counter_moved).plus(COUNTER_SETTLES))
+    }
+
+    /// All that it used, over its segments.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.segments.iter().fold(Usage::default(), |sum, segment| sum.plus(&segment.usage))
+    }
+
+    /// Notes a step. The oldest makes room: the last ones tell why the job stands where it does.
+    pub fn note_step(&mut self, step: Step) {
+        if NOTES_MAX <= self.steps.len() {
+            self.steps.remove(0);
+            self.notes_dropped += 1;
+        }
+        self.steps.push(step);
+    }
+
+    /// Notes a gap; one that goes on from the last of its kind lengthens it.
+    pub fn note_gap(&mut self, gap: Gap) {
+        let last = self.gaps.iter_mut().rev().find(|last| last.meter == gap.meter);
+        if let Some(last) = last
+            && (last.to, &last.why, last.rule) == (gap.from, &gap.why, gap.rule)
+        {
+            last.to = gap.to;
+        } else if self.gaps.len() < NOTES_MAX {
+            self.gaps.push(gap);
+        } else {
+            self.notes_dropped += 1;
+        }
+    }
+}
+
+/// Jobs by attempt.
+pub type Jobs = BTreeMap<Attempt, Job>;

@@ -1,0 +1,345 @@
+//! An account: what was paid in, what is held by nodes, what is charged.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::bucket::Bucket;
+use crate::domain::id::{AccountId, BootId, Digest, Epoch, NodeId, PaymentId};
+use crate::domain::money::Credits;
+use crate::domain::time::{Mono, Wall};
+use crate::domain::wire::AccountPolicy;
+
+/// Most that may be paid into one account, and most that any amount on the wire may be: 10^17 credits.
+pub const AMOUNT_MAX: Credits = Credits::from_nano(100_000_000_000_000_000_000_000_000);
+
+/// One balance. All of an account's epochs that are open are here; closed ones only where a message named them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Whose.
+    pub id: AccountId,
+    /// What its owner wants done.
+    pub policy: AccountPolicy,
+    /// Raised with each change that a push announces.
+    pub version: u64,
+    /// Free credit that is not settled; what nodes hold of it is still in here.
+    pub free: Credits,
+    /// Paid credit that is not settled; what nodes hold of it is still in here.
+    pub paid: Credits,
+    /// Paid in, in total, both buckets.
+    pub deposited: Credits,
+    /// Charged, in total.
+    pub settled: Credits,
+    /// Used past zero and written off by the account's own rule, in total. Never drawn from a bucket.
+    pub written_off: Credits,
+    /// Reported after its epoch was closed, when nothing was left to charge it to, in total. Never drawn from a bucket.
+    pub shortfall: Credits,
+    /// Escrows.
+    pub epochs: BTreeMap<Epoch, EpochAccount>,
+}
+
+/// One epoch's escrow on one account. `escrow = granted - returned - settled`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochAccount {
+    /// Who speaks for it.
+    pub node: NodeId,
+    /// In which boot; `None` where only a later epoch told of this one.
+    pub boot: Option<BootId>,
+    /// May it still be spent?
+    pub state: EpochState,
+    /// Are the totals the last word?
+    pub totals: Totals,
+    /// Moved in from the balance, in total.
+    pub granted: Credits,
+    /// Given back by the node, in total.
+    pub returned: Credits,
+    /// Charged, in total.
+    pub settled: Credits,
+    /// The highest `spent` that was ever heard.
+    pub claimed: Credits,
+    /// The highest `unfunded` that was ever heard.
+    pub unfunded: Credits,
+    /// Reported late and covered by nothing.
+    pub shortfall: Credits,
+    /// The highest request number that was accepted; 0 for none.
+    pub last_request: u64,
+    /// That request's digest.
+    pub last_digest: Digest,
+    /// What its jobs may be expected to use, nano-credits per second.
+    pub burn_per_s: Credits,
+    /// When a request was last accepted, on the clock of the process that watches. Not stored: silence starts again with the process.
+    pub heard_at: Mono,
+    /// What was booked in the hour that is accumulating.
+    pub hour: HourTotals,
+}
+
+/// May an epoch's escrow still be spent?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EpochState {
+    /// Yes.
+    Open,
+    /// No, and never again.
+    Closed,
+}
+
+/// Are an epoch's totals the last word on it?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Totals {
+    /// The last that was reported.
+    Reported,
+    /// Its successor said how it ended.
+    Final,
+}
+
+/// What one epoch booked in one hour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HourTotals {
+    /// Whole hours since 1970 UTC.
+    pub hour: u64,
+    /// Charged to the free bucket.
+    pub free: Credits,
+    /// Charged to the paid bucket.
+    pub paid: Credits,
+    /// Written off.
+    pub written_off: Credits,
+    /// Covered by nothing.
+    pub shortfall: Credits,
+}
+
+/// One line of an account's ledger. A line that is [`EntryStatus::Accumulating`] is replaced, by its key, until its hour or its epoch ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    /// When it was last changed.
+    pub at: Wall,
+    /// What for.
+    #[serde(flatten)]
+    pub kind: EntryKind,
+    /// How much; never negative. Only a deposit adds to the balance.
+    pub amount: Credits,
+    /// The part that went to or came from the free bucket.
+    pub free: Credits,
+    /// The part that went to or came from the paid bucket.
+    pub paid: Credits,
+    /// Will it change?
+    pub status: EntryStatus,
+}
+
+/// What a ledger line is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum EntryKind {
+    /// Credit was paid in or given.
+    Deposit {
+        /// To which bucket.
+        bucket: Bucket,
+        /// By which payment.
+        payment: PaymentId,
+    },
+    /// Use that was charged.
+    Usage {
+        /// By which epoch.
+        epoch: Epoch,
+        /// In which hour, whole hours since 1970 UTC.
+        hour: u64,
+    },
+    /// Use past zero that the account's own rule allowed; drawn from nothing.
+    WriteOff {
+        /// By which epoch.
+        epoch: Epoch,
+        /// In which hour, whole hours since 1970 UTC.
+        hour: u64,
+    },
+    /// Use that was reported after its epoch was closed, and found no credit; drawn from nothing.
+    Shortfall {
+        /// By which epoch.
+        epoch: Epoch,
+        /// In which hour, whole hours since 1970 UTC.
+        hour: u64,
+    },
+}
+
+/// Will a ledger line change?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryStatus {
+    /// It grows while its hour runs.
+    Accumulating,
+    /// It stands. Only a late report on a closed epoch, in the same hour, can still raise it.
+    Completed,
+}
+
+/// An account as people see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountView {
+    /// Whose.
+    pub account: AccountId,
+    /// Free for new grants.
+    pub available: Credits,
+    /// Held by nodes.
+    pub held: Credits,
+    /// Free credit that is not charged yet, held or not.
+    pub free: Credits,
+    /// Paid credit that is not charged yet, held or not.
+    pub paid: Credits,
+    /// Paid in, in total.
+    pub deposited: Credits,
+    /// Charged, in total.
+    pub settled: Credits,
+    /// Written off, in total.
+    pub written_off: Credits,
+    /// Reported late and covered by nothing, in total.
+    pub shortfall: Credits,
+    /// Raised with each deposit and policy change.
+    pub version: u64,
+    /// What its owner wants done.
+    pub policy: AccountPolicy,
+}
+
+/// A rule of the ledger that does not hold: a bug, never a state of the world.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// More was granted than there was.
+    #[error("available is {0}")]
+    Overdrawn(Credits),
+    /// A bucket is below zero.
+    #[error("the {0:?} bucket holds {1}")]
+    BucketBelowZero(Bucket, Credits),
+    /// Credit came from nowhere, or went nowhere.
+    #[error("buckets and settled make {found}, deposited is {deposited}")]
+    NotConserved {
+        /// Buckets plus settled.
+        found: Credits,
+        /// What was paid in.
+        deposited: Credits,
+    },
+    /// An open epoch is charged beyond what it was given.
+    #[error("epoch {0} is charged beyond its grant")]
+    ChargedBeyondGrant(Epoch),
+    /// An epoch is charged beyond what it said it spent.
+    #[error("epoch {0} is charged beyond its report")]
+    ChargedBeyondReport(Epoch),
+    /// A total fell, or a closed epoch opened.
+    #[error("epoch {0} went back")]
+    WentBack(Epoch),
+}
+
+impl EpochAccount {
+    /// Moved out of the balance and not yet charged or given back. Zero once closed.
+    #[must_use]
+    pub fn escrow(&self) -> Credits {
+        match self.state {
+            EpochState::Open => self.granted.minus(self.returned).minus(self.settled),
+            EpochState::Closed => Credits::ZERO,
+        }
+    }
+}
+
+impl Account {
+    /// A new account without credit.
+    #[must_use]
+    pub fn new(id: AccountId, policy: AccountPolicy) -> Account {
+        Account {
+            id,
+            policy,
+            version: 1,
+            free: Credits::ZERO,
+            paid: Credits::ZERO,
+            deposited: Credits::ZERO,
+            settled: Credits::ZERO,
+            written_off: Credits::ZERO,
+            shortfall: Credits::ZERO,
+            epochs: BTreeMap::new(),
+        }
+    }
+
+    /// Held by open epochs.
+    #[must_use]
+    pub fn held(&self) -> Credits {
+        self.epochs.values().map(EpochAccount::escrow).sum()
+    }
+
+    /// Free for new grants.
+    #[must_use]
+    pub fn available(&self) -> Credits {
+        self.free.plus(self.paid).minus(self.held())
+    }
+
+    /// As people see it.
+    #[must_use]
+    pub fn view(&self) -> AccountView {
+        AccountView {
+            account: self.id.clone(),
+            available: self.available(),
+            held: self.held(),
+            free: self.free,
+            paid: self.paid,
+            deposited: self.deposited,
+            settled: self.settled,
+            written_off: self.written_off,
+            shortfall: self.shortfall,
+            version: self.version,
+            policy: self.policy,
+        }
+    }
+}
+
+impl LedgerEntry {
+    /// What makes it one line: a later entry with the same key replaces it.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match &self.kind {
+            EntryKind::Deposit { payment, .. } => format!("deposit/{payment}"),
+            EntryKind::Usage { epoch, hour } => format!("usage/{epoch}/{hour}"),
+            EntryKind::WriteOff { epoch, hour } => format!("write_off/{epoch}/{hour}"),
+            EntryKind::Shortfall { epoch, hour } => format!("shortfall/{epoch}/{hour}"),
+        }
+    }
+}
+
+/// Do the ledger's rules hold? For tests, for the simulation, and before each save.
+///
+/// # Errors
+/// The first rule that does not.
+pub fn check(account: &Account) -> Result<(), Broken> {
+    let available = account.available();
+    if available < Credits::ZERO {
+        return Err(Broken::Overdrawn(available));
+    }
+    for (bucket, amount) in [(Bucket::Free, account.free), (Bucket::Paid, account.paid)] {
+        if amount < Credits::ZERO {
+            return Err(Broken::BucketBelowZero(bucket, amount));
+        }
+    }
+    // With the two above this also says: what nodes hold and what is settled is never more than what was paid in.
+    let found = account.free.plus(account.paid).plus(account.settled);
+    if found != account.deposited {
+        return Err(Broken::NotConserved { found, deposited: account.deposited });
+    }
+    for (id, epoch) in &account.epochs {
+        if epoch.escrow() < Credits::ZERO {
+            return Err(Broken::ChargedBeyondGrant(*id));
+        }
+        if epoch.claimed < epoch.settled {
+            return Err(Broken::ChargedBeyondReport(*id));
+        }
+    }
+    Ok(())
+}
+
+/// Did nothing go back from one state of an account to a later one?
+///
+/// # Errors
+/// The first epoch of which a total fell, or that opened again.
+pub fn check_step(before: &Account, after: &Account) -> Result<(), Broken> {
+    for (id, old) in &before.epochs {
+        let Some(new) = after.epochs.get(id) else { continue };
+        let fell = new.settled < old.settled || new.granted < old.granted || new.returned < old.returned || new.claimed < old.claimed;
+        let opened = old.state == EpochState::Closed && new.state == EpochState::Open;
+        if fell || opened {
+            return Err(Broken::WentBack(*id));
+        }
+    }
+    Ok(())
+}

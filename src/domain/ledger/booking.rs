@@ -1,0 +1,448 @@
+//! The acts on an account: a request answered, a deposit, a policy, an epoch closed.
+
+use std::collections::BTreeSet;
+
+use super::account::{AMOUNT_MAX, Account, EntryKind, EntryStatus, EpochAccount, EpochState, HourTotals, LedgerEntry, Totals};
+use super::sizing::{Ask, Holding, Size, horizon, size};
+use crate::domain::bucket::Bucket;
+use crate::domain::id::{AccountId, Digest, Epoch, PaymentId};
+use crate::domain::money::Credits;
+use crate::domain::time::{Nanos, Now};
+use crate::domain::wire::{AccountPolicy, AnswerEntry, Request, RequestEntry, UNIT, Verdict};
+
+/// For how long a grant may be spent, counted by the node from the first sending of its request. Twice the longest horizon.
+pub const VALID_FOR: Nanos = Nanos::from_secs(600);
+
+const HOUR_MS: u64 = 3_600_000;
+
+/// When an epoch's rest is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClosePolicy {
+    /// As soon as another epoch of the same node speaks. Right where the authority serves one machine and dies with it: nobody else can hold the old epoch.
+    OnSuccessor,
+    /// When nothing was heard of it for this long; at least [`VALID_FOR`], the greatest error of the clocks' rates, and a minute.
+    AfterSilence(Nanos),
+}
+
+/// What became of one entry of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// For the node, once it is stored.
+    pub entry: AnswerEntry,
+    /// For the ledger: each replaces the line with the same key.
+    pub ledger: Vec<LedgerEntry>,
+}
+
+/// A payment to be booked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payment {
+    /// Its name.
+    pub id: PaymentId,
+    /// Where to.
+    pub bucket: Bucket,
+    /// How much; positive.
+    pub amount: Credits,
+}
+
+/// What became of a payment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deposited {
+    /// Booked now.
+    Booked(LedgerEntry),
+    /// The same payment was booked before: nothing changed.
+    Already,
+}
+
+/// Why a payment is not booked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DepositRefusal {
+    /// Zero or below.
+    #[error("an amount above zero is needed")]
+    NotPositive,
+    /// The account would hold more than [`AMOUNT_MAX`].
+    #[error("too large for one account")]
+    TooLarge,
+    /// A payment of this name was booked with another amount or bucket.
+    #[error("a payment of this name was booked with another amount or bucket")]
+    PaymentDiffers,
+}
+
+/// Is a request's number news?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Number {
+    /// Above the last one: new credit may come of it.
+    New,
+    /// The last one once more.
+    Repeated,
+    /// The last one's number on another message: two writers. Nothing may come of it.
+    Forged,
+    /// Below: only its totals count.
+    Old,
+}
+
+/// Answers one entry of a request. In this order: earlier epochs' last words, epochs to close, this epoch's totals, and only then the size of a grant.
+///
+/// `now.mono` must be of the clock that wrote every `heard_at`. Store the account and the entries before the answer is sent.
+pub fn answer(account: &mut Account, request: &Request, entry: &RequestEntry, close: ClosePolicy, now: Now) -> Answered {
+    let mut booking = Booking::on(account, now);
+    booking.previous(request, close);
+    let verdict = booking.entry(request, entry, close);
+    let ledger = booking.finish();
+    Answered { entry: answer_entry(account, request.epoch, verdict), ledger }
+}
+
+/// The answer about an account that does not exist. It has no totals, and changes nothing at the node.
+#[must_use]
+pub fn answer_unknown(account: AccountId) -> AnswerEntry {
+    let nobody = Account::new(account, AccountPolicy::default());
+    AnswerEntry { version: 0, ..answer_entry(&nobody, Epoch([0; 16]), Verdict::UnknownAccount) }
+}
+
+/// Books only what a request says of earlier epochs, and closes what it supersedes: for an account that the request's own entries do not name.
+#[must_use]
+pub fn book_previous(account: &mut Account, request: &Request, close: ClosePolicy, now: Now) -> Vec<LedgerEntry> {
+    let mut booking = Booking::on(account, now);
+    booking.previous(request, close);
+    if !booking.account.epochs.contains_key(&request.epoch) {
+        booking.close_others(request, close);
+    }
+    booking.finish()
+}
+
+/// Closes every open epoch of which nothing was heard for too long.
+#[must_use]
+pub fn sweep(account: &mut Account, close: ClosePolicy, now: Now) -> Vec<LedgerEntry> {
+    let mut booking = Booking::on(account, now);
+    booking.close_silent(None, close);
+    booking.finish()
+}
+
+/// Books a payment. `booked` is the payment of that name which was booked before, if any. Raises the version: push after the commit.
+///
+/// # Errors
+/// The account is unchanged.
+pub fn deposit(account: &mut Account, payment: Payment, booked: Option<&Payment>, now: Now) -> Result<Deposited, DepositRefusal> {
+    if let Some(booked) = booked {
+        return if *booked == payment { Ok(Deposited::Already) } else { Err(DepositRefusal::PaymentDiffers) };
+    }
+    let Payment { id, bucket, amount } = payment;
+    if !amount.is_positive() {
+        return Err(DepositRefusal::NotPositive);
+    }
+    let deposited = account.deposited.plus(amount);
+    if AMOUNT_MAX < deposited {
+        return Err(DepositRefusal::TooLarge);
+    }
+    account.deposited = deposited;
+    let (free, paid) = match bucket {
+        Bucket::Free => (amount, Credits::ZERO),
+        Bucket::Paid => (Credits::ZERO, amount),
+    };
+    account.free = account.free.plus(free);
+    account.paid = account.paid.plus(paid);
+    account.version = account.version.saturating_add(1);
+    let kind = EntryKind::Deposit { bucket, payment: id };
+    Ok(Deposited::Booked(LedgerEntry { at: now.wall, kind, amount, free, paid, status: EntryStatus::Completed }))
+}
+
+/// Gives the account another policy. Raises the version if that changes anything: push after the commit.
+pub fn set_policy(account: &mut Account, policy: AccountPolicy) {
+    if account.policy != policy {
+        account.policy = policy;
+        account.version = account.version.saturating_add(1);
+    }
+}
+
+fn answer_entry(account: &Account, epoch: Epoch, verdict: Verdict) -> AnswerEntry {
+    let of_epoch = account.epochs.get(&epoch);
+    AnswerEntry {
+        account: account.id.clone(),
+        unit: UNIT.to_owned(),
+        granted: of_epoch.map_or(Credits::ZERO, |epoch| epoch.granted),
+        valid_for: VALID_FOR,
+        verdict,
+        settled: of_epoch.map_or(Credits::ZERO, |epoch| epoch.settled),
+        free: account.available(),
+        version: account.version,
+        policy: account.policy,
+    }
+}
+
+/// Is every amount one that a node can mean? Anything else is a mistake or a lie, and nothing of the entry is taken.
+fn in_range(entry: &RequestEntry) -> bool {
+    let amounts = [entry.granted_seen, entry.returned, entry.spent, entry.unfunded, entry.owed, entry.burn_per_s, entry.at_least];
+    amounts.iter().all(|amount| (Credits::ZERO..=AMOUNT_MAX).contains(amount))
+}
+
+/// Several acts on one account that are stored together.
+struct Booking<'a> {
+    account: &'a mut Account,
+    now: Now,
+    hour: u64,
+    /// Epochs whose lines of the running hour are to be written.
+    changed: BTreeSet<Epoch>,
+    /// Lines of hours that have ended.
+    ended: Vec<LedgerEntry>,
+}
+
+impl<'a> Booking<'a> {
+    fn on(account: &'a mut Account, now: Now) -> Booking<'a> {
+        Booking { account, now, hour: now.wall.0 / HOUR_MS, changed: BTreeSet::new(), ended: Vec::new() }
+    }
+
+    fn finish(self) -> Vec<LedgerEntry> {
+        let mut entries = self.ended;
+        for id in &self.changed {
+            if let Some(epoch) = self.account.epochs.get(id) {
+                let status = match epoch.state {
+                    EpochState::Open => EntryStatus::Accumulating,
+                    EpochState::Closed => EntryStatus::Completed,
+                };
+                entries.extend(hour_lines(*id, &epoch.hour, status, self.now));
+            }
+        }
+        entries
+    }
+
+    /// What the request says of earlier epochs. Those that the store does not know get a closed record, so that a late first message of theirs finds the door shut.
+    fn previous(&mut self, request: &Request, close: ClosePolicy) {
+        for earlier in &request.previous {
+            for entry in &earlier.entries {
+                let ours = entry.account == self.account.id && entry.unit == UNIT && in_range(entry);
+                if !ours || earlier.epoch == request.epoch {
+                    continue;
+                }
+                let unknown = EpochAccount { state: EpochState::Closed, ..new_epoch(request, self.now) };
+                let epoch = self.account.epochs.entry(earlier.epoch).or_insert(EpochAccount { boot: None, ..unknown });
+                if epoch.node != request.node {
+                    continue;
+                }
+                epoch.totals = Totals::Final;
+                self.merge(earlier.epoch, entry);
+                if close == ClosePolicy::OnSuccessor {
+                    self.close(earlier.epoch);
+                }
+            }
+        }
+    }
+
+    fn entry(&mut self, request: &Request, entry: &RequestEntry, close: ClosePolicy) -> Verdict {
+        if entry.unit != UNIT {
+            return Verdict::UnitMismatch;
+        }
+        if !in_range(entry) {
+            return Verdict::Hold;
+        }
+        match self.account.epochs.get(&request.epoch) {
+            Some(epoch) if epoch.node != request.node => return Verdict::Hold,
+            Some(_) => {}
+            None => {
+                self.close_others(request, close);
+                self.account.epochs.insert(request.epoch, new_epoch(request, self.now));
+            }
+        }
+        self.close_silent(Some(request.epoch), close);
+        self.merge(request.epoch, entry);
+        let number = self.accept(request, entry);
+        self.grant(request.epoch, entry, number)
+    }
+
+    /// A new epoch speaks: what was the same node's is over.
+    fn close_others(&mut self, request: &Request, close: ClosePolicy) {
+        if close != ClosePolicy::OnSuccessor {
+            return;
+        }
+        let over = |(id, epoch): (&Epoch, &EpochAccount)| (epoch.node == request.node && *id != request.epoch).then_some(*id);
+        let ids: Vec<Epoch> = self.account.epochs.iter().filter_map(over).collect();
+        for id in ids {
+            self.close(id);
+        }
+    }
+
+    fn close_silent(&mut self, speaking: Option<Epoch>, close: ClosePolicy) {
+        let ClosePolicy::AfterSilence(length) = close else { return };
+        let now = self.now.mono;
+        let silent = |(id, epoch): (&Epoch, &EpochAccount)| {
+            (epoch.state == EpochState::Open && Some(*id) != speaking && length <= now.since(epoch.heard_at)).then_some(*id)
+        };
+        let ids: Vec<Epoch> = self.account.epochs.iter().filter_map(silent).collect();
+        for id in ids {
+            self.close(id);
+        }
+    }
+
+    /// Takes the totals over, whatever the request's number: the maximum counts.
+    fn merge(&mut self, id: Epoch, entry: &RequestEntry) {
+        let available = self.account.available();
+        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        let unfunded = entry.unfunded.minus(epoch.unfunded).or_zero();
+        epoch.unfunded = epoch.unfunded.plus(unfunded);
+        let news = entry.spent.minus(epoch.claimed).or_zero();
+        epoch.claimed = epoch.claimed.plus(news);
+        match epoch.state {
+            EpochState::Open => {
+                // A node that was granted more than the store remembers speaks the truth: the store was restored.
+                let forgotten = entry.granted_seen.minus(epoch.granted).or_zero().min(available.or_zero());
+                epoch.granted = epoch.granted.plus(forgotten);
+                let returnable = epoch.granted.minus(epoch.settled);
+                epoch.returned = epoch.returned.max(entry.returned.min(returnable));
+                let due = epoch.claimed.min(epoch.granted.minus(epoch.returned)).minus(epoch.settled);
+                self.charge(id, due);
+            }
+            EpochState::Closed => self.charge_late(id, news),
+        }
+        self.write_off(id, unfunded);
+        self.roll(id);
+    }
+
+    fn accept(&mut self, request: &Request, entry: &RequestEntry) -> Number {
+        let Some(epoch) = self.account.epochs.get_mut(&request.epoch) else { return Number::Old };
+        let digest = request.digest();
+        if epoch.last_request < request.request {
+            epoch.last_request = request.request;
+            epoch.last_digest = digest;
+            epoch.burn_per_s = entry.burn_per_s;
+            epoch.heard_at = self.now.mono;
+            Number::New
+        } else if request.request < epoch.last_request {
+            Number::Old
+        } else if digest == epoch.last_digest {
+            Number::Repeated
+        } else {
+            Number::Forged
+        }
+    }
+
+    /// Sizes a grant from what is free now, moves it, and says in one word how things stand after it.
+    fn grant(&mut self, id: Epoch, entry: &RequestEntry, number: Number) -> Verdict {
+        let available = self.account.available();
+        let holdings: Vec<Holding> = self.account.epochs.iter().filter_map(|(other, epoch)| self.holding(*other == id, epoch)).collect();
+        let Some(epoch) = self.account.epochs.get_mut(&id) else { return Verdict::Hold };
+        match (epoch.state, number) {
+            (EpochState::Closed, _) => return Verdict::Closed,
+            (EpochState::Open, Number::Forged) => return Verdict::Hold,
+            (EpochState::Open, _) => {}
+        }
+        let ask = Ask { in_hand: epoch.escrow(), burn_per_s: entry.burn_per_s, owed: entry.owed, at_least: entry.at_least };
+        let size = size(ask, available, horizon(available, &holdings));
+        if let (Size::Grant(amount), Number::New) = (size, number) {
+            epoch.granted = epoch.granted.plus(amount);
+        }
+        let escrow = epoch.escrow();
+        let free = self.account.available();
+        match size {
+            Size::BelowAtLeast => Verdict::BelowAtLeast,
+            _ if free.is_positive() => Verdict::Granted,
+            _ if escrow.is_positive() => Verdict::Final,
+            _ => Verdict::Exhausted,
+        }
+    }
+
+    fn holding(&self, speaking: bool, epoch: &EpochAccount) -> Option<Holding> {
+        let age = if speaking { Nanos(0) } else { self.now.mono.since(epoch.heard_at) };
+        (epoch.state == EpochState::Open).then_some(Holding { escrow: epoch.escrow(), burn_per_s: epoch.burn_per_s, age })
+    }
+
+    /// Ends an epoch: its escrow is what it last reported, the rest is free again. What it claims beyond its grant is charged like a late report.
+    fn close(&mut self, id: Epoch) {
+        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        if epoch.state == EpochState::Closed {
+            return;
+        }
+        epoch.state = EpochState::Closed;
+        let beyond = epoch.claimed.minus(epoch.settled);
+        self.changed.insert(id);
+        self.charge_late(id, beyond);
+        self.roll(id);
+    }
+
+    /// News of a closed epoch: charged as far as something is free, once. The rest is a shortfall, and stays one.
+    fn charge_late(&mut self, id: Epoch, news: Credits) {
+        let covered = news.min(self.account.available().or_zero());
+        self.charge(id, covered);
+        self.fall_short(id, news.minus(covered));
+    }
+
+    /// Moves an amount that is in escrow, or free, out of the buckets: free credit first.
+    fn charge(&mut self, id: Epoch, amount: Credits) {
+        if !amount.is_positive() {
+            return;
+        }
+        self.roll(id);
+        let account = &mut *self.account;
+        let Some(epoch) = account.epochs.get_mut(&id) else { return };
+        let free = amount.min(account.free);
+        let paid = amount.minus(free);
+        account.free = account.free.minus(free);
+        account.paid = account.paid.minus(paid);
+        account.settled = account.settled.plus(amount);
+        epoch.settled = epoch.settled.plus(amount);
+        epoch.hour.free = epoch.hour.free.plus(free);
+        epoch.hour.paid = epoch.hour.paid.plus(paid);
+        self.changed.insert(id);
+    }
+
+    fn write_off(&mut self, id: Epoch, amount: Credits) {
+        if !amount.is_positive() {
+            return;
+        }
+        self.roll(id);
+        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        epoch.hour.written_off = epoch.hour.written_off.plus(amount);
+        self.account.written_off = self.account.written_off.plus(amount);
+        self.changed.insert(id);
+    }
+
+    fn fall_short(&mut self, id: Epoch, amount: Credits) {
+        if !amount.is_positive() {
+            return;
+        }
+        self.roll(id);
+        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        epoch.shortfall = epoch.shortfall.plus(amount);
+        epoch.hour.shortfall = epoch.hour.shortfall.plus(amount);
+        self.account.shortfall = self.account.shortfall.plus(amount);
+        self.changed.insert(id);
+    }
+
+    /// Ends an hour's lines once its time is over. A wall clock that was set back goes on in the hour that it had reached.
+    fn roll(&mut self, id: Epoch) {
+        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        if epoch.hour.hour < self.hour {
+            let over = std::mem::replace(&mut epoch.hour, HourTotals { hour: self.hour, ..HourTotals::default() });
+            self.ended.extend(hour_lines(id, &over, EntryStatus::Completed, self.now));
+        }
+    }
+}
+
+fn new_epoch(request: &Request, now: Now) -> EpochAccount {
+    EpochAccount {
+        node: request.node.clone(),
+        boot: Some(request.boot),
+        state: EpochState::Open,
+        totals: Totals::Reported,
+        granted: Credits::ZERO,
+        returned: Credits::ZERO,
+        settled: Credits::ZERO,
+        claimed: Credits::ZERO,
+        unfunded: Credits::ZERO,
+        shortfall: Credits::ZERO,
+        last_request: 0,
+        last_digest: Digest([0; 32]),
+        burn_per_s: Credits::ZERO,
+        heard_at: now.mono,
+        hour: HourTotals { hour: now.wall.0 / HOUR_MS, ..HourTotals::default() },
+    }
+}
+
+fn hour_lines(epoch: Epoch, totals: &HourTotals, status: EntryStatus, now: Now) -> Vec<LedgerEntry> {
+    let hour = totals.hour;
+    let none = Credits::ZERO;
+    let lines = [
+        (EntryKind::Usage { epoch, hour }, totals.free.plus(totals.paid), totals.free, totals.paid),
+        (EntryKind::WriteOff { epoch, hour }, totals.written_off, none, none),
+        (EntryKind::Shortfall { epoch, hour }, totals.shortfall, none, none),
+    ];
+    let used = lines.into_iter().filter(|(_, amount, ..)| amount.is_positive());
+    used.map(|(kind, amount, free, paid)| LedgerEntry { at: now.wall, kind, amount, free, paid, status }).collect()
+}

@@ -1,0 +1,183 @@
+//! How much to grant: the nearer the account is to its end, the less at a time, so that all its nodes end together.
+
+use crate::domain::money::{Credits, NANO};
+use crate::domain::time::Nanos;
+
+/// The share of the time to zero that is handed out at a time: one part in this many.
+pub const HORIZON_PARTS: u64 = 8;
+
+/// Shortest horizon: with less, a lost message has no time to be repeated.
+pub const HORIZON_MIN: Nanos = Nanos::from_secs(2);
+
+/// Longest horizon: half of a grant's validity at most.
+pub const HORIZON_MAX: Nanos = Nanos::from_secs(300);
+
+/// What one open epoch holds and uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// Held when last heard of.
+    pub escrow: Credits,
+    /// Nano-credits per second.
+    pub burn_per_s: Credits,
+    /// For how long nothing was heard.
+    pub age: Nanos,
+}
+
+impl Holding {
+    /// What is still in hand and what is still being used, by estimate: an epoch that must have run dry holds and uses nothing.
+    fn estimate(self) -> (Credits, Credits) {
+        let left = self.escrow.minus(used_in(self.burn_per_s, self.age));
+        if left.is_positive() || self.age == Nanos(0) { (left.or_zero(), self.burn_per_s) } else { (Credits::ZERO, Credits::ZERO) }
+    }
+}
+
+/// `burn_per_s` for that long, rounded up.
+#[must_use]
+pub fn used_in(burn_per_s: Credits, length: Nanos) -> Credits {
+    let product = burn_per_s.nano().saturating_mul(i128::from(length.0));
+    let whole = product.div_euclid(NANO);
+    Credits::from_nano(if product.rem_euclid(NANO) == 0 { whole } else { whole.saturating_add(1) })
+}
+
+/// The time to zero if all go on as they do, rounded up; `None` if nobody uses anything.
+fn time_to_zero(available: Credits, holdings: &[Holding]) -> Option<Nanos> {
+    let estimates = || holdings.iter().map(|holding| holding.estimate());
+    let left = available.plus(estimates().map(|(left, _)| left).sum()).nano();
+    let burn = estimates().map(|(_, burn)| burn).sum::<Credits>().nano();
+    if burn <= 0 {
+        return None;
+    }
+    let nanos = left.saturating_mul(NANO).saturating_add(burn - 1) / burn;
+    Some(Nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX)))
+}
+
+/// For how long a grant should last: an eighth of the time to zero, within bounds; all of it at the very end.
+#[must_use]
+pub fn horizon(available: Credits, holdings: &[Holding]) -> Nanos {
+    match time_to_zero(available, holdings) {
+        None => HORIZON_MAX,
+        Some(zero) => zero.min(Nanos(zero.0 / HORIZON_PARTS).clamp(HORIZON_MIN, HORIZON_MAX)),
+    }
+}
+
+/// What one epoch asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Held, the totals being merged.
+    pub in_hand: Credits,
+    /// Nano-credits per second.
+    pub burn_per_s: Credits,
+    /// Used and not yet charged.
+    pub owed: Credits,
+    /// The smallest grant that is of use.
+    pub at_least: Credits,
+}
+
+/// What comes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Nothing is needed, or nothing is free.
+    Nothing,
+    /// This much, which is free.
+    Grant(Credits),
+    /// What is free is of no use.
+    BelowAtLeast,
+}
+
+/// How much to move from `available` to an epoch, for a time of `horizon`.
+#[must_use]
+pub fn size(ask: Ask, available: Credits, horizon: Nanos) -> Size {
+    let wanted = used_in(ask.burn_per_s, horizon).plus(ask.owed).max(ask.at_least);
+    let need = wanted.minus(ask.in_hand);
+    if !need.is_positive() || !available.is_positive() {
+        return Size::Nothing;
+    }
+    let grant = need.max(ask.at_least).min(available);
+    if grant < ask.at_least { Size::BelowAtLeast } else { Size::Grant(grant) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CREDIT: i128 = NANO;
+
+    fn credits(whole: i128) -> Credits {
+        Credits::from_nano(whole * CREDIT)
+    }
+
+    fn alone(escrow: i128, burn: i128) -> [Holding; 1] {
+        [Holding { escrow: credits(escrow), burn_per_s: credits(burn), age: Nanos(0) }]
+    }
+
+    #[test]
+    fn the_horizon_is_five_minutes_while_credit_is_plenty_and_shrinks_to_the_very_end() {
+        assert_eq!(horizon(credits(10_000), &alone(0, 1)), HORIZON_MAX);
+        assert_eq!(horizon(credits(2_400), &alone(0, 1)), HORIZON_MAX, "forty minutes");
+        assert_eq!(horizon(credits(800), &alone(0, 1)), Nanos::from_secs(100));
+        assert_eq!(horizon(credits(8), &alone(0, 1)), HORIZON_MIN);
+        assert_eq!(horizon(credits(1), &alone(0, 1)), Nanos::from_secs(1), "all of it");
+        assert_eq!(horizon(credits(0), &alone(0, 1)), Nanos(0));
+        assert_eq!(horizon(credits(5), &alone(0, 0)), HORIZON_MAX, "nobody uses anything");
+    }
+
+    #[test]
+    fn what_others_hold_counts_and_one_that_must_be_dry_does_not() {
+        let me = alone(0, 1)[0];
+        let other = Holding { escrow: credits(80), burn_per_s: credits(1), age: Nanos::from_secs(40) };
+        assert_eq!(horizon(credits(120), &[me, other]), Nanos::from_secs(10), "160 left for 2 a second: an eighth of 80 s");
+        let dry = Holding { age: Nanos::from_secs(90), ..other };
+        assert_eq!(horizon(credits(160), &[me, dry]), Nanos::from_secs(20), "160 left for 1 a second");
+    }
+
+    #[test]
+    fn a_grant_fills_up_to_the_horizon_with_what_is_owed() {
+        let ask = Ask { in_hand: credits(40), burn_per_s: credits(1), owed: credits(7), at_least: Credits::ZERO };
+        assert_eq!(size(ask, credits(1_000), Nanos::from_secs(100)), Size::Grant(credits(67)));
+        assert_eq!(size(ask, credits(5), Nanos::from_secs(100)), Size::Grant(credits(5)), "never more than is free");
+        assert_eq!(size(ask, Credits::ZERO, Nanos::from_secs(100)), Size::Nothing);
+        assert_eq!(size(Ask { in_hand: credits(200), ..ask }, credits(5), Nanos::from_secs(100)), Size::Nothing);
+    }
+
+    #[test]
+    fn less_than_is_of_use_is_not_granted() {
+        let ask = Ask { in_hand: Credits::ZERO, burn_per_s: Credits::ZERO, owed: Credits::ZERO, at_least: credits(10) };
+        assert_eq!(size(ask, credits(100), HORIZON_MAX), Size::Grant(credits(10)));
+        assert_eq!(size(ask, credits(9), HORIZON_MAX), Size::BelowAtLeast);
+        let short = Ask { in_hand: credits(9), burn_per_s: credits(1), ..ask };
+        assert_eq!(size(short, credits(100), Nanos::from_secs(2)), Size::Grant(credits(10)), "a need of one is raised to what is of use");
+    }
+
+    proptest! {
+        #[test]
+        fn the_last_grant_to_a_single_node_leaves_no_dust(available in 1_i128..10_i128.pow(26), burn in 1_i128..10_i128.pow(26)) {
+            let available = Credits::from_nano(available);
+            let burn_per_s = Credits::from_nano(burn);
+            let horizon = horizon(available, &[Holding { escrow: Credits::ZERO, burn_per_s, age: Nanos(0) }]);
+            let ask = Ask { in_hand: Credits::ZERO, burn_per_s, owed: Credits::ZERO, at_least: Credits::ZERO };
+            match size(ask, available, horizon) {
+                Size::Grant(grant) => {
+                    prop_assert!(grant.is_positive() && grant <= available);
+                    if horizon < HORIZON_MIN {
+                        prop_assert_eq!(grant, available);
+                    }
+                }
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+
+        #[test]
+        fn extremes_neither_panic_nor_grant_too_much(
+            available in 0..=i128::MAX, escrow in 0..=i128::MAX, burn in 0..=i128::MAX, age in any::<u64>(), owed in 0..=i128::MAX,
+        ) {
+            let holding = Holding { escrow: Credits::from_nano(escrow), burn_per_s: Credits::from_nano(burn), age: Nanos(age) };
+            let available = Credits::from_nano(available);
+            let horizon = horizon(available, &[holding, holding]);
+            let ask = Ask { in_hand: Credits::ZERO, burn_per_s: holding.burn_per_s, owed: Credits::from_nano(owed), at_least: Credits::ZERO };
+            if let Size::Grant(grant) = size(ask, available, horizon) {
+                prop_assert!(grant <= available);
+            }
+        }
+    }
+}

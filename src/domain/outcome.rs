@@ -1,0 +1,70 @@
+//! How a job ended.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How a job ended. The first six may be stated by whoever stops a job; the last three only the agent finds out.
+/// The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It did what it was for.
+    Completed,
+    /// It ended with an error of its own.
+    Failed,
+    /// Its owner or an operator ended it.
+    Cancelled,
+    /// It reached its time limit.
+    TimedOut,
+    /// The kernel killed it for memory.
+    OutOfMemory,
+    /// Nobody said.
+    Unknown,
+    /// The node was restarted under it.
+    NodeRebooted,
+    /// Its cgroup or process was gone, and nobody had said why.
+    Vanished,
+    /// It was ended because its account had nothing left.
+    OutOfCredit,
+}
+
+impl Outcome {
+    /// What a caller may state.
+    pub const STATED: [Outcome; 6] =
+        [Outcome::Completed, Outcome::Failed, Outcome::Cancelled, Outcome::TimedOut, Outcome::OutOfMemory, Outcome::Unknown];
+
+    /// Its name in JSON, logs and receipts.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Outcome::Completed => "completed",
+            Outcome::Failed => "failed",
+            Outcome::Cancelled => "cancelled",
+            Outcome::TimedOut => "timed_out",
+            Outcome::OutOfMemory => "out_of_memory",
+            Outcome::Unknown => "unknown",
+            Outcome::NodeRebooted => "node_rebooted",
+            Outcome::Vanished => "vanished",
+            Outcome::OutOfCredit => "out_of_credit",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_has_one_name_everywhere() {
+        for outcome in Outcome::STATED.into_iter().chain([Outcome::NodeRebooted, Outcome::Vanished, Outcome::OutOfCredit]) {
+            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.name());
+        }
+    }
+}

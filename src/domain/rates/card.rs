@@ -1,0 +1,302 @@
+//! A rate card: what each meter costs, from when on.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::Unit;
+use crate::domain::form::{Fault, Mistake, Table, quoted, read_toml};
+use crate::domain::id::{Digest, GpuModel, LineId};
+use crate::domain::money::Decimal;
+use crate::domain::time::Wall;
+use crate::domain::usage::{HeldGpu, Meter};
+
+/// Most lines of a card.
+pub const LINES_MAX: usize = 256;
+/// Largest text of a card, in bytes.
+pub const TEXT_BYTES_MAX: usize = 256 << 10;
+const UNIT_BYTES_MAX: usize = 32;
+/// The longest model name that [`GpuModel`] keeps, and a `*`.
+const MODEL_BYTES_MAX: usize = 97;
+
+/// A rate card. It has none of the flaws of [`CardFlaw`], also when it was read back from a receipt or the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "CardParts")]
+pub struct Card {
+    /// What the card is called.
+    pub name: LineId,
+    /// Raised with every change; a lower one is refused.
+    pub version: u64,
+    /// For starts from this instant on.
+    pub effective_from: Wall,
+    /// In the order of the file.
+    pub lines: Vec<Line>,
+    /// SHA-256 of the card's text.
+    pub digest: Digest,
+}
+
+/// What a meter costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// Its name, unique in the card.
+    pub id: LineId,
+    /// What it prices.
+    pub meter: Meter,
+    /// Credits for `per` units; never negative.
+    pub price: Decimal,
+    /// In which unit the quantity is stated.
+    pub unit: Unit,
+    /// For how many of them the price holds; at least 1.
+    pub per: u64,
+    /// What becomes of a fraction of a nano-credit, once per segment, on the cumulative quantity.
+    pub round: Rounding,
+    /// Which GPUs; [`GpuSelector::Any`] on lines of other meters.
+    pub gpu_model: GpuSelector,
+}
+
+/// What becomes of a fraction of a nano-credit. The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// Dropped, in the payer's favour.
+    #[default]
+    Down,
+    /// Made a whole one.
+    Up,
+    /// To the nearest; from the middle to the even one.
+    HalfEven,
+}
+
+/// Which GPU models a line prices. The order is the journal's format: append only.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuSelector {
+    /// Every model that no other line prices.
+    Any,
+    /// Every model whose name begins so, and that no line with a longer or exact name prices.
+    Prefix(String),
+    /// This model.
+    Exact(GpuModel),
+}
+
+/// The unchecked parts of a card, as stored.
+#[derive(Deserialize)]
+struct CardParts {
+    name: LineId,
+    version: u64,
+    effective_from: Wall,
+    lines: Vec<Line>,
+    digest: Digest,
+}
+
+/// What makes a set of lines no card. A stored card is checked for them when it is read back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CardFlaw {
+    /// Nothing is priced.
+    #[error("a card needs 1 to 256 lines")]
+    LineCount,
+    /// Two lines of one name.
+    #[error("two lines are called {0}")]
+    DuplicateLine(LineId),
+    /// Two lines that price the same GPU equally well.
+    #[error("line {0} selects the same GPUs as an earlier one")]
+    DuplicateSelector(LineId),
+    /// The unit does not measure the meter.
+    #[error("the unit of line {0} does not measure its meter")]
+    WrongUnit(LineId),
+    /// Below zero.
+    #[error("the price of line {0} is negative")]
+    NegativePrice(LineId),
+    /// For nothing.
+    #[error("line {0} has per = 0")]
+    ZeroPer(LineId),
+    /// A GPU model on a line of another meter.
+    #[error("line {0} names a GPU model and prices another meter")]
+    SelectorWithoutGpu(LineId),
+}
+
+impl Rounding {
+    /// Every rounding.
+    pub const ALL: [Rounding; 3] = [Rounding::Down, Rounding::Up, Rounding::HalfEven];
+
+    /// Its name in cards, JSON and receipts.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Rounding::Down => "down",
+            Rounding::Up => "up",
+            Rounding::HalfEven => "half_even",
+        }
+    }
+}
+
+impl GpuSelector {
+    /// How well it fits a model: the higher, the more specific. `None` where it does not fit.
+    #[must_use]
+    pub fn fit(&self, model: &GpuModel) -> Option<usize> {
+        match self {
+            GpuSelector::Any => Some(0),
+            GpuSelector::Prefix(prefix) => model.as_str().starts_with(prefix.as_str()).then_some(prefix.len()),
+            GpuSelector::Exact(exact) => (exact == model).then_some(usize::MAX),
+        }
+    }
+}
+
+/// What the lines above have taken.
+#[derive(Default)]
+struct Seen {
+    ids: Vec<LineId>,
+    gpu_selectors: Vec<GpuSelector>,
+}
+
+fn no_lines() -> Fault {
+    Fault::new("no_lines", "a card without lines prices nothing").hint("what is free has a line with price = \"0\"")
+}
+
+fn read_line(table: &Table<'_>, seen: &mut Seen) -> Option<Line> {
+    let id = table.field("id").name().check(|id: LineId| {
+        if seen.ids.contains(&id) {
+            return Err(Fault::new("duplicate_line", format!("two lines are called {id}")).hint("an id names one line"));
+        }
+        seen.ids.push(id.clone());
+        Ok(id)
+    });
+    let id = id.required();
+    let meter = table.field("meter").word(&Meter::ALL.map(|meter| (meter.name(), meter))).required();
+    let price = table.field("price").decimal().check(not_negative).required();
+    let unit = table.field("unit").text(UNIT_BYTES_MAX).check(|text| unit_of(&text, meter)).required();
+    let per = table.field("per").integer(1..=u64::MAX).or(1);
+    let round = table.field("round").word(&Rounding::ALL.map(|round| (round.name(), round))).or(Rounding::Down);
+    let selector = table.field("gpu_model").text(MODEL_BYTES_MAX).check(|text| selector(&text, meter)).or(GpuSelector::Any);
+    if let (Some(Meter::GpuHeld), Some(selector)) = (meter, &selector) {
+        if seen.gpu_selectors.contains(selector) {
+            let message = "this line prices the same GPUs as an earlier one";
+            table.note(Fault::new("duplicate_selector", message).hint("give each gpu_held line its own gpu_model"));
+        }
+        seen.gpu_selectors.push(selector.clone());
+    }
+    Some(Line { id: id?, meter: meter?, price: price?, unit: unit?, per: per?, round: round?, gpu_model: selector? })
+}
+
+fn not_negative(price: Decimal) -> Result<Decimal, Fault> {
+    if price.mantissa < 0 {
+        return Err(Fault::new("negative_price", format!("{price} is negative")).hint("what is free costs \"0\""));
+    }
+    Ok(price)
+}
+
+/// The unit, which must measure the meter where that is known.
+fn unit_of(text: &str, meter: Option<Meter>) -> Result<Unit, Fault> {
+    let unit = text.parse::<Unit>().ok().filter(|unit| meter.is_none_or(|meter| unit.prices(meter)));
+    unit.ok_or_else(|| match meter {
+        Some(meter) => {
+            let units: Vec<String> = Unit::of(meter).iter().map(Unit::to_string).collect();
+            Fault::new("unknown_unit", format!("{} is not a unit of {meter}", quoted(text))).hint(format!("allowed: {}", units.join(", ")))
+        }
+        None => {
+            Fault::new("unknown_unit", format!("{} is not a unit", quoted(text))).hint("such as core-hour, GiB-hour, gpu-hour, hour, start")
+        }
+    })
+}
+
+/// A model's name, or the beginning of one with a `*` behind it.
+fn selector(text: &str, meter: Option<Meter>) -> Result<GpuSelector, Fault> {
+    if meter.is_some_and(|meter| meter != Meter::GpuHeld) {
+        return Err(Fault::new("selector_without_gpu", "only lines of gpu_held have a gpu_model").hint("leave it out"));
+    }
+    let (stem, star) = text.strip_suffix('*').map_or((text, false), |stem| (stem, true));
+    if stem.is_empty() {
+        return Err(Fault::new("malformed", "\"*\" alone selects every model").hint("leave gpu_model out, which does the same"));
+    }
+    if stem.contains('*') {
+        return Err(Fault::new("malformed", format!("{} has a * that is not its end", quoted(text)))
+            .hint("one * is allowed, as the last character"));
+    }
+    if !stem.chars().all(|c| c == ' ' || c.is_ascii_graphic()) {
+        return Err(Fault::new("malformed", format!("{} is not printable ASCII", quoted(text))).hint("write what nvidia-smi -L shows"));
+    }
+    Ok(if star { GpuSelector::Prefix(stem.to_owned()) } else { GpuSelector::Exact(GpuModel::new(stem)) })
+}
+
+impl Card {
+    /// Reads a card's text (TOML); `file_name` is for the mistakes.
+    ///
+    /// # Errors
+    /// Every mistake that it holds, in the order of the file.
+    pub fn parse(text: &str, file_name: &str) -> Result<Card, Vec<Mistake>> {
+        read_toml(text, file_name, TEXT_BYTES_MAX, |table| {
+            let name = table.field("card").name().required();
+            let version = table.field("version").integer(1..=u64::MAX).required();
+            let effective_from = table.field("effective_from").instant().required();
+            let mut seen = Seen::default();
+            let lines = table.field("line").list(LINES_MAX, |line| line.table(|table| read_line(table, &mut seen)).required());
+            let lines = lines.check(|lines| if lines.is_empty() { Err(no_lines()) } else { Ok(lines) }).required();
+            let digest = Digest(Sha256::digest(text).into());
+            Some(Card { name: name?, version: version?, effective_from: effective_from?, lines: lines?, digest })
+        })
+    }
+
+    /// The line that prices a GPU: of those that fit, the most specific (exact, then the longest prefix, then any).
+    #[must_use]
+    pub fn gpu_line(&self, model: &GpuModel) -> Option<&Line> {
+        let gpu_lines = self.lines.iter().filter(|line| line.meter == Meter::GpuHeld);
+        gpu_lines.filter_map(|line| Some((line.gpu_model.fit(model)?, line))).max_by_key(|(fit, _)| *fit).map(|(_, line)| line)
+    }
+
+    /// Those of the GPUs that no line prices: a job that holds one is not started. What is free has a line with price "0".
+    #[must_use]
+    pub fn unpriced<'a>(&self, gpus: &'a [HeldGpu]) -> Vec<&'a HeldGpu> {
+        gpus.iter().filter(|held| self.gpu_line(&held.model).is_none()).collect()
+    }
+
+    fn checked(self) -> Result<Card, CardFlaw> {
+        if self.lines.is_empty() || LINES_MAX < self.lines.len() {
+            return Err(CardFlaw::LineCount);
+        }
+        for (index, line) in self.lines.iter().enumerate() {
+            line.checked()?;
+            for earlier in &self.lines[..index] {
+                if earlier.id == line.id {
+                    return Err(CardFlaw::DuplicateLine(line.id.clone()));
+                }
+                if line.selects_the_same_gpus_as(earlier) {
+                    return Err(CardFlaw::DuplicateSelector(line.id.clone()));
+                }
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl Line {
+    fn selects_the_same_gpus_as(&self, other: &Line) -> bool {
+        self.meter == Meter::GpuHeld && other.meter == Meter::GpuHeld && self.gpu_model == other.gpu_model
+    }
+
+    fn checked(&self) -> Result<(), CardFlaw> {
+        if !self.unit.prices(self.meter) {
+            return Err(CardFlaw::WrongUnit(self.id.clone()));
+        }
+        if self.price.mantissa < 0 {
+            return Err(CardFlaw::NegativePrice(self.id.clone()));
+        }
+        if self.per == 0 {
+            return Err(CardFlaw::ZeroPer(self.id.clone()));
+        }
+        if self.meter != Meter::GpuHeld && self.gpu_model != GpuSelector::Any {
+            return Err(CardFlaw::SelectorWithoutGpu(self.id.clone()));
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<CardParts> for Card {
+    type Error = CardFlaw;
+
+    fn try_from(parts: CardParts) -> Result<Card, CardFlaw> {
+        let CardParts { name, version, effective_from, lines, digest } = parts;
+        Card { name, version, effective_from, lines, digest }.checked()
+    }
+}
+
+#[cfg(test)]
+mod tests;

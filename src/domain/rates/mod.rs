@@ -1,0 +1,12 @@
+//! What usage costs: the rate card as an operator writes it, and exact arithmetic over it.
+//!
+//! A charge is the price of the *cumulative* usage, rounded once per rate line: it does not depend on the length of a tick,
+//! on restarts or on lost messages (guarantee 1). Receipts hold what is needed to compute it again (guarantee 9).
+
+pub mod card;
+pub mod charge;
+pub mod unit;
+
+pub use card::{Card, CardFlaw, GpuSelector, Line, Rounding};
+pub use charge::{LineCharge, RateError, Shape};
+pub use unit::Unit;

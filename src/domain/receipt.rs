@@ -1,0 +1,323 @@
+//! The receipt: what a job used, what that cost line by line, who paid, and why it was stopped, in one self-contained document.
+//!
+//! [`verify`] computes it again from the raw quantities and the rate cards' text alone: no journal, no agent.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::agent::{Agent, Settings};
+use super::id::{AccountId, Attempt, BootId, Digest, GpuId, GpuModel, JobName, LineId, NodeId, Uid};
+use super::job::{Gap, Job, Phase, Step};
+use super::money::Credits;
+use super::outcome::Outcome;
+use super::rates::Card;
+use super::rates::charge::{self, LineCharge};
+use super::time::Wall;
+use super::usage::{HeldGpu, Usage};
+
+/// The version of the document.
+pub const VERSION: u16 = 1;
+
+/// What one attempt of one job cost, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// [`VERSION`].
+    pub receipt: u16,
+    /// Final once the job is closed; before that it is how things stand.
+    pub state: ReceiptState,
+    /// On which machine.
+    pub node: NodeId,
+    /// In which boot of it.
+    pub boot: BootId,
+    /// The agent's number for the attempt.
+    pub attempt: Attempt,
+    /// The job.
+    pub job: JobName,
+    /// Who pays.
+    pub account: AccountId,
+    /// Whose it was.
+    pub owner_uid: Uid,
+    /// Running, frozen or ended.
+    pub phase: Phase,
+    /// RFC 3339.
+    pub opened: String,
+    /// RFC 3339.
+    pub ended: Option<String>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// With which exit code, if somebody reported one.
+    pub exit_code: Option<i32>,
+    /// One for each rate card that it ran under.
+    pub segments: Vec<ReceiptSegment>,
+    /// The price of it all: the sum of the segments.
+    pub charge: Credits,
+    /// What of it was paid.
+    pub drawn: Credits,
+    /// What ran past zero and was written off.
+    pub unfunded: Credits,
+    /// Not decided yet; nothing in a final receipt.
+    pub owed: Credits,
+    /// What nobody could read, and what was done about it.
+    pub gaps: Vec<Gap>,
+    /// The way to each warning, freeze, thaw and end.
+    pub steps: Vec<Step>,
+    /// Gaps and steps that found no room.
+    pub notes_dropped: u64,
+}
+
+/// Final or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReceiptState {
+    /// Nothing changes any more.
+    Final,
+    /// The job goes on, or its last charge is not decided.
+    Provisional,
+}
+
+/// The time under one rate card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptSegment {
+    /// The card.
+    pub card: LineId,
+    /// Its version.
+    pub card_version: u64,
+    /// SHA-256 of its text.
+    pub card_digest: Digest,
+    /// RFC 3339.
+    pub from: String,
+    /// RFC 3339.
+    pub to: String,
+    /// Raw quantities, as decimal strings: CPU nanoseconds …
+    pub cpu_ns: String,
+    /// … byte-nanoseconds of memory charged (page cache and tmpfs included) …
+    pub memory_charged_byte_ns: String,
+    /// … nanoseconds of running …
+    pub running_ns: String,
+    /// … nanoseconds frozen, priced 0 …
+    pub frozen_ns: String,
+    /// … starts …
+    pub job_starts: u64,
+    /// … and for how long each GPU was held.
+    pub gpus: Vec<ReceiptGpu>,
+    /// The rate lines applied.
+    pub lines: Vec<LineCharge>,
+    /// Their sum.
+    pub cost: Credits,
+}
+
+/// A GPU on the receipt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptGpu {
+    /// Which device.
+    pub gpu: GpuId,
+    /// Its model.
+    pub model: GpuModel,
+    /// Device-nanoseconds, as a decimal string.
+    pub held_ns: String,
+}
+
+/// Where a receipt and its cards do not agree.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Discrepancy {
+    /// The document is of another version.
+    #[error("a receipt of version {0}, which this program does not know")]
+    Version(u16),
+    /// A card is not at hand.
+    #[error("segment {segment}: rate card {card} version {version} (SHA-256 {digest}) was not given")]
+    CardMissing {
+        /// Counted from 1.
+        segment: usize,
+        /// The card's name.
+        card: LineId,
+        /// Its version.
+        version: u64,
+        /// Its hash.
+        digest: Digest,
+    },
+    /// A quantity is not a number.
+    #[error("segment {segment}: {field} is not a whole number: {text:?}")]
+    Quantity {
+        /// Counted from 1.
+        segment: usize,
+        /// Which one.
+        field: &'static str,
+        /// What stands there.
+        text: String,
+    },
+    /// The usage has no price under the card.
+    #[error("segment {segment}: {why}")]
+    Unrated {
+        /// Counted from 1.
+        segment: usize,
+        /// Why.
+        why: String,
+    },
+    /// A line is not what the card gives.
+    #[error("segment {segment}, line {line}: the receipt says {said}, the card gives {computed}")]
+    Line {
+        /// Counted from 1.
+        segment: usize,
+        /// Which line.
+        line: LineId,
+        /// On the receipt.
+        said: Credits,
+        /// By the card.
+        computed: Credits,
+    },
+    /// The list of lines differs.
+    #[error("segment {segment}: the receipt's lines are not those that the card applies")]
+    Lines {
+        /// Counted from 1.
+        segment: usize,
+    },
+    /// A sum is wrong.
+    #[error("{what}: the receipt says {said}, the sum is {computed}")]
+    Sum {
+        /// Of what.
+        what: String,
+        /// On the receipt.
+        said: Credits,
+        /// Added up.
+        computed: Credits,
+    },
+}
+
+/// An instant for people: RFC 3339 in UTC, to the millisecond.
+#[must_use]
+pub fn rfc3339(wall: Wall) -> String {
+    let millis = i64::try_from(wall.0).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| format!("{}ms", wall.0), |time| format!("{time:.3}"))
+}
+
+impl Receipt {
+    /// The receipt of a job: final if it is closed, else how things stand.
+    #[must_use]
+    pub fn of(job: &Job, agent: &Agent, settings: &Settings) -> Receipt {
+        let closed = !agent.jobs.contains_key(&job.attempt);
+        Receipt {
+            receipt: VERSION,
+            state: if closed { ReceiptState::Final } else { ReceiptState::Provisional },
+            node: settings.node.clone(),
+            boot: job.boot,
+            attempt: job.attempt,
+            job: job.name.clone(),
+            account: job.account.clone(),
+            owner_uid: job.owner,
+            phase: job.phase,
+            opened: rfc3339(job.opened.wall),
+            ended: job.ended.map(|ended| rfc3339(ended.wall)),
+            outcome: job.ending.map(|ending| ending.outcome),
+            exit_code: job.ending.and_then(|ending| ending.exit_code),
+            segments: job.segments.iter().filter_map(|segment| receipt_segment(segment, &job.gpus, agent)).collect(),
+            charge: job.charge,
+            drawn: job.drawn,
+            unfunded: job.unfunded,
+            owed: job.owed(),
+            gaps: job.gaps.clone(),
+            steps: job.steps.clone(),
+            notes_dropped: job.notes_dropped,
+        }
+    }
+
+    /// The document as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+fn receipt_segment(segment: &super::job::Segment, gpus: &[HeldGpu], agent: &Agent) -> Option<ReceiptSegment> {
+    let card = agent.cards.get(&segment.card)?;
+    let usage = &segment.usage;
+    let held = |gpu: &HeldGpu| ReceiptGpu {
+        gpu: gpu.gpu.clone(),
+        model: gpu.model.clone(),
+        held_ns: usage.gpu_held_ns.get(&gpu.gpu).copied().unwrap_or(0).to_string(),
+    };
+    Some(ReceiptSegment {
+        card: card.name.clone(),
+        card_version: card.version,
+        card_digest: card.digest,
+        from: rfc3339(segment.from),
+        to: rfc3339(segment.to),
+        cpu_ns: usage.cpu_ns.to_string(),
+        memory_charged_byte_ns: usage.memory_byte_ns.to_string(),
+        running_ns: usage.wall_ns.to_string(),
+        frozen_ns: usage.frozen_ns.to_string(),
+        job_starts: usage.job_starts,
+        gpus: gpus.iter().map(held).collect(),
+        lines: charge::lines(card, usage, gpus).unwrap_or_default(),
+        cost: segment.cost,
+    })
+}
+
+/// Computes the receipt again from its raw quantities and the cards.
+///
+/// # Errors
+/// Every place where they do not agree.
+pub fn verify(receipt: &Receipt, cards: &BTreeMap<Digest, Card>) -> Result<Credits, Vec<Discrepancy>> {
+    let mut found = Vec::new();
+    if receipt.receipt != VERSION {
+        return Err(vec![Discrepancy::Version(receipt.receipt)]);
+    }
+    for (index, segment) in receipt.segments.iter().enumerate() {
+        if let Err(discrepancies) = verify_segment(index + 1, segment, cards) {
+            found.extend(discrepancies);
+        }
+    }
+    let segments: Credits = receipt.segments.iter().map(|segment| segment.cost).sum();
+    let paid = receipt.drawn.plus(receipt.unfunded).plus(receipt.owed);
+    for (what, said, computed) in [("charge", receipt.charge, segments), ("drawn + unfunded + owed", receipt.charge, paid)] {
+        if said != computed {
+            found.push(Discrepancy::Sum { what: what.to_owned(), said, computed });
+        }
+    }
+    if found.is_empty() { Ok(receipt.charge) } else { Err(found) }
+}
+
+fn verify_segment(number: usize, segment: &ReceiptSegment, cards: &BTreeMap<Digest, Card>) -> Result<(), Vec<Discrepancy>> {
+    let Some(card) = cards.get(&segment.card_digest) else {
+        return Err(vec![Discrepancy::CardMissing {
+            segment: number,
+            card: segment.card.clone(),
+            version: segment.card_version,
+            digest: segment.card_digest,
+        }]);
+    };
+    let usage = segment_usage(number, segment).map_err(|discrepancy| vec![discrepancy])?;
+    let gpus: Vec<HeldGpu> = segment.gpus.iter().map(|held| HeldGpu { gpu: held.gpu.clone(), model: held.model.clone() }).collect();
+    let lines = charge::lines(card, &usage, &gpus).map_err(|why| vec![Discrepancy::Unrated { segment: number, why: why.to_string() }])?;
+    let mut found = Vec::new();
+    let names = |lines: &[LineCharge]| lines.iter().map(|line| (line.line.clone(), line.quantity)).collect::<Vec<_>>();
+    if names(&lines) != names(&segment.lines) {
+        found.push(Discrepancy::Lines { segment: number });
+    }
+    for (said, computed) in segment.lines.iter().zip(&lines).filter(|(said, computed)| said.cost != computed.cost) {
+        found.push(Discrepancy::Line { segment: number, line: said.line.clone(), said: said.cost, computed: computed.cost });
+    }
+    let sum: Credits = lines.iter().map(|line| line.cost).sum();
+    if sum != segment.cost {
+        found.push(Discrepancy::Sum { what: format!("segment {number}"), said: segment.cost, computed: sum });
+    }
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+fn segment_usage(number: usize, segment: &ReceiptSegment) -> Result<Usage, Discrepancy> {
+    let whole = |field, text: &str| {
+        text.parse::<u128>().map_err(|_| Discrepancy::Quantity { segment: number, field, text: text.chars().take(64).collect() })
+    };
+    let mut gpu_held_ns = BTreeMap::new();
+    for held in &segment.gpus {
+        gpu_held_ns.insert(held.gpu.clone(), whole("held_ns", &held.held_ns)?);
+    }
+    Ok(Usage {
+        cpu_ns: whole("cpu_ns", &segment.cpu_ns)?,
+        memory_byte_ns: whole("memory_charged_byte_ns", &segment.memory_charged_byte_ns)?,
+        gpu_held_ns,
+        wall_ns: whole("running_ns", &segment.running_ns)?,
+        job_starts: segment.job_starts,
+        frozen_ns: whole("frozen_ns", &segment.frozen_ns)?,
+    })
+}

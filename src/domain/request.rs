@@ -1,0 +1,369 @@
+//! The bodies of the local API's requests, read from JSON with every mistake named at once.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::act::SlurmJob;
+use super::bucket::Bucket;
+use super::enforcement::Enforcement;
+use super::form::{Fault, Field, Mistake, Presence, Table, quoted, read_json};
+use super::id::{AccountId, GpuId, JobName, PaymentId, Uid};
+use super::money::{Credits, NANO};
+use super::outcome::Outcome;
+use super::time::Nanos;
+use super::wire::{AccountPolicy, OnExhaustion, StartPredicted};
+
+/// Largest body, in bytes.
+pub const BODY_BYTES_MAX: usize = 64 << 10;
+/// Most cgroups of one job.
+pub const CGROUPS_MAX: usize = 64;
+/// Most GPUs of one job.
+pub const GPUS_MAX: usize = 256;
+/// Largest top-up: 10^15 credits.
+pub const TOP_UP_MAX: Credits = Credits::from_nano(1_000_000_000_000_000 * NANO);
+
+/// The highest uid that is one: 2^32 - 1 means "none" to the kernel.
+const UID_MAX: u32 = u32::MAX - 1;
+/// The kernel's `PID_MAX_LIMIT`.
+const PID_MAX: u32 = 4_194_304;
+const DAY_S: u64 = 86_400;
+/// Ten years.
+const TIME_LIMIT_S_MAX: u64 = 3_650 * DAY_S;
+const CPUS_MAX: u32 = 1 << 16;
+/// 1 EiB.
+const MEMORY_BYTES_MAX: u64 = 1 << 60;
+const GPU_INDEX_MAX: u32 = 255;
+const SLUID_BYTES_MAX: usize = 32;
+
+/// Where a job's tasks are, as a caller says it; the edge looks it up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In these cgroup directories (absolute paths). `{"cgroups": ["/…"]}`
+    Cgroups(Vec<String>),
+    /// Wherever Slurm has put its job. `{"slurm": {"job_id": 1, "sluid": "…"}}`
+    Slurm(SlurmJob),
+    /// In the process with this pid, and its descendants. `{"process": {"pid": 1}}`
+    Process(u32),
+    /// In a cgroup that the agent is to make. `{"own": true}`
+    Own,
+}
+
+/// A GPU as a caller names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GpuWanted {
+    /// By its NVML UUID.
+    Id(GpuId),
+    /// By its index at this moment.
+    Index(u32),
+}
+
+/// Start metering a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartRequest {
+    /// What it is called.
+    pub job: JobName,
+    /// Who pays.
+    pub account: AccountId,
+    /// For whom it runs (`uid`); else for the caller.
+    pub owner: Option<Uid>,
+    /// Where its tasks are.
+    pub place: Place,
+    /// What it holds; each once.
+    pub gpus: Vec<GpuWanted>,
+    /// How long it may run (`time_limit_s`).
+    pub time_limit: Option<Nanos>,
+    /// How many CPUs it may use at once.
+    pub cpus: Option<u32>,
+    /// How much memory it may use.
+    pub memory_bytes: Option<u64>,
+}
+
+/// A job has ended, or is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopRequest {
+    /// How; one of [`Outcome::STATED`].
+    pub outcome: Outcome,
+    /// With which exit code.
+    pub exit_code: Option<i32>,
+}
+
+/// Open an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateAccount {
+    /// Its name.
+    pub account: AccountId,
+    /// What its owner wants done.
+    pub policy: AccountPolicy,
+}
+
+/// Put credit into an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopUp {
+    /// How much: positive, at most [`TOP_UP_MAX`].
+    pub amount: Credits,
+    /// Into which part of the balance.
+    pub bucket: Bucket,
+    /// By which payment, so that a repeated one is booked once.
+    pub payment: Option<PaymentId>,
+}
+
+/// Change how far the agent goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetEnforcement {
+    /// From now on.
+    pub mode: Enforcement,
+}
+
+impl StartRequest {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(text: &str) -> Result<StartRequest, Vec<Mistake>> {
+        read_json(text, BODY_BYTES_MAX, |table| {
+            let job = table.field("job").name().required();
+            let account = table.field("account").name().required();
+            let owner = table.field("uid").integer(0..=UID_MAX).check(|uid| Ok(Uid(uid))).optional();
+            let place = read_place(table);
+            let gpus = table.field("gpus").set(GPUS_MAX, read_gpu).or(Vec::new());
+            let time_limit = table.field("time_limit_s").seconds(1..=TIME_LIMIT_S_MAX).optional();
+            let cpus = table.field("cpus").integer(1..=CPUS_MAX).optional();
+            let memory_bytes = table.field("memory_bytes").integer(1..=MEMORY_BYTES_MAX).optional();
+            Some(StartRequest {
+                job: job?,
+                account: account?,
+                owner: owner?,
+                place: place?,
+                gpus: gpus?,
+                time_limit: time_limit?,
+                cpus: cpus?,
+                memory_bytes: memory_bytes?,
+            })
+        })
+    }
+
+    /// The body as JSON, for whoever sends it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut body = json!({ "job": self.job, "account": self.account });
+        let (key, place) = self.place.to_json();
+        body[key] = place;
+        let gpu = |gpu: &GpuWanted| match gpu {
+            GpuWanted::Id(id) => json!(id),
+            GpuWanted::Index(index) => json!(index),
+        };
+        if !self.gpus.is_empty() {
+            body["gpus"] = self.gpus.iter().map(gpu).collect();
+        }
+        put(&mut body, "uid", self.owner.map(|uid| uid.0));
+        put(&mut body, "time_limit_s", self.time_limit.map(whole_seconds));
+        put(&mut body, "cpus", self.cpus);
+        put(&mut body, "memory_bytes", self.memory_bytes);
+        body
+    }
+}
+
+/// Sets a key where there is a value.
+fn put<T: Serialize>(body: &mut Value, key: &str, value: Option<T>) {
+    if let Some(value) = value {
+        body[key] = json!(value);
+    }
+}
+
+/// Whole seconds, rounded up: every length in a body is one.
+fn whole_seconds(length: Nanos) -> u64 {
+    length.0.div_ceil(1_000_000_000)
+}
+
+impl Place {
+    const KEYS: [&str; 4] = ["cgroups", "slurm", "process", "own"];
+
+    fn to_json(&self) -> (&'static str, Value) {
+        match self {
+            Place::Cgroups(paths) => ("cgroups", json!(paths)),
+            Place::Slurm(SlurmJob { job_id, sluid: None }) => ("slurm", json!({ "job_id": job_id })),
+            Place::Slurm(SlurmJob { job_id, sluid }) => ("slurm", json!({ "job_id": job_id, "sluid": sluid })),
+            Place::Process(pid) => ("process", json!({ "pid": pid })),
+            Place::Own => ("own", json!(true)),
+        }
+    }
+}
+
+/// Exactly one of the four keys. Each that stands there is read, so that its own mistakes are named too.
+fn read_place(table: &Table<'_>) -> Option<Place> {
+    let given: Vec<&str> = Place::KEYS.into_iter().filter(|key| table.holds(key) == Presence::Given).collect();
+    let cgroups = table.field("cgroups").set(CGROUPS_MAX, |path| path.absolute_path().required());
+    let cgroups = cgroups.check(|paths| if paths.is_empty() { Err(no_cgroup()) } else { Ok(Place::Cgroups(paths)) }).optional();
+    let slurm = table.field("slurm").table(read_slurm).optional();
+    let process = table.field("process").table(|process| process.field("pid").integer(1..=PID_MAX).required()).optional();
+    let own = table.field("own").boolean().check(|own| if own { Ok(Place::Own) } else { Err(not_own()) }).optional();
+    if given.len() != 1 {
+        let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
+        let message = format!("where the job's tasks are is said once, found {found}");
+        table.note(Fault::new("one_place", message).hint(format!("give exactly one of {}", Place::KEYS.join(", "))));
+    }
+    let (cgroups, slurm, process, own) = (cgroups?, slurm?, process?, own?);
+    cgroups.or(slurm.map(Place::Slurm)).or(process.map(Place::Process)).or(own)
+}
+
+fn no_cgroup() -> Fault {
+    Fault::new("out_of_range", "an empty list names no cgroup").hint("at least one; {\"own\": true} has one made")
+}
+
+fn not_own() -> Fault {
+    Fault::new("out_of_range", "false says nothing").hint("true, or leave it out")
+}
+
+fn read_slurm(table: &Table<'_>) -> Option<SlurmJob> {
+    let job_id = table.field("job_id").integer(1..=u64::from(u32::MAX)).required();
+    let sluid = table.field("sluid").text(SLUID_BYTES_MAX).check(|text| {
+        // It becomes part of a directory's name.
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        if plain { Ok(text) } else { Err(Fault::new("malformed", format!("{} is not a SLUID", quoted(&text))).hint("letters and digits")) }
+    });
+    let sluid = sluid.optional();
+    Some(SlurmJob { job_id: job_id?, sluid: sluid? })
+}
+
+fn read_gpu(field: Field<'_>) -> Option<GpuWanted> {
+    if field.is_integer() {
+        return field.integer(0..=GPU_INDEX_MAX).check(|index| Ok(GpuWanted::Index(index))).required();
+    }
+    let id = field.name().check(|id: GpuId| {
+        let uuid = ["GPU-", "MIG-"].iter().any(|prefix| id.as_str().starts_with(prefix));
+        let fault = || {
+            Fault::new("not_a_gpu", format!("{} is no GPU", quoted(id.as_str()))).hint("a UUID as \"GPU-…\" or \"MIG-…\", or an index as 0")
+        };
+        if uuid { Ok(GpuWanted::Id(id)) } else { Err(fault()) }
+    });
+    id.required()
+}
+
+impl StopRequest {
+    /// Reads a body: `{"outcome": "completed", "exit_code": 0}`.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(text: &str) -> Result<StopRequest, Vec<Mistake>> {
+        read_json(text, BODY_BYTES_MAX, |table| {
+            let outcome = table.field("outcome").word(&Outcome::STATED.map(|outcome| (outcome.name(), outcome))).required();
+            let exit_code = table.field("exit_code").integer(i32::MIN..=i32::MAX).optional();
+            Some(StopRequest { outcome: outcome?, exit_code: exit_code? })
+        })
+    }
+
+    /// The body as JSON, for whoever sends it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut body = json!({ "outcome": self.outcome });
+        put(&mut body, "exit_code", self.exit_code);
+        body
+    }
+}
+
+impl CreateAccount {
+    /// Reads a body, with the defaults of [`AccountPolicy`] where it says nothing.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(text: &str) -> Result<CreateAccount, Vec<Mistake>> {
+        CreateAccount::parse_with(text, &AccountPolicy::default())
+    }
+
+    /// Reads a body: the account's name, and those parts of its policy that differ from the defaults.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse_with(text: &str, defaults: &AccountPolicy) -> Result<CreateAccount, Vec<Mistake>> {
+        read_json(text, BODY_BYTES_MAX, |table| {
+            let account = table.field("account").name().required();
+            let policy = read_policy(table, defaults);
+            Some(CreateAccount { account: account?, policy: policy? })
+        })
+    }
+
+    /// The body as JSON, for whoever sends it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "account": self.account,
+            "on_exhaustion": self.policy.on_exhaustion,
+            "grace_s": whole_seconds(self.policy.grace),
+            "warn_before_s": whole_seconds(self.policy.warn_before),
+            "start_threshold": self.policy.start_threshold,
+            "start_predicted": self.policy.start_predicted,
+        })
+    }
+}
+
+/// An account's policy, from the same keys in a body and in the configuration.
+pub(crate) fn read_policy(table: &Table<'_>, defaults: &AccountPolicy) -> Option<AccountPolicy> {
+    const ON_EXHAUSTION: [(&str, OnExhaustion); 4] = [
+        ("freeze", OnExhaustion::Freeze),
+        ("terminate", OnExhaustion::Terminate),
+        ("kill", OnExhaustion::Kill),
+        ("allow_negative", OnExhaustion::AllowNegative),
+    ];
+    const START_PREDICTED: [(&str, StartPredicted); 2] = [("check", StartPredicted::Check), ("ignore", StartPredicted::Ignore)];
+    let on_exhaustion = table.field("on_exhaustion").word(&ON_EXHAUSTION).or(defaults.on_exhaustion);
+    let grace = table.field("grace_s").seconds(0..=DAY_S).or(defaults.grace);
+    let warn_before = table.field("warn_before_s").seconds(0..=7 * DAY_S).or(defaults.warn_before);
+    let start_threshold = table.field("start_threshold").amount(TOP_UP_MAX).or(defaults.start_threshold);
+    let start_predicted = table.field("start_predicted").word(&START_PREDICTED).or(defaults.start_predicted);
+    Some(AccountPolicy {
+        on_exhaustion: on_exhaustion?,
+        grace: grace?,
+        warn_before: warn_before?,
+        start_threshold: start_threshold?,
+        start_predicted: start_predicted?,
+    })
+}
+
+impl TopUp {
+    /// Reads a body: `{"amount": "12.50", "bucket": "paid", "payment": "inv-7"}`.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(text: &str) -> Result<TopUp, Vec<Mistake>> {
+        read_json(text, BODY_BYTES_MAX, |table| {
+            let amount = table.field("amount").amount(TOP_UP_MAX).check(|amount| {
+                let nothing = || Fault::new("out_of_range", "nothing is no top-up").hint("a positive amount");
+                if amount.is_positive() { Ok(amount) } else { Err(nothing()) }
+            });
+            let amount = amount.required();
+            let bucket = table.field("bucket").word(&Bucket::ALL.map(|bucket| (bucket.name(), bucket))).required();
+            let payment = table.field("payment").name().optional();
+            Some(TopUp { amount: amount?, bucket: bucket?, payment: payment? })
+        })
+    }
+
+    /// The body as JSON, for whoever sends it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut body = json!({ "amount": self.amount, "bucket": self.bucket });
+        put(&mut body, "payment", self.payment.as_ref());
+        body
+    }
+}
+
+impl SetEnforcement {
+    /// Reads a body: `{"mode": "observe"}`.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(text: &str) -> Result<SetEnforcement, Vec<Mistake>> {
+        read_json(text, BODY_BYTES_MAX, |table| {
+            let mode = table.field("mode").word(&Enforcement::ALL.map(|mode| (mode.name(), mode))).required();
+            Some(SetEnforcement { mode: mode? })
+        })
+    }
+
+    /// The body as JSON, for whoever sends it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({ "mode": self.mode })
+    }
+}
+
+#[cfg(test)]
+mod tests;

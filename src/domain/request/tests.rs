@@ -1,0 +1,158 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn printed<T: std::fmt::Debug>(result: Result<T, Vec<Mistake>>) -> String {
+    let lines: Vec<String> = result.unwrap_err().iter().map(|mistake| format!("[{}] {mistake}", mistake.code)).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn ten_mistakes_in_one_start_request_are_all_named_with_pointer_and_hint() {
+    let body = r#"{"job":"a b","acount":"physics","uid":4294967295,"cgroups":["sys/fs/cgroup/a","/a/../b","/c","/c"],"own":false,
+        "gpus":["GPU-1","GPU-1",-1,"0",1.5],"time_limit_s":"1h","cpus":0,"memory_bytes":1e30}"#;
+    let result = StartRequest::parse(body);
+    let mistakes = result.as_ref().unwrap_err();
+    assert!(10 <= mistakes.len() && mistakes.iter().all(|mistake| mistake.hint.is_some()), "{mistakes:?}");
+    insta::assert_snapshot!(printed(result));
+}
+
+#[test]
+fn a_place_is_given_exactly_once() {
+    let body = |place: &str| format!(r#"{{"job":"j","account":"a"{place}}}"#);
+    let code = |place: &str| StartRequest::parse(&body(place)).unwrap_err()[0].code;
+    assert_eq!(code(""), "one_place");
+    assert_eq!(code(r#","own":true,"process":{"pid":1}"#), "one_place");
+    assert_eq!(code(r#","own":false"#), "out_of_range");
+    assert_eq!(code(r#","cgroups":[]"#), "out_of_range");
+    assert_eq!(code(r#","process":{"pid":0}"#), "out_of_range");
+    assert_eq!(code(r#","slurm":{"job_id":1,"sluid":"../x"}"#), "malformed");
+    let place = |place: &str| StartRequest::parse(&body(place)).unwrap().place;
+    assert_eq!(place(r#","own":true"#), Place::Own);
+    assert_eq!(place(r#","own":null,"process":{"pid":1}"#), Place::Process(1));
+    let sluid = Some("sA1B2".to_owned());
+    assert_eq!(place(r#","slurm":{"job_id":7,"sluid":"sA1B2"}"#), Place::Slurm(SlurmJob { job_id: 7, sluid }));
+}
+
+#[test]
+fn a_caller_cannot_state_an_outcome_that_only_the_agent_finds_out() {
+    for outcome in Outcome::STATED {
+        assert!(StopRequest::parse(&format!(r#"{{"outcome":"{outcome}"}}"#)).is_ok());
+    }
+    for outcome in [Outcome::NodeRebooted, Outcome::Vanished, Outcome::OutOfCredit] {
+        assert_eq!(StopRequest::parse(&format!(r#"{{"outcome":"{outcome}"}}"#)).unwrap_err()[0].code, "unknown_word");
+    }
+}
+
+#[test]
+fn a_top_up_is_positive_bounded_and_in_quotes() {
+    let code = |amount: &str| TopUp::parse(&format!(r#"{{"amount":{amount},"bucket":"paid"}}"#)).unwrap_err()[0].code;
+    assert_eq!(code("\"0\""), "out_of_range");
+    assert_eq!(code("\"-1\""), "out_of_range");
+    assert_eq!(code("\"1000000000000000.000000001\""), "out_of_range");
+    assert_eq!(code("\"0.0000000001\""), "too_fine");
+    assert_eq!(code("12.5"), "wrong_type");
+    let most = TopUp::parse(r#"{"amount":"1000000000000000","bucket":"free"}"#).unwrap();
+    assert_eq!(most, TopUp { amount: TOP_UP_MAX, bucket: Bucket::Free, payment: None });
+}
+
+#[test]
+fn an_account_without_a_policy_has_the_defaults() {
+    let created = CreateAccount::parse(r#"{"account":"physics"}"#).unwrap();
+    assert_eq!(created.policy, AccountPolicy::default());
+    let mistakes = printed(CreateAccount::parse(r#"{"account":"physics","on_exhaustion":"freze","grace_s":-1,"start_threshold":5}"#));
+    insta::assert_snapshot!(mistakes, @r#"
+    [unknown_word] /on_exhaustion: "freze" is not known here (hint: did you mean freeze? Allowed: freeze, terminate, kill, allow_negative)
+    [out_of_range] /grace_s: -1 is out of range 0..=86400 (hint: an integer from 0 to 86400, without quotes)
+    [wrong_type] /start_threshold: expected a decimal in quotes, found an integer (hint: write "5")
+    "#);
+}
+
+#[test]
+fn a_body_above_64_kib_is_refused() {
+    let body = format!(r#"{{"mode":"observe"{}}}"#, " ".repeat(BODY_BYTES_MAX));
+    assert_eq!(SetEnforcement::parse(&body).unwrap_err()[0].code, "too_large");
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-zA-Z0-9][a-zA-Z0-9._:@/+-]{0,20}"
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    let paths = prop::collection::btree_set("/[a-z]{1,8}(/[a-z0-9_é ]{1,8}){0,3}", 1..4);
+    prop_oneof![
+        paths.prop_map(|paths| Place::Cgroups(paths.into_iter().collect())),
+        (1..=u64::from(u32::MAX), prop::option::of("[A-Za-z0-9]{1,32}"))
+            .prop_map(|(job_id, sluid)| Place::Slurm(SlurmJob { job_id, sluid })),
+        (1..=PID_MAX).prop_map(Place::Process),
+        Just(Place::Own),
+    ]
+}
+
+fn gpus() -> impl Strategy<Value = Vec<GpuWanted>> {
+    let uuid = "(GPU|MIG)-[a-f0-9-]{4,36}".prop_map(|id| GpuWanted::Id(id.parse().unwrap()));
+    let index = (0..=GPU_INDEX_MAX).prop_map(GpuWanted::Index);
+    prop::collection::btree_set(prop_oneof![uuid, index], 0..9).prop_map(|gpus| gpus.into_iter().collect())
+}
+
+fn start() -> impl Strategy<Value = StartRequest> {
+    let limits = (
+        prop::option::of(0..=UID_MAX),
+        prop::option::of(1..=TIME_LIMIT_S_MAX),
+        prop::option::of(1..=CPUS_MAX),
+        prop::option::of(1..=MEMORY_BYTES_MAX),
+    );
+    (name(), name(), place(), gpus(), limits).prop_map(|(job, account, place, gpus, (uid, limit, cpus, memory_bytes))| StartRequest {
+        job: job.parse().unwrap(),
+        account: account.parse().unwrap(),
+        owner: uid.map(Uid),
+        place,
+        gpus,
+        time_limit: limit.map(Nanos::from_secs),
+        cpus,
+        memory_bytes,
+    })
+}
+
+fn policy() -> impl Strategy<Value = AccountPolicy> {
+    let on_exhaustion =
+        prop::sample::select(vec![OnExhaustion::Freeze, OnExhaustion::Terminate, OnExhaustion::Kill, OnExhaustion::AllowNegative]);
+    let start_predicted = prop::sample::select(vec![StartPredicted::Check, StartPredicted::Ignore]);
+    (on_exhaustion, 0..=DAY_S, 0..=7 * DAY_S, 0..=TOP_UP_MAX.nano(), start_predicted).prop_map(
+        |(on_exhaustion, grace, warn, threshold, start_predicted)| AccountPolicy {
+            on_exhaustion,
+            grace: Nanos::from_secs(grace),
+            warn_before: Nanos::from_secs(warn),
+            start_threshold: Credits::from_nano(threshold),
+            start_predicted,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_start_request_reads_back_from_its_json(request in start()) {
+        prop_assert_eq!(StartRequest::parse(&request.to_json().to_string()), Ok(request));
+    }
+
+    #[test]
+    fn an_account_reads_back_from_its_json(account in name(), policy in policy()) {
+        let request = CreateAccount { account: account.parse().unwrap(), policy };
+        prop_assert_eq!(CreateAccount::parse(&request.to_json().to_string()), Ok(request));
+    }
+
+    #[test]
+    fn a_top_up_reads_back_from_its_json(nano in 1..=TOP_UP_MAX.nano(), paid: bool, payment in prop::option::of(name())) {
+        let bucket = if paid { Bucket::Paid } else { Bucket::Free };
+        let request = TopUp { amount: Credits::from_nano(nano), bucket, payment: payment.map(|name| name.parse().unwrap()) };
+        prop_assert_eq!(TopUp::parse(&request.to_json().to_string()), Ok(request));
+    }
+
+    #[test]
+    fn a_stop_and_a_mode_read_back_from_their_json(exit_code: Option<i32>, outcome in 0..6_usize, mode in 0..3_usize) {
+        let stop = StopRequest { outcome: Outcome::STATED[outcome], exit_code };
+        prop_assert_eq!(StopRequest::parse(&stop.to_json().to_string()), Ok(stop));
+        let mode = SetEnforcement { mode: Enforcement::ALL[mode] };
+        prop_assert_eq!(SetEnforcement::parse(&mode.to_json().to_string()), Ok(mode));
+    }
+}

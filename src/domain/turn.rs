@@ -1,0 +1,470 @@
+//! One turn: an event comes in, facts are made and applied, and effects go out, each held back until the facts behind it are durable.
+//!
+//! ```text
+//!   event -> facts -> commit (asynchronous) -> wants -> [durable?] -> hands, answers, questions
+//! ```
+//!
+//! The state runs ahead of the disk; nothing outside hears of it before the disk has it. A crash therefore only ever loses what nobody
+//! was told. The one exception: a freeze whose account is durably *armed* does not wait, since a slow disk must not keep a job running.
+//! A thaw, an end, an answer and a question always wait.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::act::{Act, ActOutcome, Acted, Order};
+use super::agent::draft::Draft;
+use super::agent::start::{AskedInVain, PendingStart, Reply, overdue};
+use super::agent::{Agent, Settings};
+use super::batch::{Batch, ReceiptRow, Row};
+use super::enforcement::Enforcement;
+use super::fact::{Fact, Seq};
+use super::id::{Attempt, Epoch, JobName, Uid};
+use super::job::{Ending, FrozenBy};
+use super::meter::JobSample;
+use super::rates::Card;
+use super::time::{Mono, Nanos, Now};
+use super::wire::{Answer, Push, Request};
+
+/// A floor between two looks at an account near its edge.
+const LOOK_AGAIN: Nanos = Nanos::from_millis(10);
+/// An order that has had no report is given again after this.
+const ORDER_AGAIN: Nanos = Nanos::from_millis(2_500);
+/// A freeze that was ordered may take hold as late as this; a job found frozen later was frozen by another.
+const TAKES_HOLD_WITHIN: Nanos = Nanos::from_secs(10);
+/// The first retransmission of a question; doubled each time up to [`SEND_AGAIN_MAX`].
+const SEND_AGAIN: Nanos = Nanos::from_millis(500);
+/// The longest wait between two.
+const SEND_AGAIN_MAX: Nanos = Nanos::from_secs(30);
+/// Turns of all jobs between two checkpoints.
+const CHECKPOINT_TICKS: u32 = 60;
+/// With this many facts on their way to the disk, looks at jobs that are not near their edge are left out: counters lose nothing by it.
+const BEHIND_MAX: u64 = 512;
+/// Most starts that wait for the authority at once.
+const STARTS_MAX: usize = 1_024;
+
+/// Everything that can happen. There is no other way in.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// All jobs were looked at, on schedule.
+    Ticked(Vec<JobSample>),
+    /// Some jobs were looked at: near an edge, or since their last task went.
+    Looked(Vec<JobSample>),
+    /// A start was asked for.
+    StartAsked(Box<PendingStart>),
+    /// A stop was reported; with a look at the job, if it is known.
+    StopAsked {
+        /// Whom to answer.
+        caller: u64,
+        /// Which job.
+        name: JobName,
+        /// How it ended.
+        ending: Ending,
+        /// The job now.
+        sample: Option<JobSample>,
+    },
+    /// The hands did something; with a look at the job afterwards.
+    Acted(Acted, Option<JobSample>),
+    /// The authority answered.
+    Answered(Box<Answer>, Epoch),
+    /// The authority says that an account has changed.
+    Pushed(Push),
+    /// A card has come into force.
+    CardArrived(Box<Card>),
+    /// The mode of enforcement is to be set.
+    EnforcementAsked {
+        /// Whom to answer.
+        caller: u64,
+        /// To what.
+        mode: Enforcement,
+        /// By whom.
+        by: Uid,
+    },
+    /// Everything up to here is on disk.
+    Durable(Seq),
+    /// The disk takes nothing now, or again.
+    JournalIs(JournalState),
+}
+
+/// Does the disk take facts?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalState {
+    /// It does.
+    Writable,
+    /// Full or read-only: no new starts; what is held is enforced from memory.
+    Full,
+}
+
+/// What is to be done outside. In order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Write this; an [`Event::Durable`] follows.
+    Commit(Batch),
+    /// Tell the hands.
+    Act(Order),
+    /// Send this to the authority.
+    Send(Request),
+    /// Answer a caller.
+    Reply(u64, Reply),
+    /// Tell people that this has happened.
+    Log(Fact),
+    /// Look after this job from now on.
+    Watch(Attempt),
+    /// No more.
+    Forget(Attempt),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    since: Seq,
+    ordered: Option<Mono>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    request: u64,
+    at: Mono,
+    again: Nanos,
+}
+
+/// The agent's state, and what waits for the disk.
+pub struct Turn {
+    agent: Agent,
+    settings: Settings,
+    durable: Seq,
+    journal: JournalState,
+    wanted: BTreeMap<(Attempt, Act), Wanted>,
+    replies: VecDeque<(Seq, u64, Reply)>,
+    starts: Vec<PendingStart>,
+    freezing: BTreeMap<Attempt, Mono>,
+    skipped: BTreeMap<Attempt, u64>,
+    sent: Option<Sent>,
+    looked_at: Mono,
+    ticks: u32,
+    refused_card: Option<String>,
+}
+
+impl Turn {
+    /// Goes on from a recovered state; `fresh_epoch` is 128 random bits, used if this is a new boot.
+    #[must_use]
+    pub fn wake(agent: Agent, settings: Settings, now: Now, fresh_epoch: Epoch) -> (Turn, Vec<Effect>) {
+        let durable = agent.seq;
+        let mut turn = Turn {
+            agent,
+            settings,
+            durable,
+            journal: JournalState::Writable,
+            wanted: BTreeMap::new(),
+            replies: VecDeque::new(),
+            starts: Vec::new(),
+            freezing: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+            sent: None,
+            looked_at: Mono(0),
+            ticks: 0,
+            refused_card: None,
+        };
+        let effects = turn.draft(now, |draft, _| draft.woke(fresh_epoch));
+        let ours = turn.agent.jobs.values().filter(|job| job.is_live() && job.frozen_by == Some(FrozenBy::Agent));
+        turn.freezing = ours.map(|job| (job.attempt, now.mono)).collect();
+        (turn, effects)
+    }
+
+    /// The state. It may be ahead of the disk.
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The settings, after a reload.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// The last fact on disk.
+    #[must_use]
+    pub fn durable(&self) -> Seq {
+        self.durable
+    }
+
+    /// Does the disk take facts?
+    #[must_use]
+    pub fn journal(&self) -> JournalState {
+        self.journal
+    }
+
+    /// Why the last card was refused, if it was.
+    #[must_use]
+    pub fn refused_card(&self) -> Option<&str> {
+        self.refused_card.as_deref()
+    }
+
+    /// Are there answers, orders or facts that have not gone out?
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.replies.is_empty() && self.starts.is_empty() && self.durable == self.agent.seq
+    }
+
+    /// One event, start to finish.
+    pub fn step(&mut self, now: Now, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Durable(seq) => {
+                self.durable = self.durable.max(seq);
+                self.draft(now, |_, _| ())
+            }
+            Event::JournalIs(state) => {
+                self.journal = state;
+                self.draft(now, |_, _| ())
+            }
+            Event::Ticked(samples) => self.tick(now, samples),
+            Event::Looked(samples) => self.looked(now, samples),
+            Event::Acted(acted, sample) => {
+                if acted.outcome == ActOutcome::Confirmed {
+                    self.wanted.remove(&(acted.attempt, acted.act)); // what did not succeed is tried again, but not at once
+                }
+                if acted.outcome == ActOutcome::Confirmed && matches!(acted.act, Act::Freeze | Act::Thaw) {
+                    self.freezing.remove(&acted.attempt);
+                }
+                self.draft(now, |draft, _| draft.acted(&acted, sample.as_ref()))
+            }
+            Event::Answered(answer, fresh_epoch) => self.answered(now, &answer, fresh_epoch),
+            Event::Pushed(push) => self.draft(now, |draft, _| draft.pushed(&push)),
+            Event::CardArrived(card) => {
+                let mut refused = None;
+                let effects = self.draft(now, |draft, _| refused = draft.card(&card).err());
+                self.refused_card = refused;
+                effects
+            }
+            Event::StartAsked(start) => self.start(now, *start),
+            Event::StopAsked { caller, name, ending, sample } => {
+                self.draft(now, |draft, replies| replies.push((caller, draft.stop(&name, ending, sample.as_ref()))))
+            }
+            Event::EnforcementAsked { caller, mode, by } => self.draft(now, |draft, replies| {
+                draft.enforcement(mode, by);
+                replies.push((caller, Reply::Done));
+            }),
+        }
+    }
+
+    /// When to look again at which jobs, before the next tick: the earliest instant at which an account can be empty, or the last word of
+    /// a counter whose last task has gone.
+    #[must_use]
+    pub fn next_look(&self, now: Now) -> Option<(Mono, Vec<Attempt>)> {
+        let edge = self.agent.next_edge(&self.settings, now.boot);
+        let (at, jobs) = [edge, self.agent.next_last_word(now.mono)].into_iter().flatten().min_by_key(|(at, _)| *at)?;
+        Some((at.max(self.looked_at.plus(LOOK_AGAIN)), jobs))
+    }
+
+    /// When something else is due: a start that waits too long, a question to repeat.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Mono> {
+        let starts = self.starts.iter().map(|start| start.at.mono.plus(super::agent::start::ADMIT_WITHIN)).min();
+        let outstanding = self.agent.outstanding.as_ref().map(|outstanding| outstanding.request.request);
+        let resend = self.sent.filter(|sent| outstanding == Some(sent.request)).map(|sent| sent.at.plus(sent.again));
+        starts.into_iter().chain(resend).min()
+    }
+
+    fn looked(&mut self, now: Now, mut samples: Vec<JobSample>) -> Vec<Effect> {
+        self.looked_at = now.mono;
+        self.freezing.retain(|_, since| now.mono.since(*since) < TAKES_HOLD_WITHIN);
+        self.catch_up(&mut samples);
+        self.draft(now, |draft, _| draft.sampled(&samples))
+    }
+
+    /// A tail tells what came after the last look. If that one was left out, its part is missing too.
+    fn catch_up(&mut self, samples: &mut [JobSample]) {
+        for sample in samples {
+            let skipped = self.skipped.remove(&sample.attempt);
+            let counted = self.agent.jobs.get(&sample.attempt).and_then(|job| job.cpu_counter_ns);
+            if let (Some(tail), Some(skipped)) = (&mut sample.tail, skipped) {
+                tail.cpu_ns = tail.cpu_ns.saturating_add(skipped.saturating_sub(counted.unwrap_or(0)));
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Now, samples: Vec<JobSample>) -> Vec<Effect> {
+        self.ticks += 1;
+        if BEHIND_MAX < self.agent.seq.0 - self.durable.0 || self.journal == JournalState::Full {
+            // The disk is behind: only what is near its edge is counted now, the rest at the next tick that is.
+            let armed = |sample: &&JobSample| {
+                let account = self.agent.jobs.get(&sample.attempt).and_then(|job| self.agent.accounts.get(&job.account));
+                account.is_some_and(|account| account.armed.is_some())
+            };
+            let (near, far): (Vec<JobSample>, Vec<JobSample>) =
+                samples.into_iter().partition(|sample| armed(&sample) || sample.tail.is_some());
+            self.skipped.extend(far.iter().filter_map(|sample| Some((sample.attempt, *sample.cpu_ns.seen()?))));
+            return self.looked(now, near);
+        }
+        self.looked(now, samples)
+    }
+
+    fn start(&mut self, now: Now, start: PendingStart) -> Vec<Effect> {
+        let refuse = |code: &str, message: &str, hint: &str| Reply::Refused(super::agent::start::Refusal::new(code, message, hint));
+        if self.journal == JournalState::Full {
+            let reply = refuse("journal_full", "the journal's disk takes nothing", "free space on the disk of state_dir");
+            return self.draft(now, |_, replies| replies.push((start.caller, reply)));
+        }
+        if STARTS_MAX <= self.starts.len() {
+            let reply = refuse("busy", "too many starts are waiting", "try again in a second");
+            return self.draft(now, |_, replies| replies.push((start.caller, reply)));
+        }
+        let mut waiting = Some(start);
+        let mut effects = self.draft(now, |draft, replies| {
+            let Some(start) = &waiting else { return };
+            if let Some(reply) = draft.start(start) {
+                replies.push((start.caller, reply));
+                waiting = None;
+            }
+        });
+        if let Some(start) = waiting {
+            self.starts.push(start);
+            effects.extend(self.draft(now, |_, _| ()));
+        }
+        effects
+    }
+
+    fn answered(&mut self, now: Now, answer: &Answer, fresh_epoch: Epoch) -> Vec<Effect> {
+        let epoch = self.agent.epoch;
+        let mut accepted = false;
+        let asked: Vec<u64> =
+            self.starts.iter().filter(|start| start.asked.is_some_and(|asked| asked <= answer.request)).map(|start| start.caller).collect();
+        let mut effects = self.draft(now, |draft, _| {
+            draft.answered(answer, fresh_epoch);
+            accepted = draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Answered { .. }));
+        });
+        // In a new epoch everything is asked anew.
+        if accepted && self.agent.epoch == epoch {
+            let (ready, waiting): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.starts).into_iter().partition(|start| asked.contains(&start.caller));
+            self.starts = waiting;
+            effects.extend(self.admit(now, &ready, AskedInVain::No));
+        }
+        effects
+    }
+
+    fn admit(&mut self, now: Now, starts: &[PendingStart], asked_in_vain: AskedInVain) -> Vec<Effect> {
+        if starts.is_empty() {
+            return Vec::new();
+        }
+        self.draft(now, |draft, replies| {
+            for start in starts {
+                let reply = draft.admit(start, asked_in_vain);
+                replies.push((start.caller, reply));
+            }
+        })
+    }
+
+    /// Makes facts, and lets out what the disk allows.
+    fn draft(&mut self, now: Now, work: impl FnOnce(&mut Draft<'_>, &mut Vec<(u64, Reply)>)) -> Vec<Effect> {
+        let first = Seq(self.agent.seq.0 + 1);
+        let mut replies = Vec::new();
+        let mut draft = Draft::new(&mut self.agent, &self.settings, now, &self.freezing);
+        work(&mut draft, &mut replies);
+        if draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Pushed { .. } | Fact::EpochOpened { .. })) {
+            self.starts.iter_mut().for_each(|start| start.asked = None); // their question is void
+        }
+        draft.ask(&self.starts);
+        let (facts, receipts) = draft.finish();
+        for start in self.starts.iter_mut().filter(|start| start.asked.is_none()) {
+            let asked = |fact: &Fact| match fact {
+                Fact::Asked { request, .. } if request.entries.iter().any(|entry| entry.account == start.wanted.account) => {
+                    Some(request.request)
+                }
+                _ => None,
+            };
+            start.asked = facts.iter().find_map(|(_, fact)| asked(fact));
+        }
+        self.replies.extend(replies.into_iter().map(|(caller, reply)| (self.agent.seq, caller, reply)));
+        let mut effects = self.orders(now);
+        effects.extend(watched(&facts));
+        effects.extend(facts.iter().filter(|(_, fact)| is_noteworthy(fact)).map(|(_, fact)| Effect::Log(fact.clone())));
+        if !facts.is_empty() {
+            effects.push(Effect::Commit(self.batch(first, &facts, receipts, now)));
+        }
+        effects.extend(self.sends(now));
+        while let Some((_, caller, reply)) = self.replies.pop_front_if(|(seq, _, _)| *seq <= self.durable) {
+            effects.push(Effect::Reply(caller, reply));
+        }
+        let (late, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.starts).into_iter().partition(|start| overdue(start, now.mono));
+        self.starts = waiting;
+        effects.extend(self.admit(now, &late, AskedInVain::Yes));
+        effects
+    }
+
+    /// The orders that may go out now: those whose facts are durable, and freezes of durably armed accounts at once.
+    fn orders(&mut self, now: Now) -> Vec<Effect> {
+        let wants = self.agent.wants(&self.settings, now);
+        let seq = self.agent.seq;
+        self.wanted.retain(|(attempt, act), _| wants.iter().any(|order| order.attempt == *attempt && order.act == *act));
+        let mut out = Vec::new();
+        for order in wants {
+            let urgent = order.act == Act::Freeze && (self.is_armed_durably(order.attempt) || self.journal == JournalState::Full);
+            let wanted = self.wanted.entry((order.attempt, order.act)).or_insert(Wanted { since: seq, ordered: None });
+            let allowed = urgent || wanted.since <= self.durable;
+            let again = wanted.ordered.is_none_or(|at| ORDER_AGAIN <= now.mono.since(at));
+            if allowed && again {
+                wanted.ordered = Some(now.mono);
+                if order.act == Act::Freeze {
+                    self.freezing.insert(order.attempt, now.mono);
+                }
+                out.push(Effect::Act(order));
+            }
+        }
+        out
+    }
+
+    fn is_armed_durably(&self, attempt: Attempt) -> bool {
+        let account = self.agent.jobs.get(&attempt).and_then(|job| self.agent.accounts.get(&job.account));
+        account.and_then(|account| account.armed).is_some_and(|seq| seq <= self.durable)
+    }
+
+    /// The outstanding question, once it is durable and whenever it is to be repeated.
+    fn sends(&mut self, now: Now) -> Option<Effect> {
+        let outstanding = self.agent.outstanding.as_ref().filter(|outstanding| outstanding.seq <= self.durable)?;
+        let request = outstanding.request.request;
+        let again = match self.sent.filter(|sent| sent.request == request) {
+            None => SEND_AGAIN,
+            Some(sent) if sent.again <= now.mono.since(sent.at) => Nanos(sent.again.0.saturating_mul(2)).min(SEND_AGAIN_MAX),
+            Some(_) => return None,
+        };
+        self.sent = Some(Sent { request, at: now.mono, again });
+        Some(Effect::Send(outstanding.request.clone()))
+    }
+
+    fn batch(&mut self, first: Seq, facts: &[(Seq, Fact)], receipts: Vec<ReceiptRow>, now: Now) -> Batch {
+        let rows = facts.iter().map(|(_, fact)| Row { wall: now.wall, bytes: fact.encode() }).collect();
+        let due = CHECKPOINT_TICKS <= self.ticks;
+        if due {
+            self.ticks = 0;
+        }
+        Batch { first_seq: first.0, rows, receipts, checkpoint: due.then(|| self.agent.encode()) }
+    }
+}
+
+/// Worth a line in the log: not the counting, and not the questions and answers of every few seconds.
+fn is_noteworthy(fact: &Fact) -> bool {
+    !matches!(
+        fact,
+        Fact::Counted { .. }
+            | Fact::Asked { .. }
+            | Fact::Answered { .. }
+            | Fact::Stepped { .. }
+            | Fact::Settled { .. }
+            | Fact::Disarmed { .. }
+    )
+}
+
+fn watched(facts: &[(Seq, Fact)]) -> impl Iterator<Item = Effect> + '_ {
+    facts.iter().filter_map(|(_, fact)| match fact {
+        Fact::JobOpened(opened) => Some(Effect::Watch(opened.attempt)),
+        Fact::JobEnded { attempt, .. } => Some(Effect::Forget(*attempt)),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

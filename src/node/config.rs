@@ -1,0 +1,387 @@
+//! `meterd.toml`: read once at start, and again on reload. Every mistake is named at once, with its line and a hint.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::domain::enforcement::Enforcement;
+use crate::domain::form::{Fault, Field, Mistake, Table, quoted, read_toml};
+use crate::domain::id::{AccountId, NodeId, Uid};
+use crate::domain::request::read_policy;
+use crate::domain::time::Nanos;
+use crate::domain::wire::AccountPolicy;
+
+/// Where the file is, if nobody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/meterd/meterd.toml";
+/// Largest file, in bytes.
+const TEXT_BYTES_MAX: usize = 256 << 10;
+const NAME_BYTES_MAX: usize = 255;
+/// Most users in `access.accounts`, most accounts of one, and most hook uids.
+const USERS_MAX: usize = 10_000;
+const ACCOUNTS_MAX: usize = 256;
+const HOOK_UIDS_MAX: usize = 64;
+
+/// The agent's configuration, checked. The defaults are in [`Config::default_text`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This machine's name towards the authority; `None` is its host name.
+    pub node: Option<NodeId>,
+    /// What must outlive a reboot: the journal.
+    pub state_dir: PathBuf,
+    /// What need not: the socket.
+    pub runtime_dir: PathBuf,
+    /// The rate card's file.
+    pub rate_card: PathBuf,
+    /// How far the agent goes.
+    pub enforcement: Enforcement,
+    /// Between two looks at the jobs (`interval_ms`): 100 ms to 10 s.
+    pub interval: Nanos,
+    /// `[cgroup]`
+    pub cgroup: CgroupConfig,
+    /// `[access]`
+    pub access: Access,
+    /// `[status]`
+    pub status: StatusListen,
+    /// `[gpu]`
+    pub gpu: GpuConfig,
+    /// `[log]`
+    pub log: LogConfig,
+    /// `[journal]`
+    pub journal: JournalConfig,
+    /// `[policy]`: what holds for an account whose creator says nothing else.
+    pub policy: AccountPolicy,
+}
+
+/// Where the agent makes cgroups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupConfig {
+    /// The directory below the hierarchy's root, such as `meterd` or `meterd.slice/jobs`.
+    pub parent: String,
+}
+
+/// Who may do what on the local socket. Root may do everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The group whose members may deposit, open accounts, reload and thaw.
+    pub operators_group: String,
+    /// Which uids may name cgroups, GPUs and accounts besides root.
+    pub hook_uids: Vec<Uid>,
+    /// On which accounts a user may run jobs: a user's name or uid, as written.
+    pub accounts: Vec<UserAccounts>,
+}
+
+/// One user's accounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserAccounts {
+    /// A name, or a uid in digits.
+    pub user: String,
+    /// At least one, the default first.
+    pub accounts: Vec<AccountId>,
+}
+
+/// Where the status page, the metrics and the read-only API listen on TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusListen {
+    /// Only on the local socket.
+    Off,
+    /// On this loopback address too.
+    On(SocketAddr),
+}
+
+/// How GPUs are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuConfig {
+    /// Whether.
+    pub nvml: Nvml,
+    /// The library's name or absolute path, for `dlopen`.
+    pub library: String,
+}
+
+/// Whether NVML is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nvml {
+    /// Where its library is installed.
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// From this level on.
+    pub level: LogLevel,
+    /// In this form.
+    pub format: LogFormat,
+}
+
+/// The least level that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What may fail soon.
+    Warn,
+    /// What happened.
+    Info,
+    /// What was seen.
+    Debug,
+    /// All of it.
+    Trace,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text; without times where the system's journal takes the lines.
+    Auto,
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// How long per-second facts are kept; never less than to the authority's acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// Days.
+    pub keep_days: u32,
+    /// MiB.
+    pub keep_mib: u32,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigFailure {
+    /// The file cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It can, and holds mistakes.
+    #[error("{}", Listed(.0))]
+    Mistakes(Vec<Mistake>),
+}
+
+/// A user in `access.accounts` that this machine does not know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("access.accounts: there is no user {0:?} on this machine")]
+pub struct UnknownUser(pub String);
+
+/// Mistakes, one a line.
+struct Listed<'m>(&'m [Mistake]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.0.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            write!(f, "{newline}{mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl LogLevel {
+    const ALL: [(&'static str, LogLevel); 5] = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+
+    /// Its name in the file and in a filter.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            node: None,
+            state_dir: PathBuf::from("/var/lib/meterd"),
+            runtime_dir: PathBuf::from("/run/meterd"),
+            rate_card: PathBuf::from("/etc/meterd/ratecard.toml"),
+            enforcement: Enforcement::Observe,
+            interval: Nanos::from_millis(1_000),
+            cgroup: CgroupConfig { parent: "meterd".to_owned() },
+            access: Access { operators_group: "meterd".to_owned(), hook_uids: Vec::new(), accounts: Vec::new() },
+            status: StatusListen::On(SocketAddr::from(([127, 0, 0, 1], 9_464))),
+            gpu: GpuConfig { nvml: Nvml::Auto, library: "libnvidia-ml.so.1".to_owned() },
+            log: LogConfig { level: LogLevel::Info, format: LogFormat::Auto },
+            journal: JournalConfig { keep_days: 7, keep_mib: 2_048 },
+            policy: AccountPolicy::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The default file with its comments. It reads as [`Config::default`].
+    #[must_use]
+    pub const fn default_text() -> &'static str {
+        include_str!("../../packaging/meterd.toml")
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The file cannot be read as text, or it holds mistakes: all of them.
+    pub fn load(path: &Path) -> Result<Config, ConfigFailure> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigFailure::Unreadable { path: path.to_owned(), error })?;
+        Config::parse(&text, &path.display().to_string()).map_err(ConfigFailure::Mistakes)
+    }
+
+    /// Reads a file's text; `file_name` is for the mistakes. What it leaves out has its default.
+    ///
+    /// # Errors
+    /// Every mistake, in the order of the file.
+    pub fn parse(text: &str, file_name: &str) -> Result<Config, Vec<Mistake>> {
+        read_toml(text, file_name, TEXT_BYTES_MAX, |table| {
+            let defaults = Config::default();
+            let node = table.field("node").name().optional();
+            let state_dir = path(table.field("state_dir"), defaults.state_dir);
+            let runtime_dir = path(table.field("runtime_dir"), defaults.runtime_dir);
+            let rate_card = path(table.field("rate_card"), defaults.rate_card);
+            let modes = Enforcement::ALL.map(|mode| (mode.name(), mode));
+            let enforcement = table.field("enforcement").word(&modes).or(defaults.enforcement);
+            let interval = table.field("interval_ms").millis(100..=10_000).or(defaults.interval);
+            let cgroup = table.field("cgroup").table_or_defaults(|table| read_cgroup(table, defaults.cgroup));
+            let access = table.field("access").table_or_defaults(|table| read_access(table, defaults.access));
+            let status = table.field("status").table_or_defaults(|table| read_status(table, defaults.status));
+            let gpu = table.field("gpu").table_or_defaults(|table| read_gpu(table, defaults.gpu));
+            let log = table.field("log").table_or_defaults(|table| read_log(table, defaults.log));
+            let journal = table.field("journal").table_or_defaults(|table| read_journal(table, defaults.journal));
+            let policy = table.field("policy").table_or_defaults(|table| read_policy(table, &defaults.policy));
+            Some(Config {
+                node: node?,
+                state_dir: state_dir?,
+                runtime_dir: runtime_dir?,
+                rate_card: rate_card?,
+                enforcement: enforcement?,
+                interval: interval?,
+                cgroup: cgroup?,
+                access: access?,
+                status: status?,
+                gpu: gpu?,
+                log: log?,
+                journal: journal?,
+                policy: policy?,
+            })
+        })
+    }
+}
+
+impl Access {
+    /// The accounts by uid. `uid_of` looks up a user's name; digits are a uid already.
+    /// A user written twice (as a name and as its uid) has the accounts of both.
+    ///
+    /// # Errors
+    /// Every user that `uid_of` does not know.
+    pub fn by_uid(&self, uid_of: impl Fn(&str) -> Option<Uid>) -> Result<BTreeMap<Uid, Vec<AccountId>>, Vec<UnknownUser>> {
+        let mut accounts: BTreeMap<Uid, Vec<AccountId>> = BTreeMap::new();
+        let mut unknown = Vec::new();
+        for entry in &self.accounts {
+            match entry.user.parse().map(Uid).ok().or_else(|| uid_of(&entry.user)) {
+                Some(uid) => {
+                    let of_uid = accounts.entry(uid).or_default();
+                    let added: Vec<_> = entry.accounts.iter().filter(|account| !of_uid.contains(account)).cloned().collect();
+                    of_uid.extend(added);
+                }
+                None => unknown.push(UnknownUser(entry.user.clone())),
+            }
+        }
+        if unknown.is_empty() { Ok(accounts) } else { Err(unknown) }
+    }
+}
+
+fn path(field: Field<'_>, default: PathBuf) -> Option<PathBuf> {
+    field.absolute_path().check(|path| Ok(PathBuf::from(path))).or(default)
+}
+
+fn read_cgroup(table: &Table<'_>, defaults: CgroupConfig) -> Option<CgroupConfig> {
+    let parent = table.field("parent").text(NAME_BYTES_MAX).check(|parent| {
+        let plain = |step: &str| !step.is_empty() && step != "." && step != "..";
+        if parent.split('/').all(plain) {
+            return Ok(parent);
+        }
+        let message = format!("{} is not a directory below the cgroup root", quoted(&parent));
+        Err(Fault::new("malformed", message).hint("a relative path, such as \"meterd\" or \"meterd.slice/jobs\""))
+    });
+    Some(CgroupConfig { parent: parent.or(defaults.parent)? })
+}
+
+fn read_access(table: &Table<'_>, defaults: Access) -> Option<Access> {
+    let operators_group = table.field("operators_group").text(NAME_BYTES_MAX).or(defaults.operators_group);
+    let uid = |field: Field<'_>| field.integer(0..=u32::MAX - 1).check(|uid| Ok(Uid(uid))).required();
+    let hook_uids = table.field("hook_uids").set(HOOK_UIDS_MAX, uid).or(defaults.hook_uids);
+    let accounts = table.field("accounts").map(USERS_MAX, read_user).or(defaults.accounts);
+    Some(Access { operators_group: operators_group?, hook_uids: hook_uids?, accounts: accounts? })
+}
+
+fn read_user(user: &str, field: Field<'_>) -> Option<UserAccounts> {
+    let digits = !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_digit());
+    if user.is_empty() || user.chars().any(|c| c.is_whitespace() || c.is_control()) || digits && user.parse::<u32>().is_err() {
+        field.note(Fault::new("not_a_user", "not the name or uid of a user").hint("such as alice or 1001"));
+    }
+    let accounts = field.set(ACCOUNTS_MAX, |account| account.name().required()).check(|accounts| {
+        let none = || Fault::new("out_of_range", "an empty list names no account").hint("leave the user out");
+        if accounts.is_empty() { Err(none()) } else { Ok(accounts) }
+    });
+    Some(UserAccounts { user: user.to_owned(), accounts: accounts.required()? })
+}
+
+fn read_status(table: &Table<'_>, default: StatusListen) -> Option<StatusListen> {
+    const HINT: &str = "\"127.0.0.1:9464\", \"[::1]:9464\" or \"off\"; put a proxy in front for others";
+    let listen = table.field("listen").text(NAME_BYTES_MAX).check(|listen| {
+        if listen == "off" {
+            return Ok(StatusListen::Off);
+        }
+        let malformed = || Fault::new("malformed", format!("{} is not an address with a port", quoted(&listen))).hint(HINT);
+        let address: SocketAddr = listen.parse().map_err(|_| malformed())?;
+        if !address.ip().is_loopback() {
+            return Err(Fault::new("not_loopback", format!("{address} can be reached from other machines")).hint(HINT));
+        }
+        Ok(StatusListen::On(address))
+    });
+    listen.or(default)
+}
+
+fn read_gpu(table: &Table<'_>, defaults: GpuConfig) -> Option<GpuConfig> {
+    let nvml = table.field("nvml").word(&[("auto", Nvml::Auto), ("off", Nvml::Off)]).or(defaults.nvml);
+    let library = table.field("library").text(NAME_BYTES_MAX).check(|library| {
+        // A name goes through the loader's own search; a relative path would depend on the working directory.
+        if library.starts_with('/') || !library.contains('/') {
+            return Ok(library);
+        }
+        Err(Fault::new("not_absolute", format!("{} is a relative path", quoted(&library))).hint("a name without /, or an absolute path"))
+    });
+    Some(GpuConfig { nvml: nvml?, library: library.or(defaults.library)? })
+}
+
+fn read_log(table: &Table<'_>, defaults: LogConfig) -> Option<LogConfig> {
+    const FORMATS: [(&str, LogFormat); 3] = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let level = table.field("level").word(&LogLevel::ALL).or(defaults.level);
+    let format = table.field("format").word(&FORMATS).or(defaults.format);
+    Some(LogConfig { level: level?, format: format? })
+}
+
+fn read_journal(table: &Table<'_>, defaults: JournalConfig) -> Option<JournalConfig> {
+    let keep_days = table.field("keep_days").integer(1..=3_650).or(defaults.keep_days);
+    let keep_mib = table.field("keep_mib").integer(64..=1 << 20).or(defaults.keep_mib);
+    Some(JournalConfig { keep_days: keep_days?, keep_mib: keep_mib? })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,383 @@
+//! Puts the agent together: opens what it remembers, starts the edges, runs the loop on a thread of its own, and takes it all down.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::bounded;
+
+use super::access::Access;
+use super::cgroup::Sampler;
+use super::config::{Config, Nvml, StatusListen};
+use super::gpu::{GpuConfig, Gpus};
+use super::gpu_owner::Owners;
+use super::handle::{Board, Handle, Inbox, Stats};
+use super::hands::Hands;
+use super::host;
+use super::journal::{Journal, JournalError, JournalNotice, JournalThread, Keep, Recovered, Reserve};
+use super::layout::Layout;
+use super::local_api::Api;
+use super::priority::Scheduling;
+use super::process_tree::ProcessTrees;
+use super::run::{self, Edges, Ended, Loop, WithoutCgroup, fresh_epoch};
+use super::watch::Watch;
+use super::{clock, priority, spool_reader, systemd};
+use crate::authority::embedded::{Embedded, Notice};
+use crate::authority::store::Store;
+use crate::domain::agent::{Agent, Settings};
+use crate::domain::fact::{Fact, Seq};
+use crate::domain::id::{NodeId, Uid};
+use crate::domain::ledger::ClosePolicy;
+use crate::domain::meter::{Host, Reading};
+use crate::domain::rates::Card;
+use crate::domain::time::Nanos;
+use crate::domain::turn::{JournalState, Turn};
+
+/// Why the agent did not start. Each has an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The journal cannot be used.
+    #[error("journal: {0}")]
+    Journal(#[from] JournalError),
+    /// A fact or checkpoint cannot be read by this version.
+    #[error("journal: {0}")]
+    Unreadable(String),
+    /// The embedded authority's store cannot be used.
+    #[error("authority: {0}")]
+    Authority(String),
+    /// A folder, socket or thread is not to be had.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was wanted.
+        what: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+impl StartError {
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
+        move |error| StartError::Io { what: what.into(), error }
+    }
+}
+
+/// A running agent.
+pub struct Daemon {
+    handle: Handle,
+    thread: JoinHandle<Ended>,
+    authority: Arc<Embedded>,
+    runtime: tokio::runtime::Runtime,
+    /// The socket, if the agent made it: one that systemd holds stays for the next agent.
+    socket: Option<PathBuf>,
+}
+
+impl Daemon {
+    /// Recovers the state, starts every edge and the loop.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing is left running then.
+    pub fn start(config: &Config, card: Option<Card>) -> Result<Daemon, StartError> {
+        folder(&config.state_dir, 0o750)?;
+        folder(&config.runtime_dir, 0o755)?;
+        let (journal, recovered) = Journal::open(&config.state_dir, keep(config))?;
+        let agent = recover(&recovered)?;
+        let settings = settings(config)?;
+        let (inbox, queue) = bounded(run::QUEUE_MAX);
+        let board = Arc::new(Board::default());
+        let handle = Handle::new(inbox, Arc::clone(&board));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("meterd-net")
+            .enable_all()
+            .build()
+            .map_err(StartError::io("network threads"))?;
+        let (edges, stats) = edges(config, journal, &handle)?;
+        let socket = config.runtime_dir.join("meterd.sock");
+        let socket = serve(config, &handle, &edges.authority, &runtime, socket)?;
+        let authority = Arc::clone(&edges.authority);
+        let epoch = fresh_epoch().map_err(StartError::io("random bits"))?;
+        let (turn, woken) = Turn::wake(agent, settings, clock::now(), epoch);
+        if let Some(card) = card {
+            handle.report(Inbox::Card(Box::new(card)));
+        }
+        let ready = handle.clone();
+        let mut told = false;
+        let on_tick = move || {
+            if !told && ready.picture().view.is_some() {
+                told = true;
+                systemd::ready();
+            }
+            systemd::alive();
+        };
+        let thread = spawn_loop(turn, edges, queue, handle.clone(), stats, Box::new(on_tick), woken)?;
+        Ok(Daemon { handle, thread, authority, runtime, socket })
+    }
+
+    /// A way to speak to it.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// The embedded authority.
+    #[must_use]
+    pub fn authority(&self) -> Arc<Embedded> {
+        Arc::clone(&self.authority)
+    }
+
+    /// Waits until the loop has ended, and takes the rest down.
+    #[must_use]
+    pub fn wait(self) -> Ended {
+        let ended = self.thread.join().unwrap_or_else(|_| Ended::Fatal("the loop's thread panicked".to_owned()));
+        self.runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+        if let Some(socket) = &self.socket
+            && let Err(error) = std::fs::remove_file(socket)
+        {
+            tracing::debug!(event = "socket_left", %error);
+        }
+        ended
+    }
+}
+
+fn spawn_loop(
+    turn: Turn,
+    edges: Edges,
+    queue: crossbeam_channel::Receiver<Inbox>,
+    handle: Handle,
+    mut stats: Stats,
+    on_tick: Box<dyn FnMut() + Send>,
+    woken: Vec<crate::domain::turn::Effect>,
+) -> Result<JoinHandle<Ended>, StartError> {
+    let body = move || {
+        stats.loop_scheduling = shown(&priority::raise_priority());
+        Loop::new(turn, edges, queue, handle, stats, on_tick).run(woken)
+    };
+    std::thread::Builder::new().name("meterd-loop".to_owned()).spawn(body).map_err(StartError::io("the loop's thread"))
+}
+
+fn shown(scheduling: &Reading<Scheduling>) -> String {
+    match scheduling {
+        Reading::Seen(Scheduling::RoundRobin { priority }) => format!("SCHED_RR {priority}"),
+        Reading::Missing(why) => format!("as any other thread: {why}"),
+    }
+}
+
+fn folder(path: &Path, mode: u32) -> Result<(), StartError> {
+    let created = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    created.map_err(StartError::io(path.display().to_string()))
+}
+
+fn keep(config: &Config) -> Keep {
+    Keep { age: Nanos::from_secs(u64::from(config.journal.keep_days) * 86_400), bytes: u64::from(config.journal.keep_mib) << 20 }
+}
+
+/// The state: the last checkpoint, and every fact after it.
+fn recover(recovered: &Recovered) -> Result<Agent, StartError> {
+    let mut agent = match &recovered.checkpoint {
+        Some((seq, bytes)) => {
+            let agent = Agent::decode(bytes).filter(|agent| agent.seq == Seq(*seq));
+            agent.ok_or_else(|| StartError::Unreadable(format!("the checkpoint after fact {seq} is of another version")))?
+        }
+        None => Agent::default(),
+    };
+    for (seq, bytes) in &recovered.facts {
+        let fact = Fact::decode(bytes).map_err(|error| StartError::Unreadable(format!("fact {seq}: {error}")))?;
+        agent.apply(&fact);
+        if agent.seq != Seq(*seq) {
+            return Err(StartError::Unreadable(format!("fact {seq} stands where {} belongs", agent.seq.0)));
+        }
+    }
+    Ok(agent)
+}
+
+fn settings(config: &Config) -> Result<Settings, StartError> {
+    let report = host::read().ok();
+    let host = report.as_ref().map_or(Host::default(), |report| report.totals);
+    let named = config.node.clone().or_else(|| report.and_then(|report| report.hostname.parse::<NodeId>().ok()));
+    Ok(Settings {
+        node: named.unwrap_or_else(fallback_node),
+        boot: clock::boot_id().map_err(StartError::io("boot id"))?,
+        enforcement: config.enforcement,
+        interval: config.interval,
+        host,
+    })
+}
+
+fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, Stats), StartError> {
+    let (layout, shown_layout) = match Layout::detect() {
+        Ok(layout) => {
+            let shown = layout.mode().map_or_else(|| "none".to_owned(), |mode| format!("{mode:?}").to_lowercase());
+            (Some(Arc::new(layout)), shown)
+        }
+        Err(error) => {
+            tracing::warn!(event = "no_cgroups", %error);
+            (None, error.to_string())
+        }
+    };
+    let trees = ProcessTrees::default();
+    let acted = handle.clone();
+    let hands = Hands::start(layout.clone(), trees.clone(), move |done| acted.report(Inbox::Acted(done)));
+    let hands = hands.map_err(StartError::io("the hands' thread"))?;
+    let emptied = handle.clone();
+    let watch = Watch::start(layout.clone(), trees.clone(), move |attempt| emptied.report(Inbox::Emptied(attempt)));
+    let watch = watch.map_err(StartError::io("the watcher's thread"))?;
+    let durable = handle.clone();
+    let mut told = JournalState::Writable;
+    let journal = JournalThread::start(journal, move |notice| tell_journal(&durable, &mut told, &notice));
+    let journal = journal.map_err(StartError::io("the journal's thread"))?;
+    let store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono())
+        .map_err(|error| StartError::Authority(error.to_string()))?;
+    let pushes = handle.clone();
+    let authority = Embedded::start(store, clock::now, move |notice| tell_authority(&pushes, notice))
+        .map_err(StartError::io("the authority's thread"))?;
+    let owners = Owners::default();
+    let gpus = gpus(config, &owners).map_err(StartError::io("the GPU thread"))?;
+    let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, ..Stats::default() };
+    let sampler = Sampler::new(layout.clone(), trees.clone(), clock::mono);
+    let without_cgroup = if rustix::process::geteuid().is_root() { WithoutCgroup::Refuse } else { WithoutCgroup::ProcessTree };
+    let edges = Edges {
+        layout,
+        cgroup_parent: PathBuf::from(&config.cgroup.parent),
+        without_cgroup,
+        trees,
+        sampler,
+        hands,
+        watch,
+        journal,
+        authority: Arc::new(authority),
+        gpus,
+        owners,
+    };
+    Ok((edges, stats))
+}
+
+fn gpus(config: &Config, owners: &Owners) -> io::Result<Option<Gpus>> {
+    match config.gpu.nvml {
+        Nvml::Off => Ok(None),
+        Nvml::Auto => {
+            let wanted = GpuConfig { library: PathBuf::from(&config.gpu.library), ..GpuConfig::every(config.interval) };
+            Gpus::start(wanted, owners.as_owner()).map(Some)
+        }
+    }
+}
+
+/// Passes the journal's word on; the state of its disk only when that has changed.
+fn tell_journal(handle: &Handle, told: &mut JournalState, notice: &JournalNotice) {
+    let state = match notice {
+        JournalNotice::Durable { seq, reserve } => {
+            handle.report(Inbox::Durable(Seq(*seq)));
+            match reserve {
+                Reserve::Kept => JournalState::Writable,
+                Reserve::InUse => JournalState::Full,
+            }
+        }
+        JournalNotice::Full(error) => {
+            tracing::error!(event = "journal_full", %error, "no new starts; what is held is enforced from memory");
+            JournalState::Full
+        }
+        JournalNotice::Fatal(error) => return handle.report(Inbox::Fatal(format!("journal: {error}"))),
+    };
+    if *told != state {
+        *told = state;
+        handle.report(Inbox::JournalIs(state));
+    }
+}
+
+fn tell_authority(handle: &Handle, notice: Notice) {
+    let message = match notice {
+        Notice::Push(push) => Inbox::Pushed(push),
+        Notice::Full(error) => {
+            tracing::error!(event = "authority_full", %error, "questions stay unanswered until there is space");
+            return;
+        }
+        Notice::Recovered => {
+            tracing::info!(event = "authority_writable");
+            return;
+        }
+        Notice::Fatal(error) => Inbox::Fatal(format!("authority: {error}")),
+    };
+    handle.report(message);
+}
+
+/// Who may do what. A user that the system does not know is left out, and named in the log.
+fn access(config: &Config) -> Access {
+    let uid_of = |name: &str| uzers::get_user_by_name(name).map(|user| Uid(user.uid()));
+    let accounts = config.access.by_uid(uid_of).unwrap_or_else(|unknown| {
+        for user in &unknown {
+            tracing::error!(event = "unknown_user", user = %user.0, "in [access.accounts]: nobody may use these accounts by that name");
+        }
+        let known = |name: &str| uid_of(name).or(Some(Uid(u32::MAX))); // nobody's uid
+        config.access.by_uid(known).unwrap_or_default()
+    });
+    let operators = uzers::get_group_by_name(&config.access.operators_group);
+    if operators.is_none() {
+        tracing::info!(event = "no_operators_group", group = %config.access.operators_group, "only root and the agent's user are operators");
+    }
+    Access {
+        agent: Uid(rustix::process::geteuid().as_raw()),
+        operators_gid: operators.map(|group| group.gid()),
+        hooks: config.access.hook_uids.iter().copied().collect(),
+        accounts: accounts.into_iter().map(|(uid, accounts)| (uid, accounts.into_iter().collect())).collect(),
+    }
+}
+
+/// The Unix socket for everybody on the machine, and the loopback port for looking. Gives back the socket's path if it was made here.
+fn serve(
+    config: &Config,
+    handle: &Handle,
+    authority: &Arc<Embedded>,
+    runtime: &tokio::runtime::Runtime,
+    socket: PathBuf,
+) -> Result<Option<PathBuf>, StartError> {
+    let access = access(config);
+    runtime.spawn(spool_reader::attend(config.state_dir.join("spool"), access.clone(), handle.clone()));
+    let api = Api::with_policy(handle.clone(), Arc::clone(authority), config.state_dir.clone(), access, config.interval, config.policy);
+    let (listener, made) = match systemd::unix_listener() {
+        Some(held) => (held, None),
+        None => (bind(&socket).map_err(StartError::io(socket.display().to_string()))?, Some(socket)),
+    };
+    listener.set_nonblocking(true).map_err(StartError::io("the socket"))?; // systemd hands it over blocking
+    let _inside = runtime.enter();
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(StartError::io("the socket"))?;
+    spawn_door(runtime, "socket", api.clone().serve_unix(listener));
+    let tcp = match (systemd::tcp_listener(), config.status) {
+        (Some(listener), _) => Some(listener),
+        (None, StatusListen::On(address)) => Some(std::net::TcpListener::bind(address).map_err(StartError::io(address.to_string()))?),
+        (None, StatusListen::Off) => None,
+    };
+    if let Some(listener) = tcp {
+        listener.set_nonblocking(true).map_err(StartError::io("the status port"))?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::io("the status port"))?;
+        spawn_door(runtime, "status port", api.serve_tcp(listener));
+    }
+    Ok(made)
+}
+
+fn spawn_door(runtime: &tokio::runtime::Runtime, name: &'static str, serving: impl Future<Output = io::Result<()>> + Send + 'static) {
+    runtime.spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(event = "door_closed", name, %error);
+        }
+    });
+}
+
+/// The journal's lock is ours by now, so a socket that lies there is an ended agent's.
+fn bind(socket: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    listener.set_nonblocking(true)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+/// A name for a machine whose host name is no name.
+fn fallback_node() -> NodeId {
+    #[expect(clippy::expect_used, reason = "the literal is a valid name")]
+    "node".parse().expect("a valid name")
+}

@@ -1,0 +1,201 @@
+//! How everybody else speaks to the loop: calls go in through one bounded queue, answers come back one by one; pictures are read
+//! from the board without asking.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crossbeam_channel::{Sender, TrySendError};
+use tokio::sync::oneshot;
+
+use crate::domain::act::Acted;
+use crate::domain::agent::start::Reply;
+use crate::domain::enforcement::Enforcement;
+use crate::domain::fact::Seq;
+use crate::domain::id::{Attempt, JobName, Uid};
+use crate::domain::job::Ending;
+use crate::domain::meter::{GpuSample, Host, Reading};
+use crate::domain::rates::Card;
+use crate::domain::receipt::Receipt;
+use crate::domain::request::StartRequest;
+use crate::domain::turn::JournalState;
+use crate::domain::view::View;
+use crate::domain::wire::{Answer, Push};
+
+/// Who called, as the kernel says (`SO_PEERCRED`).
+#[derive(Debug)]
+pub struct Caller {
+    /// Its user.
+    pub uid: Uid,
+    /// Its process.
+    pub pid: u32,
+    /// That very process, so that a reused pid is told apart; none where the kernel has no pidfds.
+    pub pidfd: Option<OwnedFd>,
+}
+
+/// Everything that can be put into the loop's queue.
+pub enum Inbox {
+    /// Start metering a job.
+    Start {
+        /// What is asked for; who may ask has been checked.
+        request: StartRequest,
+        /// Who asks: for [`crate::domain::request::Place::Own`] this process is put into the new cgroup.
+        caller: Caller,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// A job has ended.
+    Stop {
+        /// Which.
+        name: JobName,
+        /// How.
+        ending: Ending,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// Set the mode of enforcement.
+    Enforcement {
+        /// To this.
+        mode: Enforcement,
+        /// By whom.
+        by: Uid,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// The receipt of a job that the loop has at hand, as it now stands.
+    Receipt {
+        /// Which.
+        name: JobName,
+        /// Where it goes; none if the job is not at hand (then the journal may have it).
+        reply: oneshot::Sender<Option<Receipt>>,
+    },
+    /// The hands did something.
+    Acted(Acted),
+    /// A job's last task went.
+    Emptied(Attempt),
+    /// The authority answered.
+    Answered(Box<Answer>),
+    /// The authority says that an account has changed.
+    Pushed(Push),
+    /// Facts are on disk up to here.
+    Durable(Seq),
+    /// The disk takes nothing now, or again.
+    JournalIs(JournalState),
+    /// Another card is to come into force.
+    Card(Box<Card>),
+    /// The configured mode, after a reload.
+    Configured(Enforcement),
+    /// What cannot be survived: the process ends with this message and recovers when started again.
+    Fatal(String),
+    /// End the loop once all that is known is on disk.
+    Drain,
+}
+
+/// The loop's queue is full or the loop has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the agent is busy or ending")]
+pub struct Busy;
+
+/// A way into the loop.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: Sender<Inbox>,
+    board: Arc<Board>,
+}
+
+impl Handle {
+    /// A handle on a queue and a board.
+    #[must_use]
+    pub fn new(inbox: Sender<Inbox>, board: Arc<Board>) -> Handle {
+        Handle { inbox, board }
+    }
+
+    /// Puts something into the queue, without waiting.
+    ///
+    /// # Errors
+    /// When the queue is full, or the loop has ended.
+    pub fn put(&self, message: Inbox) -> Result<(), Busy> {
+        self.inbox.try_send(message).map_err(|error| match error {
+            TrySendError::Full(_) | TrySendError::Disconnected(_) => Busy,
+        })
+    }
+
+    /// Puts a report of an edge into the queue, waiting for room: while the loop runs, no such report is lost.
+    pub fn report(&self, message: Inbox) {
+        if self.inbox.send(message).is_err() {
+            tracing::debug!(event = "report_after_end", "the loop has ended");
+        }
+    }
+
+    /// The newest picture.
+    #[must_use]
+    pub fn picture(&self) -> Arc<Picture> {
+        self.board.picture()
+    }
+
+    /// The board itself.
+    #[must_use]
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board)
+    }
+}
+
+/// The newest picture of the agent, for whoever looks.
+#[derive(Default)]
+pub struct Board(RwLock<Arc<Picture>>);
+
+impl Board {
+    /// The newest picture.
+    #[must_use]
+    pub fn picture(&self) -> Arc<Picture> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Hangs up a new one.
+    pub fn hang(&self, picture: Picture) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(picture);
+    }
+}
+
+/// Everything that the status endpoint shows.
+#[derive(Clone, Default)]
+pub struct Picture {
+    /// The state; none before the first tick.
+    pub view: Option<View>,
+    /// When it was taken (`CLOCK_MONOTONIC`, nanoseconds), to tell how old it is.
+    pub taken_at_ns: u64,
+    /// The GPUs.
+    pub gpus: Option<Reading<Vec<GpuSample>>>,
+    /// The machine.
+    pub host: Host,
+    /// How the loop does.
+    pub stats: Stats,
+}
+
+/// How the loop does. Counts are totals since the process began.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Ticks.
+    pub tick_count: u64,
+    /// Ticks left out since the loop was late.
+    pub tick_missed_count: u64,
+    /// The last tick: from its beginning to its publication, in nanoseconds.
+    pub tick_ns: u64,
+    /// CPU time of the whole process, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Resident memory of the process, in bytes.
+    pub resident_bytes: u64,
+    /// What was ordered of the hands, by act, and with which outcome it was reported.
+    pub acted: std::collections::BTreeMap<(&'static str, &'static str), u64>,
+    /// Questions sent to the authority, repeats included.
+    pub asked_count: u64,
+    /// Readings that were missing, by reason.
+    pub missing: std::collections::BTreeMap<String, u64>,
+    /// The journal's disk.
+    pub journal_full: bool,
+    /// What the loop's thread got from the scheduler, for people.
+    pub loop_scheduling: String,
+    /// The same for the hands.
+    pub hands_scheduling: String,
+    /// How cgroups are mounted here, for people: `unified`, `hybrid`, or why there are none.
+    pub cgroup_layout: String,
+}

@@ -1,0 +1,182 @@
+//! Reading the journal from another process, the daemon running or dead.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::{Damage, FILE, JournalError, KIND, StoredFact, Verified, damaged, digest, failed, meta, number};
+use crate::domain::batch::ReceiptRow;
+use crate::domain::chain::{Head, Verifier, receipt_seal, seal};
+use crate::domain::id::{Attempt, Digest};
+use crate::domain::time::Wall;
+use crate::sqlite::{int, open_for_reading};
+
+fn open(dir: &Path) -> Result<Connection, JournalError> {
+    let path = dir.join(FILE);
+    if !path.try_exists().is_ok_and(|exists| exists) {
+        return Err(JournalError::Absent(dir.display().to_string()));
+    }
+    let connection = open_for_reading(&path, &KIND).map_err(JournalError::from)?;
+    // One view of everything that follows, whatever the writer does meanwhile.
+    connection.execute_batch("BEGIN").map_err(|error| failed(&connection, &error))?;
+    Ok(connection)
+}
+
+/// Hands each fact from number `from` on to `each`, oldest first, unverified ([`verify`] does that).
+///
+/// # Errors
+/// See [`JournalError`]; or what `each` returns, which ends the walk.
+pub fn for_each_fact<E: From<JournalError>>(dir: &Path, from: u64, mut each: impl FnMut(StoredFact) -> Result<(), E>) -> Result<(), E> {
+    let connection = open(dir)?;
+    walk(&connection, from, |fact, _| each(fact))
+}
+
+/// The same, each with its link in the hash chain.
+///
+/// # Errors
+/// As [`for_each_fact`].
+pub fn for_each_linked<E: From<JournalError>>(
+    dir: &Path,
+    from: u64,
+    each: impl FnMut(StoredFact, Digest) -> Result<(), E>,
+) -> Result<(), E> {
+    let connection = open(dir)?;
+    walk(&connection, from, each)
+}
+
+/// The facts from number `from` on, unverified ([`verify`] does that).
+///
+/// # Errors
+/// See [`JournalError`].
+pub fn read_facts(dir: &Path, from: u64) -> Result<Vec<StoredFact>, JournalError> {
+    let mut facts = Vec::new();
+    for_each_fact(dir, from, |fact| {
+        facts.push(fact);
+        Ok::<(), JournalError>(())
+    })?;
+    Ok(facts)
+}
+
+/// All facts from `from` on, with their links.
+pub(super) fn walk<E: From<JournalError>>(
+    connection: &Connection,
+    from: u64,
+    mut each: impl FnMut(StoredFact, Digest) -> Result<(), E>,
+) -> Result<(), E> {
+    let fail = |error: &rusqlite::Error| E::from(failed(connection, error));
+    let mut statement =
+        connection.prepare("SELECT seq, wall_ms, bytes, chain FROM fact WHERE seq >= ?1 ORDER BY seq").map_err(|error| fail(&error))?;
+    let mut rows = statement.query([int(from)]).map_err(|error| fail(&error))?;
+    while let Some(row) = rows.next().map_err(|error| fail(&error))? {
+        let read = || -> rusqlite::Result<(i64, i64, Vec<u8>, Vec<u8>)> { Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)) };
+        let (seq, wall, bytes, chain) = read().map_err(|error| fail(&error))?;
+        each(StoredFact { seq: number(seq)?, wall: Wall(number(wall)?), bytes }, digest(&chain)?)?;
+    }
+    Ok(())
+}
+
+/// The receipt records of a job's attempts, newest first.
+///
+/// # Errors
+/// See [`JournalError`]; a record that was changed is [`Damage::Receipt`].
+pub fn read_receipts(dir: &Path, job: &str) -> Result<Vec<ReceiptRow>, JournalError> {
+    let connection = open(dir)?;
+    receipts(&connection, "SELECT attempt, job, ended_wall_ms, json, seal FROM receipt WHERE job = ?1 ORDER BY attempt DESC", [job])
+}
+
+/// The receipt record of a job's latest attempt that ended.
+///
+/// # Errors
+/// As [`read_receipts`].
+pub fn read_receipt(dir: &Path, job: &str) -> Result<Option<ReceiptRow>, JournalError> {
+    let connection = open(dir)?;
+    let sql = "SELECT attempt, job, ended_wall_ms, json, seal FROM receipt WHERE job = ?1 ORDER BY attempt DESC LIMIT 1";
+    Ok(receipts(&connection, sql, [job])?.pop())
+}
+
+fn receipts(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Vec<ReceiptRow>, JournalError> {
+    let fail = |error: rusqlite::Error| failed(connection, &error);
+    let mut statement = connection.prepare(sql).map_err(fail)?;
+    let mut rows = statement.query(params).map_err(fail)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().map_err(fail)? {
+        let attempt = number(row.get(0).map_err(fail)?)?;
+        let (job, ended): (String, i64) = (row.get(1).map_err(fail)?, row.get(2).map_err(fail)?);
+        let (json, kept): (String, Vec<u8>) = (row.get(3).map_err(fail)?, row.get(4).map_err(fail)?);
+        let job = job.parse().map_err(|_| Damage::Receipt(attempt))?;
+        let record = ReceiptRow { attempt: Attempt(attempt), job, ended: Wall(number(ended)?), json };
+        if sealed(&record) != digest(&kept)? {
+            return Err(Damage::Receipt(attempt).into());
+        }
+        found.push(record);
+    }
+    Ok(found)
+}
+
+/// A record's seal: over all that is stored of it.
+pub(super) fn sealed(record: &ReceiptRow) -> Digest {
+    receipt_seal(record.attempt.0, &format!("{}\n{}\n{}", record.job, record.ended.0, record.json))
+}
+
+/// The latest checkpoint, with the place in the chain up to which it holds everything, its seal checked.
+pub(super) fn checkpoint(connection: &Connection) -> Result<Option<(Head, Vec<u8>)>, JournalError> {
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?));
+    let found = connection.query_row("SELECT seq, bytes, chain FROM checkpoint WHERE id = 1", [], read).optional();
+    let Some((seq, bytes, kept)) = found.map_err(|error| failed(connection, &error))? else { return Ok(None) };
+    let seq = number(seq)?;
+    let head = Head { seq, link: link_at(connection, seq)?.ok_or(Damage::Checkpoint(seq))? };
+    if digest(&kept)? != seal(head, &bytes) {
+        return Err(Damage::Checkpoint(seq).into());
+    }
+    Ok(Some((head, bytes)))
+}
+
+/// The link of a row that is kept, or of the last one that was pruned.
+fn link_at(connection: &Connection, seq: u64) -> Result<Option<Digest>, JournalError> {
+    let anchor = meta(connection, "anchor")?;
+    if anchor.seq == seq {
+        return Ok(Some(anchor.link));
+    }
+    let kept: Option<Vec<u8>> = connection
+        .query_row("SELECT chain FROM fact WHERE seq = ?1", [int(seq)], |row| row.get(0))
+        .optional()
+        .map_err(|error| failed(connection, &error))?;
+    kept.map(|bytes| digest(&bytes)).transpose()
+}
+
+/// Walks the rows behind `from` to the end that the journal has written down; hands over each.
+pub(super) fn verified(connection: &Connection, from: Head, mut each: impl FnMut(StoredFact)) -> Result<Verified, JournalError> {
+    let mut verifier = Verifier::behind(from);
+    walk(connection, from.seq.saturating_add(1), |fact, kept| {
+        verifier.row(fact.seq, &fact.bytes, kept).map_err(Damage::Fact)?;
+        each(fact);
+        Ok::<(), JournalError>(())
+    })?;
+    let (found, written) = (verifier.head(), meta(connection, "head")?);
+    if found != written {
+        return Err(damaged(format!("the rows end at {}, and {} were written", found.seq, written.seq)));
+    }
+    Ok(Verified { rows: found.seq - from.seq, head: found })
+}
+
+/// Walks the whole journal: file structure, facts, checkpoint, receipt records.
+///
+/// # Errors
+/// [`JournalError::Damaged`] with the first thing that is wrong; else see [`JournalError`].
+pub fn verify(dir: &Path) -> Result<Verified, JournalError> {
+    let connection = open(dir)?;
+    let anchor = meta(&connection, "anchor")?;
+    // Facts first: a changed one is named by its number, where the check of the file would only say that something is wrong.
+    let found = verified(&connection, anchor, |_| ())?;
+    let below: i64 = connection
+        .query_row("SELECT count(*) FROM fact WHERE seq <= ?1", [int(anchor.seq)], |row| row.get(0))
+        .map_err(|error| failed(&connection, &error))?;
+    if below != 0 {
+        return Err(damaged(format!("{below} rows stand before the first one")));
+    }
+    checkpoint(&connection)?;
+    receipts(&connection, "SELECT attempt, job, ended_wall_ms, json, seal FROM receipt ORDER BY attempt", [])?;
+    let structure: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|error| failed(&connection, &error))?;
+    if structure == "ok" { Ok(found) } else { Err(damaged(structure)) }
+}

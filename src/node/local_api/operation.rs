@@ -1,0 +1,240 @@
+//! The closed set of operations, and how each is read from a request.
+
+use axum::http::Method;
+use serde_json::{Map, Value};
+
+use super::answer::Problem;
+use crate::domain::enforcement::Enforcement;
+use crate::domain::id::{AccountId, JobName};
+use crate::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
+use crate::domain::wire::AccountPolicy;
+
+/// Ledger lines given unless told otherwise.
+const LEDGER_LIMIT: u32 = 100;
+/// Most ledger lines given.
+const LEDGER_LIMIT_MAX: u32 = 10_000;
+
+/// Everything that can be asked of the local API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// `GET /`: the status page.
+    Page,
+    /// `GET /healthz`.
+    Healthz,
+    /// `GET /readyz`.
+    Readyz,
+    /// `GET /metrics`.
+    Metrics,
+    /// `GET /v1/status`.
+    Status,
+    /// `GET /v1/jobs`.
+    Jobs,
+    /// `GET /v1/jobs/{job}`.
+    Job(JobName),
+    /// `GET /v1/jobs/{job}/receipt`, and `…/why`, which is the same document for another reader.
+    Receipt(JobName),
+    /// `POST /v1/jobs`.
+    Start(StartRequest),
+    /// `POST /v1/jobs/{job}/stop`.
+    Stop(JobName, StopRequest),
+    /// `GET /v1/accounts`.
+    Accounts,
+    /// `GET /v1/accounts/{account}`.
+    Account(AccountId),
+    /// `GET /v1/accounts/{account}/ledger?limit=100`, newest first.
+    Ledger(AccountId, u32),
+    /// `POST /v1/accounts`.
+    CreateAccount(CreateAccount),
+    /// `POST /v1/accounts/{account}/policy`: the parts to change.
+    SetPolicy(AccountId, Map<String, Value>),
+    /// `POST /v1/accounts/{account}/topup`.
+    TopUp(AccountId, TopUp),
+    /// `POST /v1/enforcement`.
+    SetEnforcement(Enforcement),
+}
+
+/// For whom a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Strangers too.
+    Everybody,
+    /// Callers with credentials.
+    Local,
+}
+
+/// For whom a path is; the rest is told by what is asked.
+#[must_use]
+pub fn audience(method: &Method, path: &str) -> Audience {
+    let private = ["/v1/jobs", "/v1/accounts", "/v1/enforcement"];
+    let reads = method == Method::GET || method == Method::HEAD;
+    if reads && !private.iter().any(|prefix| path.starts_with(prefix)) { Audience::Everybody } else { Audience::Local }
+}
+
+impl Operation {
+    /// Reads a request. `path` and `query` are as sent, percent signs and all; `defaults` are for a new account's policy.
+    ///
+    /// # Errors
+    /// `unknown_path`, `wrong_method`, or every mistake in the names and the body.
+    pub fn read(method: &Method, path: &str, query: Option<&str>, body: &[u8], defaults: &AccountPolicy) -> Result<Operation, Problem> {
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        let get = method == Method::GET || method == Method::HEAD;
+        let post = method == Method::POST;
+        match segments.as_slice() {
+            [""] if get => Ok(Operation::Page),
+            ["healthz"] if get => Ok(Operation::Healthz),
+            ["readyz"] if get => Ok(Operation::Readyz),
+            ["metrics"] if get => Ok(Operation::Metrics),
+            ["v1", "status"] if get => Ok(Operation::Status),
+            ["v1", "jobs"] if get => Ok(Operation::Jobs),
+            ["v1", "jobs"] if post => parsed(body, StartRequest::parse).map(Operation::Start),
+            ["v1", "jobs", job] if get => Ok(Operation::Job(name(job)?)),
+            ["v1", "jobs", job, "receipt" | "why"] if get => Ok(Operation::Receipt(name(job)?)),
+            ["v1", "jobs", job, "stop"] if post => Ok(Operation::Stop(name(job)?, parsed(body, StopRequest::parse)?)),
+            ["v1", "accounts"] if get => Ok(Operation::Accounts),
+            ["v1", "accounts"] if post => parsed(body, |text| CreateAccount::parse_with(text, defaults)).map(Operation::CreateAccount),
+            ["v1", "accounts", account] if get => Ok(Operation::Account(name(account)?)),
+            ["v1", "accounts", account, "ledger"] if get => Ok(Operation::Ledger(name(account)?, limit(query)?)),
+            ["v1", "accounts", account, "policy"] if post => Ok(Operation::SetPolicy(name(account)?, object(body)?)),
+            ["v1", "accounts", account, "topup"] if post => Ok(Operation::TopUp(name(account)?, parsed(body, TopUp::parse)?)),
+            ["v1", "enforcement"] if post => parsed(body, SetEnforcement::parse).map(|set| Operation::SetEnforcement(set.mode)),
+            known if is_path(known) => {
+                Err(Problem::new("wrong_method", format!("{method} is not done to {path}"), "GET reads; POST starts, stops and changes"))
+            }
+            _ => Err(Problem::new(
+                "unknown_path",
+                format!("there is nothing at {path}"),
+                "the paths are listed in the documentation of the API",
+            )),
+        }
+    }
+}
+
+fn is_path(segments: &[&str]) -> bool {
+    matches!(
+        segments,
+        ["" | "healthz" | "readyz" | "metrics"]
+            | ["v1", "status" | "jobs" | "accounts" | "enforcement"]
+            | ["v1", "jobs" | "accounts", _]
+            | ["v1", "jobs", _, "receipt" | "why" | "stop"]
+            | ["v1", "accounts", _, "ledger" | "policy" | "topup"]
+    )
+}
+
+fn parsed<T>(body: &[u8], parse: impl Fn(&str) -> Result<T, Vec<crate::domain::form::Mistake>>) -> Result<T, Problem> {
+    parse(utf8(body)?).map_err(Problem::from)
+}
+
+fn utf8(body: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(body).map_err(|_| Problem::new("malformed_body", "the body is not UTF-8", "send JSON"))
+}
+
+fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
+    let value: Result<Value, _> = serde_json::from_str(utf8(body)?);
+    match value {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Problem::new("malformed_body", "the body is not an object", "send JSON such as {\"grace_s\": 30}")),
+        Err(error) => Err(Problem::new("malformed_body", format!("the body is not JSON: {error}"), "send JSON")),
+    }
+}
+
+/// A name from one segment of a path.
+fn name<T: std::str::FromStr>(segment: &str) -> Result<T, Problem>
+where
+    T::Err: std::fmt::Display,
+{
+    let text = percent_decoded(segment);
+    let text = text.ok_or_else(|| Problem::new("malformed_name", format!("{segment:?} is not a name"), "write % as %25 and / as %2F"))?;
+    text.parse().map_err(|error: T::Err| Problem::new("malformed_name", error.to_string(), "meterctl jobs and accounts list the names"))
+}
+
+fn limit(query: Option<&str>) -> Result<u32, Problem> {
+    let wrong =
+        |found: &str| Problem::new("malformed_query", format!("{found:?} is not a limit"), &format!("limit=1 to limit={LEDGER_LIMIT_MAX}"));
+    let Some(query) = query else { return Ok(LEDGER_LIMIT) };
+    let text = query.strip_prefix("limit=").ok_or_else(|| wrong(query))?;
+    let limit = text.parse().map_err(|_| wrong(query))?;
+    if (1..=LEDGER_LIMIT_MAX).contains(&limit) { Ok(limit) } else { Err(wrong(query)) }
+}
+
+fn percent_decoded(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            let value = digit()? * 16 + digit()?;
+            bytes.push(u8::try_from(value).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// A name as one segment of a path.
+#[must_use]
+pub fn percent_encoded(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@".contains(&byte);
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(method: &Method, path: &str) -> Result<Operation, Problem> {
+        Operation::read(method, path, None, b"", &AccountPolicy::default())
+    }
+
+    #[test]
+    fn a_job_s_name_may_hold_a_slash_if_it_is_encoded() {
+        let name = "proj/a+b".parse().unwrap();
+        assert_eq!(read(&Method::GET, "/v1/jobs/proj%2Fa%2Bb"), Ok(Operation::Job(name)));
+        assert_eq!(read(&Method::GET, "/v1/jobs/proj/a").unwrap_err().code(), "unknown_path");
+        assert_eq!(read(&Method::GET, "/v1/jobs/%2").unwrap_err().code(), "malformed_name");
+        assert_eq!(read(&Method::GET, "/v1/jobs/%2e%2e%2f").unwrap_err().code(), "malformed_name");
+    }
+
+    #[test]
+    fn a_wrong_method_is_told_from_a_wrong_path() {
+        assert_eq!(read(&Method::DELETE, "/v1/jobs/a").unwrap_err().code(), "wrong_method");
+        assert_eq!(read(&Method::POST, "/healthz").unwrap_err().code(), "wrong_method");
+        assert_eq!(read(&Method::GET, "/v2/jobs").unwrap_err().code(), "unknown_path");
+        assert_eq!(read(&Method::GET, "").unwrap_err().code(), "unknown_path");
+    }
+
+    #[test]
+    fn a_ledger_has_a_bounded_length() {
+        let ledger = |query| Operation::read(&Method::GET, "/v1/accounts/lab/ledger", query, b"", &AccountPolicy::default());
+        assert_eq!(ledger(None), Ok(Operation::Ledger("lab".parse().unwrap(), 100)));
+        assert_eq!(ledger(Some("limit=7")), Ok(Operation::Ledger("lab".parse().unwrap(), 7)));
+        for bad in ["limit=0", "limit=10001", "limit=x", "limit=-1", "page=2", ""] {
+            assert_eq!(ledger(Some(bad)).unwrap_err().code(), "malformed_query", "{bad}");
+        }
+    }
+
+    #[test]
+    fn strangers_are_sent_away_from_whatever_is_private_or_changes_something() {
+        for path in ["/v1/jobs", "/v1/jobs/a/receipt", "/v1/accounts", "/v1/enforcement"] {
+            assert_eq!(audience(&Method::GET, path), Audience::Local, "{path}");
+        }
+        for path in ["/", "/healthz", "/readyz", "/metrics", "/v1/status", "/nothing"] {
+            assert_eq!(audience(&Method::GET, path), Audience::Everybody, "{path}");
+            assert_eq!(audience(&Method::POST, path), Audience::Local, "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_sent_is_read_or_refused(path in "/?[ -~]{0,40}", query in prop::option::of("[ -~]{0,20}"), body in prop::collection::vec(any::<u8>(), 0..40)) {
+            let _ = Operation::read(&Method::GET, &path, query.as_deref(), &body, &AccountPolicy::default());
+        }
+
+        #[test]
+        fn a_name_comes_back_from_a_path(name in "[a-zA-Z0-9][a-zA-Z0-9._:@/+-]{0,60}") {
+            prop_assert_eq!(percent_decoded(&percent_encoded(&name)), Some(name.clone()));
+            prop_assert!(!percent_encoded(&name).contains('/'));
+        }
+    }
+}

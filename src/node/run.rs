@@ -1,0 +1,668 @@
+//! The loop: one plain thread where the world and the agent meet. It waits for the next tick, the next look at an account near its edge,
+//! or something in its queue; gives it to the [`Turn`]; and carries out what comes back.
+//!
+//! It never waits for a disk, a network or a driver: those have their own threads, and report into the queue.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tokio::sync::oneshot;
+
+use super::cgroup::{AttachError, Sampler, Which, identify};
+use super::gpu::{GpuName, Gpus};
+use super::gpu_owner::{CgroupTree, OwnerTable, Owners};
+use super::handle::{Board, Caller, Handle, Inbox, Picture, Stats};
+use super::hands::Hands;
+use super::journal::{JournalThread, NotTaken};
+use super::layout::Layout;
+use super::process_tree::ProcessTrees;
+use super::watch::Watch;
+use super::{clock, own_cgroup};
+use crate::authority::embedded::Embedded;
+use crate::domain::act::{Act, ActOutcome, Acted, Target};
+use crate::domain::agent::start::{PendingStart, Refusal, Reply, Wanted};
+use crate::domain::batch::Batch;
+use crate::domain::fact::Fact;
+use crate::domain::id::{Attempt, Epoch};
+use crate::domain::meter::{JobSample, Missing, Reading};
+use crate::domain::rates::Card;
+use crate::domain::receipt::Receipt;
+use crate::domain::request::{GpuWanted, Place, StartRequest};
+use crate::domain::time::{Mono, Nanos};
+use crate::domain::turn::{Effect, Event, Turn};
+use crate::domain::usage::HeldGpu;
+use crate::domain::view::View;
+
+/// Messages that may wait for the loop.
+pub const QUEUE_MAX: usize = 8_192;
+
+/// The sample instants stray by up to this part of the interval, so that a job cannot free its memory just in time.
+const JITTER_PERMILLE: u64 = 300;
+
+/// The edges that the loop works with.
+pub struct Edges {
+    /// How cgroups are mounted; none where no cgroup may be used.
+    pub layout: Option<Arc<Layout>>,
+    /// Directory below the cgroup root in which `run` makes its cgroups.
+    pub cgroup_parent: PathBuf,
+    /// What becomes of `run` where no cgroup can be made.
+    pub without_cgroup: WithoutCgroup,
+    /// Process trees.
+    pub trees: ProcessTrees,
+    /// The reader.
+    pub sampler: Sampler,
+    /// The actors.
+    pub hands: Hands,
+    /// The watcher of last tasks.
+    pub watch: Watch,
+    /// The journal.
+    pub journal: JournalThread,
+    /// The balance.
+    pub authority: Arc<Embedded>,
+    /// The GPUs, unless switched off.
+    pub gpus: Option<Gpus>,
+    /// Whose process is it?
+    pub owners: Owners,
+}
+
+/// What becomes of `run` where no cgroup can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutCgroup {
+    /// The job is metered as a process tree: for an agent without root.
+    ProcessTree,
+    /// It is refused.
+    Refuse,
+}
+
+/// Why the loop ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to; everything known is on disk.
+    Drained,
+    /// It cannot go on.
+    Fatal(String),
+}
+
+struct Waiting {
+    reply: oneshot::Sender<Reply>,
+    caller: Option<Caller>,
+    made: Option<Target>,
+}
+
+/// The loop and all that it holds.
+pub struct Loop {
+    turn: Turn,
+    edges: Edges,
+    inbox: Receiver<Inbox>,
+    handle: Handle,
+    board: Arc<Board>,
+    callers: BTreeMap<u64, Waiting>,
+    last_caller: u64,
+    backlog: VecDeque<Batch>,
+    cards: Vec<Card>,
+    unwatched: Vec<Attempt>,
+    /// When the last picture was hung up, and how long it took.
+    published: (Mono, Nanos),
+    stats: Stats,
+    jitter: u64,
+    draining: bool,
+    on_tick: Box<dyn FnMut() + Send>,
+}
+
+impl Loop {
+    /// A loop around a recovered turn; `effects` are what its waking asked for, `on_tick` is called after each tick (the watchdog).
+    #[must_use]
+    pub fn new(turn: Turn, edges: Edges, inbox: Receiver<Inbox>, handle: Handle, stats: Stats, on_tick: Box<dyn FnMut() + Send>) -> Loop {
+        let board = handle.board();
+        let jitter = clock::mono().0 | 1;
+        Loop {
+            turn,
+            edges,
+            inbox,
+            handle,
+            board,
+            callers: BTreeMap::new(),
+            last_caller: 0,
+            backlog: VecDeque::new(),
+            cards: Vec::new(),
+            unwatched: Vec::new(),
+            published: (Mono(0), Nanos(0)),
+            stats,
+            jitter,
+            draining: false,
+            on_tick,
+        }
+    }
+
+    /// Runs until asked to end, or until it cannot go on.
+    pub fn run(mut self, woken: Vec<Effect>) -> Ended {
+        let live: Vec<Attempt> = self.turn.agent().jobs.values().filter(|job| job.is_live()).map(|job| job.attempt).collect();
+        for attempt in live {
+            self.look_after(attempt);
+        }
+        self.carry_out(woken);
+        let interval = self.turn.settings().interval;
+        let mut schedule = clock::mono();
+        let mut next_tick = schedule;
+        loop {
+            let now = clock::mono();
+            if next_tick <= now {
+                self.tick();
+                let periods = (clock::mono().since(schedule).0 / interval.0).max(1);
+                self.stats.tick_missed_count += periods - 1;
+                // A missed tick is left out, not made up: counters lose nothing by it.
+                schedule = schedule.plus(Nanos(interval.0.saturating_mul(periods)));
+                next_tick = schedule.plus(self.stray(interval));
+                continue;
+            }
+            let look = self.turn.next_look(clock::now());
+            if let Some((at, jobs)) = &look
+                && *at <= now
+            {
+                let samples = self.edges.sampler.sample(Which::Only(jobs));
+                self.step(Event::Looked(samples));
+                continue;
+            }
+            let due = self.turn.next_due();
+            if due.is_some_and(|due| due <= now) {
+                self.step(Event::Looked(Vec::new()));
+            }
+            let until =
+                [Some(next_tick), look.map(|(at, _)| at), due.filter(|due| now < *due)].into_iter().flatten().min().unwrap_or(next_tick);
+            match self.inbox.recv_timeout(Duration::from_nanos(until.since(now).0)) {
+                Ok(Inbox::Fatal(why)) => return Ended::Fatal(why),
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ended::Drained,
+            }
+            if self.draining && self.turn.is_settled() && self.backlog.is_empty() {
+                return Ended::Drained;
+            }
+        }
+    }
+
+    /// A stray length below three tenths of the interval (xorshift: it need only be hard to foresee for a job, not secret).
+    fn stray(&mut self, interval: Nanos) -> Nanos {
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        Nanos(self.jitter % (interval.0 * JITTER_PERMILLE / 1_000).max(1))
+    }
+
+    fn tick(&mut self) {
+        let began = clock::mono();
+        let samples = self.edges.sampler.sample(Which::All);
+        for why in samples.iter().filter_map(|sample| missing(&sample.cpu_ns)) {
+            *self.stats.missing.entry(why).or_default() += 1;
+        }
+        self.step(Event::Ticked(samples));
+        for attempt in std::mem::take(&mut self.unwatched) {
+            self.watch(attempt);
+        }
+        self.adopt_due_cards();
+        self.stats.tick_count += 1;
+        self.publish();
+        self.stats.tick_ns = clock::mono().since(began).0;
+        (self.on_tick)();
+    }
+
+    fn step(&mut self, event: Event) {
+        let effects = self.turn.step(clock::now(), event);
+        self.carry_out(effects);
+    }
+
+    fn take(&mut self, message: Inbox) {
+        match message {
+            Inbox::Start { request, caller, reply } => self.start(request, caller, reply),
+            Inbox::Stop { name, ending, reply } => {
+                let caller = self.wait(Waiting { reply, caller: None, made: None });
+                let attempt = self.turn.agent().job_named(name.as_str()).filter(|job| job.is_live()).map(|job| job.attempt);
+                let sample = attempt.and_then(|attempt| self.look(attempt));
+                self.step(Event::StopAsked { caller, name, ending, sample });
+            }
+            Inbox::Enforcement { mode, by, reply } => {
+                let caller = self.wait(Waiting { reply, caller: None, made: None });
+                self.step(Event::EnforcementAsked { caller, mode, by });
+            }
+            Inbox::Receipt { name, reply } => {
+                let receipt =
+                    self.turn.agent().job_named(name.as_str()).map(|job| Receipt::of(job, self.turn.agent(), self.turn.settings()));
+                drop(reply.send(receipt)); // a caller that has gone away needs no answer
+            }
+            Inbox::Acted(acted) => {
+                self.count_acted(&acted);
+                let sample = self.look(acted.attempt);
+                self.step(Event::Acted(acted, sample));
+                self.publish_if_cheap();
+            }
+            Inbox::Emptied(attempt) => {
+                let samples = self.edges.sampler.sample(Which::Only(&[attempt]));
+                self.step(Event::Looked(samples));
+                self.publish_if_cheap();
+            }
+            Inbox::Answered(answer) => match fresh_epoch() {
+                Ok(epoch) => self.step(Event::Answered(answer, epoch)),
+                Err(error) => tracing::error!(event = "no_random", %error, "no random bits: an answer is dropped"),
+            },
+            Inbox::Pushed(push) => self.step(Event::Pushed(push)),
+            Inbox::Durable(seq) => {
+                self.step(Event::Durable(seq));
+                self.send_backlog();
+            }
+            Inbox::JournalIs(state) => {
+                self.stats.journal_full = state == crate::domain::turn::JournalState::Full;
+                self.step(Event::JournalIs(state));
+            }
+            Inbox::Card(card) => {
+                self.cards.push(*card);
+                self.adopt_due_cards();
+            }
+            Inbox::Configured(mode) => {
+                let mut settings = self.turn.settings().clone();
+                settings.enforcement = mode;
+                self.turn.set_settings(settings);
+            }
+            Inbox::Drain => {
+                self.draining = true;
+                self.tick();
+            }
+            Inbox::Fatal(_) => {}
+        }
+    }
+
+    fn wait(&mut self, waiting: Waiting) -> u64 {
+        self.last_caller += 1;
+        self.callers.insert(self.last_caller, waiting);
+        self.last_caller
+    }
+
+    fn look(&mut self, attempt: Attempt) -> Option<JobSample> {
+        self.edges.sampler.sample(Which::Only(&[attempt])).into_iter().next()
+    }
+
+    fn count_acted(&mut self, acted: &Acted) {
+        let outcome = match acted.outcome {
+            ActOutcome::Confirmed => "confirmed",
+            ActOutcome::Unconfirmed => "unconfirmed",
+            ActOutcome::Gone => "gone",
+            ActOutcome::Refused(_) => "refused",
+            ActOutcome::Failed(_) => "failed",
+        };
+        *self.stats.acted.entry((acted.act.name(), outcome)).or_default() += 1;
+    }
+
+    /// Looks the caller's words up in the world, reads the baseline, and gives it to the turn.
+    fn start(&mut self, request: StartRequest, caller: Caller, reply: oneshot::Sender<Reply>) {
+        let refuse = |reply: oneshot::Sender<Reply>, refusal| drop(reply.send(Reply::Refused(refusal)));
+        let gpus = match self.resolve_gpus(&request.gpus).and_then(|gpus| self.free_gpus(&gpus, &request).map(|()| gpus)) {
+            Ok(gpus) => gpus,
+            Err(refusal) => return refuse(reply, refusal),
+        };
+        let (target, made) = match self.find(&request, &caller) {
+            Ok(found) => found,
+            Err(refusal) => return refuse(reply, refusal),
+        };
+        let sample = match self.baseline(&request, &target) {
+            Ok(sample) => sample,
+            Err(refusal) => {
+                self.unmake(made.as_ref());
+                return refuse(reply, refusal);
+            }
+        };
+        let wanted = Wanted {
+            name: request.job,
+            account: request.account,
+            owner: request.owner.unwrap_or(caller.uid),
+            target,
+            time_limit: request.time_limit,
+            cpus: request.cpus,
+            memory_bytes: request.memory_bytes,
+        };
+        let at = clock::now();
+        let caller = self.wait(Waiting { reply, caller: Some(caller), made });
+        self.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus, sample, at, asked: None })));
+    }
+
+    fn resolve_gpus(&self, wanted: &[GpuWanted]) -> Result<Vec<HeldGpu>, Refusal> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some(gpus) = &self.edges.gpus else {
+            return Err(Refusal::new("gpu_no_reading", "GPUs are not read here", "set nvml = \"auto\" under [gpu] in meterd.toml"));
+        };
+        let look = gpus.look(clock::mono());
+        let name = |gpu: &GpuWanted| match gpu {
+            GpuWanted::Id(id) => GpuName::Uuid(id.clone()),
+            GpuWanted::Index(index) => GpuName::Index(*index),
+        };
+        let held: Result<Vec<HeldGpu>, _> = wanted.iter().map(|gpu| look.resolve(&name(gpu))).collect();
+        held.map_err(|refusal| Refusal::new(refusal.code(), refusal.to_string(), "meterctl status lists the GPUs that the agent sees"))
+    }
+
+    /// A device is held by one job at a time: held by two it would be billed twice.
+    fn free_gpus(&self, gpus: &[HeldGpu], request: &StartRequest) -> Result<(), Refusal> {
+        let others = self.turn.agent().jobs.values().filter(|job| job.is_live() && job.name != request.job);
+        let shared = others
+            .flat_map(|job| job.gpus.iter().map(move |held| (job, held)))
+            .find(|(_, held)| gpus.iter().any(|gpu| gpu.gpu == held.gpu));
+        match shared {
+            Some((job, held)) => {
+                let message = format!("{} is held by job {}", held.gpu, job.name);
+                Err(Refusal::new("gpu_held", message, "stop that job first, or hold another GPU"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The job's place; the second part is what was made for it, to be removed if the job is refused.
+    fn find(&self, request: &StartRequest, caller: &Caller) -> Result<(Target, Option<Target>), Refusal> {
+        let layout = self.edges.layout.as_deref();
+        match &request.place {
+            Place::Cgroups(paths) => {
+                let Some(layout) = layout else {
+                    return Err(Refusal::new(
+                        "no_cgroups",
+                        "no cgroup file system can be used here",
+                        "use --pid: a process tree is metered then",
+                    ));
+                };
+                let dirs: Result<Vec<_>, _> = paths.iter().map(|path| identify(layout, std::path::Path::new(path))).collect();
+                let dirs = dirs.map_err(|error| {
+                    Refusal::new("cgroup_refused", error.to_string(), "name the job's own cgroup directories by absolute paths")
+                })?;
+                Ok((Target::Cgroups(dirs), None))
+            }
+            Place::Slurm(job) => Ok((Target::SlurmJob(job.clone()), None)),
+            Place::Process(pid) => self.tree_of(*pid).map(|target| (target, None)),
+            Place::Own => self.own(request, caller),
+        }
+    }
+
+    fn own(&self, request: &StartRequest, caller: &Caller) -> Result<(Target, Option<Target>), Refusal> {
+        let known = self.turn.agent().job_named(request.job.as_str()).filter(|job| job.is_live());
+        if let Some(job) = known {
+            return Ok((job.target.clone(), None));
+        }
+        let made = self.edges.layout.as_deref().map(|layout| {
+            let name: String = request.job.as_str().chars().map(|c| if c == '/' { '_' } else { c }).collect();
+            own_cgroup::make(layout, &self.edges.cgroup_parent, &format!("{name}.{:x}", clock::mono().0))
+        });
+        match made {
+            Some(Ok(dirs)) => Ok((Target::OwnCgroups(dirs.clone()), Some(Target::OwnCgroups(dirs)))),
+            Some(Err(error)) if self.edges.without_cgroup == WithoutCgroup::ProcessTree => {
+                tracing::info!(event = "process_tree", %error, job = %request.job, "no cgroup can be made: the job is metered as a process tree");
+                self.tree_of(caller.pid).map(|target| (target, None))
+            }
+            None => self.tree_of(caller.pid).map(|target| (target, None)),
+            Some(Err(error)) => {
+                Err(Refusal::new("cgroup_not_made", error.to_string(), "see the agent's log; it needs write access to the cgroup tree"))
+            }
+        }
+    }
+
+    fn tree_of(&self, pid: u32) -> Result<Target, Refusal> {
+        let root = self.edges.trees.identify(pid);
+        root.map(Target::Processes)
+            .map_err(|why| Refusal::new("process_unreadable", format!("process {pid}: {why}"), "name a process that lives"))
+    }
+
+    /// A look at the job before it has a number.
+    fn baseline(&mut self, request: &StartRequest, target: &Target) -> Result<JobSample, Refusal> {
+        let unnumbered = Attempt(u64::MAX);
+        match self.edges.sampler.attach(unnumbered, target) {
+            Ok(()) => {
+                let sample = self.look(unnumbered);
+                self.edges.sampler.detach(unnumbered);
+                sample.ok_or_else(|| Refusal::new("cgroup_unreadable", "the job cannot be read", "name a cgroup that exists"))
+            }
+            Err(AttachError::Taken { holder, path }) => {
+                let same = self.turn.agent().jobs.get(&holder).is_some_and(|job| job.name == request.job);
+                match self.look(holder) {
+                    Some(sample) if same => Ok(sample),
+                    _ => {
+                        let message = format!("{path} belongs to another job");
+                        Err(Refusal::new("cgroup_taken", message, "a cgroup is metered for one job at a time"))
+                    }
+                }
+            }
+            Err(error) => Err(Refusal::new("cgroup_refused", error.to_string(), "name the job's own cgroup directories")),
+        }
+    }
+
+    fn unmake(&self, made: Option<&Target>) {
+        if let (Some(Target::OwnCgroups(dirs)), Some(layout)) = (made, self.edges.layout.as_deref())
+            && let Err(error) = own_cgroup::remove(layout, dirs)
+        {
+            tracing::warn!(event = "cgroup_left", %error, "a cgroup made for a refused job could not be removed");
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        // Who hears that a job has started finds it when looking for it.
+        if effects.iter().any(|effect| matches!(effect, Effect::Reply(..))) {
+            self.publish_if_cheap();
+        }
+        for effect in effects {
+            match effect {
+                Effect::Commit(batch) => {
+                    self.backlog.push_back(batch);
+                    self.send_backlog();
+                }
+                Effect::Act(order) => {
+                    if order.act != Act::Remove {
+                        tracing::info!(event = "order", act = %order.act, attempt = %order.attempt);
+                    }
+                    if let Err(busy) = self.edges.hands.submit(order) {
+                        tracing::warn!(event = "hands_busy", error = %busy);
+                    }
+                }
+                Effect::Send(request) => {
+                    self.stats.asked_count += 1;
+                    let handle = self.handle.clone();
+                    let answered = move |answer| handle.report(Inbox::Answered(Box::new(answer)));
+                    if self.edges.authority.ask(request, answered).is_err() {
+                        tracing::warn!(event = "authority_busy", "the question will be repeated");
+                    }
+                }
+                Effect::Reply(caller, reply) => self.reply(caller, reply),
+                Effect::Log(fact) => log(&fact),
+                Effect::Watch(attempt) => self.look_after(attempt),
+                Effect::Forget(attempt) => {
+                    self.edges.sampler.detach(attempt);
+                    self.edges.watch.remove(attempt);
+                    self.tell_owners();
+                }
+            }
+        }
+    }
+
+    fn send_backlog(&mut self) {
+        while let Some(batch) = self.backlog.pop_front() {
+            match self.edges.journal.submit(batch) {
+                Ok(()) => {}
+                Err(NotTaken::Busy(batch)) => {
+                    self.backlog.push_front(batch);
+                    return;
+                }
+                Err(NotTaken::Ended(_)) => {
+                    // The journal's own last word is in the queue, or this is: either ends the loop.
+                    if self.handle.put(Inbox::Fatal("the journal has ended".to_owned())).is_err() {
+                        tracing::error!(event = "journal_ended");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Answers a caller. For a job in a cgroup of its own, the caller's process goes into it before the caller hears of it.
+    fn reply(&mut self, caller: u64, reply: Reply) {
+        let Some(waiting) = self.callers.remove(&caller) else { return };
+        let mut reply = reply;
+        match &reply {
+            Reply::Started { target: Target::OwnCgroups(dirs), .. } => {
+                if let (Some(layout), Some(process)) = (self.edges.layout.as_deref(), &waiting.caller)
+                    && let Err(error) = enter(layout, dirs, process)
+                {
+                    let hint = "the job is closed by itself; try again";
+                    reply = Reply::Refused(Refusal::new("cgroup_not_entered", error, hint));
+                }
+            }
+            Reply::Refused(_) => self.unmake(waiting.made.as_ref()),
+            _ => {}
+        }
+        drop(waiting.reply.send(reply)); // a caller that has gone away needs no answer
+    }
+
+    fn look_after(&mut self, attempt: Attempt) {
+        let Some(job) = self.turn.agent().jobs.get(&attempt) else { return };
+        let target = job.target.clone();
+        if let Err(error) = self.edges.sampler.attach(attempt, &target) {
+            tracing::warn!(event = "not_attached", %attempt, %error);
+        }
+        self.watch(attempt);
+        self.tell_owners();
+    }
+
+    /// Watches for the job's last task. A Slurm job's cgroup comes later than its start: it is tried again at each tick.
+    fn watch(&mut self, attempt: Attempt) {
+        let Some(job) = self.turn.agent().jobs.get(&attempt).filter(|job| job.is_live()) else { return };
+        match self.edges.watch.add(attempt, &job.target) {
+            Ok(()) => {}
+            Err(Missing::NotYet) => self.unwatched.push(attempt),
+            Err(why) => tracing::debug!(event = "not_watched", %attempt, %why, "its end is seen at the next tick"),
+        }
+    }
+
+    /// Tells the GPU thread whose process is whose.
+    fn tell_owners(&self) {
+        if self.edges.gpus.is_none() {
+            return;
+        }
+        let mut table = OwnerTable::default();
+        for job in self.turn.agent().jobs.values().filter(|job| job.is_live()) {
+            match &job.target {
+                Target::Cgroups(dirs) | Target::OwnCgroups(dirs) => {
+                    for dir in dirs {
+                        let Some((tree, path)) = self.tree_path(&dir.path) else { continue };
+                        if let Err(error) = table.cgroup(tree, &path, job.attempt) {
+                            tracing::debug!(event = "no_owner", %error);
+                        }
+                    }
+                }
+                Target::Processes(root) => table.processes([*root], job.attempt),
+                Target::SlurmJob(_) => {}
+            }
+        }
+        self.edges.owners.replace(table);
+    }
+
+    fn tree_path(&self, path: &str) -> Option<(CgroupTree, String)> {
+        use super::layout::Hierarchy;
+        let layout = self.edges.layout.as_deref()?;
+        let place = layout.classify(std::path::Path::new(path)).ok()?;
+        let tree = match place.hierarchy {
+            Hierarchy::V2 => CgroupTree::V2,
+            Hierarchy::V1Memory => CgroupTree::V1Memory,
+            _ => return None,
+        };
+        let root = layout.mount_roots.get(&place.mount).map_or("", |root| root.trim_end_matches('/'));
+        Some((tree, format!("{root}/{}", place.relative.display())))
+    }
+
+    /// Cards whose effective date has come are adopted, the oldest first; a refused one is not tried again.
+    fn adopt_due_cards(&mut self) {
+        let wall = clock::now().wall;
+        let (mut due, later): (Vec<Card>, Vec<Card>) =
+            std::mem::take(&mut self.cards).into_iter().partition(|card| card.effective_from <= wall);
+        self.cards = later;
+        due.sort_by_key(|card| (card.effective_from, card.version));
+        for card in due {
+            self.step(Event::CardArrived(Box::new(card)));
+            if let Some(why) = self.turn.refused_card() {
+                tracing::error!(event = "card_refused", %why, "the last good card stays in force");
+            }
+        }
+    }
+
+    /// Publishes between two ticks, unless that would take more than a twentieth of the time.
+    fn publish_if_cheap(&mut self) {
+        let since_last = clock::mono().since(self.published.0);
+        if self.published.1.0.saturating_mul(20) <= since_last.0 {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        let now = clock::now();
+        self.stats.cpu_ns = clock::process_cpu_ns();
+        self.stats.resident_bytes = super::host::resident_bytes().unwrap_or(0);
+        let view = View::of(self.turn.agent(), self.turn.settings(), self.turn.durable().0, self.turn.refused_card(), now);
+        self.board.hang(Picture {
+            view: Some(view),
+            taken_at_ns: now.mono.0,
+            gpus: self.edges.gpus.as_ref().map(|gpus| gpus.latest(now.mono)),
+            host: self.turn.settings().host,
+            stats: self.stats.clone(),
+        });
+        let done = clock::mono();
+        self.published = (done, done.since(now.mono));
+    }
+}
+
+/// Puts the caller's process into the job's cgroup. It must still be the one that called: a reused pid is not touched.
+fn enter(layout: &Layout, dirs: &[crate::domain::act::CgroupDir], process: &Caller) -> Result<(), String> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    if let Some(pidfd) = &process.pidfd {
+        let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+        let gone = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_err(|error| error.to_string())?;
+        if 0 < gone {
+            return Err("the calling process has ended".to_owned());
+        }
+    }
+    own_cgroup::enter(layout, dirs, process.pid).map_err(|error| error.to_string())
+}
+
+/// 128 random bits.
+///
+/// # Errors
+/// When the kernel gives none.
+pub fn fresh_epoch() -> std::io::Result<Epoch> {
+    let mut bytes = [0_u8; 16];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
+    Ok(Epoch(bytes))
+}
+
+fn missing<T>(reading: &Reading<T>) -> Option<String> {
+    match reading {
+        Reading::Missing(Missing::NotYet) | Reading::Seen(_) => None,
+        Reading::Missing(why) => Some(why.to_string()),
+    }
+}
+
+/// A fact's line in the log: one line an event, with a stable name.
+fn log(fact: &Fact) {
+    match fact {
+        Fact::JobOpened(opened) => {
+            tracing::info!(event = "job_opened", job = %opened.name, attempt = %opened.attempt, account = %opened.account);
+        }
+        Fact::JobEnded { attempt, ending, .. } => tracing::info!(event = "job_ended", %attempt, outcome = %ending.outcome),
+        Fact::JobClosed { attempt } => tracing::info!(event = "job_closed", %attempt),
+        Fact::EmptySet { account, since: Some(_) } => tracing::warn!(event = "account_empty", %account),
+        Fact::EmptySet { account, since: None } => tracing::info!(event = "account_funded", %account),
+        Fact::WarnedSet { account, at: Some(_) } => tracing::warn!(event = "account_warned", %account),
+        Fact::Armed { account, .. } => tracing::info!(event = "account_armed", %account),
+        Fact::CardAdopted { card, .. } => tracing::info!(event = "card_adopted", card = %card.name, version = card.version),
+        Fact::EnforcementSet { mode, by } => tracing::warn!(event = "enforcement_set", %mode, by = by.0),
+        Fact::EpochOpened { epoch, .. } => tracing::info!(event = "epoch_opened", %epoch),
+        Fact::HandsActed { acted, .. } => {
+            let length = acted.done_at.since(acted.asked_at);
+            tracing::info!(event = "acted", act = %acted.act, attempt = %acted.attempt, outcome = ?acted.outcome, took_us = length.0 / 1_000);
+        }
+        Fact::GapSeen { attempt, gap } => tracing::warn!(event = "gap", %attempt, meter = %gap.meter, why = %gap.why),
+        _ => {}
+    }
+}

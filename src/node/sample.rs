@@ -1,0 +1,274 @@
+//! One constructed picture of an agent, for the snapshots of what people and machines read.
+
+use std::collections::BTreeMap;
+
+use super::handle::{Picture, Stats};
+use crate::domain::act::{Act, ActOutcome, Acted};
+use crate::domain::bucket::Bucket;
+use crate::domain::enforcement::Enforcement;
+use crate::domain::id::{Attempt, BootId, Epoch, GpuId, GpuModel, Uid};
+use crate::domain::job::{Evidence, FrozenBy, Gap, GapRule, Phase, Step, StepEvent};
+use crate::domain::ledger::{self, EntryKind, EntryStatus, LedgerEntry};
+use crate::domain::meter::{GpuSample, Host, Missing, Reading};
+use crate::domain::money::Credits;
+use crate::domain::rates::{Card, charge};
+use crate::domain::receipt::{Receipt, ReceiptGpu, ReceiptSegment, ReceiptState, VERSION};
+use crate::domain::time::{Mono, Nanos, Wall};
+use crate::domain::usage::{HeldGpu, Meter, Usage};
+use crate::domain::view::{AccountState, AccountView, CardView, JobView, View};
+use crate::domain::wire::{AccountPolicy, Verdict};
+
+const CARD: &str = r#"card = "campus"
+version = 3
+effective_from = "2026-01-01T00:00:00Z"
+
+[[line]]
+id = "gpu"
+meter = "gpu_held"
+price = "4.00"
+unit = "gpu-hour"
+
+[[line]]
+id = "cpu"
+meter = "cpu_time"
+price = "0.02"
+unit = "core-hour"
+"#;
+
+const HOUR_NS: u128 = 3_600_000_000_000;
+
+fn credits(text: &str) -> Credits {
+    text.parse().unwrap()
+}
+
+fn gpu() -> HeldGpu {
+    held(0)
+}
+
+fn held(number: u32) -> HeldGpu {
+    let gpu: GpuId = format!("GPU-5f1c3a52-0000-0000-0000-00000000000{number}").parse().unwrap();
+    HeldGpu { gpu, model: GpuModel::new("NVIDIA H100 80GB HBM3") }
+}
+
+pub(crate) fn card() -> Card {
+    Card::parse(CARD, "campus.toml").unwrap()
+}
+
+pub(crate) fn view() -> View {
+    let card = card();
+    View {
+        node: "gpu-07".parse().unwrap(),
+        at: "2026-03-01T12:00:00.000Z".to_owned(),
+        enforcement: Enforcement::Enforce,
+        card: Some(CardView {
+            name: card.name.clone(),
+            version: card.version,
+            effective_from: "2026-01-01T00:00:00.000Z".to_owned(),
+            digest: card.digest,
+        }),
+        card_refused: None,
+        seq: 1_204,
+        durable_seq: 1_203,
+        authority_asked: 31,
+        authority_unanswered: None,
+        accounts: vec![AccountView {
+            account: "lab".parse().unwrap(),
+            state: AccountState::Funded,
+            in_hand: credits("1.5"),
+            free: credits("20"),
+            spent: credits("64.2"),
+            unfunded: Credits::ZERO,
+            owed: Credits::ZERO,
+            burn_per_hour: credits("32.1"),
+            lasts_s: Some(2_411),
+            verdict: Some(Verdict::Granted),
+            policy: AccountPolicy::default(),
+            armed: false,
+        }],
+        jobs: vec![job("u1000-train", 7, Phase::Frozen), job("slurm:4711", 6, Phase::Running), job("u1000-old", 5, Phase::Ended)],
+    }
+}
+
+fn job(name: &str, attempt: u64, phase: Phase) -> JobView {
+    JobView {
+        attempt: Attempt(attempt),
+        job: name.parse().unwrap(),
+        account: "lab".parse().unwrap(),
+        owner_uid: Uid(if name.starts_with("u1000") { 1000 } else { 1001 }),
+        phase,
+        frozen_by: (phase == Phase::Frozen).then_some(FrozenBy::Agent),
+        opened: "2026-03-01T10:00:00.000Z".to_owned(),
+        ended: (phase == Phase::Ended).then(|| "2026-03-01T11:00:00.000Z".to_owned()),
+        cpu_ns: "36000000000000".to_owned(),
+        memory_bytes: (phase != Phase::Ended).then_some(12 << 30),
+        gpus: vec![gpu()],
+        running_ms: 7_200_000,
+        frozen_ms: 61_500,
+        charge: credits("64.2"),
+        drawn: credits("64.2"),
+        unfunded: Credits::ZERO,
+        missing: if phase == Phase::Running { vec![Missing::Denied] } else { Vec::new() },
+    }
+}
+
+pub(crate) fn picture() -> Picture {
+    Picture {
+        view: Some(view()),
+        taken_at_ns: 5_000_000_000,
+        gpus: Some(Reading::Seen(vec![GpuSample {
+            gpu: gpu().gpu,
+            index: 0,
+            model: gpu().model,
+            busy_permyriad: Reading::Seen(8_750),
+            memory_used_bytes: Reading::Seen(42 << 30),
+            memory_total_bytes: Reading::Seen(80 << 30),
+            processes: Reading::Missing(Missing::NotSupported),
+        }])),
+        host: Host { cpu_count: 64, memory_bytes: 512 << 30 },
+        stats: Stats {
+            tick_count: 7_322,
+            tick_missed_count: 2,
+            tick_ns: 1_420_500,
+            cpu_ns: 9_870_000_000,
+            resident_bytes: 21 << 20,
+            acted: BTreeMap::from([(("freeze", "confirmed"), 3), (("thaw", "confirmed"), 2)]),
+            asked_count: 33,
+            missing: BTreeMap::from([("permission denied".to_owned(), 4)]),
+            journal_full: false,
+            loop_scheduling: "SCHED_RR 1".to_owned(),
+            hands_scheduling: "SCHED_RR 1".to_owned(),
+            cgroup_layout: "unified".to_owned(),
+        },
+    }
+}
+
+/// Eight GPUs for two hours at 4 and ten core-hours at 0.02, frozen at the end.
+pub(crate) fn receipt() -> Receipt {
+    let card = card();
+    let gpus: Vec<HeldGpu> = (0..8).map(held).collect();
+    let usage = Usage {
+        cpu_ns: 10 * HOUR_NS,
+        memory_byte_ns: 2 * HOUR_NS * (12 << 30),
+        gpu_held_ns: gpus.iter().map(|held| (held.gpu.clone(), 2 * HOUR_NS)).collect(),
+        wall_ns: 2 * HOUR_NS,
+        job_starts: 1,
+        frozen_ns: 61_500_000_000,
+    };
+    let lines = charge::lines(&card, &usage, &gpus).unwrap();
+    let cost: Credits = lines.iter().map(|line| line.cost).sum();
+    let segment = ReceiptSegment {
+        card: card.name.clone(),
+        card_version: card.version,
+        card_digest: card.digest,
+        from: "2026-03-01T10:00:00.000Z".to_owned(),
+        to: "2026-03-01T12:00:00.000Z".to_owned(),
+        cpu_ns: usage.cpu_ns.to_string(),
+        memory_charged_byte_ns: usage.memory_byte_ns.to_string(),
+        running_ns: usage.wall_ns.to_string(),
+        frozen_ns: usage.frozen_ns.to_string(),
+        job_starts: 1,
+        gpus: gpus
+            .iter()
+            .map(|held| ReceiptGpu { gpu: held.gpu.clone(), model: held.model.clone(), held_ns: (2 * HOUR_NS).to_string() })
+            .collect(),
+        lines,
+        cost,
+    };
+    Receipt {
+        receipt: VERSION,
+        state: ReceiptState::Provisional,
+        node: "gpu-07".parse().unwrap(),
+        boot: BootId([7; 16]),
+        attempt: Attempt(7),
+        job: "u1000-train".parse().unwrap(),
+        account: "lab".parse().unwrap(),
+        owner_uid: Uid(1000),
+        phase: Phase::Frozen,
+        opened: "2026-03-01T10:00:00.000Z".to_owned(),
+        ended: None,
+        outcome: None,
+        exit_code: None,
+        segments: vec![segment],
+        charge: cost,
+        drawn: cost,
+        unfunded: Credits::ZERO,
+        owed: Credits::ZERO,
+        gaps: vec![Gap {
+            meter: Meter::MemoryCharged,
+            from: Mono(1_000_000_000),
+            to: Mono(4_500_000_000),
+            why: Missing::AgentDown,
+            rule: GapRule::NotBilled,
+        }],
+        steps: steps(),
+        notes_dropped: 0,
+    }
+}
+
+fn steps() -> Vec<Step> {
+    let zero = Wall(1_772_366_400_000); // 2026-03-01T12:00:00Z
+    let evidence = |in_hand: &str, verdict| Evidence {
+        cpu_counter_ns: Some(36_000_000_000_000),
+        charge: credits("64.2"),
+        granted: credits("65"),
+        returned: credits("0.8").minus(credits(in_hand)),
+        spent: credits("64.2"),
+        in_hand: credits(in_hand),
+        burn_max_per_s: credits("0.009"),
+        lasts: Some(Nanos::from_millis(if in_hand == "0" { 0 } else { 22_000 })),
+        verdict: Some((verdict, 31)),
+        free: Credits::ZERO,
+    };
+    let step = |after_ms: u64, event| Step { wall: Wall(zero.0 + after_ms), at: Mono(after_ms * 1_000_000), event };
+    vec![
+        step(0, StepEvent::Warned(evidence("0.2", Verdict::Final))),
+        step(20_000, StepEvent::Armed(evidence("0.2", Verdict::Final))),
+        step(22_000, StepEvent::Emptied(evidence("0", Verdict::Final))),
+        step(
+            22_002,
+            StepEvent::Acted(Acted {
+                attempt: Attempt(7),
+                act: Act::Freeze,
+                asked_at: Mono(22_000_200_000),
+                done_at: Mono(22_001_450_000),
+                syscall: "write 1 to /sys/fs/cgroup/meterd/job-7/cgroup.freeze".to_owned(),
+                outcome: ActOutcome::Confirmed,
+            }),
+        ),
+    ]
+}
+
+pub(crate) fn ledger_account() -> ledger::AccountView {
+    ledger::AccountView {
+        account: "lab".parse().unwrap(),
+        available: credits("20"),
+        held: credits("1.5"),
+        free: credits("5"),
+        paid: credits("16.5"),
+        deposited: credits("85.7"),
+        settled: credits("64.2"),
+        written_off: Credits::ZERO,
+        shortfall: Credits::ZERO,
+        version: 2,
+        policy: AccountPolicy::default(),
+    }
+}
+
+pub(crate) fn ledger_entries() -> Vec<LedgerEntry> {
+    let at = Wall(1_772_366_400_000);
+    let entry = |kind, amount: &str, free: &str, paid: &str, status| LedgerEntry {
+        at,
+        kind,
+        amount: credits(amount),
+        free: credits(free),
+        paid: credits(paid),
+        status,
+    };
+    let hour = at.0 / 3_600_000;
+    let epoch = Epoch([9; 16]);
+    vec![
+        entry(EntryKind::Usage { epoch, hour }, "64.2", "5", "59.2", EntryStatus::Accumulating),
+        entry(EntryKind::WriteOff { epoch, hour }, "0.000000001", "0", "0", EntryStatus::Completed),
+        entry(EntryKind::Deposit { bucket: Bucket::Paid, payment: "inv-7".parse().unwrap() }, "80.7", "0", "80.7", EntryStatus::Completed),
+    ]
+}

@@ -1,0 +1,258 @@
+//! What scheduler hooks wrote down while the agent did not answer: one file a call, read in the order of their names.
+//!
+//! A file is called `<milliseconds since 1970, 16 digits>-<pid>-<start|stop>.json` and holds `{"spool": 1, "call": "start", "job": …,
+//! "at_ms": …, "body": …}`. It counts as said by its owner. It is written under a hidden name, synchronised, and renamed, so a file
+//! that is seen is whole.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, fsync, mkdirat, open, openat, renameat, unlinkat};
+use rustix::io::Errno;
+use serde_json::{Value, json};
+
+use crate::domain::id::{JobName, Uid};
+use crate::domain::request::{BODY_BYTES_MAX, StartRequest, StopRequest};
+use crate::domain::time::Wall;
+
+/// The version of the files.
+pub const VERSION: u64 = 1;
+/// Largest file, in bytes: a body and its envelope.
+const FILE_BYTES_MAX: usize = BODY_BYTES_MAX + 4_096;
+/// Most files read in one go; the rest comes with the next one.
+const FILES_MAX: usize = 4_096;
+
+/// A call that a hook could not make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// A start.
+    Start(StartRequest),
+    /// A stop of this job.
+    Stop(JobName, StopRequest),
+}
+
+/// One spooled call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spooled {
+    /// The file's name, for [`Spool::remove`].
+    pub file: String,
+    /// Who said it: the file's owner. What it may say is checked as if it had called.
+    pub owner: Uid,
+    /// When the hook was called, by its own wall clock.
+    pub at: Wall,
+    /// What it wanted.
+    pub call: Call,
+}
+
+/// A file that holds no call. It is for the log, and then for [`Spool::remove`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("spooled file {file}: {why}")]
+pub struct Rejected {
+    /// The file's name.
+    pub file: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// The directory of spooled calls, open.
+#[derive(Debug)]
+pub struct Spool {
+    dir: OwnedFd,
+}
+
+impl Spool {
+    /// Opens the directory.
+    ///
+    /// # Errors
+    /// When it is not there, is a symbolic link, belongs to somebody other than root and the caller, or others may write to it.
+    pub fn open(path: &Path) -> io::Result<Spool> {
+        let dir = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = fstat(&dir)?;
+        let mine = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
+        if !mine || stat.st_mode & 0o022 != 0 {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the spool directory is not the agent's alone"));
+        }
+        Ok(Spool { dir })
+    }
+
+    /// Opens the directory, or makes it (mode 0700).
+    ///
+    /// # Errors
+    /// See [`Spool::open`], and when it cannot be made.
+    pub fn open_or_make(path: &Path) -> io::Result<Spool> {
+        match mkdirat(rustix::fs::CWD, path, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => Spool::open(path),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Writes a call down; it is durable when this returns.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn write(&self, at: Wall, call: &Call) -> io::Result<String> {
+        let (kind, job, body) = match call {
+            Call::Start(start) => ("start", &start.job, start.to_json()),
+            Call::Stop(job, stop) => ("stop", job, stop.to_json()),
+        };
+        let text = json!({ "spool": VERSION, "call": kind, "job": job, "at_ms": at.0, "body": body }).to_string();
+        let name = format!("{:016}-{}-{kind}.json", at.0, std::process::id());
+        let hidden = format!(".{name}");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&self.dir, &hidden, flags, Mode::RUSR | Mode::WUSR)?);
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        renameat(&self.dir, &hidden, &self.dir, &name)?;
+        fsync(&self.dir)?;
+        Ok(name)
+    }
+
+    /// What waits, oldest first. Nothing is removed by reading.
+    ///
+    /// # Errors
+    /// When the directory cannot be read; what is wrong with one file is said in its place.
+    pub fn read(&self) -> io::Result<Vec<Result<Spooled, Rejected>>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.starts_with('.') && name.strip_suffix(".json").is_some() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        names.truncate(FILES_MAX);
+        Ok(names.into_iter().map(|file| self.read_one(&file).map_err(|why| Rejected { file, why })).collect())
+    }
+
+    /// Removes a file, once its call is made or rejected; one that is gone is no error.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove(&self, file: &str) -> io::Result<()> {
+        match unlinkat(&self.dir, file, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(fsync(self.dir.as_fd())?),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn read_one(&self, file: &str) -> Result<Spooled, String> {
+        // Without O_NONBLOCK a named pipe of this name would keep the agent waiting.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = openat(&self.dir, file, flags, Mode::empty()).map_err(|errno| format!("cannot be opened: {errno}"))?;
+        let stat = fstat(&fd).map_err(|errno| errno.to_string())?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink != 1 {
+            return Err("not a regular file with one name".to_owned());
+        }
+        let mut text = String::new();
+        let bound = u64::try_from(FILE_BYTES_MAX + 1).unwrap_or(u64::MAX);
+        File::from(fd).take(bound).read_to_string(&mut text).map_err(|error| error.to_string())?;
+        if FILE_BYTES_MAX < text.len() {
+            return Err(format!("longer than {FILE_BYTES_MAX} bytes"));
+        }
+        let (at, call) = parse(&text)?;
+        Ok(Spooled { file: file.to_owned(), owner: Uid(stat.st_uid), at, call })
+    }
+}
+
+/// The call that a file's text holds.
+fn parse(text: &str) -> Result<(Wall, Call), String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if value["spool"].as_u64() != Some(VERSION) {
+        return Err(format!("not of version {VERSION}"));
+    }
+    let at = Wall(value["at_ms"].as_u64().ok_or("at_ms is not a number")?);
+    let body = value["body"].to_string();
+    let told = |mistakes: Vec<crate::domain::form::Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    match value["call"].as_str() {
+        Some("start") => Ok((at, Call::Start(StartRequest::parse(&body).map_err(told)?))),
+        Some("stop") => {
+            let job = value["job"].as_str().unwrap_or_default().parse::<JobName>().map_err(|error| error.to_string())?;
+            Ok((at, Call::Stop(job, StopRequest::parse(&body).map_err(told)?)))
+        }
+        _ => Err("call is neither start nor stop".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::outcome::Outcome;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    fn stop(job: &str) -> Call {
+        Call::Stop(job.parse().unwrap(), StopRequest { outcome: Outcome::Failed, exit_code: Some(3) })
+    }
+
+    fn spool() -> (tempfile::TempDir, Spool) {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open_or_make(&folder.path().join("spool")).unwrap();
+        (folder, spool)
+    }
+
+    #[test]
+    fn calls_come_back_oldest_first_and_until_they_are_removed() {
+        let (_folder, spool) = spool();
+        let start = r#"{"job": "a", "account": "lab", "cgroups": ["/sys/fs/cgroup/a"], "gpus": [0], "time_limit_s": 60}"#;
+        let start = Call::Start(StartRequest::parse(start).unwrap());
+        spool.write(Wall(2_000), &stop("a")).unwrap();
+        spool.write(Wall(1_000), &start).unwrap();
+        for _ in 0..2 {
+            let read: Vec<Spooled> = spool.read().unwrap().into_iter().map(Result::unwrap).collect();
+            assert_eq!(
+                read.iter().map(|spooled| (spooled.at, &spooled.call)).collect::<Vec<_>>(),
+                [(Wall(1_000), &start), (Wall(2_000), &stop("a"))]
+            );
+            assert_eq!(read[0].owner, Uid(rustix::process::geteuid().as_raw()));
+        }
+        for spooled in spool.read().unwrap() {
+            spool.remove(&spooled.unwrap().file).unwrap();
+        }
+        assert!(spool.read().unwrap().is_empty());
+        spool.remove("gone.json").unwrap();
+    }
+
+    #[test]
+    fn what_is_no_whole_regular_file_is_rejected_and_named() {
+        let (folder, spool) = spool();
+        let dir = folder.path().join("spool");
+        let good = spool.write(Wall(1), &stop("a")).unwrap();
+        std::fs::write(folder.path().join("elsewhere"), "{}").unwrap();
+        symlink(folder.path().join("elsewhere"), dir.join("link.json")).unwrap();
+        std::fs::hard_link(folder.path().join("elsewhere"), dir.join("hard.json")).unwrap();
+        std::fs::create_dir(dir.join("dir.json")).unwrap();
+        rustix::fs::mknodat(&spool.dir, "pipe.json", FileType::Fifo, Mode::RUSR, 0).unwrap();
+        std::fs::write(dir.join("long.json"), vec![b' '; FILE_BYTES_MAX + 1]).unwrap();
+        std::fs::write(dir.join("empty.json"), "").unwrap();
+        std::fs::write(dir.join("later.json"), r#"{"spool": 2}"#).unwrap();
+        std::fs::write(dir.join(".half.json"), "{").unwrap();
+        let (mut whole, mut rejected) = (Vec::new(), Vec::new());
+        for read in spool.read().unwrap() {
+            match read {
+                Ok(spooled) => whole.push(spooled.file),
+                Err(why) => rejected.push(why.file),
+            }
+        }
+        assert_eq!(whole, [good]);
+        assert_eq!(rejected, ["dir.json", "empty.json", "hard.json", "later.json", "link.json", "long.json", "pipe.json"]);
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_no_spool() {
+        let (folder, _) = spool();
+        let dir = folder.path().join("spool");
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(Spool::open(&dir).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        symlink(folder.path(), folder.path().join("link")).unwrap();
+        assert!(Spool::open(&folder.path().join("link")).is_err());
+    }
+
+    #[test]
+    fn a_whole_start_with_mistakes_is_rejected_with_all_of_them() {
+        let text = r#"{"spool": 1, "at_ms": 1, "call": "start", "body": {"job": "-", "account": "-"}}"#;
+        let why = parse(text).unwrap_err();
+        assert!(why.contains("/job") && why.contains("/account"), "{why}");
+    }
+}

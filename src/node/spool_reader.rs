@@ -1,0 +1,104 @@
+//! Makes the calls that hooks could not make while the agent was away: at start, and every ten seconds. Each counts as said by its
+//! file's owner, is checked as if that user had called, and its file goes once the call is decided.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::access::{Access, Ask, Who};
+use super::handle::{Caller, Handle, Inbox};
+use super::spool::{Call, Spool, Spooled};
+use crate::domain::agent::start::Reply;
+use crate::domain::id::Uid;
+use crate::domain::job::Ending;
+use crate::domain::request::Place;
+
+/// Between two looks into the directory.
+const EVERY: Duration = Duration::from_secs(10);
+/// Refusals that pass: the call is made again at the next look.
+const PASSING: [&str; 3] = ["busy", "journal_full", "authority_unreachable"];
+
+/// Attends to the directory until the loop has ended.
+pub async fn attend(path: PathBuf, access: Access, handle: Handle) {
+    loop {
+        match Spool::open(&path) {
+            Ok(spool) => look(&spool, &access, &handle).await,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(event = "spool_refused", path = %path.display(), %error),
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+async fn look(spool: &Spool, access: &Access, handle: &Handle) {
+    let found = match spool.read() {
+        Ok(found) => found,
+        Err(error) => return tracing::warn!(event = "spool_unreadable", %error),
+    };
+    for call in found {
+        let file = match &call {
+            Ok(spooled) => spooled.file.clone(),
+            Err(rejected) => rejected.file.clone(),
+        };
+        let decided = match call {
+            Ok(spooled) => make(spooled, access, handle).await,
+            Err(rejected) => {
+                tracing::warn!(event = "spool_rejected", %rejected);
+                Decided::Yes
+            }
+        };
+        if decided == Decided::Yes
+            && let Err(error) = spool.remove(&file)
+        {
+            tracing::warn!(event = "spool_left", %file, %error);
+        }
+    }
+}
+
+/// Is the call done with?
+#[derive(PartialEq, Eq)]
+enum Decided {
+    Yes,
+    NotYet,
+}
+
+async fn make(spooled: Spooled, access: &Access, handle: &Handle) -> Decided {
+    let Spooled { file, owner, call, .. } = spooled;
+    let who = Who::Local { uid: owner, groups: Vec::new() };
+    let allowed = match &call {
+        Call::Start(request) => access.check(&who, Ask::Start(request)),
+        Call::Stop(name, _) => access.check(&who, Ask::Stop(name, owner_of(handle, name.as_str()))),
+    };
+    if matches!(&call, Call::Start(request) if request.place == Place::Own) {
+        // The caller's process goes into an own cgroup, and this call's caller is gone.
+        tracing::warn!(event = "spool_not_permitted", %file, uid = owner.0, code = "own_needs_its_caller");
+        return Decided::Yes;
+    }
+    if let Err(refusal) = allowed {
+        tracing::warn!(event = "spool_not_permitted", %file, uid = owner.0, code = %refusal.code);
+        return Decided::Yes;
+    }
+    let (reply, answer) = oneshot::channel();
+    let message = match call {
+        Call::Start(request) => Inbox::Start { request, caller: Caller { uid: owner, pid: std::process::id(), pidfd: None }, reply },
+        Call::Stop(name, stop) => Inbox::Stop { name, ending: Ending { outcome: stop.outcome, exit_code: stop.exit_code }, reply },
+    };
+    if handle.put(message).is_err() {
+        return Decided::NotYet;
+    }
+    match answer.await {
+        Ok(Reply::Refused(refusal)) if PASSING.contains(&refusal.code.as_str()) => Decided::NotYet,
+        Ok(Reply::Refused(refusal)) => {
+            tracing::warn!(event = "spool_call_refused", %file, code = %refusal.code, message = %refusal.message);
+            Decided::Yes
+        }
+        Ok(_) => Decided::Yes,
+        Err(_) => Decided::NotYet,
+    }
+}
+
+fn owner_of(handle: &Handle, job: &str) -> Option<Uid> {
+    let picture = handle.picture();
+    picture.view.as_ref()?.jobs.iter().find(|view| view.job.as_str() == job).map(|view| view.owner_uid)
+}

@@ -1,0 +1,165 @@
+//! The simulated authority: the real ledger behind a store that answers only after its commit, and can die at any moment.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use meterd::domain::bucket::Bucket;
+use meterd::domain::id::{AccountId, Epoch, PaymentId};
+use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment};
+use meterd::domain::money::Credits;
+use meterd::domain::time::{Nanos, Now};
+use meterd::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request};
+
+/// Everything that the store holds.
+#[derive(Clone, Default)]
+pub(crate) struct Books {
+    pub(crate) accounts: BTreeMap<AccountId, Account>,
+    payments: BTreeMap<PaymentId, Payment>,
+    /// By the simulation's own count.
+    pub(crate) paid_in: BTreeMap<AccountId, i128>,
+}
+
+/// What is asked of the authority.
+#[derive(Clone, Debug)]
+pub(crate) enum Deed {
+    Answer(Request),
+    Create(AccountId, AccountPolicy),
+    TopUp(AccountId, i128, String),
+    Policy(AccountId, AccountPolicy),
+    Sweep,
+}
+
+/// What it says once that is durable.
+#[derive(Clone, Debug)]
+pub(crate) enum Said {
+    Answer(Answer),
+    Push(Push),
+}
+
+/// The authority's process and its store.
+pub(crate) struct Bank {
+    pub(crate) books: Books,
+    work: VecDeque<Deed>,
+    underway: Option<(Books, Vec<Said>)>,
+    pub(crate) up: bool,
+    pub(crate) life: u64,
+    pub(crate) close: ClosePolicy,
+    pub(crate) valid_for: Nanos,
+}
+
+impl Bank {
+    pub(crate) fn new(close: ClosePolicy, valid_for: Nanos) -> Bank {
+        Bank { books: Books::default(), work: VecDeque::new(), underway: None, up: true, life: 0, close, valid_for }
+    }
+
+    /// Takes a deed into the queue. False while the process is down.
+    pub(crate) fn ask(&mut self, deed: Deed) -> bool {
+        if self.up {
+            self.work.push_back(deed);
+        }
+        self.up
+    }
+
+    /// Begins the next deed, if none is being committed.
+    pub(crate) fn begin(&mut self, now: Now) -> bool {
+        if !self.up || self.underway.is_some() {
+            return false;
+        }
+        let Some(deed) = self.work.pop_front() else { return false };
+        let mut books = self.books.clone();
+        let said = self.perform(&mut books, deed, now);
+        self.underway = Some((books, said));
+        true
+    }
+
+    /// The commit is durable: what may be said now.
+    pub(crate) fn finish(&mut self) -> Vec<Said> {
+        let Some((books, said)) = self.underway.take() else { return Vec::new() };
+        self.books = books;
+        said
+    }
+
+    pub(crate) fn crash(&mut self) {
+        self.up = false;
+        self.life += 1;
+        self.work.clear();
+        self.underway = None;
+    }
+
+    /// The watch over silence begins anew with the process.
+    pub(crate) fn restart(&mut self, now: Now) {
+        self.up = true;
+        for epoch in self.books.accounts.values_mut().flat_map(|account| account.epochs.values_mut()) {
+            epoch.heard_at = now.mono;
+        }
+    }
+
+    fn perform(&self, books: &mut Books, deed: Deed, now: Now) -> Vec<Said> {
+        match deed {
+            Deed::Answer(request) => vec![Said::Answer(self.answer(books, &request, now))],
+            Deed::Create(id, policy) => {
+                books.accounts.entry(id.clone()).or_insert_with(|| Account::new(id, policy));
+                Vec::new()
+            }
+            Deed::TopUp(id, nano, payment) => top_up(books, &id, nano, &payment, now),
+            Deed::Policy(id, policy) => {
+                let Some(account) = books.accounts.get_mut(&id) else { return Vec::new() };
+                let before = account.version;
+                ledger::set_policy(account, policy);
+                let news = before < account.version;
+                if news { vec![Said::Push(Push { account: id, version: account.version })] } else { Vec::new() }
+            }
+            Deed::Sweep => {
+                for account in books.accounts.values_mut() {
+                    let _lines = ledger::sweep(account, self.close, now);
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// As the store does it: last words first, then each entry by itself.
+    fn answer(&self, books: &mut Books, request: &Request, now: Now) -> Answer {
+        let known = books.accounts.values().any(|account| account.epochs.contains_key(&request.epoch));
+        let named = |id: &AccountId| request.previous.iter().flat_map(|earlier| &earlier.entries).any(|entry| entry.account == *id);
+        let superseded = |epochs: &BTreeMap<Epoch, ledger::EpochAccount>| {
+            epochs.iter().any(|(id, epoch)| epoch.state == EpochState::Open && epoch.node == request.node && *id != request.epoch)
+        };
+        for (id, account) in &mut books.accounts {
+            if named(id) || (self.close == ClosePolicy::OnSuccessor && !known && superseded(&account.epochs)) {
+                let _lines = ledger::book_previous(account, request, self.close, now);
+            }
+        }
+        let mut entries = Vec::new();
+        for entry in &request.entries {
+            let mut answered = match books.accounts.get_mut(&entry.account) {
+                Some(account) => ledger::answer(account, request, entry, self.close, now).entry,
+                None => ledger::answer_unknown(entry.account.clone()),
+            };
+            answered.valid_for = answered.valid_for.min(self.valid_for);
+            entries.push(answered);
+        }
+        Answer {
+            protocol: PROTOCOL,
+            epoch: request.epoch,
+            request: request.request,
+            digest: request.digest(),
+            acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
+            entries,
+        }
+    }
+}
+
+fn top_up(books: &mut Books, id: &AccountId, nano: i128, payment: &str, now: Now) -> Vec<Said> {
+    let Some(account) = books.accounts.get_mut(id) else { return Vec::new() };
+    let name: PaymentId = payment.parse().unwrap();
+    let bucket = if nano % 2 == 0 { Bucket::Free } else { Bucket::Paid };
+    let payment = Payment { id: name.clone(), bucket, amount: Credits::from_nano(nano) };
+    match ledger::deposit(account, payment.clone(), books.payments.get(&name), now) {
+        Ok(ledger::Deposited::Booked(_)) => {
+            books.payments.insert(name, payment);
+            *books.paid_in.entry(id.clone()).or_default() += nano;
+            vec![Said::Push(Push { account: id.clone(), version: account.version })]
+        }
+        Ok(ledger::Deposited::Already) | Err(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,163 @@
+//! Rate cards as the simulation makes them, and their prices by its own big integers: nothing here is taken from the code under test but
+//! the card that it parses from the same text.
+
+use meterd::domain::rates::Card;
+use num_bigint::BigUint;
+
+use crate::rng::Rng;
+
+/// The GPU models of the simulated machines.
+pub(crate) const MODELS: [&str; 3] = ["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB", "NVIDIA L4"];
+
+/// Which base quantity a line prices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Cpu,
+    Memory,
+    Gpu,
+    Wall,
+    Start,
+}
+
+/// One line, in the simulation's own terms.
+#[derive(Clone, Debug)]
+pub(crate) struct Priced {
+    pub(crate) what: What,
+    pub(crate) mantissa: u128,
+    pub(crate) scale: u32,
+    pub(crate) unit_base: u128,
+    pub(crate) per: u64,
+    pub(crate) round: &'static str,
+    pub(crate) model: &'static str,
+}
+
+/// A card with its text and its own prices.
+#[derive(Clone, Debug)]
+pub(crate) struct Tariff {
+    pub(crate) card: Card,
+    pub(crate) lines: Vec<Priced>,
+}
+
+/// The raw quantities of one segment; GPUs by model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Quantities {
+    pub(crate) cpu_ns: u128,
+    pub(crate) memory_byte_ns: u128,
+    pub(crate) running_ns: u128,
+    pub(crate) starts: u128,
+    pub(crate) gpus: Vec<(String, u128)>,
+}
+
+const UNITS: [(What, &str, &str, u128); 11] = [
+    (What::Cpu, "cpu_time", "core-hour", 3_600_000_000_000),
+    (What::Cpu, "cpu_time", "core-second", 1_000_000_000),
+    (What::Memory, "memory_charged", "GiB-hour", 1_073_741_824 * 3_600_000_000_000),
+    (What::Memory, "memory_charged", "MB-second", 1_000_000 * 1_000_000_000),
+    (What::Memory, "memory_charged", "TiB-day", 1_099_511_627_776 * 86_400_000_000_000),
+    (What::Gpu, "gpu_held", "gpu-hour", 3_600_000_000_000),
+    (What::Gpu, "gpu_held", "gpu-minute", 60_000_000_000),
+    (What::Wall, "wall_time", "hour", 3_600_000_000_000),
+    (What::Wall, "wall_time", "day", 86_400_000_000_000),
+    (What::Wall, "wall_time", "second", 1_000_000_000),
+    (What::Start, "job_starts", "start", 1),
+];
+
+impl Tariff {
+    /// A random card. Prices are about one credit an hour for everything together, whatever the unit.
+    pub(crate) fn random(rng: &mut Rng, version: u64) -> Tariff {
+        let mut text = format!("card = \"sim\"\nversion = {version}\neffective_from = \"2026-01-01T00:00:00Z\"\n");
+        let mut lines = Vec::new();
+        let mut whats = vec![What::Cpu];
+        for what in [What::Memory, What::Wall, What::Start] {
+            if rng.chance(500) {
+                whats.push(what);
+            }
+        }
+        for what in whats {
+            lines.push(push_line(&mut text, rng, what, "", lines.len()));
+        }
+        lines.push(push_line(&mut text, rng, What::Gpu, "", lines.len()));
+        for model in ["NVIDIA H100*", "NVIDIA A100-SXM4-40GB"] {
+            if rng.chance(400) {
+                lines.push(push_line(&mut text, rng, What::Gpu, model, lines.len()));
+            }
+        }
+        let card = Card::parse(&text, "sim.toml").unwrap_or_else(|mistakes| panic!("the simulation's card: {mistakes:?}\n{text}"));
+        Tariff { card, lines }
+    }
+
+    /// What the quantities cost, in nano-credits.
+    pub(crate) fn price(&self, used: &Quantities) -> BigUint {
+        self.lines.iter().map(|line| self.line_price(line, used)).sum()
+    }
+
+    fn line_price(&self, line: &Priced, used: &Quantities) -> BigUint {
+        let quantity: u128 = match line.what {
+            What::Cpu => used.cpu_ns,
+            What::Memory => used.memory_byte_ns,
+            What::Wall => used.running_ns,
+            What::Start => used.starts,
+            What::Gpu => used.gpus.iter().filter(|(model, _)| self.best(model) == line.model).map(|(_, held)| *held).sum(),
+        };
+        let dividend = BigUint::from(quantity) * line.mantissa * 1_000_000_000_u64;
+        let divisor = BigUint::from(10_u32).pow(line.scale) * line.unit_base * line.per;
+        let (whole, rest) = (&dividend / &divisor, &dividend % &divisor);
+        let twice = &rest * 2_u32;
+        let up = match line.round {
+            "up" => rest != BigUint::ZERO,
+            "half_even" => twice > divisor || (twice == divisor && whole.bit(0)),
+            _ => false,
+        };
+        if up { whole + 1_u32 } else { whole }
+    }
+
+    fn best(&self, model: &str) -> &'static str {
+        let fits = |line: &&Priced| {
+            line.what == What::Gpu
+                && match line.model.strip_suffix('*') {
+                    Some(prefix) => model.starts_with(prefix),
+                    None => line.model.is_empty() || line.model == model,
+                }
+        };
+        self.lines.iter().filter(fits).map(|line| line.model).max_by_key(|model| model.len()).unwrap_or("")
+    }
+
+    /// The price of a second of everything, in nano-credits, each line up.
+    pub(crate) fn burn(&self, cpus: u64, memory_bytes: u64, models: &[String]) -> BigUint {
+        const S: u128 = 1_000_000_000;
+        let used = Quantities {
+            cpu_ns: u128::from(cpus) * S,
+            memory_byte_ns: u128::from(memory_bytes) * S,
+            running_ns: S,
+            starts: 0,
+            gpus: models.iter().map(|model| (model.clone(), S)).collect(),
+        };
+        self.price(&used) + self.lines.len()
+    }
+}
+
+fn push_line(text: &mut String, rng: &mut Rng, what: What, model: &'static str, number: usize) -> Priced {
+    use std::fmt::Write as _;
+    let fitting: Vec<_> = UNITS.iter().filter(|unit| unit.0 == what).copied().collect();
+    let (_, meter, unit, base) = rng.pick(&fitting);
+    // About one credit for an hour of one CPU, 4 GiB, one GPU: a price that fits the unit, with an odd end.
+    let hour: u128 = match what {
+        What::Memory => 4 * 1_073_741_824 * 3_600_000_000_000,
+        What::Start => 20,
+        _ => 3_600_000_000_000,
+    };
+    let scale = 18_u32;
+    let mantissa = (base * 1_000_000 / hour).max(1) * u128::from(rng.range(100_000_000_000, 2_000_000_000_000)) / 1_000_000 * 1_000_000;
+    let mantissa = (mantissa + u128::from(rng.below(1_000_000))).max(1);
+    let per = if rng.chance(300) { rng.range(2, 12) } else { 1 };
+    let round = rng.pick(&["down", "up", "half_even"]);
+    let unit_scale = 10_u128.pow(scale);
+    let (whole, fraction) = (mantissa / unit_scale, mantissa % unit_scale);
+    let _ =
+        write!(text, "\n[[line]]\nid = \"line-{number}\"\nmeter = \"{meter}\"\nprice = \"{whole}.{fraction:018}\"\nunit = \"{unit}\"\n");
+    let _ = write!(text, "per = {per}\nround = \"{round}\"\n");
+    if !model.is_empty() {
+        let _ = writeln!(text, "gpu_model = \"{model}\"");
+    }
+    Priced { what, mantissa, scale, unit_base: base, per, round, model }
+}

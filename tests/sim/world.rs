@@ -1,0 +1,1001 @@
+//! The simulated world: clocks, jobs, hands, disks, messages and people, all from one seed. It does what the effects say, and nothing else.
+
+use std::collections::BTreeMap;
+
+use meterd::domain::act::{Act, ActOutcome, Acted, Order, Target};
+use meterd::domain::agent::start::{PendingStart, Reply, Wanted};
+use meterd::domain::agent::{Agent, Settings};
+use meterd::domain::enforcement::Enforcement;
+use meterd::domain::fact::{Fact, Seq};
+use meterd::domain::id::{AccountId, Attempt, BootId, Epoch, GpuModel, Uid};
+use meterd::domain::job::Ending;
+use meterd::domain::ledger::ClosePolicy;
+use meterd::domain::meter::{Frozen, Host, JobSample, Missing, Populated, Reading, Tail, TailShare};
+use meterd::domain::outcome::Outcome;
+use meterd::domain::time::{Boot, Mono, Nanos, Now, Wall};
+use meterd::domain::turn::{Effect, Event, JournalState, Turn};
+use meterd::domain::usage::HeldGpu;
+use meterd::domain::wire::{AccountPolicy, Answer, OnExhaustion, Push, Request, StartPredicted};
+
+use crate::audit::Audit;
+use crate::bank::{Bank, Deed, Said};
+use crate::disk::Disk;
+use crate::kernel::{KernelJob, Place};
+use crate::rng::Rng;
+use crate::tariff::{MODELS, Tariff};
+use crate::trace::Trace;
+
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const S: u64 = 1_000_000_000;
+pub(crate) const CREDIT: i128 = 1_000_000_000;
+pub(crate) const CPUS: u64 = 8;
+pub(crate) const MEMORY: u64 = 64 << 30;
+pub(crate) const INTERVAL: u64 = S;
+
+/// Something that will happen.
+#[derive(Clone, Debug)]
+pub(crate) enum Ev {
+    Tick(usize, u64),
+    Wake(usize, u64),
+    Disk(usize, u64),
+    DiskFails(usize, u64),
+    DiskFull(usize, bool),
+    ToBank(Deed),
+    BankDone(u64),
+    BankCrash,
+    BankRestart,
+    ToNode(usize, Box<Answer>),
+    PushTo(usize, Push),
+    Hand(usize, u64, Order),
+    HandDone(usize, u64, Box<Acted>),
+    Crash(usize),
+    Reboot(usize),
+    Restart(usize, u64),
+    Suspend(usize),
+    WallStep(usize),
+    Partition(u64),
+    Start(usize),
+    Stop(usize, Ending),
+    Work(usize),
+    Populate(usize),
+    Blink(usize),
+    Exit(usize),
+    Rmdir(usize),
+    Respawn(usize),
+    OtherFreeze(usize),
+    OtherThaw(usize),
+    TopUp(usize, i128),
+    Policy(usize),
+    Card,
+    Mode(usize, Enforcement),
+    Sweep,
+}
+
+/// Which faults exist in this run, each in permille where it is a chance.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Faults {
+    pub(crate) loss: u64,
+    pub(crate) doubled: u64,
+    pub(crate) slow: u64,
+    pub(crate) stall: u64,
+    pub(crate) unread: u64,
+    pub(crate) no_tail: u64,
+    pub(crate) hands: u64,
+}
+
+/// One account, as its owner means it.
+#[derive(Clone, Debug)]
+pub(crate) struct Owner {
+    pub(crate) id: AccountId,
+    pub(crate) policy: AccountPolicy,
+    pub(crate) rich: bool,
+}
+
+/// One machine with its agent.
+pub(crate) struct Node {
+    pub(crate) settings: Settings,
+    pub(crate) boot_at: u64,
+    pub(crate) boots: u64,
+    pub(crate) slept: u64,
+    pub(crate) wall_offset: u64,
+    pub(crate) life: u64,
+    pub(crate) turn: Option<Turn>,
+    pub(crate) disk: Disk,
+    reads: BTreeMap<Attempt, (usize, u64)>,
+    wake_at: Option<u64>,
+    callers: BTreeMap<u64, (usize, Call)>,
+    next_caller: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Start,
+    Stop,
+    Mode,
+}
+
+/// Everything.
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) now: u64,
+    order: u64,
+    queue: BTreeMap<(u64, u64), Ev>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) jobs: Vec<KernelJob>,
+    pub(crate) bank: Bank,
+    pub(crate) tariffs: Vec<Tariff>,
+    pub(crate) owners: Vec<Owner>,
+    pub(crate) faults: Faults,
+    pub(crate) audit: Audit,
+    pub(crate) trace: Trace,
+    pub(crate) calm: bool,
+    partition_until: u64,
+    inodes: u64,
+    payments: u64,
+}
+
+impl Node {
+    pub(crate) fn now(&self, at: u64) -> Now {
+        let boot = at - self.boot_at + S;
+        Now { mono: Mono(boot - self.slept), boot: Boot(boot), wall: Wall(1_800_000_000_000 + self.wall_offset + at / MS) }
+    }
+
+    pub(crate) fn mono(&self, at: u64) -> u64 {
+        self.now(at).mono.0
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, trace: Trace) -> World {
+        let mut rng = Rng::new(seed);
+        let close = if rng.chance(700) { ClosePolicy::OnSuccessor } else { ClosePolicy::AfterSilence(Nanos::from_secs(700)) };
+        let valid_for = if rng.chance(300) { Nanos::from_secs(rng.range(8, 60)) } else { Nanos::from_secs(600) };
+        let tariffs = vec![Tariff::random(&mut rng, 1)];
+        let node_count = if rng.chance(250) { 2 } else { 1 };
+        let mut world = World {
+            faults: random_faults(&mut rng),
+            now: 10 * S,
+            order: 0,
+            queue: BTreeMap::new(),
+            nodes: Vec::new(),
+            jobs: Vec::new(),
+            bank: Bank::new(close, valid_for),
+            tariffs,
+            owners: Vec::new(),
+            audit: Audit::new(node_count),
+            trace,
+            calm: false,
+            partition_until: 0,
+            inodes: 100,
+            payments: 0,
+            rng,
+        };
+        world.open_accounts();
+        for index in 0..node_count {
+            let node = world.new_node(index);
+            world.nodes.push(node);
+            world.wake(index);
+        }
+        world
+    }
+
+    fn new_node(&mut self, index: usize) -> Node {
+        let enforcement = if self.rng.chance(850) { Enforcement::Enforce } else { Enforcement::Observe };
+        let settings = Settings {
+            node: format!("node-{index}").parse().unwrap(),
+            boot: BootId(self.rng.bytes16()),
+            enforcement,
+            interval: Nanos(INTERVAL),
+            host: Host { cpu_count: u32::try_from(CPUS).unwrap(), memory_bytes: MEMORY },
+        };
+        Node {
+            settings,
+            boot_at: self.rng.below(9 * S),
+            boots: 0,
+            slept: 0,
+            wall_offset: 0,
+            life: 0,
+            turn: None,
+            disk: Disk::default(),
+            reads: BTreeMap::new(),
+            wake_at: None,
+            callers: BTreeMap::new(),
+            next_caller: 0,
+        }
+    }
+
+    fn open_accounts(&mut self) {
+        for index in 0..self.rng.range(1, 4) {
+            let id: AccountId = format!("account-{index}").parse().unwrap();
+            let on_exhaustion = self.rng.pick(&[
+                OnExhaustion::Freeze,
+                OnExhaustion::Freeze,
+                OnExhaustion::Terminate,
+                OnExhaustion::Kill,
+                OnExhaustion::AllowNegative,
+            ]);
+            let policy = AccountPolicy {
+                on_exhaustion,
+                grace: Nanos::from_secs(self.rng.range(1, 20)),
+                warn_before: Nanos::from_secs(self.rng.below(30)),
+                start_threshold: meterd::domain::money::Credits::ZERO,
+                start_predicted: StartPredicted::Ignore,
+            };
+            let rich = self.rng.chance(250);
+            self.owners.push(Owner { id: id.clone(), policy, rich });
+            let created_at = if self.rng.chance(850) { self.now } else { self.now + self.rng.below(60 * S) };
+            self.at(created_at, Ev::ToBank(Deed::Create(id, policy)));
+            // A few hundredths of a credit: seconds to minutes of a busy machine.
+            let amount = if rich { 1_000 * CREDIT } else { i128::from(self.rng.below(100_000_000)) };
+            self.at(created_at + MS, Ev::TopUp(usize::try_from(index).unwrap(), amount.max(1)));
+        }
+    }
+
+    pub(crate) fn at(&mut self, at: u64, what: Ev) {
+        self.order += 1;
+        self.queue.insert((at.max(self.now), self.order), what);
+    }
+
+    pub(crate) fn after(&mut self, length: u64, what: Ev) {
+        self.at(self.now + length, what);
+    }
+
+    /// Lets everything happen up to an instant.
+    pub(crate) fn run_until(&mut self, end: u64) {
+        while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= end) {
+            let ((at, _), what) = entry.remove_entry();
+            self.now = self.now.max(at);
+            self.happen(what);
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn happen(&mut self, what: Ev) {
+        match what {
+            Ev::Tick(n, life) if self.lives(n, life) => self.tick(n),
+            Ev::Wake(n, life) if self.lives(n, life) => self.woken(n),
+            Ev::Disk(n, life) if self.lives(n, life) => self.disk_done(n),
+            Ev::DiskFails(n, life) if self.lives(n, life) => self.crash(n),
+            Ev::DiskFull(n, full) => self.disk_full(n, full && !self.calm),
+            Ev::ToBank(deed) => self.to_bank(deed),
+            Ev::BankDone(life) if life == self.bank.life => self.bank_done(),
+            Ev::BankCrash if !self.calm && self.bank.up => {
+                self.bank.crash();
+                self.trace.line(self.now, "authority dies");
+                let down = self.rng.range(100 * MS, 20 * S);
+                self.after(down, Ev::BankRestart);
+            }
+            Ev::BankRestart if !self.bank.up => self.bank.restart(bank_now(self.now)),
+            Ev::ToNode(n, answer) => self.answer_arrives(n, *answer),
+            Ev::PushTo(n, push) => self.step(n, Event::Pushed(push)),
+            Ev::Hand(n, life, order) if self.lives(n, life) => self.hand(n, &order),
+            Ev::HandDone(n, life, acted) if self.lives(n, life) => {
+                let sample = self.look(n, acted.attempt);
+                self.shown(n, sample.as_slice());
+                self.audit.acted(n, &acted, &mut self.jobs);
+                self.step(n, Event::Acted(*acted, sample));
+            }
+            Ev::Crash(n) if !self.calm => self.crash(n),
+            Ev::Reboot(n) if !self.calm => self.reboot(n),
+            Ev::Restart(n, life) if life == self.nodes[n].life && self.nodes[n].turn.is_none() => self.wake(n),
+            Ev::Suspend(n) if !self.calm => self.suspend(n),
+            Ev::WallStep(n) => self.nodes[n].wall_offset = self.rng.below(100_000_000),
+            Ev::Partition(length) if !self.calm => self.partition_until = self.now + length,
+            Ev::Sweep => self.to_bank(Deed::Sweep),
+            other => self.people(other),
+        }
+    }
+
+    fn lives(&self, n: usize, life: u64) -> bool {
+        self.nodes[n].life == life && self.nodes[n].turn.is_some()
+    }
+
+    // ---- the agent's process ----
+
+    /// A process starts: state from the disk, then on.
+    pub(crate) fn wake(&mut self, n: usize) {
+        let epoch = Epoch(self.rng.bytes16());
+        let node = &mut self.nodes[n];
+        node.life += 1;
+        node.reads.clear();
+        node.callers.clear();
+        node.wake_at = None;
+        let (checkpoint, facts) = node.disk.recover();
+        let mut agent = checkpoint.and_then(|(_, bytes)| Agent::decode(&bytes)).unwrap_or_default();
+        for bytes in facts {
+            let fact = Fact::decode(&bytes).unwrap_or_else(|error| panic!("a torn row was taken for a fact: {error}"));
+            agent.apply(&fact);
+        }
+        self.audit.recovered(n, &agent);
+        let now = node.now(self.now);
+        let (turn, effects) = Turn::wake(agent, node.settings.clone(), now, epoch);
+        node.turn = Some(turn);
+        let life = node.life;
+        self.trace.line(self.now, &format!("n{n} wakes, life {life}"));
+        self.audit.woke(n, self.now);
+        self.carry_out(n, effects);
+        self.after(MS, Ev::Tick(n, life));
+        self.adopt_card(n);
+    }
+
+    fn adopt_card(&mut self, n: usize) {
+        if let Some(card) = self.tariffs.last().map(|tariff| tariff.card.clone()) {
+            self.step(n, Event::CardArrived(Box::new(card)));
+        }
+    }
+
+    fn crash(&mut self, n: usize) {
+        if self.nodes[n].turn.is_none() {
+            return;
+        }
+        self.trace.line(self.now, &format!("n{n} is killed"));
+        let durable = self.nodes[n].disk.crash(&mut self.rng);
+        for batch in &durable {
+            self.audit.durable(n, batch);
+        }
+        self.audit.crashed(n, self.now);
+        let node = &mut self.nodes[n];
+        node.turn = None;
+        let life = node.life;
+        let down = if self.rng.chance(800) { self.rng.range(50 * MS, 3 * S) } else { self.rng.range(S, 40 * S) };
+        self.after(down, Ev::Restart(n, life));
+    }
+
+    fn reboot(&mut self, n: usize) {
+        self.crash(n);
+        let mono = self.nodes[n].mono(self.now);
+        for job in self.jobs.iter_mut().filter(|job| job.node == n) {
+            job.empty(mono);
+            job.exit_for_good = true;
+            job.gone = true;
+        }
+        self.trace.line(self.now, &format!("n{n} reboots"));
+        let boot = BootId(self.rng.bytes16());
+        let node = &mut self.nodes[n];
+        node.boots += 1;
+        node.boot_at = self.now;
+        node.slept = 0;
+        node.settings.boot = boot;
+        self.audit.rebooted(n);
+    }
+
+    fn suspend(&mut self, n: usize) {
+        let length = self.rng.range(S, 30 * S);
+        for node in 0..self.nodes.len() {
+            let mono = self.nodes[node].mono(self.now);
+            for job in self.jobs.iter_mut().filter(|job| job.node == node) {
+                job.advance(mono);
+            }
+        }
+        // Only this machine sleeps; what the others do in that time is left out.
+        for node in &mut self.nodes {
+            node.slept += length;
+        }
+        self.now += length;
+        self.audit.rough(n, self.now + 5 * S);
+        self.trace.line(self.now, &format!("n{n} has slept {length}"));
+    }
+
+    pub(crate) fn step(&mut self, n: usize, event: Event) {
+        let Some(turn) = &mut self.nodes[n].turn else { return };
+        let line = format!("n{n} {}", crate::trace::event(&event));
+        self.audit.before(n, self.now, turn, &event);
+        let now = {
+            let boot = self.now - self.nodes[n].boot_at + S;
+            let wall = Wall(1_800_000_000_000 + self.nodes[n].wall_offset + self.now / MS);
+            Now { mono: Mono(boot - self.nodes[n].slept), boot: Boot(boot), wall }
+        };
+        let Some(turn) = &mut self.nodes[n].turn else { return };
+        let effects = turn.step(now, event);
+        let told: Vec<String> = effects.iter().filter_map(crate::trace::effect).collect();
+        self.trace.line(self.now, &format!("{line} -> {}", told.join(", ")));
+        self.carry_out(n, effects);
+    }
+
+    fn carry_out(&mut self, n: usize, effects: Vec<Effect>) {
+        self.audit.stepped(n, self.now, &self.nodes[n], &effects, &self.owners, &self.tariffs, &self.faults);
+        for effect in effects {
+            match effect {
+                Effect::Commit(batch) => self.nodes[n].disk.submit(batch),
+                Effect::Act(order) => {
+                    self.audit.ordered(n, self.now, &order, &self.nodes[n], &self.jobs);
+                    let delay = self.rng.below(20 * MS);
+                    let life = self.nodes[n].life;
+                    self.after(delay, Ev::Hand(n, life, order));
+                }
+                Effect::Send(request) => {
+                    self.audit.sent(n, &self.nodes[n], self.now, &request);
+                    self.send(request);
+                }
+                Effect::Reply(caller, reply) => self.replied(n, caller, &reply),
+                Effect::Watch(attempt) => self.audit.watched(n, attempt, &self.nodes[n]),
+                Effect::Forget(attempt) => drop(self.nodes[n].reads.remove(&attempt)),
+                Effect::Log(_) => {}
+            }
+        }
+        self.start_disk(n);
+        self.plan_wake(n);
+    }
+
+    fn plan_wake(&mut self, n: usize) {
+        let node = &self.nodes[n];
+        let Some(turn) = &node.turn else { return };
+        let now = node.now(self.now);
+        let look = turn.next_look(now).map(|(at, _)| at.0);
+        let due = turn.next_due().map(|at| at.0).filter(|due| now.mono.0 < *due);
+        let Some(at) = look.into_iter().chain(due).min() else { return };
+        let at = self.now + at.saturating_sub(now.mono.0);
+        if node.wake_at.is_none_or(|planned| at < planned || planned <= self.now) {
+            let life = node.life;
+            self.nodes[n].wake_at = Some(at);
+            self.at(at, Ev::Wake(n, life));
+        }
+    }
+
+    fn woken(&mut self, n: usize) {
+        if self.nodes[n].wake_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        self.nodes[n].wake_at = None;
+        let now = self.nodes[n].now(self.now);
+        let Some(turn) = &self.nodes[n].turn else { return };
+        match turn.next_look(now) {
+            Some((at, attempts)) if at <= now.mono => {
+                let samples: Vec<JobSample> = attempts.iter().filter_map(|attempt| self.look(n, *attempt)).collect();
+                self.shown(n, &samples);
+                self.step(n, Event::Looked(samples));
+            }
+            _ if turn.next_due().is_some_and(|due| due <= now.mono) => self.step(n, Event::Looked(Vec::new())),
+            _ => self.plan_wake(n),
+        }
+    }
+
+    fn tick(&mut self, n: usize) {
+        let live: Vec<Attempt> = self.live(n);
+        let samples: Vec<JobSample> = live.iter().filter_map(|attempt| self.look(n, *attempt)).collect();
+        self.shown(n, &samples);
+        self.step(n, Event::Ticked(samples));
+        self.adopt_card(n);
+        let life = self.nodes[n].life;
+        let stray = self.rng.below(300 * MS);
+        let next = (self.now / INTERVAL + 1) * INTERVAL + stray;
+        self.at(next, Ev::Tick(n, life));
+    }
+
+    fn live(&self, n: usize) -> Vec<Attempt> {
+        let agent = self.nodes[n].turn.as_ref().map(Turn::agent);
+        agent.map_or(Vec::new(), |agent| agent.jobs.values().filter(|job| job.is_live()).map(|job| job.attempt).collect())
+    }
+
+    // ---- looking ----
+
+    fn job_at(&self, n: usize, target: &Target) -> Option<usize> {
+        match target {
+            Target::SlurmJob(slurm) => self.jobs.iter().position(|job| job.node == n && job.inode == slurm.job_id),
+            Target::Cgroups(dirs) | Target::OwnCgroups(dirs) => self.jobs.iter().rposition(|job| job.node == n && job.path == dirs[0].path),
+            Target::Processes(_) => None,
+        }
+    }
+
+    /// One look at one job, as the sampler does it.
+    pub(crate) fn look(&mut self, n: usize, attempt: Attempt) -> Option<JobSample> {
+        let job = self.nodes[n].turn.as_ref()?.agent().jobs.get(&attempt).filter(|job| job.is_live())?;
+        let target = job.target.clone();
+        Some(self.look_at(n, attempt, &target))
+    }
+
+    fn look_at(&mut self, n: usize, attempt: Attempt, target: &Target) -> JobSample {
+        let mono = self.nodes[n].mono(self.now);
+        let missing = |why: Missing| JobSample {
+            attempt,
+            at: Mono(mono),
+            cpu_ns: Reading::Missing(why.clone()),
+            memory_bytes: Reading::Missing(why.clone()),
+            populated: Reading::Missing(why.clone()),
+            frozen: Reading::Missing(why),
+            tail: None,
+        };
+        let Some(index) = self.job_at(n, target) else { return missing(Missing::Vanished) };
+        if !self.jobs[index].is(target) {
+            return missing(Missing::Replaced);
+        }
+        self.jobs[index].advance(mono);
+        if !self.jobs[index].made {
+            return missing(Missing::NotYet);
+        }
+        if self.jobs[index].gone {
+            return JobSample { tail: self.tail(n, attempt), ..missing(Missing::Vanished) };
+        }
+        let (cpu_fails, memory_fails, events_fail) = (self.misread(), self.misread(), self.misread());
+        let job = &self.jobs[index];
+        let cpu = job.cpu_ns();
+        let frozen = if job.is_frozen(mono) { Frozen::Yes } else { Frozen::No };
+        let populated = if job.populated { Populated::Yes } else { Populated::No };
+        let failed = || Missing::Failed("EIO".to_owned());
+        let sample = JobSample {
+            attempt,
+            at: Mono(mono),
+            cpu_ns: if cpu_fails { Reading::Missing(failed()) } else { Reading::Seen(cpu) },
+            memory_bytes: if memory_fails { Reading::Missing(failed()) } else { Reading::Seen(job.memory) },
+            populated: if events_fail { Reading::Missing(failed()) } else { Reading::Seen(populated) },
+            frozen: if events_fail { Reading::Missing(failed()) } else { Reading::Seen(frozen) },
+            tail: None,
+        };
+        if !cpu_fails {
+            self.nodes[n].reads.insert(attempt, (index, cpu));
+        }
+        sample
+    }
+
+    /// These looks are given to the agent: what they show is not unseen any more.
+    fn shown(&mut self, n: usize, samples: &[JobSample]) {
+        if self.nodes[n].disk.full {
+            return; // the agent may leave them out
+        }
+        for sample in samples {
+            let gone = matches!(sample.cpu_ns, Reading::Missing(Missing::Vanished | Missing::Replaced));
+            let index = self.audit.metered.get(&(n, sample.attempt)).map(|baseline| baseline.job);
+            if let Some(index) = index.filter(|_| gone || sample.populated.seen().is_some()) {
+                self.jobs[index].seen(sample.at.0);
+            }
+        }
+    }
+
+    fn misread(&mut self) -> bool {
+        !self.calm && 0 < self.faults.unread && self.rng.chance(self.faults.unread)
+    }
+
+    /// What the parent tells of those that vanished since the last look at them, each told once.
+    fn tail(&mut self, n: usize, attempt: Attempt) -> Option<Tail> {
+        let gone: Vec<(Attempt, u64)> = self.nodes[n]
+            .reads
+            .iter()
+            .filter(|(_, (index, _))| self.jobs[*index].gone)
+            .map(|(attempt, (index, read))| (*attempt, self.jobs[*index].cpu_ns() - read))
+            .collect();
+        let own = gone.iter().find(|(other, _)| *other == attempt)?.1;
+        self.nodes[n].reads.remove(&attempt);
+        if gone.len() != 1 || self.rng.chance(self.faults.no_tail) {
+            return None;
+        }
+        Some(Tail { cpu_ns: own, share: TailShare::Exact })
+    }
+
+    // ---- hands ----
+
+    fn hand(&mut self, n: usize, order: &Order) {
+        let mono = self.nodes[n].mono(self.now);
+        let (outcome, done_at) = self.act(n, order, mono);
+        let acted = Acted {
+            attempt: order.attempt,
+            act: order.act,
+            asked_at: Mono(mono),
+            done_at: Mono(done_at),
+            syscall: format!("simulated {}", order.act),
+            outcome,
+        };
+        let life = self.nodes[n].life;
+        self.after(done_at - mono, Ev::HandDone(n, life, Box::new(acted)));
+    }
+
+    fn act(&mut self, n: usize, order: &Order, mono: u64) -> (ActOutcome, u64) {
+        let Some(index) = self.job_at(n, &order.target) else { return (ActOutcome::Gone, mono) };
+        if !self.jobs[index].is(&order.target) {
+            return (ActOutcome::Refused("another inode".to_owned()), mono);
+        }
+        if !self.jobs[index].exists() {
+            return (ActOutcome::Gone, mono);
+        }
+        if !self.calm && self.rng.chance(self.faults.hands) {
+            return (ActOutcome::Failed("EIO".to_owned()), mono);
+        }
+        let slow = !self.calm && self.rng.chance(self.faults.hands);
+        let still = if slow { self.rng.range(S, 5 * S) } else { self.rng.below(50 * MS) };
+        let dies_after = self.rng.below(4 * S);
+        let job = &mut self.jobs[index];
+        match order.act {
+            Act::Freeze => {
+                job.freeze(mono, mono + still);
+                job.frozen_by_us = true;
+                let from = job.frozen_from.unwrap_or(mono).max(mono);
+                if S < from - mono { (ActOutcome::Unconfirmed, mono + S) } else { (ActOutcome::Confirmed, from) }
+            }
+            Act::Thaw => {
+                job.thaw(mono);
+                (ActOutcome::Confirmed, mono)
+            }
+            Act::Terminate => {
+                job.thaw(mono);
+                if !job.ignores_term {
+                    self.after(dies_after, Ev::Exit(index));
+                }
+                (ActOutcome::Confirmed, mono)
+            }
+            Act::Kill => {
+                job.empty(mono);
+                job.exit_for_good = true;
+                (ActOutcome::Confirmed, mono)
+            }
+            Act::Remove if job.populated => (ActOutcome::Failed("EBUSY".to_owned()), mono),
+            Act::Remove => {
+                job.gone = true;
+                (ActOutcome::Confirmed, mono)
+            }
+        }
+    }
+
+    // ---- the disk ----
+
+    fn start_disk(&mut self, n: usize) {
+        if self.nodes[n].turn.is_none() || !self.nodes[n].disk.begin() {
+            return;
+        }
+        let life = self.nodes[n].life;
+        let stalls = !self.calm && self.rng.chance(self.faults.stall);
+        let length = if stalls { self.rng.range(100 * MS, 10 * S) } else { self.rng.range(100_000, 5 * MS) };
+        let fails = stalls && self.rng.chance(20);
+        if stalls {
+            self.trace.line(self.now, &format!("n{n} disk stalls {length}"));
+        }
+        self.after(length, if fails { Ev::DiskFails(n, life) } else { Ev::Disk(n, life) });
+    }
+
+    fn disk_done(&mut self, n: usize) {
+        let done = self.nodes[n].disk.finish();
+        let last = done.iter().map(meterd::domain::batch::Batch::last_seq).max().unwrap_or(0);
+        for batch in &done {
+            self.audit.durable(n, batch);
+        }
+        self.step(n, Event::Durable(Seq(last)));
+    }
+
+    fn disk_full(&mut self, n: usize, full: bool) {
+        self.nodes[n].disk.full = full;
+        self.trace.line(self.now, &format!("n{n} disk full: {full}"));
+        if full {
+            self.audit.disk_was_full(n);
+            let length = self.rng.range(S, 20 * S);
+            self.after(length, Ev::DiskFull(n, false));
+        }
+        self.step(n, Event::JournalIs(if full { JournalState::Full } else { JournalState::Writable }));
+        self.start_disk(n);
+    }
+
+    // ---- messages ----
+
+    fn cut(&self) -> bool {
+        !self.calm && self.now < self.partition_until
+    }
+
+    fn travel(&mut self) -> Vec<u64> {
+        if self.cut() || (!self.calm && self.rng.chance(self.faults.loss)) {
+            return Vec::new();
+        }
+        let mut one =
+            || if self.rng.chance(self.faults.slow) && !self.calm { self.rng.below(15 * S) } else { self.rng.range(MS / 5, 30 * MS) };
+        let mut delays = vec![one()];
+        let again = one();
+        if !self.calm && self.rng.chance(self.faults.doubled) {
+            delays.push(again);
+        }
+        delays
+    }
+
+    fn send(&mut self, request: Request) {
+        for delay in self.travel() {
+            self.after(delay, Ev::ToBank(Deed::Answer(request.clone())));
+        }
+    }
+
+    fn to_bank(&mut self, deed: Deed) {
+        let retry = !matches!(deed, Deed::Answer(_));
+        if !self.bank.ask(deed.clone()) && retry {
+            self.after(S, Ev::ToBank(deed)); // people try again
+        }
+        self.work_bank();
+    }
+
+    fn work_bank(&mut self) {
+        if self.bank.begin(bank_now(self.now)) {
+            let stalls = !self.calm && self.rng.chance(self.faults.stall);
+            let length = if stalls { self.rng.below(8 * S) } else { self.rng.range(100_000, 4 * MS) };
+            let life = self.bank.life;
+            self.after(length, Ev::BankDone(life));
+        }
+    }
+
+    fn bank_done(&mut self) {
+        for said in self.bank.finish() {
+            match said {
+                Said::Answer(answer) => {
+                    for delay in self.travel() {
+                        let to = self.addressee(&answer);
+                        if let Some(n) = to {
+                            self.after(delay, Ev::ToNode(n, Box::new(answer.clone())));
+                        }
+                    }
+                }
+                Said::Push(push) => {
+                    for n in 0..self.nodes.len() {
+                        for delay in self.travel() {
+                            self.after(delay, Ev::PushTo(n, push.clone()));
+                        }
+                    }
+                }
+            }
+        }
+        self.audit.booked(&self.bank);
+        self.work_bank();
+    }
+
+    fn addressee(&self, answer: &Answer) -> Option<usize> {
+        self.audit.epoch_owner(answer.epoch)
+    }
+
+    fn answer_arrives(&mut self, n: usize, answer: Answer) {
+        let epoch = Epoch(self.rng.bytes16());
+        self.step(n, Event::Answered(Box::new(answer), epoch));
+    }
+
+    // ---- people and jobs ----
+
+    fn people(&mut self, what: Ev) {
+        match what {
+            Ev::Start(index) => self.start(index),
+            Ev::Stop(index, ending) => self.stop(index, ending),
+            Ev::Work(index) => self.work(index),
+            Ev::Populate(index) if !self.jobs[index].exit_for_good => {
+                let mono = self.mono_of(index);
+                self.jobs[index].populate(mono);
+            }
+            Ev::Blink(index) if !self.jobs[index].exit_for_good && !self.jobs[index].stop_said => {
+                let mono = self.mono_of(index);
+                self.jobs[index].empty(mono);
+                let back = self.rng.range(MS, 4 * S);
+                self.after(back, Ev::Populate(index));
+            }
+            Ev::Exit(index) => {
+                let mono = self.mono_of(index);
+                self.jobs[index].empty(mono);
+                self.jobs[index].exit_for_good = true;
+            }
+            Ev::Rmdir(index) => {
+                let mono = self.mono_of(index);
+                self.jobs[index].empty(mono);
+                self.jobs[index].exit_for_good = true;
+                self.jobs[index].gone = true;
+            }
+            Ev::Respawn(index) => self.respawn(index),
+            Ev::OtherFreeze(index) if !self.calm && self.jobs[index].exists() && !self.jobs[index].freeze_bit => {
+                let mono = self.mono_of(index);
+                let node = self.jobs[index].node;
+                let doubt = self.audit.is_in_doubt(node, self.now) || self.nodes[node].turn.is_none();
+                let job = &mut self.jobs[index];
+                job.freeze(mono, mono);
+                job.frozen_by_other = true;
+                job.in_doubt = doubt;
+                self.trace.line(self.now, &format!("another freezes {}", self.jobs[index].name));
+            }
+            Ev::OtherThaw(index) if self.jobs[index].exists() => {
+                let mono = self.mono_of(index);
+                self.jobs[index].thaw(mono);
+                let node = self.jobs[index].node;
+                self.audit.rough(node, self.now + 3 * S);
+            }
+            Ev::TopUp(owner, nano) => {
+                self.payments += 1;
+                let payment = format!("payment-{}", self.payments);
+                let deed = Deed::TopUp(self.owners[owner].id.clone(), nano, payment);
+                self.to_bank(deed);
+            }
+            Ev::Policy(owner) => {
+                let on_exhaustion = self.rng.pick(&[OnExhaustion::Freeze, OnExhaustion::Terminate, OnExhaustion::Kill]);
+                self.owners[owner].policy.on_exhaustion = on_exhaustion;
+                let (id, policy) = (self.owners[owner].id.clone(), self.owners[owner].policy);
+                for n in 0..self.nodes.len() {
+                    self.audit.rough(n, self.now + 30 * S);
+                }
+                self.to_bank(Deed::Policy(id, policy));
+            }
+            Ev::Card => {
+                let version = self.tariffs.len() as u64 + 1;
+                let tariff = Tariff::random(&mut self.rng, version);
+                self.tariffs.push(tariff);
+                for n in 0..self.nodes.len() {
+                    self.adopt_card(n);
+                }
+            }
+            Ev::Mode(n, mode) => {
+                self.audit.rough(n, self.now + 5 * S);
+                let caller = self.caller(n, usize::MAX, Call::Mode);
+                self.step(n, Event::EnforcementAsked { caller, mode, by: Uid::ROOT });
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn mono_of(&self, index: usize) -> u64 {
+        self.nodes[self.jobs[index].node].mono(self.now)
+    }
+
+    fn caller(&mut self, n: usize, job: usize, call: Call) -> u64 {
+        let node = &mut self.nodes[n];
+        node.next_caller += 1;
+        node.callers.insert(node.next_caller, (job, call));
+        node.next_caller
+    }
+
+    /// A new job with a random life.
+    pub(crate) fn spawn(&mut self, name: &str, account: usize, n: usize, at: u64) -> usize {
+        self.inodes += 1;
+        let place = self.rng.pick(&[Place::Named, Place::Named, Place::Own, Place::Slurm]);
+        let mut job = KernelJob::new(name, account, n, place, self.inodes, self.nodes[n].mono(self.now));
+        job.ignores_term = self.rng.chance(300);
+        for gpu in 0..self.rng.below(3) {
+            let gpu = format!("GPU-{}-{gpu}", self.inodes).parse().unwrap();
+            job.gpus.push(HeldGpu { gpu, model: GpuModel::new(self.rng.pick(&MODELS)) });
+        }
+        let index = self.jobs.len();
+        self.jobs.push(job);
+        self.at(at, Ev::Start(index));
+        index
+    }
+
+    fn respawn(&mut self, index: usize) {
+        let (name, account, n) = (self.jobs[index].name.clone(), self.jobs[index].account, self.jobs[index].node);
+        if !self.jobs[index].gone || self.calm {
+            return;
+        }
+        let new = self.spawn(&name, account, n, self.now + MS);
+        let length = self.rng.range(2 * S, 60 * S);
+        self.plan_life(new, self.now + MS, length);
+    }
+
+    /// Work, bursts, and an end with or without a word.
+    pub(crate) fn plan_life(&mut self, index: usize, from: u64, length: u64) {
+        if self.jobs[index].place != Place::Named {
+            let late = if self.rng.chance(500) { self.rng.below(3 * S) } else { 1 };
+            self.at(from + MS + late, Ev::Populate(index));
+        }
+        for _ in 0..self.rng.below(6) {
+            let at = from + self.rng.below(length);
+            let what = match self.rng.below(12) {
+                0 => Ev::Blink(index),
+                1 => Ev::OtherFreeze(index),
+                2 => Ev::Start(index),
+                3 if self.jobs[index].place != Place::Slurm => Ev::Stop(index, self.random_ending()),
+                _ => Ev::Work(index),
+            };
+            if let Ev::OtherFreeze(_) = what {
+                let thaw = at + self.rng.range(MS, 20 * S);
+                self.at(thaw, Ev::OtherThaw(index));
+            }
+            self.at(at, what);
+        }
+        let end = from + length;
+        if self.rng.chance(200) {
+            self.at(end, Ev::Rmdir(index));
+        } else {
+            self.at(end, Ev::Exit(index));
+            let removed = end + self.rng.range(MS, 10 * S);
+            self.at(removed, Ev::Rmdir(index));
+        }
+        if self.rng.chance(700) {
+            let ending = self.random_ending();
+            let said = (end + self.rng.below(3 * S)).saturating_sub(self.rng.below(2 * S));
+            self.at(said, Ev::Stop(index, ending));
+            if self.rng.chance(300) {
+                let again = said + self.rng.below(S);
+                self.at(again, Ev::Stop(index, ending));
+            }
+        }
+        if self.rng.chance(250) {
+            let again = end + self.rng.range(10 * S, 20 * S);
+            self.at(again, Ev::Respawn(index));
+        }
+    }
+
+    fn random_ending(&mut self) -> Ending {
+        Ending { outcome: self.rng.pick(&Outcome::STATED), exit_code: Some(0) }
+    }
+
+    fn start(&mut self, index: usize) {
+        let n = self.jobs[index].node;
+        if self.jobs[index].exit_for_good || self.jobs[index].gone {
+            return;
+        }
+        if self.nodes[n].turn.is_none() {
+            self.after(S, Ev::Start(index)); // the hook's spool
+            return;
+        }
+        if self.jobs[index].memory_max == 0 {
+            self.work(index);
+        }
+        let mono = self.nodes[n].mono(self.now);
+        self.jobs[index].advance(mono);
+        let target = self.jobs[index].target();
+        let mut sample = self.look_at(n, Attempt(u64::MAX), &target);
+        self.nodes[n].reads.remove(&Attempt(u64::MAX));
+        if self.jobs[index].place == Place::Slurm && !self.jobs[index].made {
+            sample.cpu_ns = Reading::Missing(Missing::NotYet);
+        }
+        self.audit.baseline(n, mono, index, &mut self.jobs[index]);
+        let job = &self.jobs[index];
+        let wanted = Wanted {
+            name: job.name.parse().unwrap(),
+            account: self.owners[job.account].id.clone(),
+            owner: Uid(1_000),
+            target,
+            time_limit: None,
+            cpus: None,
+            memory_bytes: None,
+        };
+        let gpus = job.gpus.clone();
+        let at = self.nodes[n].now(self.now);
+        let caller = self.caller(n, index, Call::Start);
+        self.step(n, Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus, sample, at, asked: None })));
+    }
+
+    fn stop(&mut self, index: usize, ending: Ending) {
+        let n = self.jobs[index].node;
+        if self.nodes[n].turn.is_none() {
+            self.after(S, Ev::Stop(index, ending));
+            return;
+        }
+        let name = self.jobs[index].name.clone();
+        let resting = |job: &KernelJob| job.node == n && job.name == name && !job.populated && !job.exit_for_good;
+        if self.jobs.iter().any(resting) {
+            self.after(5 * S, Ev::Stop(index, ending)); // a stop ends a job that has no task: say it once that is not for a moment only
+            return;
+        }
+        for job in self.jobs.iter_mut().filter(|job| job.node == n && job.name == name) {
+            job.stop_said = true;
+        }
+        let name = self.jobs[index].name.parse().unwrap();
+        let agent = self.nodes[n].turn.as_ref().map(Turn::agent);
+        let attempt = agent.and_then(|agent| agent.job_named(&self.jobs[index].name)).filter(|job| job.is_live()).map(|job| job.attempt);
+        let sample = attempt.and_then(|attempt| self.look(n, attempt));
+        let agent = self.nodes[n].turn.as_ref().map(Turn::agent);
+        let first = agent.zip(attempt).and_then(|(agent, attempt)| agent.jobs.get(&attempt)).is_some_and(|job| job.reported.is_none());
+        if first {
+            self.shown(n, sample.as_slice()); // a changed repeat is refused, look and all
+        }
+        let caller = self.caller(n, index, Call::Stop);
+        self.step(n, Event::StopAsked { caller, name, ending, sample });
+    }
+
+    fn replied(&mut self, n: usize, caller: u64, reply: &Reply) {
+        self.audit.replied(n, reply);
+        let Some((index, call)) = self.nodes[n].callers.remove(&caller) else { panic!("an answer to a caller that did not ask") };
+        if call == Call::Start && matches!(reply, Reply::Refused(_)) && self.rng.chance(700) {
+            let again = self.rng.range(S, 5 * S);
+            self.after(again, Ev::Start(index));
+        }
+    }
+
+    fn work(&mut self, index: usize) {
+        let mono = self.mono_of(index);
+        // Idle, a little, or a hundred times that.
+        let rate = self.rng.pick(&[0, 10, 80, 1_000, 1_000, CPUS * 1_000]);
+        let memory =
+            if self.rng.chance(600) && 0 < self.jobs[index].memory_max { self.jobs[index].memory } else { self.rng.range(1, 4 << 30) };
+        self.jobs[index].work(mono, rate / 2, memory);
+    }
+}
+
+pub(crate) fn bank_now(at: u64) -> Now {
+    Now { mono: Mono(at), boot: Boot(at), wall: Wall(1_800_000_000_000 + at / MS) }
+}
+
+fn random_faults(rng: &mut Rng) -> Faults {
+    let mut some = |most: u64| if rng.chance(500) { rng.below(most) } else { 0 };
+    Faults {
+        loss: some(300),
+        doubled: some(300),
+        slow: some(200),
+        stall: some(60),
+        unread: some(100),
+        no_tail: some(1_000),
+        hands: some(150),
+    }
+}

@@ -1,0 +1,137 @@
+//! The real agent in a folder of its own, spoken to over its socket by a client that shares no code with it.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// However busy the machine, a step that takes longer than this does not come.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+pub(crate) struct Agent {
+    pub(crate) folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// An agent with this card and these further lines of configuration, started and ready.
+    pub(crate) fn start(card: &str, top: &str, tables: &str) -> Agent {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().display();
+        std::fs::write(folder.path().join("card.toml"), card).unwrap();
+        let config = format!(
+            "node = \"test\"\nstate_dir = \"{at}/state\"\nruntime_dir = \"{at}/run\"\nrate_card = \"{at}/card.toml\"\n{top}\n\
+             [status]\nlisten = \"off\"\n{}{tables}\n",
+            if tables.contains("[gpu]") { "" } else { "[gpu]\nnvml = \"off\"\n" }
+        );
+        std::fs::write(folder.path().join("meterd.toml"), config).unwrap();
+        let mut agent = Agent { folder, child: None };
+        agent.launch();
+        agent
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts the process (again) and waits until it is ready.
+    pub(crate) fn launch(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_meterd"))
+            .arg("--config")
+            .arg(self.path("meterd.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        self.wait_for("the agent is ready", |agent| agent.try_ask("GET", "/readyz", None).is_some_and(|(status, _)| status == 200));
+    }
+
+    /// SIGKILL, and the end of the process.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Sends a signal by its name, such as `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the agent does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// One call; `None` if the agent does not answer.
+    pub(crate) fn try_ask(&self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+        ask(&self.path("run/meterd.sock"), method, path, body)
+    }
+
+    /// One call that must be answered.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        self.try_ask(method, path, body).unwrap_or_else(|| panic!("no answer to {method} {path}; the log:\n{}", self.log()))
+    }
+
+    /// One call that must succeed.
+    pub(crate) fn done(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let (status, value) = self.ask(method, path, body);
+        assert!((200..300).contains(&status), "{method} {path}: {status} {value}");
+        value
+    }
+
+    pub(crate) fn wait_for(&self, what: &str, holds: impl Fn(&Agent) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "not within a minute: {what}; the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(25));
+        }
+    }
+
+    /// The last lines of its log.
+    pub(crate) fn log(&self) -> String {
+        let text = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// One HTTP/1.1 call over a Unix socket.
+pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let body = body.map(Value::to_string).unwrap_or_default();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: meterd\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, serde_json::from_str(body).unwrap_or(Value::String(body.to_owned()))))
+}
