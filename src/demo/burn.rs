@@ -22,6 +22,12 @@ pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";
 /// A job's first line begins so; its pid and the nanoseconds of CPU time that the process used before follow.
 pub(super) const STARTED: &str = "job process ";
 
+/// Has a job begin. Before it, a job uses next to nothing: however slow the machine is, no credit is gone before all jobs stand ready.
+pub(super) const GO: Signal = Signal::USR1;
+
+/// Between two looks whether [`GO`] has come.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// A job spreads its burning over periods of this length.
 const PERIOD: Duration = Duration::from_millis(50);
 
@@ -58,7 +64,7 @@ pub enum Part {
         #[arg(long)]
         memory_mib: usize,
     },
-    /// Burns and holds until SIGTERM, then exits 0.
+    /// Waits for [`GO`], then burns and holds until SIGTERM, then exits 0.
     Job {
         /// The pid of the process that runs the job: this one ends with it.
         #[arg(long)]
@@ -120,13 +126,18 @@ fn run_job(socket: &Path, job: &JobName, account: &AccountId, cpu_percent: u32, 
     run::run(socket, &request, &command.map(OsString::from))
 }
 
-/// Says on its output who it is and how much CPU time it used before it became itself ([`STARTED`]), then burns.
+/// Says on its output who it is and how much CPU time it used before it became itself ([`STARTED`]), waits for [`GO`], then burns.
 fn burn(cpu_percent: u32, memory_mib: usize) -> std::io::Result<()> {
     let ending = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&ending))?;
+    let go = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(GO.as_raw(), Arc::clone(&go))?;
     let mut output = std::io::stdout();
     writeln!(output, "{STARTED}{} {}", std::process::id(), cpu_time(ClockId::ProcessCPUTime).as_nanos())?;
     output.flush()?;
+    while !go.load(Ordering::Relaxed) && !ending.load(Ordering::Relaxed) {
+        std::thread::sleep(LOOK_EVERY);
+    }
     let held = vec![1_u8; memory_mib << 20];
     let share = PERIOD * cpu_percent / 100;
     while !ending.load(Ordering::Relaxed) {

@@ -53,11 +53,13 @@ impl CgroupTree {
         std::iter::once(self.v2.as_path()).chain(self.v1_memory.as_deref())
     }
 
-    /// Removes the directories and those of jobs that the agent could not remove. No process of the demo may be left.
+    /// Removes the directories and those of jobs that the agent could not remove. What still runs in them is killed, frozen or not: a job
+    /// that was frozen before it told its pid is known to nobody.
     ///
     /// # Errors
     /// What is still there, for people.
     pub(super) fn remove(&self) -> Result<(), String> {
+        let _ = std::fs::write(self.v2.join("cgroup.kill"), "1"); // a process that this leaves is named below
         let deadline = Instant::now() + EMPTY_WITHIN;
         loop {
             let left: Vec<String> = self.dirs().filter_map(|dir| remove_dirs(dir).err()).collect();

@@ -121,7 +121,7 @@ fn start_jobs(stage: &mut Stage) -> Result<(), Stop> {
         let JobPlan { name, account, cpu_percent, memory_mib } = plan;
         stage.screen.ok(&format!("{name} for {account}: {cpu_percent} % of a CPU, {memory_mib} MiB; {place}"));
     }
-    Ok(())
+    stage.let_jobs_go()
 }
 
 fn run_dry(stage: &mut Stage) -> Result<(), Stop> {

@@ -18,7 +18,7 @@ use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::Stop;
-use super::burn::{STARTED, THIS_PROGRAM};
+use super::burn::{GO, STARTED, THIS_PROGRAM};
 use super::kernel::{CgroupTree, Place};
 use super::screen::Screen;
 use crate::ctl::client::{Client, Failure, typed};
@@ -390,6 +390,16 @@ impl Stage {
     /// The job of that name.
     pub(super) fn job(&self, name: &str) -> Option<&DemoJob> {
         self.jobs.iter().find(|job| job.plan.name == name)
+    }
+
+    /// Has all jobs begin.
+    pub(super) fn let_jobs_go(&self) -> Result<(), Stop> {
+        for job in &self.jobs {
+            let Some(process) = &job.process else { continue };
+            let sent = pidfd_send_signal(&process.pidfd, GO);
+            sent.map_err(|errno| Stop::failed("jobs start", format!("job {} can be told to begin", job.plan.name), errno))?;
+        }
+        Ok(())
     }
 
     /// Asks every job to end (SIGTERM to its runner, which passes it on).

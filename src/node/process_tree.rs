@@ -10,7 +10,9 @@
 //!
 //! **Memory** is the sum of resident set sizes: pages that several processes share are counted in each. It stands in for `memory_charged` here.
 //!
-//! **Stopping** is SIGSTOP to every task, which the job and its parent can see, repeated until two scans in a row show all of them stopped.
+//! **Stopping** is SIGSTOP to every process, which the job and its parent can see, repeated until two scans in a row show all of them stopped. A task in an
+//! uninterruptible wait (`D`: a disk, or a `vfork` whose child is stopped) counts as stopped once the signal is there: it stops before it
+//! runs its own code again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -252,7 +254,7 @@ fn see(process: &Process) -> ProcResult<Seen> {
     let life = match stat.state {
         'Z' | 'X' | 'x' if stat.num_threads <= 1 => Life::Zombie,
         // `Z` with other tasks: the main thread has ended, they go on.
-        'T' | 'Z' => life_of_tasks(process)?,
+        'T' | 'Z' | 'D' => life_of_tasks(process)?,
         _ => Life::Running,
     };
     let whole = |value: i64| u64::try_from(value).unwrap_or(0);
@@ -270,13 +272,24 @@ fn see(process: &Process) -> ProcResult<Seen> {
 
 /// `/proc/<pid>/stat` shows the main thread's state alone: each task is asked.
 fn life_of_tasks(process: &Process) -> ProcResult<Life> {
+    let (mut stopped, mut waits) = (0_usize, 0_usize);
     for task in process.tasks()? {
-        match task.and_then(|task| task.stat()) {
-            Ok(stat) if !matches!(stat.state, 'T' | 'Z' | 'X' | 'x') => return Ok(Life::Running),
-            _ => {}
+        match task.and_then(|task| task.stat()).map(|stat| stat.state) {
+            Ok('T') => stopped += 1,
+            Ok('D') => waits += 1,
+            Ok('Z' | 'X' | 'x') | Err(_) => {}
+            Ok(_) => return Ok(Life::Running),
         }
     }
-    Ok(Life::Stopped)
+    // One stopped task means that all of the process are to stop.
+    let is_told = waits == 0 || stopped > 0 || stop_is_pending(process)?;
+    Ok(if is_told { Life::Stopped } else { Life::Running })
+}
+
+/// Has it a SIGSTOP that it has not taken yet? (`ShdPnd` of `/proc/<pid>/status`.)
+fn stop_is_pending(process: &Process) -> ProcResult<bool> {
+    let bit = u32::try_from(Signal::STOP.as_raw() - 1).unwrap_or(0);
+    Ok(process.status()?.shdpnd & (1_u64 << bit) != 0)
 }
 
 fn missing_for(error: &ProcError) -> Missing {
