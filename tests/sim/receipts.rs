@@ -91,18 +91,18 @@ fn cpu(receipt: &Value, billed: &Billed, gaps: &[&Value], baseline: &Baseline, j
         return;
     };
     // A reading that failed just before is part of what was lost.
-    let mut from = number(lost, "from");
+    let mut from = number(lost, "from_mono_ns");
     while let Some(earlier) =
-        of_cpu().find(|gap| text(gap, "rule") == "counted_later" && number(gap, "to") == from && number(gap, "from") < from)
+        of_cpu().find(|gap| text(gap, "rule") == "counted_later" && number(gap, "to_mono_ns") == from && number(gap, "from_mono_ns") < from)
     {
-        from = number(earlier, "from");
+        from = number(earlier, "from_mono_ns");
     }
     let seen = job.cpu_ns_at(from).unwrap_or_else(|| panic!("G1: nobody looked at {} at {from}: {receipt:#}", job.name));
     assert_eq!(billed.cpu_ns, u128::from(seen - baseline.cpu_ns), "G1: CPU time up to the loss of {} {receipt:#}", job.name);
 }
 
 fn levels(receipt: &Value, billed: &Billed, gaps: &[&Value], baseline: &Baseline, job: &KernelJob, crashed: bool) {
-    let length = |gap: &&&Value| u128::from(number(gap, "to") - number(gap, "from"));
+    let length = |gap: &&&Value| u128::from(number(gap, "to_mono_ns") - number(gap, "from_mono_ns"));
     let missed = |meter: &str| -> u128 {
         gaps.iter().filter(|gap| text(gap, "meter") == meter && text(gap, "rule") == "not_billed").map(|gap| length(&gap)).sum()
     };
