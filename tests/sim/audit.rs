@@ -323,7 +323,11 @@ impl Audit {
                     let (at, billed) = counted.insert(row.attempt, (row.at.0, row.memory_byte_ns)).unwrap_or_default();
                     let length = row.at.0 - at;
                     let more = billed < row.memory_byte_ns;
-                    assert!(!more || length <= 3 * S, "G6: memory billed for {length} ns in which nobody looked at attempt {}", row.attempt);
+                    assert!(
+                        !more || length <= 3 * S,
+                        "G6: memory billed for {length} ns in which nobody looked at attempt {}",
+                        row.attempt
+                    );
                 }
             }
             _ => {}
