@@ -1,6 +1,6 @@
 //! The cgroup and process edges against the real kernel. Each test makes cgroups under one uniquely named directory and removes them, even on panic.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::similar_names, reason = "a test ends at the first surprise, and reads sample beside samples")]
 
 mod support;
 

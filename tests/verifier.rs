@@ -203,7 +203,7 @@ fn g1_every_line_segment_and_total_is_what_the_second_rating_says() {
         Ok(())
     });
     if let Err(TestError::Fail(why, case)) = &result {
-        let cards: String = case.segments.iter().map(|(text, used)| format!("{text}{used:?}\n")).collect();
+        let cards = case.segments.iter().map(|(text, used)| format!("{text}{used:?}\n")).collect::<Vec<_>>().concat();
         panic!("{why}\nmodels {:?}\n{cards}", case.models);
     }
     result.unwrap();

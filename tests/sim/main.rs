@@ -4,6 +4,17 @@
 //! `cargo test --test sim` runs the seeds that once found something, and 300 fresh ones. `METERD_SIM_SEED=N` runs one seed,
 //! `METERD_SIM_SEEDS=100000` a campaign (from `METERD_SIM_FIRST`, else from the clock).
 
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![expect(
+    clippy::needless_pass_by_value,
+    clippy::similar_names,
+    clippy::struct_excessive_bools,
+    clippy::struct_field_names,
+    clippy::type_complexity,
+    clippy::wrong_self_convention,
+    reason = "the simulated world is plain data, read side by side with the trace"
+)]
+
 mod audit;
 mod bank;
 mod disk;

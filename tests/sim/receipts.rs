@@ -108,8 +108,7 @@ fn levels(receipt: &Value, billed: &Billed, gaps: &[&Value], baseline: &Baseline
     };
     // Each freeze, thaw and end is seen at the next look; one that fell into a longer silence must be a gap.
     let changes = u128::from(job.changes - baseline.changes);
-    let late =
-        if crashed || job.unseen_change.is_some() { changes * UNNOTICED } else { (job.late_ns - baseline.late_ns) + u128::from(changes) };
+    let late = if crashed || job.unseen_change.is_some() { changes * UNNOTICED } else { (job.late_ns - baseline.late_ns) + changes };
     let (least, most) = (job.run_least - baseline.run_least, job.run_most - baseline.run_most);
     let ran = billed.running_ns;
     // A job that came and went between two looks and used no CPU time is taken for one whose tasks are still to come: it holds what it holds.

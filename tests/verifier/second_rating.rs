@@ -175,7 +175,7 @@ pub(crate) fn rate(card_text: &str, segment: &Value) -> Result<Vec<Charged>, NoP
 
 /// The hexadecimal SHA-256 by which a receipt names a card.
 fn digest(card_text: &str) -> String {
-    Sha256::digest(card_text).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(card_text).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 /// The receipt's charge in nano-credits, computed again.
