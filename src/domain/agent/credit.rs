@@ -18,9 +18,10 @@ use super::start::PendingStart;
 use super::{Account, Agent, Settings};
 
 /// The timer is armed this long before the earliest instant of exhaustion, so that a stalled disk has time to take the fact.
-const ARM_BEFORE: Nanos = Nanos::from_secs(3);
+/// A disk that stalls for ten seconds is no rare thing.
+const ARM_BEFORE: Nanos = Nanos::from_secs(12);
 /// It is disarmed only when the edge is this far, so that it does not flap.
-const DISARM_BEYOND: Nanos = Nanos::from_secs(6);
+const DISARM_BEYOND: Nanos = Nanos::from_secs(20);
 /// An answer that has not come by then is asked for with a new number.
 const ANSWER_WITHIN: Nanos = Nanos::from_secs(10);
 /// Renew when less than this is left of the validity.

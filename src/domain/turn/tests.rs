@@ -264,10 +264,10 @@ fn g4_a_durably_armed_account_is_frozen_before_the_disk_has_it() {
 
 #[test]
 fn g4_an_account_that_is_armed_only_in_memory_waits_for_the_disk() {
-    let mut bench = Bench::running(10_000_000_000);
-    bench.work(8_000);
-    assert!(bench.turn.agent().accounts.values().all(|account| account.armed.is_some()), "two seconds are near the edge");
-    bench.work(2_010);
+    let mut bench = Bench::running(30_000_000_000);
+    bench.work(20_000);
+    assert!(bench.turn.agent().accounts.values().all(|account| account.armed.is_some()), "ten seconds are near the edge");
+    bench.work(10_010);
     assert!(bench.orders().is_empty(), "nothing about the edge is on disk");
     bench.durable();
     assert_eq!(bench.orders(), [Act::Freeze]);
