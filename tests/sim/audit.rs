@@ -248,6 +248,9 @@ impl Audit {
                     } else {
                         node.exhausted_at.remove(&entry.account);
                     }
+                    if entry.verdict == Verdict::UnknownAccount && fresh {
+                        node.accepted_exhausted.insert(entry.account.clone()); // nobody will ever pay
+                    }
                     if entry.verdict == Verdict::Closed {
                         node.rough_until = node.rough_until.max(now + 30 * S);
                     }

@@ -274,14 +274,17 @@ impl Draft<'_> {
     /// Pays what is owed from what is in hand; what a fresh "exhausted" leaves is written off.
     fn settle(&mut self, id: &AccountId) {
         let mut in_hand = self.in_hand(id);
-        let exhausted = self.agent.accounts.get(id).is_some_and(|account| account.grant.exhausted().is_some());
-        let newly = exhausted && !in_hand.is_positive();
+        // An account that does not exist will never pay either: what ran on it while nobody knew is written off.
+        let heard = self.agent.accounts.get(id).and_then(|account| account.grant.verdict);
+        let dry = !in_hand.is_positive();
+        let newly = dry && heard.is_some_and(|heard| heard.verdict == Verdict::Exhausted);
+        let never = dry && heard.is_some_and(|heard| heard.verdict == Verdict::UnknownAccount);
         let mut rows = Vec::new();
         for job in self.agent.jobs_of(id) {
             let owed = job.owed();
             let draw = owed.min(in_hand.or_zero());
             in_hand = in_hand.minus(draw);
-            let lost = if newly { owed.minus(draw) } else { Credits::ZERO };
+            let lost = if newly || never { owed.minus(draw) } else { Credits::ZERO };
             if draw.is_positive() || lost.is_positive() {
                 rows.push(SettledRow { attempt: job.attempt, drawn: job.drawn.plus(draw), unfunded: job.unfunded.plus(lost) });
             }
