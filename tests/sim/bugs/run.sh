@@ -7,12 +7,13 @@
 # `cargo test ARGUMENTS` fails with it and passes without it. A patch that does not apply or does not compile is missed.
 #
 #   METERD_SIM_SEEDS=300    seeds tried for each bug, from METERD_SIM_FIRST=1
-#   CARGO_TARGET_DIR        build folder, one for all bugs; target/planted by default. The copy and the logs are in its bugs/.
+# Builds go to the folder `planted` of the usual target folder, one for all bugs, since cargo takes what it built of a copy for its own.
+# The copy and the logs are in `planted/bugs`.
 set -euo pipefail
 
 root=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
 bugs=$root/tests/sim/bugs
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/planted}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/planted
 export METERD_SIM_SEEDS=${METERD_SIM_SEEDS:-300} METERD_SIM_FIRST=${METERD_SIM_FIRST:-1}
 export METERD_SIM_LINES=0
 unset METERD_SIM_SEED
