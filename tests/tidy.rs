@@ -20,7 +20,6 @@ const TOP_LEVEL: [&str; 20] = [
     "benches",
     "clippy.toml",
     "docs",
-    "examples",
     "fuzz",
     "packaging",
     "rust-toolchain.toml",
