@@ -135,20 +135,21 @@ fn rows(bench: &Bench, rounds: usize, state: &Path) -> Result<(), Failure> {
 }
 
 fn row(bench: &Bench, title: &str, tasks: u64, duty_percent: u64, rounds: usize) -> Result<(), Failure> {
-    let mut job = Job::start(bench, title, tasks, duty_percent)?;
+    let each = if duty_percent < 100 { 1 } else { rounds };
+    let mut job = Job::start(bench, title, tasks, duty_percent, each)?;
     let mut decided = Vec::new();
     let mut past_zero = Vec::new();
-    let mut kernel = Vec::new();
+    let mut kernel = std::mem::take(&mut job.kernel);
     for _ in 0..rounds {
         // The burning job of the last row would go on at full burn: it starts anew for each round.
         if duty_percent < 100 && !decided.is_empty() {
             job.end(bench)?;
-            job = Job::start(bench, title, tasks, duty_percent)?;
+            job = Job::start(bench, title, tasks, duty_percent, each)?;
+            kernel.append(&mut job.kernel);
         }
         let (length, unfunded) = job.run_dry(bench, duty_percent)?;
         decided.push(length);
         past_zero.push(unfunded);
-        kernel.push(job.kernel_freeze()?);
     }
     job.end(bench)?;
     println!("{title:<34} {}   {}   {}", spread(&mut decided), spread(&mut kernel), spread(&mut past_zero));
@@ -170,10 +171,12 @@ struct Job {
     children: Vec<Child>,
     unfunded: Credits,
     seen: u64,
+    /// What the kernel alone needed for these tasks, before the agent knew of them: microseconds.
+    kernel: Vec<u64>,
 }
 
 impl Job {
-    fn start(bench: &Bench, title: &str, tasks: u64, duty_percent: u64) -> Result<Job, Failure> {
+    fn start(bench: &Bench, title: &str, tasks: u64, duty_percent: u64, kernel_rounds: usize) -> Result<Job, Failure> {
         let nth = bench.payments.fetch_add(1, Ordering::Relaxed);
         let name: JobName = format!("bench-{nth}").parse()?;
         let account: AccountId = format!("account-{nth}").parse()?;
@@ -192,7 +195,12 @@ impl Job {
             own_cgroup::enter(&bench.layout, &dirs, child.id())?;
             children.push(child);
         }
-        let mut job = Job { name, account, dirs, children, unfunded: Credits::ZERO, seen: 0 };
+        let mut job = Job { name, account, dirs, children, unfunded: Credits::ZERO, seen: 0, kernel: Vec::new() };
+        job.tell_children(b"1")?;
+        for _ in 0..kernel_rounds {
+            let took = job.kernel_freeze()?;
+            job.kernel.push(took);
+        }
         job.top_up(bench, "0.2")?;
         let request = StartRequest {
             job: job.name.clone(),
@@ -211,7 +219,6 @@ impl Job {
             Reply::Started { .. } => {}
             other => return Err(format!("{title}: not started: {other:?}").into()),
         }
-        job.tell_children(b"1")?;
         Ok(job)
     }
 
@@ -285,7 +292,9 @@ impl Job {
             while !std::fs::read_to_string(dir.join("cgroup.events"))?.contains("frozen 1") {
                 std::thread::sleep(Duration::from_micros(100));
             }
-            Ok(clock::mono().since(began).0 / 1_000)
+            let took = clock::mono().since(began).0 / 1_000;
+            std::fs::write(dir.join("cgroup.freeze"), "0")?;
+            Ok(took)
         });
         Ok(timed.join().map_err(|_| "the timing thread panicked")??)
     }

@@ -8,9 +8,11 @@ use super::store::{Done, Refusal, Store, StoreError};
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, PaymentId};
 use crate::domain::ledger::{AccountView, LedgerEntry};
+use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
 use crate::domain::time::Now;
 use crate::domain::wire::{AccountPolicy, Answer, Push, Request};
+use crate::node::priority::raise_priority;
 
 /// Most that waits for the store.
 const WAITING_MAX: usize = 256;
@@ -54,7 +56,13 @@ impl Embedded {
     /// When no thread can be made.
     pub fn start(store: Store, clock: fn() -> Now, notice: impl FnMut(Notice) + Send + 'static) -> std::io::Result<Embedded> {
         let (inbox, messages) = bounded(WAITING_MAX);
-        let thread = std::thread::Builder::new().name("authority".to_owned()).spawn(move || run(store, &messages, clock, notice))?;
+        let thread = std::thread::Builder::new().name("authority".to_owned()).spawn(move || {
+            // Its answers decide who runs on: they must not wait for a CPU that jobs keep busy.
+            if let Reading::Missing(why) = raise_priority() {
+                tracing::debug!(event = "authority_priority", %why);
+            }
+            run(store, &messages, clock, notice)
+        })?;
         Ok(Embedded { inbox, thread })
     }
 

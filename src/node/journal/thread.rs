@@ -9,6 +9,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::{Journal, JournalError, Reserve};
 use crate::domain::batch::Batch;
+use crate::domain::meter::Reading;
+use crate::node::priority::raise_priority;
 
 /// Most batches that wait. At one a second: a minute of a disk that stands still.
 const WAITING_MAX: usize = 64;
@@ -66,7 +68,13 @@ impl JournalThread {
         let (inbox, batches) = bounded(WAITING_MAX);
         let ending = Ending(Arc::new(AtomicBool::new(false)));
         let seen = Arc::clone(&ending.0);
-        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || run(journal, &batches, &seen, notice))?;
+        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
+            // What waits for the disk must not wait for a CPU as well, on a machine whose every core is busy.
+            if let Reading::Missing(why) = raise_priority() {
+                tracing::debug!(event = "journal_priority", %why);
+            }
+            run(journal, &batches, &seen, notice)
+        })?;
         Ok(JournalThread { inbox, ending, thread })
     }
 
