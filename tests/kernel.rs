@@ -236,6 +236,8 @@ fn a_frozen_job_uses_no_cpu_even_while_it_forks_and_goes_on_when_thawed() {
         assert_eq!(frozen.outcome, ActOutcome::Confirmed);
         assert_eq!(frozen.syscall, format!("write 1 to {}/cgroup.freeze", dir.path));
         assert_eq!(one(&mut sampler, JOB).frozen, Reading::Seen(Frozen::Yes));
+        // The kernel adds a task's last slice once the task has left its CPU, a moment after it counts as frozen.
+        std::thread::sleep(Duration::from_millis(200));
         let before = usage_usec(&dir.path);
         std::thread::sleep(Duration::from_millis(30));
         assert_eq!(usage_usec(&dir.path), before, "no task runs on");
