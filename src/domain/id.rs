@@ -1,7 +1,8 @@
-//! Validated names. Charset and length are checked once, where a name enters; everything behind can rely on it.
+//! Validated names. Charset and length are checked once, where a name enters; everything behind can rely on it. A copy of a name shares its text.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,11 +14,11 @@ pub const NAME_BYTES_MAX: usize = 128;
 #[error("{0:?} is not a name: 1 to 128 letters, digits, '.', '_', '-', ':', '@', '/' or '+', the first a letter or digit")]
 pub struct NameError(String);
 
-fn checked(text: &str) -> Result<String, NameError> {
+fn checked(text: &str) -> Result<Arc<str>, NameError> {
     let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let rest = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:@/+".contains(&byte));
     if first && rest && text.len() <= NAME_BYTES_MAX {
-        Ok(text.to_owned())
+        Ok(text.into())
     } else {
         Err(NameError(text.chars().take(NAME_BYTES_MAX).collect()))
     }
@@ -27,8 +28,8 @@ macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[serde(try_from = "String")]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -56,7 +57,7 @@ macro_rules! name {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 

@@ -8,7 +8,7 @@
 //! was told. The one exception: a freeze whose account is durably *armed* does not wait, since a slow disk must not keep a job running.
 //! A thaw, an end, an answer and a question always wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::act::{Act, ActOutcome, Acted, Order};
 use super::agent::draft::{Doubts, Draft};
@@ -417,7 +417,10 @@ impl Turn {
     fn orders(&mut self, now: Now) -> Vec<Effect> {
         let wants = self.agent.wants(&self.settings, now);
         let seq = self.agent.seq;
-        self.wanted.retain(|(attempt, act), _| wants.iter().any(|order| order.attempt == *attempt && order.act == *act));
+        if !self.wanted.is_empty() {
+            let still: BTreeSet<(Attempt, Act)> = wants.iter().map(|order| (order.attempt, order.act)).collect();
+            self.wanted.retain(|pair, _| still.contains(pair));
+        }
         let mut out = Vec::new();
         for order in wants {
             // A job that the disk does not know yet would stand still for ever if we died now.

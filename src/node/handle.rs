@@ -180,6 +180,8 @@ pub struct Stats {
     pub tick_missed_count: u64,
     /// The last tick: from its beginning to its publication, in nanoseconds.
     pub tick_ns: u64,
+    /// How late the last tick began, in nanoseconds.
+    pub tick_late_ns: u64,
     /// CPU time of the whole process, in nanoseconds.
     pub cpu_ns: u64,
     /// Resident memory of the process, in bytes.

@@ -150,6 +150,7 @@ impl Loop {
         loop {
             let now = clock::mono();
             if next_tick <= now {
+                self.stats.tick_late_ns = now.since(next_tick).0;
                 self.tick();
                 let periods = (clock::mono().since(schedule).0 / interval.0).max(1);
                 self.stats.tick_missed_count += periods - 1;

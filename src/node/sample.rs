@@ -129,6 +129,7 @@ pub(crate) fn picture() -> Picture {
             tick_count: 7_322,
             tick_missed_count: 2,
             tick_ns: 1_420_500,
+            tick_late_ns: 62_000,
             cpu_ns: 9_870_000_000,
             resident_bytes: 21 << 20,
             acted: BTreeMap::from([(("freeze", "confirmed"), 3), (("thaw", "confirmed"), 2)]),

@@ -6,7 +6,7 @@
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, SettledRow};
 use super::super::grant::{self, Asked, Told};
-use super::super::id::{AccountId, Attempt, Epoch};
+use super::super::id::{AccountId, Attempt, Digest, Epoch};
 use super::super::job::{COUNTER_SETTLES, Evidence, Job, StepEvent};
 use super::super::money::Credits;
 use super::super::rates::charge::{self, Shape};
@@ -60,12 +60,22 @@ impl Agent {
         // Jobs of one account share the host; those under an older card are priced by their own, the dearest counts for the host.
         let mut host = Credits::ZERO;
         let mut each = Credits::ZERO;
+        // Nearly all jobs are alike: they hold no GPU and have the same card, so theirs is reckoned once.
+        let mut alike: Option<(Digest, Credits)> = None;
         for job in jobs {
-            let Some(card) = job.segments.last().and_then(|segment| self.cards.get(&segment.card)) else { continue };
+            let Some(digest) = job.segments.last().map(|segment| segment.card) else { continue };
+            if let Some((_, own)) = alike.filter(|(known, _)| *known == digest && job.gpus.is_empty()) {
+                each = each.plus(own);
+                continue;
+            }
+            let Some(card) = self.cards.get(&digest) else { continue };
             let own = charge::burn(card, &Shape { cpu_milli: 0, memory_bytes: 0, gpus: &job.gpus });
             each = each.plus(own);
             let all = charge::burn(card, &host_shape(settings, &job.gpus));
             host = host.max(all.minus(own));
+            if job.gpus.is_empty() {
+                alike = Some((digest, own));
+            }
         }
         host.plus(each)
     }
@@ -161,21 +171,23 @@ impl Draft<'_> {
     }
 
     fn step_all(&mut self, id: &AccountId, attempts: &[Attempt], event: impl Fn(Evidence) -> StepEvent) {
+        // All but the job's own counter and cost is the account's.
+        let of_account = self.evidence(id);
         for attempt in attempts {
-            let evidence = self.evidence(id, Some(*attempt));
+            let Some(job) = self.agent.jobs.get(attempt) else { continue };
+            let evidence = Evidence { cpu_counter_ns: job.cpu_counter_ns, charge: job.charge, ..of_account.clone() };
             self.step(*attempt, event(evidence));
         }
     }
 
-    /// Counter, cost and balance as they now stand.
-    fn evidence(&self, id: &AccountId, attempt: Option<Attempt>) -> Evidence {
-        let job = attempt.and_then(|attempt| self.agent.jobs.get(&attempt));
+    /// The account's balance as it now stands.
+    fn evidence(&self, id: &AccountId) -> Evidence {
         let grant = self.agent.accounts.get(id).map(|account| account.grant.clone()).unwrap_or_default();
         let burn_max_per_s = self.agent.burn_max(id, self.settings);
         let in_hand = grant.in_hand(self.now.boot);
         Evidence {
-            cpu_counter_ns: job.and_then(|job| job.cpu_counter_ns),
-            charge: job.map_or(Credits::ZERO, |job| job.charge),
+            cpu_counter_ns: None,
+            charge: Credits::ZERO,
             granted: grant.granted,
             returned: grant.returned,
             spent: grant.spent,
@@ -194,7 +206,7 @@ impl Draft<'_> {
         let near = enforced && lasts.is_some_and(|lasts| lasts < ARM_BEFORE);
         let far = !enforced || lasts.is_none_or(|lasts| DISARM_BEYOND < lasts);
         if near && !armed {
-            let evidence = self.evidence(id, None);
+            let evidence = self.evidence(id);
             let earliest = self.now.mono.plus(lasts.unwrap_or_default());
             self.record(Fact::Armed { account: id.clone(), earliest, evidence: Box::new(evidence) });
             self.step_all(id, live, StepEvent::Armed);
@@ -311,6 +323,9 @@ impl Draft<'_> {
         if self.agent.outstanding.is_some() && since_last < ANSWER_WITHIN {
             return;
         }
+        if since_last < ASK_SPACING && !self.is_pressing(starts) {
+            return; // whatever is needed, it has to wait
+        }
         let needs: Vec<(AccountId, Need)> =
             self.accounts_known(starts).into_iter().map(|id| (id.clone(), self.need(&id, starts))).collect();
         let most = needs.iter().map(|(_, need)| *need).max().unwrap_or(Need::None);
@@ -335,6 +350,11 @@ impl Draft<'_> {
             entries,
         };
         self.record(Fact::Asked { request: Box::new(request), first_sent: self.now.boot });
+    }
+
+    /// Is there a need that does not wait for the spacing?
+    fn is_pressing(&self, starts: &[PendingStart]) -> bool {
+        starts.iter().any(|start| start.asked.is_none()) || self.agent.accounts.values().any(|account| account.grant.push_unanswered())
     }
 
     /// Credit that came for nobody: its job ended while the question was under way, or its start was refused.
@@ -388,8 +408,8 @@ impl Draft<'_> {
             Verdict::Exhausted if !owed => POLL_EMPTY,
             _ => ASK_AGAIN_SOON,
         };
-        let burning = self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some();
-        if (owed || ((half_used || lapsing) && burning)) && pace <= heard_ago { Need::Soon } else { untold }
+        let burning = || self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some();
+        if pace <= heard_ago && (owed || ((half_used || lapsing) && burning())) { Need::Soon } else { untold }
     }
 
     fn entry(&self, id: &AccountId, starts: &[PendingStart]) -> RequestEntry {

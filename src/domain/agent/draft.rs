@@ -3,6 +3,7 @@
 //! Here: what samples say of a job ([`Draft::sampled`]), what the hands did, and how a job ends. Credit is in [`super::credit`],
 //! beginnings are in [`super::start`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::act::{Act, ActOutcome, Acted, Target};
@@ -162,13 +163,12 @@ impl<'a> Draft<'a> {
     pub fn sampled(&mut self, samples: &[JobSample]) {
         let mut rows = Vec::with_capacity(samples.len());
         let mut after: Vec<(&JobSample, Phase)> = Vec::new();
-        let mut in_hand = std::collections::BTreeMap::new();
-        let samples: Vec<JobSample> = samples.iter().map(|sample| self.known_to_be_gone(sample)).collect();
+        let mut in_hand = BTreeMap::new();
+        let samples: Vec<Cow<'_, JobSample>> = samples.iter().map(|sample| self.known_to_be_gone(sample)).collect();
         for sample in &samples {
             let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { continue };
             after.push((sample, job.phase));
-            let account = job.account.clone();
-            let hand = in_hand.entry(account.clone()).or_insert_with(|| self.in_hand(&account));
+            let hand = in_hand.entry(job.account.clone()).or_insert_with(|| self.in_hand(&job.account));
             if let Some(row) = self.row(job, sample, sample.at, hand) {
                 rows.push(row);
             }
@@ -186,13 +186,15 @@ impl<'a> Draft<'a> {
     }
 
     /// A Slurm job's cgroup that was there and is not is gone, though the reader, if it is new, only knows that it is not there.
-    fn known_to_be_gone(&self, sample: &JobSample) -> JobSample {
-        let mut sample = sample.clone();
-        let awaited = self.agent.jobs.get(&sample.attempt).is_none_or(|job| job.phase == Phase::Awaited);
-        if !awaited && sample.cpu_ns == Reading::Missing(Missing::NotYet) {
-            sample.cpu_ns = Reading::Missing(Missing::Vanished);
+    fn known_to_be_gone<'s>(&self, sample: &'s JobSample) -> Cow<'s, JobSample> {
+        if sample.cpu_ns != Reading::Missing(Missing::NotYet) {
+            return Cow::Borrowed(sample);
         }
-        sample
+        let awaited = self.agent.jobs.get(&sample.attempt).is_none_or(|job| job.phase == Phase::Awaited);
+        if awaited {
+            return Cow::Borrowed(sample);
+        }
+        Cow::Owned(JobSample { cpu_ns: Reading::Missing(Missing::Vanished), ..sample.clone() })
     }
 
     pub(super) fn in_hand(&self, account: &AccountId) -> Credits {

@@ -8,7 +8,7 @@ pub mod draft;
 pub mod start;
 pub mod wants;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +61,8 @@ pub struct Account {
     pub charged: Credits,
     /// `charged` at some instants of the last seconds, for the measured burn.
     pub marks: VecDeque<(Mono, Credits)>,
+    /// Its jobs that are not closed.
+    pub jobs: BTreeSet<Attempt>,
 }
 
 /// The question that waits for its answer.
@@ -119,8 +121,9 @@ impl Agent {
     }
 
     /// The jobs of one account that are not closed.
-    pub fn jobs_of<'a>(&'a self, account: &'a AccountId) -> impl Iterator<Item = &'a Job> {
-        self.jobs.values().filter(move |job| job.account == *account)
+    pub fn jobs_of<'a>(&'a self, account: &AccountId) -> impl Iterator<Item = &'a Job> + use<'a> {
+        let attempts = self.accounts.get(account).map(|account| account.jobs.iter());
+        attempts.into_iter().flatten().filter_map(|attempt| self.jobs.get(attempt))
     }
 
     /// The last attempt of that name, closed ones at hand included.
@@ -233,7 +236,10 @@ impl Agent {
     fn set_empty(&mut self, id: &AccountId, since: Option<Mono>) {
         self.account(id).empty_since = since;
         if since.is_none() {
-            self.jobs.values_mut().filter(|job| job.account == *id).for_each(|job| job.terminated_at = None);
+            let attempts: Vec<Attempt> = self.jobs_of(id).map(|job| job.attempt).collect();
+            for attempt in attempts {
+                self.with_job(attempt, |job| job.terminated_at = None);
+            }
         }
     }
 
@@ -296,6 +302,7 @@ impl Agent {
         let account = self.account(&opened.account);
         account.grant.spent = account.grant.spent.plus(opened.drawn);
         account.charged = account.charged.plus(opened.charge);
+        account.jobs.insert(opened.attempt);
         self.jobs.insert(opened.attempt, job);
     }
 
@@ -334,8 +341,7 @@ impl Agent {
         let drawn = row.drawn.minus(job.drawn);
         job.drawn = row.drawn;
         let charged = job.charge.minus(before);
-        let id = job.account.clone();
-        let account = self.account(&id);
+        let Some(account) = self.accounts.get_mut(&job.account) else { return };
         account.grant.spent = account.grant.spent.plus(drawn);
         account.charged = account.charged.plus(charged);
         mark(account, row.at);
@@ -347,8 +353,8 @@ impl Agent {
         let unfunded = row.unfunded.minus(job.unfunded);
         job.drawn = row.drawn;
         job.unfunded = row.unfunded;
-        let id = job.account.clone();
-        let grant = &mut self.account(&id).grant;
+        let Some(account) = self.accounts.get_mut(&job.account) else { return };
+        let grant = &mut account.grant;
         grant.spent = grant.spent.plus(drawn);
         grant.unfunded = grant.unfunded.plus(unfunded);
     }
@@ -385,6 +391,9 @@ impl Agent {
 
     fn close(&mut self, attempt: Attempt) {
         if let Some(job) = self.jobs.remove(&attempt) {
+            if let Some(account) = self.accounts.get_mut(&job.account) {
+                account.jobs.remove(&attempt);
+            }
             self.closed.push_back(job);
         }
         while CLOSED_KEPT < self.closed.len() {

@@ -247,6 +247,13 @@ proptest! {
     }
 
     #[test]
+    fn the_short_way_to_a_price_ends_where_the_long_one_does(line in any_line(), quantity in prop_oneof![any::<u128>(), (0..1_u128 << 90)]) {
+        if let Some(cost) = priced_narrow(&line, quantity, line.round) {
+            prop_assert_eq!(Some(cost), priced(&line, U256::from(quantity), line.round));
+        }
+    }
+
+    #[test]
     fn any_split_of_usage_over_ticks_costs_the_same(line in any_line(), ticks in prop::collection::vec(any_usage(), 1..20)) {
         let gpus = gpus(&["a", "b", "c"]);
         let card = card_with(line);
