@@ -13,7 +13,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent::Agent;
 use serde_json::{Value, json};
@@ -143,9 +143,16 @@ fn nano(value: &Value) -> u128 {
     format!("{whole}{fraction:0<9}").parse().unwrap()
 }
 
+fn number(name: &str, otherwise: usize) -> usize {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// `METERD_KILLS=200 METERD_KILL_JOBS=50` for the long form.
 #[test]
 fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
-    let Some(mut jobs) = cgroups("kill", 10) else { return };
+    let (kills, count) = (number("METERD_KILLS", 20), number("METERD_KILL_JOBS", 10));
+    let rich = count * 7 / 10;
+    let Some(mut jobs) = cgroups("kill", count) else { return };
     let mut agent = Agent::start(CARD, "enforcement = \"enforce\"", "");
     for (account, credit) in [("rich", "1000000"), ("short", "0.35")] {
         agent.done("POST", "/v1/accounts", Some(&json!({ "account": account })));
@@ -158,26 +165,32 @@ fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
     for (nth, job) in jobs.iter_mut().enumerate() {
         job.burn();
         job.note_baseline();
-        let account = if nth < 7 { "rich" } else { "short" };
+        let account = if nth < rich { "rich" } else { "short" };
         agent.done("POST", "/v1/jobs", Some(&json!({ "job": format!("job-{nth}"), "account": account, "cgroups": paths(job) })));
         job.go();
     }
     let mut seen_frozen: BTreeMap<usize, bool> = BTreeMap::new();
     let mut seed = u64::from(std::process::id()) | 1;
-    for _ in 0..20 {
+    println!("{kills} SIGKILLs under {count} jobs, seed {seed}");
+    let mut ready = Vec::with_capacity(kills);
+    for _ in 0..kills {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         std::thread::sleep(Duration::from_millis(50 + (seed >> 33) % 700));
         agent.kill();
         for (nth, job) in jobs.iter().enumerate() {
             let frozen = job.is_frozen();
-            assert!(!frozen || 7 <= nth, "job-{nth} has credit and is frozen");
+            assert!(!frozen || rich <= nth, "job-{nth} has credit and is frozen");
             assert!(frozen || !seen_frozen.get(&nth).copied().unwrap_or(false), "job-{nth} was frozen and runs");
             seen_frozen.insert(nth, frozen);
         }
+        let began = Instant::now();
         agent.launch();
+        ready.push(began.elapsed());
     }
-    agent.wait_for("the short account's jobs are frozen", |agent| (7..10).all(|nth| phase(agent, &format!("job-{nth}")) == "frozen"));
-    assert!((0..7).all(|nth| !jobs[nth].is_frozen()), "a job with credit is frozen");
+    ready.sort();
+    println!("from the start of the process to ready: median {:?}, longest {:?}", ready[kills / 2], ready[kills - 1]);
+    agent.wait_for("the short account's jobs are frozen", |agent| (rich..count).all(|nth| phase(agent, &format!("job-{nth}")) == "frozen"));
+    assert!((0..rich).all(|nth| !jobs[nth].is_frozen()), "a job with credit is frozen");
     for (nth, job) in jobs.iter_mut().enumerate() {
         job.end_tasks();
         agent.done("POST", &format!("/v1/jobs/job-{nth}/stop"), Some(&json!({ "outcome": "cancelled" })));
@@ -196,10 +209,10 @@ fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
         assert_eq!(counted, job.used_ns(), "job-{nth}: the receipt's CPU time is the kernel's");
         assert_eq!(nano(&receipt["charge"]), price_nano(job.used_ns()), "job-{nth}: the charge is the price of the kernel's counter");
         assert_eq!(nano(&receipt["charge"]), nano(&receipt["drawn"]) + nano(&receipt["unfunded"]), "job-{nth}");
-        if nth < 7 {
+        if nth < rich {
             assert_eq!(nano(&receipt["unfunded"]), 0, "job-{nth} had credit all the time");
         }
-        *drawn.get_mut(if nth < 7 { "rich" } else { "short" }).unwrap() += nano(&receipt["drawn"]);
+        *drawn.get_mut(if nth < rich { "rich" } else { "short" }).unwrap() += nano(&receipt["drawn"]);
     }
     for (account, drawn) in drawn {
         let path = format!("/v1/accounts/{account}");
@@ -210,6 +223,7 @@ fn g2_twenty_sigkills_under_ten_jobs_neither_lose_nor_double_a_nano_credit() {
         350_000_000,
         "the short account paid all that it had"
     );
+    println!("{count} receipts: each CPU time is the kernel's counter, each charge its price, each account settled what was drawn");
 }
 
 /// The same card, dearer.

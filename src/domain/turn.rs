@@ -18,7 +18,7 @@ use super::batch::{Batch, ReceiptRow, Row};
 use super::enforcement::Enforcement;
 use super::fact::{Fact, Seq};
 use super::id::{Attempt, Epoch, JobName, Uid};
-use super::job::{Ending, FrozenBy, Phase};
+use super::job::{Ending, FrozenBy};
 use super::meter::JobSample;
 use super::rates::Card;
 use super::time::{Mono, Nanos, Now};
@@ -166,8 +166,7 @@ impl Turn {
         };
         let effects = turn.draft(now, |draft, _| draft.woke(fresh_epoch));
         let ours = turn.agent.jobs.values().filter(|job| job.is_live() && job.frozen_by == Some(FrozenBy::Agent));
-        let still = turn.agent.jobs.values().filter(|job| job.is_live() && job.phase == Phase::Frozen);
-        turn.doubts.unseen = still.map(|job| job.attempt).collect();
+        turn.doubts.unseen = turn.agent.jobs.values().filter(|job| job.is_live()).map(|job| job.attempt).collect();
         turn.doubts.freezing = ours.map(|job| (job.attempt, now.mono)).collect();
         (turn, effects)
     }

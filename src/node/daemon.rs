@@ -175,7 +175,10 @@ fn keep(config: &Config) -> Keep {
 }
 
 /// The state: the last checkpoint, and every fact after it.
-fn recover(recovered: &Recovered) -> Result<Agent, StartError> {
+///
+/// # Errors
+/// [`StartError::Unreadable`], where this version does not know what is stored.
+pub fn recover(recovered: &Recovered) -> Result<Agent, StartError> {
     let mut agent = match &recovered.checkpoint {
         Some((seq, bytes)) => {
             let agent = Agent::decode(bytes).filter(|agent| agent.seq == Seq(*seq));

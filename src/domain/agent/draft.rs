@@ -35,7 +35,7 @@ const FIRST_TASK_WITHIN: Nanos = Nanos::from_secs(30);
 pub struct Doubts {
     /// Jobs whose freeze was ordered and may still take hold, and when it was ordered.
     pub freezing: BTreeMap<Attempt, Mono>,
-    /// Jobs that stood still when this process began, and that it has not looked at yet.
+    /// Jobs that were there when this process began, and that it has not looked at yet.
     pub unseen: BTreeSet<Attempt>,
 }
 
@@ -271,10 +271,16 @@ impl<'a> Draft<'a> {
     fn is_unknown(&self, job: &Job, sample: &JobSample) -> bool {
         let empty = is_gone(sample) || sample.populated.seen() == Some(&Populated::No);
         let frozen = sample.frozen.seen() == Some(&Frozen::Yes);
+        let unseen = self.doubts.unseen.contains(&job.attempt);
         // While a job stands still nothing is written, however often it is looked at: that is no silence.
-        let thawed = (empty || sample.frozen.seen() == Some(&Frozen::No)) && self.doubts.unseen.contains(&job.attempt);
-        let changed = (job.phase == Phase::Running && (empty || frozen)) || (job.phase == Phase::Frozen && thawed);
-        changed && job.emptied.is_none() && self.level_gap() < sample.at.since(job.counted_to)
+        let thawed = (empty || sample.frozen.seen() == Some(&Frozen::No)) && unseen;
+        let silent = self.level_gap() < sample.at.since(job.counted_to);
+        match job.phase {
+            // Since the last process ended even a short time is unknown: it may have stood still for all of it.
+            Phase::Running => (empty || frozen) && job.emptied.is_none() && (silent || unseen),
+            Phase::Frozen => thawed && job.emptied.is_none() && silent,
+            Phase::Awaited | Phase::Ended => false,
+        }
     }
 
     /// The memory of a running job over the time since its last look, in byte-nanoseconds; or why nobody knows it.
