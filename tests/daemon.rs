@@ -4,6 +4,8 @@
 
 #[path = "support/agent.rs"]
 mod agent;
+#[path = "support/cgroup.rs"]
+mod cgroup;
 #[path = "stub_nvml/mod.rs"]
 #[expect(dead_code, reason = "each test takes what it needs of the stub")]
 mod stub_nvml;
@@ -11,11 +13,11 @@ mod stub_nvml;
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use agent::Agent;
+use cgroup::{Cgroup, cgroups, paths};
 use serde_json::{Value, json};
 
 /// Priced so that nano-credits do not divide evenly: 0.0417 credits a core-hour, and a start that is not round either.
@@ -29,103 +31,6 @@ meter = "cpu_time"
 price = "417.0417"
 unit = "core-hour"
 "#;
-
-/// Directories of one job, in every hierarchy that this machine has; removed at the end, whatever happens.
-struct Cgroup {
-    v2: PathBuf,
-    all: Vec<PathBuf>,
-    tasks: Vec<Child>,
-    /// The counter when the job was started: its shell had used a little by then.
-    baseline_ns: u128,
-}
-
-impl Cgroup {
-    fn make(name: &str) -> Result<Cgroup, String> {
-        let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-        let v2 = PathBuf::from(if unified { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/unified" }).join(name);
-        let mut all = vec![v2.clone()];
-        if !unified {
-            all.push(Path::new("/sys/fs/cgroup/memory").join(name));
-        }
-        for dir in &all {
-            std::fs::create_dir(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-        }
-        Ok(Cgroup { v2, all, tasks: Vec::new(), baseline_ns: 0 })
-    }
-
-    /// A task that burns all it gets.
-    fn burn(&mut self) {
-        let child = Command::new("/bin/sh").args(["-c", "read go; while :; do :; done"]).stdin(Stdio::piped()).spawn().unwrap();
-        for dir in &self.all {
-            std::fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
-        }
-        self.tasks.push(child);
-    }
-
-    fn go(&mut self) {
-        self.tasks.iter_mut().for_each(|task| drop(task.stdin.take()));
-    }
-
-    /// The kernel's own counter, in nanoseconds.
-    fn cpu_ns(&self) -> u128 {
-        let text = std::fs::read_to_string(self.v2.join("cpu.stat")).unwrap();
-        let usec: u128 = text.lines().find_map(|line| line.strip_prefix("usage_usec ")).unwrap().parse().unwrap();
-        usec * 1_000
-    }
-
-    /// What was used since the start, in nanoseconds.
-    fn used_ns(&self) -> u128 {
-        self.cpu_ns() - self.baseline_ns
-    }
-
-    /// Waits until the task waits for its word, and its counter stands still.
-    fn note_baseline(&mut self) {
-        let waits = |task: &Child| std::fs::read_to_string(format!("/proc/{}/stat", task.id())).unwrap().contains(") S ");
-        loop {
-            let before = self.cpu_ns();
-            std::thread::sleep(Duration::from_millis(30));
-            if self.tasks.iter().all(waits) && before == self.cpu_ns() {
-                self.baseline_ns = before;
-                return;
-            }
-        }
-    }
-
-    fn is_frozen(&self) -> bool {
-        std::fs::read_to_string(self.v2.join("cgroup.events")).unwrap().contains("frozen 1")
-    }
-
-    fn end_tasks(&mut self) {
-        for task in &mut self.tasks {
-            task.kill().unwrap();
-            task.wait().unwrap();
-        }
-        self.tasks.clear();
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        drop(std::fs::write(self.v2.join("cgroup.freeze"), "0"));
-        for task in &mut self.tasks {
-            drop(task.kill());
-            drop(task.wait());
-        }
-        for dir in &self.all {
-            drop(std::fs::remove_dir(dir));
-        }
-    }
-}
-
-fn cgroups(prefix: &str, count: usize) -> Option<Vec<Cgroup>> {
-    let name = |nth| format!("meterd-test-{prefix}-{}-{nth}", std::process::id());
-    let made: Result<Vec<Cgroup>, String> = (0..count).map(|nth| Cgroup::make(&name(nth))).collect();
-    support::need("kernel", made)
-}
-
-fn paths(cgroup: &Cgroup) -> Vec<String> {
-    cgroup.all.iter().map(|dir| dir.display().to_string()).collect()
-}
 
 fn phase(agent: &Agent, job: &str) -> String {
     agent.done("GET", &format!("/v1/jobs/{job}"), None)["phase"].as_str().unwrap_or("").to_owned()

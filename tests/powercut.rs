@@ -112,20 +112,22 @@ impl Cut<'_> {
         let outage = [S / 3, S, 7 * S][usize::try_from(self.seed % 3).unwrap()];
         world.pass(outage);
         let mut node = Node::open(dir.path(), world, 1, 2);
-        self.has_what_was_told(&mut node, &told);
+        has_what_was_told(&mut node, &told);
         node.look();
         for _ in 0..3 {
             node.tick();
         }
-        let live: Vec<usize> = (0..JOBS).filter(|index| self.is_live(&node, *index)).collect();
+        let live: Vec<usize> = (0..JOBS).filter(|index| is_live(&node, *index)).collect();
         for index in &live {
             let job = &node.world.jobs[*index];
             assert!(!(job.frozen && job.account.starts_with("rich")), "{} has credit and stands still", job.name);
         }
-        live.iter().for_each(|index| node.stop(*index));
-        self.settle(&mut node);
+        for index in live {
+            node.stop(index);
+        }
+        settle(&mut node);
         let mut most_lost = 0;
-        for (index, receipt) in self.receipts(dir.path()) {
+        for (index, receipt) in receipts(dir.path()) {
             let job = &node.world.jobs[index];
             let counted: u64 = receipt.segments.iter().map(|segment| segment.cpu_ns.parse::<u64>().unwrap()).sum();
             assert_eq!(counted, job.cpu_ns - job.baseline_ns, "{}: the receipt's CPU time is the kernel's", job.name);
@@ -135,7 +137,7 @@ impl Cut<'_> {
             assert!(lost <= S, "{}: the memory of {lost} ns beside the outage is lost", job.name);
             most_lost = most_lost.max(lost);
         }
-        self.books_agree(&mut node, dir.path());
+        books_agree(&mut node, dir.path());
         most_lost
     }
 
@@ -148,10 +150,10 @@ impl Cut<'_> {
         world.mono = 5 * S;
         world.jobs.iter_mut().for_each(|job| job.populated = false);
         let mut node = Node::open(dir.path(), world, 2, 3);
-        self.has_what_was_told(&mut node, &told);
-        self.settle(&mut node);
+        has_what_was_told(&mut node, &told);
+        settle(&mut node);
         let mut most_lost = 0;
-        for (index, receipt) in self.receipts(dir.path()) {
+        for (index, receipt) in receipts(dir.path()) {
             let job = &at_cut.jobs[index];
             let counted: u64 = receipt.segments.iter().map(|segment| segment.cpu_ns.parse::<u64>().unwrap()).sum();
             let truth = job.cpu_ns - job.baseline_ns;
@@ -163,82 +165,82 @@ impl Cut<'_> {
             assert!(truth - counted <= S + S / 100, "{}: more than a tick of CPU time is lost", job.name);
             most_lost = most_lost.max(lost);
         }
-        self.books_agree(&mut node, dir.path());
+        books_agree(&mut node, dir.path());
         most_lost
     }
+}
 
-    fn is_live(&self, node: &Node, index: usize) -> bool {
-        node.turn.agent().job_named(&node.world.jobs[index].name).is_some_and(meterd::domain::job::Job::is_live)
+fn is_live(node: &Node, index: usize) -> bool {
+    node.turn.agent().job_named(&node.world.jobs[index].name).is_some_and(meterd::domain::job::Job::is_live)
+}
+
+/// Nothing that anybody was told is forgotten.
+fn has_what_was_told(node: &mut Node, told: &node::Told) {
+    assert!(told.durable <= node.turn.durable().0, "fact {} was said to be durable, {:?} are there", told.durable, node.turn.durable());
+    for name in &told.started {
+        assert!(node.turn.agent().job_named(name).is_some(), "{name} was said to be started");
     }
-
-    /// Nothing that anybody was told is forgotten.
-    fn has_what_was_told(&self, node: &mut Node, told: &node::Told) {
-        assert!(told.durable <= node.turn.durable().0, "fact {} was said to be durable, {:?} are there", told.durable, node.turn.durable());
-        for name in &told.started {
-            assert!(node.turn.agent().job_named(name).is_some(), "{name} was said to be started");
-        }
-        for (account, deposited) in &told.deposited {
-            let found = node.store.account(&account.parse().unwrap()).expect("an account that was acknowledged is there");
-            assert!(*deposited <= found.deposited.nano(), "{account}: a payment that was acknowledged is lost");
-            let settled = told.settled.get(account).copied().unwrap_or(0);
-            assert!(settled <= found.settled.nano(), "{account}: what was settled is taken back");
-        }
+    for (account, deposited) in &told.deposited {
+        let found = node.store.account(&account.parse().unwrap()).expect("an account that was acknowledged is there");
+        assert!(*deposited <= found.deposited.nano(), "{account}: a payment that was acknowledged is lost");
+        let settled = told.settled.get(account).copied().unwrap_or(0);
+        assert!(settled <= found.settled.nano(), "{account}: what was settled is taken back");
     }
+}
 
-    fn settle(&self, node: &mut Node) {
-        for _ in 0..90 {
-            if node.is_over() && self.is_settled(node) {
-                return;
+fn settle(node: &mut Node) {
+    for _ in 0..90 {
+        if node.is_over() && is_settled(node) {
+            return;
+        }
+        node.tick();
+    }
+    panic!("not settled within a minute and a half: {:?}", node.turn.agent().jobs.values().map(|job| &job.name).collect::<Vec<_>>());
+}
+
+fn is_settled(node: &mut Node) -> bool {
+    let spent: Vec<_> = node.turn.agent().accounts.iter().map(|(id, account)| (id.clone(), account.grant.spent)).collect();
+    let epoch = node.turn.agent().epoch.unwrap().0;
+    let acknowledged = node.turn.agent().previous.is_empty() && node.turn.agent().outstanding.is_none();
+    acknowledged
+        && spent.into_iter().all(|(id, spent)| {
+            let account = node.store.account(&id).unwrap();
+            account.epochs.get(&epoch).is_none_or(|of_epoch| of_epoch.settled == spent) || spent.is_zero()
+        })
+}
+
+/// One receipt for each job that was ever known, final and right by its own card.
+fn receipts(dir: &Path) -> Vec<(usize, Receipt)> {
+    let mut found = Vec::new();
+    for index in 0..JOBS {
+        let rows = read_receipts(dir, &format!("job-{index}")).unwrap();
+        assert!(rows.len() <= 1, "job-{index} was billed as {} attempts", rows.len());
+        for row in rows {
+            let receipt: Receipt = serde_json::from_str(&row.json).unwrap();
+            assert!(receipt.owed.is_zero(), "job-{index} owes {}", receipt.owed);
+            assert_eq!(receipt.charge, receipt.drawn.plus(receipt.unfunded), "job-{index}");
+            if index < 30 {
+                assert!(receipt.unfunded.is_zero(), "job-{index} had credit all the time");
             }
-            node.tick();
+            found.push((index, receipt));
         }
-        panic!("not settled within a minute and a half: {:?}", node.turn.agent().jobs.values().map(|job| &job.name).collect::<Vec<_>>());
     }
+    found
+}
 
-    fn is_settled(&self, node: &mut Node) -> bool {
-        let spent: Vec<_> = node.turn.agent().accounts.iter().map(|(id, account)| (id.clone(), account.grant.spent)).collect();
-        let epoch = node.turn.agent().epoch.unwrap().0;
-        let acknowledged = node.turn.agent().previous.is_empty() && node.turn.agent().outstanding.is_none();
-        acknowledged
-            && spent.into_iter().all(|(id, spent)| {
-                let account = node.store.account(&id).unwrap();
-                account.epochs.get(&epoch).is_none_or(|of_epoch| of_epoch.settled == spent) || spent.is_zero()
-            })
+/// What the jobs' receipts say was drawn is what the authority settled, to the nano-credit.
+fn books_agree(node: &mut Node, dir: &Path) {
+    let mut drawn: BTreeMap<String, i128> = BTreeMap::new();
+    for (_, receipt) in receipts(dir) {
+        *drawn.entry(receipt.account.to_string()).or_default() += receipt.drawn.nano();
     }
-
-    /// One receipt for each job that was ever known, final and right by its own card.
-    fn receipts(&self, dir: &Path) -> Vec<(usize, Receipt)> {
-        let mut found = Vec::new();
-        for index in 0..JOBS {
-            let rows = read_receipts(dir, &format!("job-{index}")).unwrap();
-            assert!(rows.len() <= 1, "job-{index} was billed as {} attempts", rows.len());
-            for row in rows {
-                let receipt: Receipt = serde_json::from_str(&row.json).unwrap();
-                assert!(receipt.owed.is_zero(), "job-{index} owes {}", receipt.owed);
-                assert_eq!(receipt.charge, receipt.drawn.plus(receipt.unfunded), "job-{index}");
-                if index < 30 {
-                    assert!(receipt.unfunded.is_zero(), "job-{index} had credit all the time");
-                }
-                found.push((index, receipt));
-            }
-        }
-        found
+    for view in node.store.list().unwrap() {
+        let account = node.store.account(&view.account).unwrap();
+        check(&account).unwrap();
+        let drawn = drawn.get(view.account.as_str()).copied().unwrap_or(0);
+        assert_eq!(account.settled.nano(), drawn, "{}: what is settled is what the receipts say was drawn", view.account);
     }
-
-    /// What the jobs' receipts say was drawn is what the authority settled, to the nano-credit.
-    fn books_agree(&self, node: &mut Node, dir: &Path) {
-        let mut drawn: BTreeMap<String, i128> = BTreeMap::new();
-        for (_, receipt) in self.receipts(dir) {
-            *drawn.entry(receipt.account.to_string()).or_default() += receipt.drawn.nano();
-        }
-        for view in node.store.list().unwrap() {
-            let account = node.store.account(&view.account).unwrap();
-            check(&account).unwrap();
-            let drawn = drawn.get(view.account.as_str()).copied().unwrap_or(0);
-            assert_eq!(account.settled.nano(), drawn, "{}: what is settled is what the receipts say was drawn", view.account);
-        }
-        journal::verify(dir).expect("the journal is whole");
-    }
+    journal::verify(dir).expect("the journal is whole");
 }
 
 /// For how long the billed memory was held, rounded up to a nanosecond.

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use meterd::domain::form::Mistake;
+use meterd::domain::meter::Reading;
 use meterd::domain::rates::Card;
 use meterd::node::config::{Config, ConfigFailure};
 use meterd::node::daemon::{Daemon, StartError};
 use meterd::node::handle::{Handle, Inbox};
 use meterd::node::journal::JournalError;
+use meterd::node::priority::raise_priority;
 use meterd::node::run::Ended;
 use meterd::node::{log, systemd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -115,6 +117,10 @@ fn load(path: &Path) -> Result<(Config, Card), Vec<String>> {
 }
 
 fn serve(path: &Path, config: &Config, card: Card) -> Exit {
+    // Recovery must not wait for a CPU that jobs keep busy. Threads that are started from here are ordinary ones; this one only waits later.
+    if let Reading::Missing(why) = raise_priority() {
+        tracing::debug!(event = "start_priority", %why);
+    }
     let daemon = match Daemon::start(config, Some(card)) {
         Ok(daemon) => daemon,
         Err(error) => {

@@ -36,6 +36,9 @@ const SEND_AGAIN: Nanos = Nanos::from_millis(500);
 const SEND_AGAIN_MAX: Nanos = Nanos::from_secs(30);
 /// Turns of all jobs between two checkpoints.
 const CHECKPOINT_TICKS: u32 = 60;
+/// Facts between two checkpoints: a start replays at most so many, and those of one turn. One is due at once in a new process, so that
+/// no row of short lives makes the replay longer.
+pub const REPLAY_MAX: u64 = 4_096;
 /// With this many facts on their way to the disk, looks at jobs that are not near their edge are left out: counters lose nothing by it.
 const BEHIND_MAX: u64 = 512;
 /// Most starts that wait for the authority at once.
@@ -140,6 +143,7 @@ pub struct Turn {
     sent: Option<Sent>,
     looked_at: Mono,
     ticks: u32,
+    checkpointed: Seq,
     refused_card: Option<String>,
 }
 
@@ -161,7 +165,8 @@ impl Turn {
             skipped: BTreeMap::new(),
             sent: None,
             looked_at: Mono(0),
-            ticks: 0,
+            ticks: CHECKPOINT_TICKS,
+            checkpointed: Seq(0),
             refused_card: None,
         };
         let effects = turn.draft(now, |draft, _| draft.woke(fresh_epoch));
@@ -459,9 +464,9 @@ impl Turn {
 
     fn batch(&mut self, first: Seq, facts: &[(Seq, Fact)], receipts: Vec<ReceiptRow>, now: Now) -> Batch {
         let rows = facts.iter().map(|(_, fact)| Row { wall: now.wall, bytes: fact.encode() }).collect();
-        let due = CHECKPOINT_TICKS <= self.ticks;
+        let due = CHECKPOINT_TICKS <= self.ticks || REPLAY_MAX <= self.agent.seq.0 - self.checkpointed.0;
         if due {
-            self.ticks = 0;
+            (self.ticks, self.checkpointed) = (0, self.agent.seq);
         }
         Batch { first_seq: first.0, rows, receipts, checkpoint: due.then(|| self.agent.encode()) }
     }

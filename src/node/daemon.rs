@@ -82,8 +82,11 @@ impl Daemon {
     pub fn start(config: &Config, card: Option<Card>) -> Result<Daemon, StartError> {
         folder(&config.state_dir, 0o750)?;
         folder(&config.runtime_dir, 0o755)?;
+        let began = clock::mono();
         let (journal, recovered) = Journal::open(&config.state_dir, keep(config))?;
         let agent = recover(&recovered)?;
+        let live = agent.jobs.values().filter(|job| job.is_live()).count();
+        tracing::info!(event = "recovered", replayed = recovered.facts.len(), jobs = live, took_ms = clock::mono().since(began).millis());
         let settings = settings(config)?;
         let (inbox, queue) = bounded(run::QUEUE_MAX);
         let board = Arc::new(Board::default());

@@ -115,7 +115,9 @@ pub(crate) fn cut(log: &[Done], count: usize, way: Unflushed, seed: u64, to: &Pa
                     apply(&mut file.content, &op);
                 }
                 // SQLite flushes the folder with the first flush of a log; the names that it holds are then on the disk.
-                files.values_mut().for_each(|file| file.named = true);
+                for file in files.values_mut() {
+                    file.named = true;
+                }
             }
             Op::Remove => drop(files.remove(name)),
             other => files.entry(name.clone()).or_default().pending.push(other.clone()),

@@ -181,7 +181,7 @@ impl Node {
                     }
                     Some(Event::Answered(Box::new(answer), Epoch([99; 16])))
                 }
-                Effect::Act(order) => self.act(&order),
+                Effect::Act(order) => Some(self.act(&order)),
                 Effect::Reply(caller, reply) => {
                     self.hear(caller, &reply);
                     None
@@ -195,7 +195,7 @@ impl Node {
         }
     }
 
-    fn act(&mut self, order: &Order) -> Option<Event> {
+    fn act(&mut self, order: &Order) -> Event {
         let index = (0..JOBS).find(|index| target(*index) == order.target).unwrap();
         let job = &mut self.world.jobs[index];
         match order.act {
@@ -212,7 +212,7 @@ impl Node {
             syscall: String::new(),
             outcome: ActOutcome::Confirmed,
         };
-        Some(Event::Acted(acted, Some(self.world.sample(index, order.attempt))))
+        Event::Acted(acted, Some(self.world.sample(index, order.attempt)))
     }
 
     fn hear(&mut self, caller: u64, reply: &Reply) {

@@ -441,3 +441,28 @@ fn a_full_journal_takes_no_new_job_and_still_freezes() {
     bench.start(5, "a");
     assert!(matches!(bench.replies()[..], [Reply::Refused(refusal)] if refusal.code == "journal_full"), "said at once");
 }
+
+#[test]
+fn a_start_has_a_bounded_number_of_facts_to_replay() {
+    let mut bench = Bench::running(1 << 60);
+    for _ in 0..3 * REPLAY_MAX {
+        bench.work(1); // looked at between two ticks, as near an edge
+        bench.durable();
+    }
+    let made = bench.turn.agent().seq.0;
+    assert!(2 * REPLAY_MAX < made, "only {made} facts");
+    let mut checkpoint = 0;
+    for batch in bench.out.iter().filter_map(|effect| if let Effect::Commit(batch) = effect { Some(batch) } else { None }) {
+        let longest = batch.last_seq() - checkpoint;
+        assert!(batch.checkpoint.is_some() || longest <= REPLAY_MAX + batch.rows.len() as u64, "{longest} facts since the last checkpoint");
+        if batch.checkpoint.is_some() {
+            checkpoint = batch.last_seq();
+        }
+    }
+    let agent = bench.turn.agent().clone();
+    let (mut next, _) = Turn::wake(agent, bench.turn.settings().clone(), bench.now, Epoch([9; 16]));
+    let sample = JobSample { cpu_ns: Reading::Seen(bench.cpu_ns + MS), ..bench.sample(Attempt(1)) };
+    let first = next.step(bench.now, Event::Looked(vec![sample]));
+    let saved = first.iter().any(|effect| matches!(effect, Effect::Commit(batch) if batch.checkpoint.is_some()));
+    assert!(saved, "short lives in a row do not make the replay longer: {first:?}");
+}
