@@ -196,18 +196,18 @@ fn memory_is_seen_through_the_v1_twin_of_the_directory_that_was_named() {
     let paths: Vec<&str> = dirs.iter().map(|dir| dir.path.as_str()).collect();
     // 64 MiB of tmpfs-free memory, held by the shell's variable.
     let _task = Task::run_in(&paths, "x=$(head -c 33554432 /dev/zero | tr '\\0' x); echo ready > /dev/null; sleep 1000");
-    let mut sampler = world.sampler();
+    let (mut sampler, mut named_v1) = (world.sampler(), world.sampler());
     sampler.attach(JOB, &Target::Cgroups(vec![dirs[0].clone()])).unwrap();
-    sampler
+    named_v1
         .attach(OTHER, &Target::OwnCgroups(dirs[1..].to_vec()))
         .map_or_else(|error| assert!(matches!(error, AttachError::Empty) && dirs.len() == 1, "{error}"), |()| assert_eq!(dirs.len(), 2));
     wait_until("32 MiB of memory", || one(&mut sampler, JOB).memory_bytes.seen().is_some_and(|bytes| *bytes > 32 << 20));
     if dirs.len() == 2 {
         wait_until("the named v1 directory", || {
-            let (twin, named) = (one(&mut sampler, JOB).memory_bytes, one(&mut sampler, OTHER).memory_bytes);
+            let (twin, named) = (one(&mut sampler, JOB).memory_bytes, one(&mut named_v1, OTHER).memory_bytes);
             twin.seen().unwrap().abs_diff(*named.seen().unwrap()) < 1 << 20
         });
-        assert_eq!(one(&mut sampler, OTHER).cpu_ns, Reading::Missing(Missing::NotSupported), "v1 memory tells no CPU time");
+        assert_eq!(one(&mut named_v1, OTHER).cpu_ns, Reading::Missing(Missing::NotSupported), "v1 memory tells no CPU time");
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::quantity::{show_bytes, show_length};
 use super::table::pairs;
 use crate::domain::time::Nanos;
-use crate::node::status::{Disk, GpuStatus, Status};
+use crate::node::status::{AgentStatus, Disk, GpuStatus, Status};
 
 /// The status for people.
 pub(super) fn text(status: &Status) -> String {
@@ -26,7 +26,7 @@ pub(super) fn text(status: &Status) -> String {
         ("accounts", counts(&status.accounts)),
         ("gpus", gpus(&status.gpus)),
         ("host", status.host.map_or_else(unknown, |host| format!("{} CPUs, {}", host.cpu_count, show_bytes(host.memory_bytes)))),
-        ("cgroups", known(&agent.cgroup_layout)),
+        ("cgroups", cgroups(agent)),
         ("journal", journal(status)),
         ("authority", authority(status)),
         ("ticks", format!("{}, {} left out, the last took {}", agent.tick_count, agent.tick_missed_count, millis(agent.tick_ns))),
@@ -93,6 +93,17 @@ fn authority(status: &Status) -> String {
         .authority
         .unanswered
         .map_or(format!("{asked} questions, all answered"), |number| format!("{asked} questions, number {number} is open"))
+}
+
+/// `hybrid: cpu_time and freezing by cgroup2, memory by v1 memory`.
+fn cgroups(agent: &AgentStatus) -> String {
+    let mut by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (need, served) in &agent.cgroup_needs {
+        by.entry(served.as_str()).or_default().push(need.as_str());
+    }
+    let parts: Vec<String> = by.into_iter().map(|(served, needs)| format!("{} by {served}", needs.join(" and "))).collect();
+    let layout = known(&agent.cgroup_layout);
+    if parts.is_empty() { layout } else { format!("{layout}: {}", parts.join(", ")) }
 }
 
 fn millis(ns: u64) -> String {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use super::client::{Client, Failure};
 use super::enforcement;
 use super::exit::Exit;
@@ -14,8 +16,9 @@ use crate::domain::fact::Fact;
 use crate::domain::job::{FrozenBy, Job, StepEvent};
 use crate::domain::time::Nanos;
 use crate::node::cgroup_dir::{self, OpenDir};
+use crate::node::freezer::{self, Stopper};
 use crate::node::journal::{self, Journal, JournalError, Keep};
-use crate::node::layout::{Hierarchy, Layout};
+use crate::node::layout::{Controller, Hierarchy, Layout};
 use crate::node::process_tree::ProcessTrees;
 use crate::node::{clock, slurm};
 
@@ -131,7 +134,9 @@ fn thaw(layout: Option<&Layout>, job: &Job) -> Thawed {
         (Target::Processes(root), _) => thaw_processes(*root),
         (_, None) => Thawed::no("no cgroup file system is mounted here"),
         (Target::Cgroups(dirs) | Target::OwnCgroups(dirs), Some(layout)) => {
-            Thawed::all(dirs.iter().filter_map(|dir| thaw_dir(layout, dir)).collect())
+            let mut parts: Vec<Thawed> = dirs.iter().filter_map(|dir| thaw_dir(layout, dir)).collect();
+            parts.extend(go_on(layout, dirs));
+            Thawed::all(parts)
         }
         (Target::SlurmJob(slurm_job), Some(layout)) => thaw_slurm(layout, slurm_job),
     }
@@ -148,14 +153,29 @@ fn thaw_dir(layout: &Layout, dir: &CgroupDir) -> Option<Thawed> {
 
 fn thaw_open(open: &OpenDir) -> Option<Thawed> {
     let (file, text) = match open.hierarchy {
+        Hierarchy::V2 if !open.file_exists("cgroup.freeze") => return None,
         Hierarchy::V2 => ("cgroup.freeze", "0"),
-        Hierarchy::V1Freezer => ("freezer.state", "THAWED"),
-        Hierarchy::V1Memory | Hierarchy::V1Cpuacct => return None,
+        v1 if v1.has(Controller::Freezer) => ("freezer.state", "THAWED"),
+        Hierarchy::V1(_) => return None,
     };
     Some(match open.write(file, text) {
         Ok(()) => Thawed::yes(format!("wrote {text} to {}/{file}", open.dir.path)),
         Err(errno) => Thawed::no(format!("cannot write {text} to {}/{file}: {errno}", open.dir.path)),
     })
+}
+
+/// SIGCONT to every process, where nothing but signals stops a job.
+fn go_on(layout: &Layout, dirs: &[CgroupDir]) -> Option<Thawed> {
+    let open: Vec<OpenDir> = dirs.iter().filter_map(|dir| cgroup_dir::open(layout, dir).ok()).collect();
+    let stopper = freezer::stopper(open.iter().map(|dir| (dir.hierarchy, freezer::offers_freeze(layout, dir))))?;
+    if !matches!(stopper, Stopper::Signals(_)) {
+        return None;
+    }
+    let parts = open.iter().filter(|dir| stopper.acts_on(dir.hierarchy)).map(|dir| match freezer::signal_below(dir, Signal::CONT) {
+        Ok(()) => Thawed::yes(format!("sent SIGCONT to each of {}/cgroup.procs", dir.dir.path)),
+        Err(errno) => Thawed::no(format!("SIGCONT to each of {}/cgroup.procs: {errno}", dir.dir.path)),
+    });
+    Some(Thawed::all(parts.collect()))
 }
 
 fn thaw_slurm(layout: &Layout, job: &SlurmJob) -> Thawed {

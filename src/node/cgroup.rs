@@ -6,16 +6,17 @@ mod files;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::family::{Family, Key};
 use self::files::Files;
 use self::watched::{TailOpen, Watched};
 use super::cgroup_dir::{self, OpenDir};
-use super::layout::{Hierarchy, Layout, PlaceError};
+use super::freezer;
+use super::layout::{Controller, Hierarchy, Layout, PlaceError};
 use super::process_tree::ProcessTrees;
-use super::slurm;
+use super::{sibling, slurm};
 use crate::domain::act::{CgroupDir, ProcessRoot, SlurmJob, Target};
 use crate::domain::id::Attempt;
 use crate::domain::meter::{Frozen, JobSample, Missing, Populated, Reading, Tail, TailShare};
@@ -156,19 +157,26 @@ impl Sampler {
             if own.iter().any(|own| own.starts_with(&dir.path)) {
                 return Err(AttachError::HoldsAgent);
             }
-            let taken = self.dirs.values().find(|other| other.dir == *dir && other.live().is_some());
-            if let Some(other) = taken {
+            let name = layout.cgroup_name(&place);
+            // The same name in another hierarchy is the same job's: its tasks would be billed twice.
+            let is_taken = |other: &&Watched| {
+                other.live().is_some() && (other.dir == *dir || (other.hierarchy != place.hierarchy && other.name == name))
+            };
+            if let Some(other) = self.dirs.values().find(is_taken) {
                 return Err(AttachError::Taken { path: dir.path.clone(), holder: other.attempt });
             }
             // A map: a caller that names one directory twice is not billed twice.
-            named.insert(dir.clone(), place.hierarchy);
+            named.insert(dir.clone(), (place.hierarchy, name));
         }
         if named.is_empty() {
             return Err(AttachError::Empty);
         }
-        let open = |(dir, hierarchy): (CgroupDir, Hierarchy)| {
+        // Nor is one that names a directory and one below it: the upper one holds both.
+        let paths: Vec<String> = named.keys().map(|dir| dir.path.clone()).collect();
+        named.retain(|dir, _| !paths.iter().any(|upper| sibling::is_below(&dir.path, upper)));
+        let open = |(dir, (hierarchy, name)): (CgroupDir, (Hierarchy, PathBuf))| {
             let opened = cgroup_dir::open(&layout, &dir).map_err(Missing::from);
-            Watched::new(attempt, dir, hierarchy, opened)
+            Watched::new(attempt, dir, name, hierarchy, opened)
         };
         let watched: Vec<Watched> = named.into_iter().map(open).collect();
         Ok(watched.into_iter().map(|dir| self.watch(dir)).collect())
@@ -177,9 +185,9 @@ impl Sampler {
     fn watch(&mut self, dir: Watched) -> Key {
         let key = self.next_key;
         self.next_key += 1;
-        if dir.hierarchy == Hierarchy::V2 && dir.live().is_some() {
+        if counts_cpu(dir.hierarchy) && dir.live().is_some() {
             let parent = parent_of(&dir.dir.path);
-            self.families.entry(parent.to_owned()).or_insert_with(|| Family::new(parent)).keys.insert(key);
+            self.families.entry(parent.to_owned()).or_insert_with(|| Family::new(parent, dir.hierarchy)).keys.insert(key);
         }
         self.dirs.insert(key, dir);
         key
@@ -251,7 +259,7 @@ impl Sampler {
                     .get(&attempt)
                     .is_some_and(|job| job.keys().iter().filter_map(|key| self.dirs.get(key)).any(|dir| dir.dir.inode == open.dir.inode));
                 if !known {
-                    let key = self.watch(Watched::new(attempt, open.dir.clone(), Hierarchy::V2, Ok(open)));
+                    let key = self.watch(Watched::new(attempt, open.dir.clone(), PathBuf::from(&open.dir.path), Hierarchy::V2, Ok(open)));
                     if let Some(Job::Slurm { keys, .. }) = self.jobs.get_mut(&attempt) {
                         keys.push(key);
                     }
@@ -265,7 +273,7 @@ impl Sampler {
         let gone: BTreeSet<String> = self
             .dirs
             .values()
-            .filter(|dir| dir.tail_open == TailOpen::Yes && dir.hierarchy == Hierarchy::V2)
+            .filter(|dir| dir.tail_open == TailOpen::Yes && counts_cpu(dir.hierarchy))
             .map(|dir| parent_of(&dir.dir.path).to_owned())
             .collect();
         for path in gone {
@@ -307,9 +315,9 @@ impl Sampler {
             Job::Processes { .. } => return None,
         };
         let is_slurm = matches!(self.jobs.get(&attempt), Some(Job::Slurm { .. }));
-        let cpu_from = self.first_of(&keys, &[Hierarchy::V2, Hierarchy::V1Cpuacct]);
-        let memory_from = self.first_of(&keys, &[Hierarchy::V1Memory, Hierarchy::V2]);
-        let (mut cpu, mut memory, mut populated, mut frozen) = (Sum::default(), Sum::default(), Vec::new(), Vec::new());
+        let cpu_from = self.first_of(&keys, &[|at| at == Hierarchy::V2, |at| at.has(Controller::Cpuacct)]);
+        let memory_from = self.first_of(&keys, &[|at| at.has(Controller::Memory), |at| at == Hierarchy::V2]);
+        let (mut cpu, mut memory) = (Sum::default(), Sum::default());
         for key in &keys {
             let Some(dir) = self.dirs.get_mut(key) else { continue };
             if Some(dir.hierarchy) == cpu_from {
@@ -323,30 +331,75 @@ impl Sampler {
             if Some(dir.hierarchy) == memory_from {
                 memory.add(dir.read_memory(&layout, &mut self.files), None);
             }
-            if dir.hierarchy == Hierarchy::V2 {
-                let events = dir.read_events(&mut self.files);
-                frozen.push(match (is_slurm, dir.live()) {
-                    (true, Some(job)) => slurm_frozen(job),
-                    _ => events.clone().map(|events| events.frozen),
-                });
-                populated.push(events.map(|events| events.populated));
-            }
         }
-        Some(JobSample {
-            attempt,
-            at,
-            cpu_ns: cpu.whole(&if_none),
-            memory_bytes: memory.whole(&if_none),
-            populated: join(&populated, Populated::Yes, &if_none),
-            frozen: join(&frozen, Frozen::No, &if_none),
-            tail: None,
-        })
+        let (populated, frozen) = self.read_state(&layout, &keys, is_slurm, &if_none);
+        Some(JobSample { attempt, at, cpu_ns: cpu.whole(&if_none), memory_bytes: memory.whole(&if_none), populated, frozen, tail: None })
     }
 
-    /// The first of these hierarchies that the job has a directory in.
-    fn first_of(&self, keys: &[Key], hierarchies: &[Hierarchy]) -> Option<Hierarchy> {
-        let has = |hierarchy: &Hierarchy| keys.iter().filter_map(|key| self.dirs.get(key)).any(|dir| dir.hierarchy == *hierarchy);
-        hierarchies.iter().copied().find(has)
+    /// Has the job tasks, and are they all frozen? Told by cgroup2 where the job has a directory there; else by the v1 freezer and
+    /// `cgroup.procs`; where nothing freezes, by the state of every process.
+    fn read_state(&mut self, layout: &Layout, keys: &[Key], is_slurm: bool, if_none: &Missing) -> (Reading<Populated>, Reading<Frozen>) {
+        let (mut populated, mut v2, mut v1) = (Vec::new(), Vec::new(), Vec::new());
+        let mut v2_offers = true;
+        for key in keys {
+            let Some(dir) = self.dirs.get_mut(key) else { continue };
+            if dir.hierarchy.has(Controller::Freezer) {
+                v1.push(dir.read_freezer(&mut self.files));
+            }
+            if dir.hierarchy != Hierarchy::V2 {
+                continue;
+            }
+            let events = dir.read_events(&mut self.files);
+            v2_offers &= events.seen().is_none_or(|events| events.frozen.is_some() && !layout.hides("cgroup.freeze"));
+            v2.push(match (is_slurm, dir.live()) {
+                (true, Some(job)) => slurm_frozen(job),
+                _ => events.clone().map(|events| events.frozen.unwrap_or(Frozen::No)),
+            });
+            populated.push(events.map(|events| events.populated));
+        }
+        let first = self.first_of(keys, &[|at| at == Hierarchy::V2, |at| at.has(Controller::Freezer), |_| true]);
+        if populated.is_empty() {
+            populated = self.read_each(keys, first, Watched::read_procs);
+        }
+        let frozen = match (v2.is_empty() || !v2_offers, v1.is_empty()) {
+            (false, true) => join(&v2, Frozen::No, if_none),
+            // Either of them holds the tasks, whoever set it.
+            (false, false) => match join(&v1, Frozen::No, if_none) {
+                Reading::Seen(Frozen::Yes) => Reading::Seen(Frozen::Yes),
+                _ => join(&v2, Frozen::No, if_none),
+            },
+            (true, false) => join(&v1, Frozen::No, if_none),
+            (true, true) => {
+                let each = self.read_each(keys, first, |dir, _| match dir.live() {
+                    Some(open) => freezer::is_stopped(open),
+                    None => Reading::Missing(Missing::Vanished),
+                });
+                join(&each, Frozen::No, if_none)
+            }
+        };
+        (join(&populated, Populated::Yes, if_none), frozen)
+    }
+
+    /// A reading of each of the job's directories in that hierarchy.
+    fn read_each<T>(
+        &mut self,
+        keys: &[Key],
+        of: Option<Hierarchy>,
+        read: impl Fn(&mut Watched, &mut Files) -> Reading<T>,
+    ) -> Vec<Reading<T>> {
+        let mut readings = Vec::new();
+        for key in keys {
+            if let Some(dir) = self.dirs.get_mut(key).filter(|dir| Some(dir.hierarchy) == of) {
+                readings.push(read(dir, &mut self.files));
+            }
+        }
+        readings
+    }
+
+    /// The hierarchy that the first of these rules finds among the job's directories.
+    fn first_of(&self, keys: &[Key], rules: &[fn(Hierarchy) -> bool]) -> Option<Hierarchy> {
+        let hierarchies = || keys.iter().filter_map(|key| self.dirs.get(key)).map(|dir| dir.hierarchy);
+        rules.iter().find_map(|rule| hierarchies().find(|hierarchy| rule(*hierarchy)))
     }
 
     fn sample_trees(&mut self, wanted: &BTreeSet<Attempt>) -> Vec<JobSample> {
@@ -375,6 +428,11 @@ impl Sampler {
     }
 }
 
+/// Has a directory of that hierarchy a counter of CPU time?
+fn counts_cpu(hierarchy: Hierarchy) -> bool {
+    hierarchy == Hierarchy::V2 || hierarchy.has(Controller::Cpuacct)
+}
+
 fn parent_of(path: &str) -> &str {
     path.rsplit_once('/').map_or("/", |(parent, _)| if parent.is_empty() { "/" } else { parent })
 }
@@ -389,7 +447,7 @@ fn slurm_frozen(job: &OpenDir) -> Reading<Frozen> {
     for leaf in leaves {
         match leaf.events() {
             Ok(events) if events.populated == Populated::No => {}
-            Ok(events) => all = Some(if all == Some(Frozen::No) { Frozen::No } else { events.frozen }),
+            Ok(events) => all = Some(if all == Some(Frozen::No) { Frozen::No } else { events.frozen.unwrap_or(Frozen::No) }),
             Err(Missing::Vanished) => {}
             Err(why) => return Reading::Missing(why),
         }

@@ -88,8 +88,8 @@ pub struct OpenDir {
 pub struct Events {
     /// Has it, or anything below it, live tasks?
     pub populated: Populated,
-    /// Are they all frozen?
-    pub frozen: Frozen,
+    /// Are they all frozen? `None` on a kernel before 5.2, which cannot freeze in cgroup2.
+    pub frozen: Option<Frozen>,
 }
 
 /// A sub-cgroup.
@@ -219,6 +219,25 @@ impl OpenDir {
         Ok(pids)
     }
 
+    /// Is there a process in it or in anything below it? Of v1, which has no `cgroup.events`; zombies are not listed there.
+    ///
+    /// # Errors
+    /// What the kernel said; a sub-cgroup that goes meanwhile is no error.
+    pub fn holds_process(&self) -> Result<bool, Errno> {
+        let mut byte = [0_u8; 1];
+        if pread(self.file("cgroup.procs")?, &mut byte, 0)? != 0 {
+            return Ok(true);
+        }
+        for child in self.children()? {
+            match self.child(&child.name).and_then(|child| child.holds_process()) {
+                Ok(true) => return Ok(true),
+                Ok(false) | Err(Errno::NOENT | Errno::NODEV) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(false)
+    }
+
     /// Removes the sub-cgroup of that name, what is below it first.
     ///
     /// # Errors
@@ -315,7 +334,7 @@ pub fn read_events(file: impl AsFd) -> Result<Events, Missing> {
     parse_events(&page[..length]).ok_or(Missing::Malformed)
 }
 
-/// The text of `cgroup.events` (cgroup-v2.rst, "Core Interface Files"). A kernel before 5.2 has no `frozen`: not this text.
+/// The text of `cgroup.events` (cgroup-v2.rst, "Core Interface Files"). A kernel before 5.2 has no `frozen` line.
 #[must_use]
 pub fn parse_events(text: &[u8]) -> Option<Events> {
     let populated = match field(text, b"populated")? {
@@ -323,9 +342,11 @@ pub fn parse_events(text: &[u8]) -> Option<Events> {
         1 => Populated::Yes,
         _ => return None,
     };
-    let frozen = match field(text, b"frozen")? {
-        0 => Frozen::No,
-        1 => Frozen::Yes,
+    let has_frozen = text.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"frozen"));
+    let frozen = match field(text, b"frozen") {
+        Some(0) => Some(Frozen::No),
+        Some(1) => Some(Frozen::Yes),
+        None if !has_frozen => None,
         _ => return None,
     };
     Some(Events { populated, frozen })
@@ -370,9 +391,17 @@ mod tests {
     #[test]
     fn events_are_read_by_name_and_nothing_is_guessed() {
         let events = parse_events(b"populated 1\nfrozen 0\n").unwrap();
-        assert_eq!(events, Events { populated: Populated::Yes, frozen: Frozen::No });
-        assert_eq!(parse_events(b"frozen 1\npopulated 0\n").unwrap().frozen, Frozen::Yes, "the order is not promised");
-        for bad in ["", "populated 1\n", "populated 2\nfrozen 0\n", "populated\nfrozen 0\n", "populated -1\nfrozen 0\n"] {
+        assert_eq!(events, Events { populated: Populated::Yes, frozen: Some(Frozen::No) });
+        assert_eq!(parse_events(b"frozen 1\npopulated 0\n").unwrap().frozen, Some(Frozen::Yes), "the order is not promised");
+        assert_eq!(parse_events(b"populated 1\n").unwrap().frozen, None, "before Linux 5.2");
+        for bad in [
+            "",
+            "populated 1\nfrozen\n",
+            "populated 1\nfrozen x\n",
+            "populated 2\nfrozen 0\n",
+            "populated\nfrozen 0\n",
+            "populated -1\nfrozen 0\n",
+        ] {
             assert_eq!(parse_events(bad.as_bytes()), None, "{bad:?}");
         }
     }

@@ -18,7 +18,7 @@ use super::handle::{Board, Handle, Inbox, Stats};
 use super::hands::Hands;
 use super::host;
 use super::journal::{Journal, JournalError, JournalNotice, JournalThread, Keep, Recovered, Reserve};
-use super::layout::Layout;
+use super::layout::{Layout, Need};
 use super::local_api::Api;
 use super::priority::Scheduling;
 use super::process_tree::ProcessTrees;
@@ -223,6 +223,8 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
             (None, error.to_string())
         }
     };
+    let needs = |layout: &Arc<Layout>| Need::ALL.map(|need| (need.name().to_owned(), layout.served(need).to_string())).into();
+    let cgroup_needs = layout.as_ref().map(needs).unwrap_or_default();
     let trees = ProcessTrees::default();
     let acted = handle.clone();
     let hands = Hands::start(layout.clone(), trees.clone(), move |done| acted.report(Inbox::Acted(done)));
@@ -241,7 +243,7 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
         .map_err(StartError::io("the authority's thread"))?;
     let owners = Owners::default();
     let gpus = gpus(config, &owners).map_err(StartError::io("the GPU thread"))?;
-    let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, ..Stats::default() };
+    let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, cgroup_needs, ..Stats::default() };
     let sampler = Sampler::new(layout.clone(), trees.clone(), clock::mono);
     let without_cgroup = if rustix::process::geteuid().is_root() { WithoutCgroup::Refuse } else { WithoutCgroup::ProcessTree };
     let edges = Edges {

@@ -200,4 +200,6 @@ pub struct Stats {
     pub hands_scheduling: String,
     /// How cgroups are mounted here, for people: `unified`, `hybrid`, or why there are none.
     pub cgroup_layout: String,
+    /// Which hierarchy serves which need: `cpu_time`, `memory`, `freezing`, `io`, `pids`, `pressure`.
+    pub cgroup_needs: std::collections::BTreeMap<String, String>,
 }

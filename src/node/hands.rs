@@ -5,8 +5,9 @@
 //! doubling (the kernel holds notifications back for 10 ms, so poll alone is late). Confirmations that wait are looked at in turn, so
 //! none holds up another order.
 //!
-//! v1 cgroups are not acted on: `cgroup.freeze` and `cgroup.kill` are there in a hybrid layout too.
+//! Where a job has no cgroup2 directory that can be frozen, the v1 freezer serves, and where there is none, signals ([`super::freezer`]).
 
+mod legacy;
 mod work;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! Where this machine keeps its cgroups: told per controller from `/proc/self/mountinfo`, never guessed from a path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::BufRead;
 use std::path::{Component, Path, PathBuf};
 
@@ -16,10 +17,17 @@ pub struct Layout {
     pub v1_memory: Option<PathBuf>,
     /// The v1 mount of the CPU accounting controller.
     pub v1_cpuacct: Option<PathBuf>,
-    /// The v1 mount of the freezer. Told, not used: `cgroup.freeze` is there in a hybrid layout too.
+    /// The v1 mount of the freezer: used where a job has no cgroup2 directory that can be frozen.
     pub v1_freezer: Option<PathBuf>,
+    /// The v1 mount of the controller that counts tasks.
+    pub v1_pids: Option<PathBuf>,
+    /// The v1 mount of the controller that counts block I/O.
+    pub v1_blkio: Option<PathBuf>,
     /// What each mount shows as its `/` (field 4 of mountinfo): `/` unless only a part is mounted, as in some containers.
     pub mount_roots: BTreeMap<PathBuf, String>,
+    /// Files of cgroup2 that are taken as not there, as on a kernel that has none of that name: `cgroup.kill` (before 5.14),
+    /// `cgroup.freeze` (before 5.2). Empty on a real machine: there the directories are asked.
+    pub hidden_files: BTreeSet<&'static str>,
 }
 
 /// How the controllers are spread over the hierarchies.
@@ -29,21 +37,142 @@ pub enum Mode {
     Unified,
     /// A cgroup2 tree beside v1 controllers.
     Hybrid,
-    /// v1 only: nothing can be frozen or killed here as a whole.
+    /// v1 only: frozen by the freezer if it is mounted, by SIGSTOP if not.
     Legacy,
 }
+
+/// A v1 controller that is metered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Controller {
+    /// `memory.usage_in_bytes`.
+    Memory,
+    /// `cpuacct.usage`.
+    Cpuacct,
+    /// `freezer.state`.
+    Freezer,
+    /// `pids.current`.
+    Pids,
+    /// `blkio.throttle.io_service_bytes`.
+    Blkio,
+}
+
+impl Controller {
+    /// Every one of them.
+    pub const ALL: [Controller; 5] = [Controller::Memory, Controller::Cpuacct, Controller::Freezer, Controller::Pids, Controller::Blkio];
+
+    /// Its name in mountinfo and `/proc/<pid>/cgroup`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Controller::Memory => "memory",
+            Controller::Cpuacct => "cpuacct",
+            Controller::Freezer => "freezer",
+            Controller::Pids => "pids",
+            Controller::Blkio => "blkio",
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// The controllers that one v1 mount has: several can share it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Controllers(u8);
 
 /// Which of the hierarchies a directory is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hierarchy {
     /// cgroup2.
     V2,
-    /// The v1 memory controller.
-    V1Memory,
-    /// The v1 CPU accounting controller.
-    V1Cpuacct,
-    /// The v1 freezer.
-    V1Freezer,
+    /// A v1 hierarchy with these controllers.
+    V1(Controllers),
+}
+
+impl Hierarchy {
+    /// The v1 hierarchy of one controller alone.
+    #[must_use]
+    pub const fn v1(controller: Controller) -> Hierarchy {
+        Hierarchy::V1(Controllers(controller.bit()))
+    }
+
+    /// Is it a v1 hierarchy with this controller?
+    #[must_use]
+    pub const fn has(self, controller: Controller) -> bool {
+        matches!(self, Hierarchy::V1(Controllers(bits)) if bits & controller.bit() != 0)
+    }
+}
+
+/// What is to be had from a job's cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// CPU time.
+    CpuTime,
+    /// Memory: what is charged, anonymous, its peak, kills for want of it.
+    Memory,
+    /// Stopping and ending.
+    Freezing,
+    /// Bytes and operations of block devices.
+    Io,
+    /// How many tasks.
+    Pids,
+    /// How long tasks waited for CPU, memory and I/O.
+    Pressure,
+}
+
+impl Need {
+    /// Every need.
+    pub const ALL: [Need; 6] = [Need::CpuTime, Need::Memory, Need::Freezing, Need::Io, Need::Pids, Need::Pressure];
+
+    /// Its name in status documents.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Need::CpuTime => "cpu_time",
+            Need::Memory => "memory",
+            Need::Freezing => "freezing",
+            Need::Io => "io",
+            Need::Pids => "pids",
+            Need::Pressure => "pressure",
+        }
+    }
+
+    /// The v1 controller that serves it; none for pressure, which v1 does not tell.
+    const fn v1(self) -> Option<Controller> {
+        match self {
+            Need::CpuTime => Some(Controller::Cpuacct),
+            Need::Memory => Some(Controller::Memory),
+            Need::Freezing => Some(Controller::Freezer),
+            Need::Io => Some(Controller::Blkio),
+            Need::Pids => Some(Controller::Pids),
+            Need::Pressure => None,
+        }
+    }
+}
+
+/// Which hierarchy serves a need on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// cgroup2.
+    V2,
+    /// The v1 controller of that name.
+    V1(Controller),
+    /// Signals: SIGSTOP, SIGCONT and SIGKILL to every process of the job's cgroup.
+    Signals,
+    /// None: the readings are missing.
+    Nothing,
+}
+
+impl fmt::Display for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Served::V2 => f.write_str("cgroup2"),
+            Served::V1(controller) => write!(f, "v1 {}", controller.name()),
+            Served::Signals => f.write_str("signals"),
+            Served::Nothing => f.write_str("nothing"),
+        }
+    }
 }
 
 /// A directory told apart: in which hierarchy, and where in it.
@@ -99,33 +228,37 @@ impl Layout {
     pub fn from_mountinfo(text: impl BufRead) -> Result<Layout, LayoutError> {
         let mounts = MountInfos::from_buf_read(text).map_err(|error| LayoutError::Mountinfo(error.to_string()))?;
         let mut layout = Layout::default();
+        let mut roots: BTreeMap<PathBuf, String> = BTreeMap::new();
         for mount in mounts {
             let slots: Vec<&mut Option<PathBuf>> = match mount.fs_type.as_str() {
                 "cgroup2" => vec![&mut layout.v2],
                 // Controllers can share one mount (`cpu,cpuacct`): each is a super option of its own.
-                "cgroup" => [("memory", &mut layout.v1_memory), ("cpuacct", &mut layout.v1_cpuacct), ("freezer", &mut layout.v1_freezer)]
-                    .into_iter()
-                    .filter(|(controller, _)| mount.super_options.contains_key(*controller))
-                    .map(|(_, slot)| slot)
-                    .collect(),
+                "cgroup" => {
+                    let Layout { v1_memory, v1_cpuacct, v1_freezer, v1_pids, v1_blkio, .. } = &mut layout;
+                    let slots = [v1_memory, v1_cpuacct, v1_freezer, v1_pids, v1_blkio];
+                    // Controllers can share one mount (`cpu,cpuacct`): each is a super option of its own.
+                    let mounted = Controller::ALL.into_iter().zip(slots);
+                    mounted.filter(|(controller, _)| mount.super_options.contains_key(controller.name())).map(|(_, slot)| slot).collect()
+                }
                 _ => continue,
             };
             for slot in slots {
                 // A mount of the whole hierarchy wins over a bind mount of a part of it; else the first one.
-                let whole_known = slot.as_ref().is_some_and(|known| layout.mount_roots.get(known).is_some_and(|root| root == "/"));
+                let whole_known = slot.as_ref().is_some_and(|known| roots.get(known).is_some_and(|root| root == "/"));
                 if slot.is_none() || (mount.root == "/" && !whole_known) {
                     *slot = Some(mount.mount_point.clone());
-                    layout.mount_roots.insert(mount.mount_point.clone(), mount.root.clone());
+                    roots.insert(mount.mount_point.clone(), mount.root.clone());
                 }
             }
         }
+        layout.mount_roots = roots;
         if layout.mode().is_some() { Ok(layout) } else { Err(LayoutError::NoCgroups) }
     }
 
     /// How the controllers are spread; `None` if nothing is mounted.
     #[must_use]
     pub fn mode(&self) -> Option<Mode> {
-        let v1 = self.v1_memory.is_some() || self.v1_cpuacct.is_some() || self.v1_freezer.is_some();
+        let v1 = Controller::ALL.into_iter().any(|controller| self.v1(controller).is_some());
         match (&self.v2, v1) {
             (Some(_), false) => Some(Mode::Unified),
             (Some(_), true) => Some(Mode::Hybrid),
@@ -134,19 +267,67 @@ impl Layout {
         }
     }
 
-    /// The mounts, the longest path first, so that a mount inside another one is found before it.
-    fn mounts(&self) -> Vec<(Hierarchy, &Path)> {
-        let mut mounts: Vec<(Hierarchy, &Path)> = [
-            (Hierarchy::V2, &self.v2),
-            (Hierarchy::V1Memory, &self.v1_memory),
-            (Hierarchy::V1Cpuacct, &self.v1_cpuacct),
-            (Hierarchy::V1Freezer, &self.v1_freezer),
-        ]
-        .into_iter()
-        .filter_map(|(hierarchy, mount)| Some((hierarchy, mount.as_deref()?)))
-        .collect();
-        mounts.sort_by_key(|(_, mount)| std::cmp::Reverse(mount.as_os_str().len()));
+    /// Where a v1 controller is mounted.
+    #[must_use]
+    pub fn v1(&self, controller: Controller) -> Option<&Path> {
+        match controller {
+            Controller::Memory => self.v1_memory.as_deref(),
+            Controller::Cpuacct => self.v1_cpuacct.as_deref(),
+            Controller::Freezer => self.v1_freezer.as_deref(),
+            Controller::Pids => self.v1_pids.as_deref(),
+            Controller::Blkio => self.v1_blkio.as_deref(),
+        }
+    }
+
+    /// The mounts, cgroup2 first: one that several controllers share is one hierarchy.
+    #[must_use]
+    pub fn mounts(&self) -> Vec<(Hierarchy, &Path)> {
+        let mut mounts: Vec<(Hierarchy, &Path)> = self.v2.iter().map(|mount| (Hierarchy::V2, mount.as_path())).collect();
+        for controller in Controller::ALL {
+            let Some(mount) = self.v1(controller) else { continue };
+            match mounts.iter_mut().find(|(hierarchy, known)| *known == mount && *hierarchy != Hierarchy::V2) {
+                Some((Hierarchy::V1(Controllers(bits)), _)) => *bits |= controller.bit(),
+                _ => mounts.push((Hierarchy::v1(controller), mount)),
+            }
+        }
         mounts
+    }
+
+    /// Does this kernel have that file in the directories of cgroup2, as far as the layout says?
+    #[must_use]
+    pub fn hides(&self, file: &str) -> bool {
+        self.hidden_files.contains(file)
+    }
+
+    /// Which hierarchy serves a need here, for jobs that have their directories in all of them. cgroup2 where its root offers it, else v1.
+    #[must_use]
+    pub fn served(&self, need: Need) -> Served {
+        let offered = |controller: &str| {
+            let list = self.v2.as_ref().and_then(|mount| std::fs::read_to_string(mount.join("cgroup.controllers")).ok());
+            list.is_some_and(|list| list.split_whitespace().any(|offered| offered == controller))
+        };
+        let by_v2 = match need {
+            // Counted by the core since Linux 4.15, whoever has the cpu controller.
+            Need::CpuTime => self.v2.is_some(),
+            Need::Freezing => self.v2.is_some() && !self.hides("cgroup.freeze"),
+            Need::Pressure => self.v2.as_ref().is_some_and(|_| Path::new("/proc/pressure/cpu").exists()),
+            Need::Memory => self.v1_memory.is_none() && offered("memory"),
+            Need::Io => self.v1_blkio.is_none() && offered("io"),
+            Need::Pids => self.v1_pids.is_none() && offered("pids"),
+        };
+        match need.v1().filter(|controller| self.v1(*controller).is_some()) {
+            _ if by_v2 => Served::V2,
+            Some(controller) => Served::V1(controller),
+            None if need == Need::Freezing && self.mode().is_some() => Served::Signals,
+            None => Served::Nothing,
+        }
+    }
+
+    /// The cgroup that a place shows, as `/proc/<pid>/cgroup` names it: the same in every hierarchy for siblings.
+    #[must_use]
+    pub fn cgroup_name(&self, place: &Place) -> PathBuf {
+        let root = self.mount_roots.get(&place.mount).map_or("/", String::as_str);
+        Path::new(root).join(&place.relative)
     }
 
     /// Where a directory is. Only the text is looked at: whether it exists is seen when it is opened.
@@ -161,7 +342,10 @@ impl Layout {
         if !plain {
             return Err(PlaceError::NotPlain(path.to_owned()));
         }
-        for (hierarchy, mount) in self.mounts() {
+        let mut mounts = self.mounts();
+        // The longest path first, so that a mount inside another one is found before it.
+        mounts.sort_by_key(|(_, mount)| std::cmp::Reverse(mount.as_os_str().len()));
+        for (hierarchy, mount) in mounts {
             if let Ok(relative) = path.strip_prefix(mount) {
                 if relative.as_os_str().is_empty() {
                     return Err(PlaceError::Root(path.to_owned()));
@@ -182,15 +366,13 @@ impl Layout {
         let lines = Process::myself().and_then(|me| me.cgroups()).map_err(unreadable)?;
         let mut dirs = Vec::new();
         for line in lines {
-            let has = |name: &str| line.controllers.iter().any(|controller| controller == name);
-            let mount = match line.hierarchy {
-                0 => &self.v2,
-                _ if has("memory") => &self.v1_memory,
-                _ if has("cpuacct") => &self.v1_cpuacct,
-                _ if has("freezer") => &self.v1_freezer,
-                _ => continue,
+            let named = |controller: &Controller| line.controllers.iter().any(|name| name == controller.name());
+            let mount = if line.hierarchy == 0 {
+                self.v2.as_deref()
+            } else {
+                Controller::ALL.into_iter().filter(named).find_map(|controller| self.v1(controller))
             };
-            dirs.extend(mount.as_ref().and_then(|mount| self.dir_in(mount, &line.pathname)));
+            dirs.extend(mount.and_then(|mount| self.dir_in(mount, &line.pathname)));
         }
         Ok(dirs)
     }
@@ -236,6 +418,38 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_that_several_controllers_share_is_one_hierarchy() {
+        let text = "32 31 0:29 / /cg/all rw - cgroup cgroup rw,cpuacct,freezer,memory\n33 31 0:30 / /cg/pids rw - cgroup cgroup rw,pids\n";
+        let layout = layout(text);
+        assert_eq!((layout.mode(), layout.mounts().len()), (Some(Mode::Legacy), 2));
+        let hierarchy = layout.classify(Path::new("/cg/all/job")).unwrap().hierarchy;
+        for controller in Controller::ALL {
+            let shared = matches!(controller, Controller::Memory | Controller::Cpuacct | Controller::Freezer);
+            assert_eq!(hierarchy.has(controller), shared, "{controller:?}");
+        }
+        assert!(layout.classify(Path::new("/cg/pids/job")).unwrap().hierarchy.has(Controller::Pids));
+    }
+
+    #[test]
+    fn which_hierarchy_serves_a_need_is_told_for_each_controller() {
+        let of = |layout: &Layout| Need::ALL.map(|need| layout.served(need).to_string()).join(", ");
+        let v1 = "32 31 0:29 / /cg/a rw - cgroup cgroup rw,cpuacct\n33 31 0:30 / /cg/m rw - cgroup cgroup rw,memory\n";
+        assert_eq!(of(&layout(v1)), "v1 cpuacct, v1 memory, signals, nothing, nothing, nothing");
+        let freezer = "34 31 0:31 / /cg/f rw - cgroup cgroup rw,freezer\n";
+        assert_eq!(layout(&format!("{v1}{freezer}")).served(Need::Freezing), Served::V1(Controller::Freezer));
+        let core_only = "41 31 0:38 / /cg/none rw - cgroup2 cgroup2 rw\n";
+        let mut hybrid = layout(&format!("{v1}{freezer}{core_only}"));
+        assert_eq!((hybrid.served(Need::CpuTime), hybrid.served(Need::Memory)), (Served::V2, Served::V1(Controller::Memory)));
+        assert_eq!(hybrid.served(Need::Freezing), Served::V2);
+        hybrid.hidden_files.insert("cgroup.freeze");
+        assert_eq!(hybrid.served(Need::Freezing), Served::V1(Controller::Freezer), "before Linux 5.2");
+        let unified = tempfile::tempdir().unwrap();
+        std::fs::write(unified.path().join("cgroup.controllers"), "cpu io memory\n").unwrap();
+        let unified = Layout { v2: Some(unified.path().to_owned()), ..Layout::default() };
+        assert_eq!((unified.served(Need::Memory), unified.served(Need::Pids)), (Served::V2, Served::Nothing));
+    }
+
+    #[test]
     fn without_a_cgroup_mount_there_is_no_layout() {
         let text: &[u8] = b"22 1 0:21 / /proc rw - proc proc rw\n";
         assert!(matches!(Layout::from_mountinfo(text), Err(LayoutError::NoCgroups)));
@@ -256,14 +470,14 @@ mod tests {
     fn a_path_is_placed_by_its_mount_and_must_be_plain() {
         let hybrid = layout(HYBRID);
         let place = hybrid.classify(Path::new("/sys/fs/cgroup/memory/a/b")).unwrap();
-        assert_eq!((place.hierarchy, place.relative), (Hierarchy::V1Memory, "a/b".into()));
+        assert_eq!((place.hierarchy, place.relative), (Hierarchy::v1(Controller::Memory), "a/b".into()));
         assert_eq!(hybrid.classify(Path::new("/sys/fs/cgroup/unified/j")).unwrap().hierarchy, Hierarchy::V2);
         for bad in ["a", "/sys/fs/cgroup/memory/../x", "/sys/fs/cgroup/memory/./a", "/sys/fs/cgroup/memory//a", "/sys/fs/cgroup/memory/a/"]
         {
             assert!(matches!(hybrid.classify(Path::new(bad)), Err(PlaceError::NotPlain(_))), "{bad}");
         }
         assert!(matches!(hybrid.classify(Path::new("/sys/fs/cgroup/unified")), Err(PlaceError::Root(_))));
-        for bad in ["/etc/x", "/sys/fs/cgroup/pids/a", "/sys/fs/cgroup/memoryx/a", "/sys/fs/cgroup"] {
+        for bad in ["/etc/x", "/sys/fs/cgroup/cpuset/a", "/sys/fs/cgroup/memoryx/a", "/sys/fs/cgroup"] {
             assert!(matches!(hybrid.classify(Path::new(bad)), Err(PlaceError::NotACgroup(_))), "{bad}");
         }
     }

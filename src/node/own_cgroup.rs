@@ -12,7 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::cgroup_dir::{self, OpenDir, OpenError};
-use super::layout::{Hierarchy, Layout};
+use super::layout::{Controller, Hierarchy, Layout};
 use crate::domain::act::CgroupDir;
 
 /// The controllers that a job's cgroup is to have in cgroup2, where the machine offers them there.
@@ -24,9 +24,12 @@ pub enum OwnCgroupError {
     /// A name with a slash, a leading dot, or none; a parent that is no plain relative path.
     #[error("{0:?} is not a name for a cgroup")]
     Name(String),
-    /// There is no cgroup2 tree here: nothing to freeze by.
-    #[error("no cgroup2 file system is mounted here")]
-    NoV2,
+    /// Nothing here freezes: neither a cgroup2 tree nor the v1 freezer.
+    #[error("neither cgroup2 nor the v1 freezer is mounted here")]
+    NoFreezer,
+    /// Nothing here counts CPU time: neither a cgroup2 tree nor v1 cpuacct.
+    #[error("neither cgroup2 nor v1 cpuacct is mounted here")]
+    NoCpuTime,
     /// It is there already: an earlier job's, whose counters are not this one's.
     #[error("{0} is there already")]
     Exists(String),
@@ -55,8 +58,28 @@ fn refused(what: String) -> impl FnOnce(Errno) -> OwnCgroupError {
     move |errno| OwnCgroupError::Refused { what, error: errno.to_string() }
 }
 
-/// Makes a cgroup for one job: `<mount>/<parent>/<name>` in cgroup2 and, in a hybrid layout, in the v1 memory hierarchy too. The parent is made if it is
-/// not there, the job's directory must be new. If the second one fails, the first one is removed again.
+/// The mounts in which a job gets a directory: cgroup2, and every v1 hierarchy that tells or does something that cgroup2 does not.
+///
+/// # Errors
+/// When nothing here could freeze it or count its CPU time.
+fn mounts(layout: &Layout) -> Result<Vec<&Path>, OwnCgroupError> {
+    let freezes_by_v2 = layout.v2.is_some() && !layout.hides("cgroup.freeze");
+    if !freezes_by_v2 && layout.v1_freezer.is_none() {
+        return Err(OwnCgroupError::NoFreezer);
+    }
+    if layout.v2.is_none() && layout.v1_cpuacct.is_none() {
+        return Err(OwnCgroupError::NoCpuTime);
+    }
+    let has_use = |hierarchy: Hierarchy| {
+        let uses = [Controller::Memory, Controller::Pids, Controller::Blkio].into_iter();
+        let uses = uses.chain((layout.v2.is_none()).then_some(Controller::Cpuacct)).chain((!freezes_by_v2).then_some(Controller::Freezer));
+        hierarchy == Hierarchy::V2 || uses.into_iter().any(|controller| hierarchy.has(controller))
+    };
+    Ok(layout.mounts().into_iter().filter(|(hierarchy, _)| has_use(*hierarchy)).map(|(_, mount)| mount).collect())
+}
+
+/// Makes a cgroup for one job: `<mount>/<parent>/<name>` in cgroup2 and in each v1 hierarchy that is of use to it. The parent is made if it is
+/// not there, the job's directory must be new. If one fails, those before it are removed again.
 ///
 /// # Errors
 /// When it is there already, or the kernel refuses.
@@ -72,9 +95,8 @@ pub fn make(layout: &Layout, parent: &Path, name: &str) -> Result<Vec<CgroupDir>
     if !parent_is_plain || parent.as_os_str().is_empty() {
         return Err(OwnCgroupError::Name(parent.display().to_string()));
     }
-    let v2 = layout.v2.as_deref().ok_or(OwnCgroupError::NoV2)?;
     let mut made = Vec::new();
-    for mount in std::iter::once(v2).chain(layout.v1_memory.as_deref()) {
+    for mount in mounts(layout)? {
         match make_in(layout, mount, parent, name) {
             Ok(dir) => made.push(dir),
             Err(error) => {
@@ -178,6 +200,31 @@ mod tests {
         remove(&layout, &dirs).unwrap();
         assert!(!root.path().join("v2/meterd/job-1").exists() && !root.path().join("memory/meterd/job-1").exists());
         remove(&layout, &dirs).unwrap();
+    }
+
+    #[test]
+    fn on_v1_a_job_gets_a_directory_in_each_hierarchy_that_is_of_use_and_two_controllers_can_share_one() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| {
+            std::fs::create_dir_all(root.path().join(name)).unwrap();
+            Some(root.path().join(name))
+        };
+        let layout = Layout {
+            v1_memory: at("memory"),
+            v1_cpuacct: at("shared"),
+            v1_freezer: at("shared"),
+            v1_pids: at("pids"),
+            ..Layout::default()
+        };
+        assert_eq!(make(&layout, Path::new("meterd"), "job").unwrap().len(), 3);
+        let hybrid = Layout { v2: at("v2"), v1_freezer: at("freezer"), v1_cpuacct: at("cpuacct"), ..Layout::default() };
+        assert_eq!(make(&hybrid, Path::new("meterd"), "job").unwrap().len(), 1, "cgroup2 freezes and counts CPU time");
+        let old = Layout { hidden_files: ["cgroup.freeze"].into(), ..hybrid };
+        assert_eq!(make(&old, Path::new("meterd"), "old").unwrap().len(), 2, "before Linux 5.2 the v1 freezer is needed");
+        let unable = Layout { v1_memory: at("memory"), v1_cpuacct: at("cpuacct"), ..Layout::default() };
+        assert!(matches!(make(&unable, Path::new("meterd"), "x"), Err(OwnCgroupError::NoFreezer)));
+        let uncounted = Layout { v1_freezer: at("freezer"), ..Layout::default() };
+        assert!(matches!(make(&uncounted, Path::new("meterd"), "x"), Err(OwnCgroupError::NoCpuTime)));
     }
 
     #[test]

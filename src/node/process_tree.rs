@@ -43,7 +43,7 @@ struct Seen {
 
 /// What a process is doing, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
+pub(super) enum Life {
     /// At least one task can run.
     Running,
     /// Every task is stopped by a signal (`T`).
@@ -247,6 +247,15 @@ fn signals_for(act: Act, life: Life) -> &'static [Signal] {
         (Act::Terminate, _) => &[Signal::TERM, Signal::CONT],
         (Act::Kill, _) => &[Signal::KILL],
     }
+}
+
+/// What the process of that pid is doing now.
+///
+/// # Errors
+/// [`Missing::Vanished`] if there is none, or why it cannot be read.
+pub(super) fn life_of(pid: u32) -> Result<Life, Missing> {
+    let process = i32::try_from(pid).map_err(|_| Missing::Malformed)?;
+    Process::new(process).and_then(|process| see(&process)).map(|seen| seen.life).map_err(|error| missing_for(&error))
 }
 
 fn see(process: &Process) -> ProcResult<Seen> {

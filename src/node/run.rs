@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 
-use super::cgroup::{AttachError, Sampler, Which, identify};
+use super::cgroup::{AttachError, Sampler, Which};
 use super::gpu::{GpuName, Gpus};
 use super::gpu_owner::{CgroupTree, OwnerTable, Owners};
 use super::handle::{Board, Caller, Handle, Inbox, Picture, Stats};
@@ -20,9 +20,9 @@ use super::journal::{JournalThread, NotTaken};
 use super::layout::Layout;
 use super::process_tree::ProcessTrees;
 use super::watch::Watch;
-use super::{clock, own_cgroup};
+use super::{clock, own_cgroup, sibling};
 use crate::authority::embedded::Embedded;
-use crate::domain::act::{Act, ActOutcome, Acted, Target};
+use crate::domain::act::{Act, ActOutcome, Acted, CgroupDir, Target};
 use crate::domain::agent::start::{PendingStart, Refusal, Reply, Wanted};
 use crate::domain::batch::Batch;
 use crate::domain::fact::Fact;
@@ -370,16 +370,28 @@ impl Loop {
                         "use --pid: a process tree is metered then",
                     ));
                 };
-                let dirs: Result<Vec<_>, _> = paths.iter().map(|path| identify(layout, std::path::Path::new(path))).collect();
-                let dirs = dirs.map_err(|error| {
+                if let Some(known) = self.repeated_dirs(request, layout, paths) {
+                    return Ok((Target::Cgroups(known), None));
+                }
+                let resolved = sibling::resolve(layout, paths).map_err(|error| {
                     Refusal::new("cgroup_refused", error.to_string(), "name the job's own cgroup directories by absolute paths")
                 })?;
-                Ok((Target::Cgroups(dirs), None))
+                for (hierarchy, why) in &resolved.without {
+                    tracing::debug!(event = "no_sibling", job = %request.job, ?hierarchy, ?why);
+                }
+                Ok((Target::Cgroups(resolved.dirs), None))
             }
             Place::Slurm(job) => Ok((Target::SlurmJob(job.clone()), None)),
             Place::Process(pid) => self.tree_of(*pid).map(|target| (target, None)),
             Place::Own => self.own(request, caller),
         }
+    }
+
+    /// The directories of a job that is metered already, if this start names the same ones: a sibling may have come since.
+    fn repeated_dirs(&self, request: &StartRequest, layout: &Layout, paths: &[String]) -> Option<Vec<CgroupDir>> {
+        let job = self.turn.agent().job_named(request.job.as_str()).filter(|job| job.is_live())?;
+        let Target::Cgroups(known) = &job.target else { return None };
+        sibling::is_repeat(layout, known, paths).then(|| known.clone())
     }
 
     fn own(&self, request: &StartRequest, caller: &Caller) -> Result<(Target, Option<Target>), Refusal> {
@@ -562,13 +574,13 @@ impl Loop {
     }
 
     fn tree_path(&self, path: &str) -> Option<(CgroupTree, String)> {
-        use super::layout::Hierarchy;
+        use super::layout::{Controller, Hierarchy};
         let layout = self.edges.layout.as_deref()?;
         let place = layout.classify(std::path::Path::new(path)).ok()?;
         let tree = match place.hierarchy {
             Hierarchy::V2 => CgroupTree::V2,
-            Hierarchy::V1Memory => CgroupTree::V1Memory,
-            _ => return None,
+            v1 if v1.has(Controller::Memory) => CgroupTree::V1Memory,
+            Hierarchy::V1(_) => return None,
         };
         let root = layout.mount_roots.get(&place.mount).map_or("", |root| root.trim_end_matches('/'));
         Some((tree, format!("{root}/{}", place.relative.display())))
@@ -615,7 +627,7 @@ impl Loop {
 }
 
 /// Puts the caller's process into the job's cgroup. It must still be the one that called: a reused pid is not touched.
-fn enter(layout: &Layout, dirs: &[crate::domain::act::CgroupDir], process: &Caller) -> Result<(), String> {
+fn enter(layout: &Layout, dirs: &[CgroupDir], process: &Caller) -> Result<(), String> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     if let Some(pidfd) = &process.pidfd {
         let mut fds = [PollFd::new(pidfd, PollFlags::IN)];

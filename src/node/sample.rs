@@ -139,6 +139,9 @@ pub(crate) fn picture() -> Picture {
             loop_scheduling: "SCHED_RR 1".to_owned(),
             hands_scheduling: "SCHED_RR 1".to_owned(),
             cgroup_layout: "unified".to_owned(),
+            cgroup_needs: [("cpu_time", "cgroup2"), ("freezing", "cgroup2"), ("memory", "cgroup2"), ("io", "nothing")]
+                .map(|(need, served)| (need.to_owned(), served.to_owned()))
+                .into(),
         },
     }
 }

@@ -111,6 +111,8 @@ pub struct AgentStatus {
     pub hands_scheduling: String,
     /// How cgroups are mounted.
     pub cgroup_layout: String,
+    /// Which hierarchy serves which need: `cgroup2`, `v1 memory`, `signals`, `nothing`.
+    pub cgroup_needs: BTreeMap<String, String>,
 }
 
 /// One reason why the agent is not ready. The codes are stable.
@@ -223,6 +225,7 @@ impl AgentStatus {
             loop_scheduling: stats.loop_scheduling.clone(),
             hands_scheduling: stats.hands_scheduling.clone(),
             cgroup_layout: stats.cgroup_layout.clone(),
+            cgroup_needs: stats.cgroup_needs.clone(),
         }
     }
 }

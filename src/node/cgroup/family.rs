@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::files::{Files, Slot};
-use super::watched::{TailOpen, Watched, cpu_stat_ns};
+use super::watched::{TailOpen, Watched, cpu_ns_of};
 use crate::domain::act::CgroupDir;
 use crate::domain::meter::vanished_tails;
 use crate::node::cgroup_dir::{OpenDir, list};
@@ -32,19 +32,19 @@ pub(super) struct Family {
 }
 
 impl Family {
-    pub(super) fn new(parent: &str) -> Family {
+    pub(super) fn new(parent: &str, hierarchy: Hierarchy) -> Family {
         // Below a mount that is trusted, from a path that was classified. It may be the mount itself.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = openat(rustix::fs::CWD, parent, flags, Mode::empty());
         let dir = CgroupDir { path: parent.to_owned(), inode: 0 };
-        let parent = open.ok().map(|fd| OpenDir { dir, hierarchy: Hierarchy::V2, fd });
+        let parent = open.ok().map(|fd| OpenDir { dir, hierarchy, fd });
         Family { parent, stat: Slot::default(), procs: Slot::default(), keys: BTreeSet::new(), settled_ns: None }
     }
 
     /// The parent's CPU time, in nanoseconds. Reading it makes the kernel add up the whole subtree in one pass (`css_rstat_flush`); else each
     /// dirty child's reading walks the list of its dirty siblings.
     pub(super) fn read(&mut self, files: &mut Files) -> Option<u64> {
-        files.read(self.parent.as_ref()?, "cpu.stat", &mut self.stat).ok().and_then(cpu_stat_ns)
+        cpu_ns_of(self.parent.as_ref()?, &mut self.stat, files).ok()
     }
 
     /// Ends a look at which every child was read: tells the tails of those that vanished since the last one, and takes the new baseline.

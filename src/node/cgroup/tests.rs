@@ -14,11 +14,17 @@ struct World {
 fn world(v1: &[&str]) -> World {
     let root = tempfile::tempdir().unwrap();
     let mount = |name: &str| root.path().join(name);
-    for name in ["v2", "memory", "cpuacct"] {
+    for name in ["v2", "memory", "cpuacct", "freezer"] {
         fs::create_dir(mount(name)).unwrap();
     }
     let has = |name: &str| v1.contains(&name).then(|| mount(name));
-    let layout = Layout { v2: Some(mount("v2")), v1_memory: has("memory"), v1_cpuacct: has("cpuacct"), ..Layout::default() };
+    let layout = Layout {
+        v2: Some(mount("v2")),
+        v1_memory: has("memory"),
+        v1_cpuacct: has("cpuacct"),
+        v1_freezer: has("freezer"),
+        ..Layout::default()
+    };
     let sampler = Sampler::new(Some(Arc::new(layout)), ProcessTrees::default(), || Mono(7));
     World { root, sampler }
 }
@@ -92,13 +98,53 @@ fn in_a_hybrid_layout_cpu_time_is_cgroup2s_and_memory_the_v1_controllers() {
 }
 
 #[test]
-fn a_v1_only_job_is_metered_but_nobody_knows_whether_it_is_frozen() {
+fn a_v1_job_without_a_freezer_is_told_populated_and_frozen_by_its_processes() {
     let mut world = world(&["memory", "cpuacct"]);
-    let named = vec![world.dir("memory/a", &[("memory.usage_in_bytes", "12288\n")]), world.dir("cpuacct/a", &[("cpuacct.usage", "999\n")])];
+    let mine = format!("{}\n", std::process::id());
+    let named = vec![
+        world.dir("memory/a", &[("memory.usage_in_bytes", "12288\n")]),
+        world.dir("cpuacct/a", &[("cpuacct.usage", "999\n"), ("cgroup.procs", &mine)]),
+        world.dir("memory/a", &[("cgroup.procs", &mine)]),
+    ];
     world.sampler.attach(JOB, &Target::Cgroups(named)).unwrap();
     let sample = world.one();
     assert_eq!((sample.cpu_ns, sample.memory_bytes), (Reading::Seen(999), Reading::Seen(12_288)));
-    assert_eq!((sample.populated, sample.frozen), (Reading::Missing(Missing::NotSupported), Reading::Missing(Missing::NotSupported)));
+    assert_eq!((sample.populated, sample.frozen), (Reading::Seen(Populated::Yes), Reading::Seen(Frozen::No)));
+}
+
+#[test]
+fn freezing_is_not_frozen_and_a_v1_job_with_tasks_below_it_is_populated() {
+    let mut world = world(&["memory", "cpuacct", "freezer"]);
+    let dirs = vec![world.dir("freezer/a", &[("freezer.state", "FREEZING\n")]), world.dir("cpuacct/a", &[("cpuacct.usage", "5\n")])];
+    world.dir("freezer/a/below", &[("cgroup.procs", "7\n")]);
+    world.sampler.attach(JOB, &Target::Cgroups(dirs)).unwrap();
+    let sample = world.one();
+    assert_eq!((sample.populated, sample.frozen), (Reading::Seen(Populated::Yes), Reading::Seen(Frozen::No)));
+    world.dir("freezer/a", &[("freezer.state", "FROZEN\n")]);
+    world.dir("freezer/a/below", &[]);
+    let sample = world.one();
+    assert_eq!((sample.populated, sample.frozen), (Reading::Seen(Populated::No), Reading::Seen(Frozen::Yes)));
+    world.dir("freezer/a", &[("freezer.state", "MELTING\n")]);
+    assert_eq!(world.one().frozen, Reading::Missing(Missing::Malformed));
+}
+
+#[test]
+fn a_directory_and_one_below_it_in_one_job_are_counted_once() {
+    let mut world = world(&[]);
+    let dirs = vec![world.dir("v2/a", &BUSY), world.dir("v2/a/b", &BUSY), world.dir("v2/ab", &BUSY)];
+    world.sampler.attach(JOB, &Target::Cgroups(dirs)).unwrap();
+    let sample = world.one();
+    assert_eq!((sample.cpu_ns, sample.memory_bytes), (Reading::Seen(3_000_000), Reading::Seen(8_192)));
+}
+
+#[test]
+fn of_several_directories_one_that_cannot_be_read_makes_the_reading_missing() {
+    let mut world = world(&[]);
+    let malformed = [("cpu.stat", "usage_usec -1\n"), BUSY[1], ("memory.current", "none\n")];
+    let dirs = vec![world.dir("v2/a", &BUSY), world.dir("v2/b", &malformed)];
+    world.sampler.attach(JOB, &Target::Cgroups(dirs)).unwrap();
+    let sample = world.one();
+    assert_eq!((sample.cpu_ns, sample.memory_bytes), (Reading::Missing(Missing::Malformed), Reading::Missing(Missing::Malformed)));
 }
 
 #[test]

@@ -1,21 +1,29 @@
 //! One directory of one job, and what was last read of it.
 
+use std::path::PathBuf;
+
 use super::files::{Files, Slot};
 use crate::domain::act::CgroupDir;
 use crate::domain::id::Attempt;
+use crate::domain::meter::{Frozen, Populated};
 use crate::domain::meter::{Missing, Reading, Tail};
-use crate::node::cgroup_dir::{self, Events, OpenDir, field, number, parse_events};
-use crate::node::layout::{Hierarchy, Layout};
+use crate::node::cgroup_dir::{self, Events, OpenDir, field, missing_for, number, parse_events};
+use crate::node::freezer;
+use crate::node::layout::{Controller, Hierarchy, Layout};
 
 /// A job's directory.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) attempt: Attempt,
     pub(super) dir: CgroupDir,
+    /// What it is called in `/proc/<pid>/cgroup`.
+    pub(super) name: PathBuf,
     pub(super) hierarchy: Hierarchy,
     state: State,
     cpu: Slot,
     events: Slot,
+    freezer: Slot,
+    procs: Slot,
     memory: Slot,
     /// The v1 memory directory at the same relative path, where the job named only this cgroup2 one.
     twin: Option<OpenDir>,
@@ -43,14 +51,17 @@ pub(super) enum TailOpen {
 }
 
 impl Watched {
-    pub(super) fn new(attempt: Attempt, dir: CgroupDir, hierarchy: Hierarchy, opened: Result<OpenDir, Missing>) -> Watched {
+    pub(super) fn new(attempt: Attempt, dir: CgroupDir, name: PathBuf, hierarchy: Hierarchy, opened: Result<OpenDir, Missing>) -> Watched {
         Watched {
             attempt,
             dir,
+            name,
             hierarchy,
             state: opened.map_or_else(State::Gone, State::Live),
             cpu: Slot::default(),
             events: Slot::default(),
+            freezer: Slot::default(),
+            procs: Slot::default(),
             memory: Slot::default(),
             twin: None,
             cpu_ns: None,
@@ -74,12 +85,7 @@ impl Watched {
             State::Live(dir) => dir,
             State::Gone(why) => return Reading::Missing(why.clone()),
         };
-        let read = match self.hierarchy {
-            Hierarchy::V2 => files.read(dir, "cpu.stat", &mut self.cpu).map(cpu_stat_ns),
-            Hierarchy::V1Cpuacct => files.read(dir, "cpuacct.usage", &mut self.cpu).map(number),
-            Hierarchy::V1Memory | Hierarchy::V1Freezer => Err(Missing::NotSupported),
-        };
-        match read.and_then(|value| value.ok_or(Missing::Malformed)) {
+        match cpu_ns_of(dir, &mut self.cpu, files) {
             Ok(value) => {
                 self.cpu_ns = Some(value);
                 Reading::Seen(value)
@@ -105,8 +111,8 @@ impl Watched {
                     None => Err(Missing::NotSupported),
                 }
             }
-            (Hierarchy::V1Memory, _) => files.read(dir, "memory.usage_in_bytes", &mut self.memory).map(number),
-            (Hierarchy::V1Cpuacct | Hierarchy::V1Freezer, _) => Err(Missing::NotSupported),
+            (v1, _) if v1.has(Controller::Memory) => files.read(dir, "memory.usage_in_bytes", &mut self.memory).map(number),
+            (Hierarchy::V1(_), _) => Err(Missing::NotSupported),
         };
         match read.and_then(|value| value.ok_or(Missing::Malformed)) {
             Ok(bytes) => Reading::Seen(bytes),
@@ -136,9 +142,40 @@ impl Watched {
         }
     }
 
+    /// Is it frozen, as `freezer.state` says? For a directory of the v1 freezer.
+    pub(super) fn read_freezer(&mut self, files: &mut Files) -> Reading<Frozen> {
+        let dir = match &self.state {
+            State::Live(dir) => dir,
+            State::Gone(why) => return Reading::Missing(why.clone()),
+        };
+        let read = files.read(dir, "freezer.state", &mut self.freezer).map(freezer::parse_state);
+        match read.and_then(|state| state.ok_or(Missing::Malformed)) {
+            Ok(state) => Reading::Seen(state),
+            Err(why) => Reading::Missing(self.note(why, files)),
+        }
+    }
+
+    /// Has it tasks, as `cgroup.procs` of it and of what is below it says? For v1, which has no `cgroup.events`.
+    pub(super) fn read_procs(&mut self, files: &mut Files) -> Reading<Populated> {
+        let dir = match &self.state {
+            State::Live(dir) => dir,
+            State::Gone(why) => return Reading::Missing(why.clone()),
+        };
+        let here = files.read(dir, "cgroup.procs", &mut self.procs).map(|text| !text.is_empty());
+        let below = match here {
+            Ok(false) => dir.holds_process().map_err(missing_for),
+            here => here,
+        };
+        match below {
+            Ok(true) => Reading::Seen(Populated::Yes),
+            Ok(false) => Reading::Seen(Populated::No),
+            Err(why) => Reading::Missing(self.note(why, files)),
+        }
+    }
+
     /// Closes everything.
     pub(super) fn release(&mut self, files: &mut Files) {
-        for slot in [&mut self.cpu, &mut self.events, &mut self.memory] {
+        for slot in [&mut self.cpu, &mut self.events, &mut self.freezer, &mut self.procs, &mut self.memory] {
             files.release(slot);
         }
         self.twin = None;
@@ -155,8 +192,18 @@ impl Watched {
     }
 }
 
+/// CPU time of an open directory, in nanoseconds: `cpu.stat` `usage_usec` (cgroup2) or `cpuacct.usage` (v1).
+pub(super) fn cpu_ns_of(dir: &OpenDir, slot: &mut Slot, files: &mut Files) -> Result<u64, Missing> {
+    let read = match dir.hierarchy {
+        Hierarchy::V2 => files.read(dir, "cpu.stat", slot).map(cpu_stat_ns),
+        v1 if v1.has(Controller::Cpuacct) => files.read(dir, "cpuacct.usage", slot).map(number),
+        Hierarchy::V1(_) => Err(Missing::NotSupported),
+    };
+    read?.ok_or(Missing::Malformed)
+}
+
 /// `usage_usec` of a `cpu.stat` text, in nanoseconds.
-pub(super) fn cpu_stat_ns(text: &[u8]) -> Option<u64> {
+fn cpu_stat_ns(text: &[u8]) -> Option<u64> {
     field(text, b"usage_usec")?.checked_mul(1_000)
 }
 

@@ -4,21 +4,21 @@ use std::collections::BTreeSet;
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 
 use crate::domain::act::{Act, ActOutcome, CgroupDir, Order, ProcessRoot, SlurmJob, Target};
 use crate::domain::meter::{Frozen, Missing, Populated};
 use crate::node::cgroup_dir::{self, OpenDir, OpenError, read_events};
-use crate::node::layout::{Hierarchy, Layout};
+use crate::node::freezer::{self, Stopper, signal_below};
+use crate::node::layout::{Controller, Layout};
 use crate::node::own_cgroup::{self, OwnCgroupError};
 use crate::node::process_tree::ProcessTrees;
 use crate::node::slurm;
 
+use super::legacy::{self, Legacy};
+
 /// Directories that `syscall` names one by one; of more it gives the number.
 const NAMED_MAX: usize = 8;
-
-/// Pidfds that are open at once while many processes are signalled.
-const PIDFDS_MAX: usize = 256;
 
 /// How beginning an order ended.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub(super) enum Work {
     Events { spots: Vec<Spot>, goal: Goal, again: Option<(SlurmJob, Act)> },
     /// `cgroup.kill` is not there (before Linux 5.14): frozen, and SIGKILL at every look.
     KillEach { spots: Vec<Spot> },
+    /// Through the v1 freezer, or by signals alone.
+    Legacy(Legacy),
     /// Rounds of signals, until two in a row find nothing to do.
     Tree { root: ProcessRoot, act: Act, quiet_rounds: u32 },
     /// `rmdir`, until the last task has left.
@@ -69,6 +71,18 @@ pub(super) fn begin(layout: Option<&Layout>, trees: &ProcessTrees, order: &Order
         Ok(dirs) => dirs,
         Err(outcome) => return nothing(outcome),
     };
+    let dirs = match dirs {
+        Dirs::V2 { dirs, v1 } => {
+            if matches!(act, Act::Kill | Act::Terminate) {
+                // Held by somebody's v1 freezer, a signal would wait there for ever.
+                for dir in &v1 {
+                    let _ = freezer::thaw_v1(dir); // if it stays frozen, the job does not get empty, and that is told
+                }
+            }
+            dirs
+        }
+        Dirs::Legacy(stopper, dirs) => return legacy::begin(stopper, dirs, *act),
+    };
     match (act, target) {
         (Act::Remove, Target::OwnCgroups(own)) => {
             let syscall = said("rmdir", own.iter().map(|dir| dir.path.as_str()), "");
@@ -77,8 +91,16 @@ pub(super) fn begin(layout: Option<&Layout>, trees: &ProcessTrees, order: &Order
         (Act::Remove, _) => nothing(ActOutcome::Refused("the agent did not make it".to_owned())),
         (Act::Freeze | Act::Thaw, _) => begin_freezer(dirs, *act, target),
         (Act::Terminate, _) => begin_terminate(layout, dirs, target),
-        (Act::Kill, _) => begin_kill(dirs),
+        (Act::Kill, _) => begin_kill(layout, dirs),
     }
+}
+
+/// A job's directories that are acted on, and how.
+enum Dirs {
+    /// Through cgroup2; besides, those that the job has in the v1 freezer.
+    V2 { dirs: Vec<OpenDir>, v1: Vec<OpenDir> },
+    /// In another way.
+    Legacy(Stopper, Vec<OpenDir>),
 }
 
 fn begin_tree(trees: &ProcessTrees, root: ProcessRoot, act: Act) -> Begun {
@@ -97,11 +119,12 @@ fn begin_tree(trees: &ProcessTrees, root: ProcessRoot, act: Act) -> Begun {
 }
 
 /// The directories to write to: opened, the right ones, and none with the agent in it. Those that are gone are left out while another one is there.
-fn dirs_for(layout: &Layout, target: &Target, act: Act) -> Result<Vec<OpenDir>, ActOutcome> {
+fn dirs_for(layout: &Layout, target: &Target, act: Act) -> Result<Dirs, ActOutcome> {
+    let v2 = |dirs| Dirs::V2 { dirs, v1: Vec::new() };
     let named = match target {
         Target::Cgroups(dirs) | Target::OwnCgroups(dirs) => dirs,
-        Target::SlurmJob(job) => return slurm_dirs(layout, job, act),
-        Target::Processes(_) => return Ok(Vec::new()),
+        Target::SlurmJob(job) => return slurm_dirs(layout, job, act).map(v2),
+        Target::Processes(_) => return Ok(v2(Vec::new())),
     };
     let own = layout.own_dirs().map_err(|error| ActOutcome::Failed(error.to_string()))?;
     let (mut open, mut gone) = (Vec::new(), None);
@@ -116,15 +139,15 @@ fn dirs_for(layout: &Layout, target: &Target, act: Act) -> Result<Vec<OpenDir>, 
             Err(why) => gone = Some(ActOutcome::Refused(format!("{}: {why}", dir.path))),
         }
     }
+    let Some(stopper) = freezer::stopper(open.iter().map(|dir| (dir.hierarchy, freezer::offers_freeze(layout, dir)))) else {
+        return Err(gone.unwrap_or(ActOutcome::Gone));
+    };
     if act == Act::Remove {
-        return if open.is_empty() { Err(gone.unwrap_or(ActOutcome::Gone)) } else { Ok(open) };
+        return Ok(v2(open));
     }
-    open.retain(|dir| dir.hierarchy == Hierarchy::V2);
-    match (open.is_empty(), gone) {
-        (false, _) => Ok(open),
-        (true, Some(outcome)) => Err(outcome),
-        (true, None) => Err(ActOutcome::Failed("it has no cgroup2 directory to act on".to_owned())),
-    }
+    let (chosen, rest): (Vec<OpenDir>, Vec<OpenDir>) = open.into_iter().partition(|dir| stopper.acts_on(dir.hierarchy));
+    let v1 = rest.into_iter().filter(|dir| dir.hierarchy.has(Controller::Freezer)).collect();
+    Ok(if stopper == Stopper::V2 { Dirs::V2 { dirs: chosen, v1 } } else { Dirs::Legacy(stopper, chosen) })
 }
 
 /// Only ever `step_*/user/task_*` and `step_*/user`: slurmstepd is in neither, and the agent is in no step of a job.
@@ -212,12 +235,12 @@ fn begin_terminate(layout: &Layout, dirs: Vec<OpenDir>, target: &Target) -> Begu
     }
 }
 
-fn begin_kill(dirs: Vec<OpenDir>) -> Begun {
+fn begin_kill(layout: &Layout, dirs: Vec<OpenDir>) -> Begun {
     let syscall = said("write 1 to", dirs.iter().map(|dir| dir.dir.path.as_str()), "/cgroup.kill");
     let names: Vec<CgroupDir> = dirs.iter().map(|dir| dir.dir.clone()).collect();
     // A threaded cgroup has the file and refuses it; an old kernel has none.
     let has_kill = |dir: &OpenDir| dir.file_exists("cgroup.kill") || !dir.is_there();
-    if !dirs.iter().all(has_kill) {
+    if layout.hides("cgroup.kill") || !dirs.iter().all(has_kill) {
         return begin_kill_each(dirs);
     }
     match write_all(dirs, "cgroup.kill", "1") {
@@ -267,6 +290,7 @@ impl Work {
                 }
                 None
             }
+            Work::Legacy(legacy) => legacy.look(),
             Work::Tree { root, act, quiet_rounds } => look_at_tree(trees, *root, *act, quiet_rounds),
             Work::Remove { dirs } => match own_cgroup::remove(layout?, dirs) {
                 Ok(()) => Some(ActOutcome::Confirmed),
@@ -280,15 +304,17 @@ impl Work {
     pub(super) fn files(&self) -> impl Iterator<Item = &OwnedFd> {
         let spots: &[Spot] = match self {
             Work::Events { spots, .. } | Work::KillEach { spots } => spots,
-            Work::Tree { .. } | Work::Remove { .. } => &[],
+            Work::Legacy(_) | Work::Tree { .. } | Work::Remove { .. } => &[],
         };
         spots.iter().map(|spot| &spot.events)
     }
 
     /// The deadline is over: what was only a means is undone.
     pub(super) fn give_up(&mut self) {
-        if let Work::KillEach { spots } = self {
-            thaw(spots);
+        match self {
+            Work::KillEach { spots } => thaw(spots),
+            Work::Legacy(legacy) => legacy.give_up(),
+            Work::Events { .. } | Work::Tree { .. } | Work::Remove { .. } => {}
         }
     }
 }
@@ -312,8 +338,8 @@ fn all_reached(spots: &[Spot], goal: Goal) -> Option<bool> {
         left = true;
         let reached = match goal {
             // One without tasks cannot burn, whatever its flag says.
-            Goal::Frozen => events.frozen == Frozen::Yes || events.populated == Populated::No,
-            Goal::Thawed => events.frozen == Frozen::No,
+            Goal::Frozen => events.frozen == Some(Frozen::Yes) || events.populated == Populated::No,
+            Goal::Thawed => events.frozen == Some(Frozen::No),
             Goal::Empty => events.populated == Populated::No,
         };
         if !reached {
@@ -365,40 +391,8 @@ fn look_at_tree(trees: &ProcessTrees, root: ProcessRoot, act: Act, quiet_rounds:
     None
 }
 
-/// A signal to every process in a directory and below it. A pid is signalled through a descriptor that was opened before the pid was seen *again* in the
-/// directory, so that one used anew by a stranger is never hit.
-fn signal_below(dir: &OpenDir, signal: Signal) -> Result<(), Errno> {
-    let gone = |result: Result<Vec<u32>, Errno>| match result {
-        Err(Errno::NOENT | Errno::NODEV) => Ok(Vec::new()),
-        other => other,
-    };
-    let pids = gone(dir.processes_below())?;
-    if pids.contains(&std::process::id()) {
-        return Err(Errno::PERM);
-    }
-    for some in pids.chunks(PIDFDS_MAX) {
-        let mut handles = Vec::new();
-        for pid in some {
-            let Some(raw) = i32::try_from(*pid).ok().and_then(Pid::from_raw) else { continue };
-            match pidfd_open(raw, PidfdFlags::empty()) {
-                Ok(handle) => handles.push((*pid, handle)),
-                Err(Errno::SRCH) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        let still: BTreeSet<u32> = gone(dir.processes_below())?.into_iter().collect();
-        for (_, handle) in handles.iter().filter(|(pid, _)| still.contains(pid)) {
-            match pidfd_send_signal(handle, signal) {
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-    }
-    Ok(())
-}
-
 /// `verb path1suffix, path2suffix and 5 more`.
-fn said<'a>(verb: &str, paths: impl Iterator<Item = &'a str>, suffix: &str) -> String {
+pub(super) fn said<'a>(verb: &str, paths: impl Iterator<Item = &'a str>, suffix: &str) -> String {
     let paths: Vec<String> = paths.map(|path| format!("{path}{suffix}")).collect();
     let named = paths.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
     match paths.len().saturating_sub(NAMED_MAX) {
