@@ -1,7 +1,9 @@
 //! From decision to the last task frozen, and what runs past zero: for 1, 100 and 1,000 busy tasks that fill every core, on a quiet disk
-//! and beside a writer that saturates the journal's; and with a burn that jumps a hundredfold in the last second.
+//! and beside a writer that saturates the journal's; with a burn that jumps a hundredfold in the last second; and for 200 jobs of one
+//! account that stop at once. Then, for these, from a top-up to the last of them running again.
 //!
-//! Beside each row stands what the kernel alone needs for the same cgroup in the same run. Needs root and a cgroup v2 tree.
+//! Beside each row stands what the kernel alone needs for the same cgroups in the same run. What runs past zero is also told as a part of
+//! what the whole machine can burn in a fifth of a second. Needs root and a cgroup v2 tree.
 //! `cargo bench --bench freeze` (more rounds: `METERD_BENCH_ROUNDS=200`).
 
 use std::io::{Read, Write};
@@ -22,6 +24,7 @@ use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::Card;
 use meterd::domain::receipt::Receipt;
 use meterd::domain::request::{Place, StartRequest};
+use meterd::domain::time::{Mono, Nanos};
 use meterd::domain::wire::AccountPolicy;
 use meterd::node::config::Config;
 use meterd::node::daemon::Daemon;
@@ -80,7 +83,23 @@ struct Bench {
     daemon: Daemon,
     layout: Layout,
     parent: PathBuf,
-    payments: AtomicU64,
+    /// For names of jobs, accounts and payments.
+    numbers: AtomicU64,
+}
+
+impl Bench {
+    fn account(&self) -> Result<AccountId, Failure> {
+        let account: AccountId = format!("account-{}", self.numbers.fetch_add(1, Ordering::Relaxed)).parse()?;
+        let policy = AccountPolicy { warn_before: Nanos(0), ..AccountPolicy::default() };
+        self.daemon.authority().create_account(account.clone(), policy)?;
+        Ok(account)
+    }
+
+    fn top_up(&self, account: &AccountId, amount: &str) -> Result<(), Failure> {
+        let payment: PaymentId = format!("p{}", self.numbers.fetch_add(1, Ordering::Relaxed)).parse()?;
+        self.daemon.authority().top_up(account.clone(), Bucket::Paid, amount.parse()?, payment)?;
+        Ok(())
+    }
 }
 
 fn bench() -> Result<(), Failure> {
@@ -98,13 +117,13 @@ fn bench() -> Result<(), Failure> {
         daemon: Daemon::start(&config, Some(card))?,
         layout: Layout::detect()?,
         parent: PathBuf::from(format!("meterd-bench-{}", std::process::id())),
-        payments: AtomicU64::new(0),
+        numbers: AtomicU64::new(0),
     };
     let cpus = std::thread::available_parallelism()?.get();
     println!("{cpus} CPUs; all times in milliseconds; {rounds} rounds a row (a tenth of that for 1,000 tasks, at least 10)");
-    println!("{:<34} {:>24}   {:>24}   {:>24}", "", "decision -> frozen", "kernel's own freeze", "past zero (core-ms)");
+    println!("{:<34} {:>24}   {:>24}   {:>24}", "", "decision -> frozen", "the kernel alone", "past zero (core-ms)");
     println!(
-        "{:<34} {:>7} {:>8} {:>7}   {:>7} {:>8} {:>7}   {:>7} {:>8} {:>7}",
+        "{:<34} {:>7} {:>8} {:>7}   {:>7} {:>8} {:>7}   {:>7} {:>8} {:>7} max of 0.2 s of all CPUs",
         "", "p50", "p99", "max", "p50", "p99", "max", "p50", "p99", "max"
     );
     let result = rows(&bench, rounds, &state);
@@ -131,12 +150,101 @@ fn rows(bench: &Bench, rounds: usize, state: &Path) -> Result<(), Failure> {
         }
     }
     let cpus = u64::try_from(std::thread::available_parallelism()?.get())?;
-    row(bench, "burn jumps 100x in the last second", cpus, 1, rounds.min(20))
+    row(bench, "burn jumps 100x in the last second", cpus, 1, rounds.min(20))?;
+    crowd(bench, 200, rounds)
+}
+
+/// What all CPUs burn in a fifth of a second, in core-microseconds.
+fn fifth_of_a_second() -> u64 {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64) * 200_000
+}
+
+/// Many jobs of one account, one busy task each: how long until the last one stands still, and until the last one runs again.
+fn crowd(bench: &Bench, count: usize, rounds: usize) -> Result<(), Failure> {
+    let account = bench.account()?;
+    let mut jobs = (0..count).map(|_| Job::make(bench, &account, 1, 100)).collect::<Result<Vec<Job>, Failure>>()?;
+    let (mut kernel_freezes, mut kernel_thaws) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let (freeze, thaw) = kernel_alone(jobs.iter().map(Job::freezer).collect::<Result<_, _>>()?)?;
+        kernel_freezes.push(freeze);
+        kernel_thaws.push(thaw);
+    }
+    bench.top_up(&account, "40")?;
+    for job in &jobs {
+        job.meter(bench)?;
+    }
+    let (mut frozen, mut thawed, mut past_zero) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=rounds {
+        if 0 < round {
+            let topped_up = clock::mono();
+            bench.top_up(&account, "3")?;
+            thawed.push(all_acted(bench, &mut jobs, Act::Thaw)?.last.since(topped_up).0 / 1_000);
+        }
+        let stop = all_acted(bench, &mut jobs, Act::Freeze)?;
+        if 0 < round {
+            frozen.push(stop.last.since(stop.decided).0 / 1_000);
+            past_zero.push(stop.past_zero);
+        }
+    }
+    for job in jobs {
+        job.end(bench)?;
+    }
+    print_row(&format!("{count} jobs of one account at once"), &mut frozen, &mut kernel_freezes, &mut past_zero);
+    println!("{:<34} {}   {}", format!("{count} jobs: top-up -> running"), spread(&mut thawed), spread(&mut kernel_thaws));
+    Ok(())
+}
+
+/// What an act on every job came to.
+struct AllActed {
+    /// When the first of them was decided on.
+    decided: Mono,
+    /// When the last of them was seen to have worked.
+    last: Mono,
+    /// What all jobs together used past zero since the last stop, in core-microseconds.
+    past_zero: u64,
+}
+
+/// Waits, by the kernel's own word, until every job is frozen or thawed, and reads from their receipts what happened.
+fn all_acted(bench: &Bench, jobs: &mut [Job], act: Act) -> Result<AllActed, Failure> {
+    let wanted = if act == Act::Freeze { "frozen 1" } else { "frozen 0" };
+    let deadline = Instant::now() + Duration::from_mins(2);
+    for job in &*jobs {
+        while !std::fs::read_to_string(job.freezer()?.join("cgroup.events"))?.contains(wanted) {
+            std::thread::sleep(Duration::from_millis(20));
+            if deadline < Instant::now() {
+                return Err(format!("{} is not there after two minutes: {}", job.name, job.receipt(bench)?.to_json()).into());
+            }
+        }
+    }
+    let mut all = AllActed { decided: Mono(u64::MAX), last: Mono(0), past_zero: 0 };
+    for job in jobs {
+        let (receipt, acted) = loop {
+            let receipt = job.receipt(bench)?;
+            let acted = receipt.steps.iter().rev().find(|step| is_done(step, act) && job.seen < step.at.0).map(|step| step.at);
+            match acted {
+                Some(at) if act == Act::Thaw || receipt.owed.is_zero() => break (receipt, at),
+                _ if deadline < Instant::now() => return Err(format!("nothing of {}: {}", job.name, receipt.to_json()).into()),
+                _ => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let decided = receipt.steps.iter().rev().find(|step| matches!(step.event, StepEvent::Emptied(_)) && step.at <= acted);
+        all.decided = all.decided.min(decided.map_or(all.decided, |step| step.at));
+        all.last = all.last.max(acted);
+        all.past_zero += u64::try_from(receipt.unfunded.minus(job.unfunded).nano() / 1_000)?;
+        (job.unfunded, job.seen) = (receipt.unfunded, acted.0);
+    }
+    Ok(all)
+}
+
+fn print_row(title: &str, decided: &mut [u64], kernel: &mut [u64], past_zero: &mut [u64]) {
+    let (decided, kernel, past) = (spread(decided), spread(kernel), spread(past_zero));
+    let most = past_zero.last().copied().unwrap_or(0) * 100 / fifth_of_a_second();
+    println!("{title:<34} {decided}   {kernel}   {past} {most:>4} %");
 }
 
 fn row(bench: &Bench, title: &str, tasks: u64, duty_percent: u64, rounds: usize) -> Result<(), Failure> {
     let each = if duty_percent < 100 { 1 } else { rounds };
-    let mut job = Job::start(bench, title, tasks, duty_percent, each)?;
+    let mut job = Job::start(bench, tasks, duty_percent, each)?;
     let mut decided = Vec::new();
     let mut past_zero = Vec::new();
     let mut kernel = std::mem::take(&mut job.kernel);
@@ -144,7 +252,7 @@ fn row(bench: &Bench, title: &str, tasks: u64, duty_percent: u64, rounds: usize)
         // The burning job of the last row would go on at full burn: it starts anew for each round.
         if duty_percent < 100 && !decided.is_empty() {
             job.end(bench)?;
-            job = Job::start(bench, title, tasks, duty_percent, each)?;
+            job = Job::start(bench, tasks, duty_percent, each)?;
             kernel.append(&mut job.kernel);
         }
         let (length, unfunded) = job.run_dry(bench, duty_percent)?;
@@ -152,7 +260,7 @@ fn row(bench: &Bench, title: &str, tasks: u64, duty_percent: u64, rounds: usize)
         past_zero.push(unfunded);
     }
     job.end(bench)?;
-    println!("{title:<34} {}   {}   {}", spread(&mut decided), spread(&mut kernel), spread(&mut past_zero));
+    print_row(title, &mut decided, &mut kernel, &mut past_zero);
     Ok(())
 }
 
@@ -176,37 +284,44 @@ struct Job {
 }
 
 impl Job {
-    fn start(bench: &Bench, title: &str, tasks: u64, duty_percent: u64, kernel_rounds: usize) -> Result<Job, Failure> {
-        let nth = bench.payments.fetch_add(1, Ordering::Relaxed);
-        let name: JobName = format!("bench-{nth}").parse()?;
-        let account: AccountId = format!("account-{nth}").parse()?;
-        bench
-            .daemon
-            .authority()
-            .create_account(account.clone(), AccountPolicy { warn_before: meterd::domain::time::Nanos(0), ..AccountPolicy::default() })?;
+    fn start(bench: &Bench, tasks: u64, duty_percent: u64, kernel_rounds: usize) -> Result<Job, Failure> {
+        let mut job = Job::make(bench, &bench.account()?, tasks, duty_percent)?;
+        for _ in 0..kernel_rounds {
+            let (took, _) = kernel_alone(vec![job.freezer()?])?;
+            job.kernel.push(took);
+        }
+        bench.top_up(&job.account, "0.2")?;
+        job.meter(bench)?;
+        Ok(job)
+    }
+
+    /// A cgroup with busy tasks, of which the agent knows nothing yet.
+    fn make(bench: &Bench, account: &AccountId, tasks: u64, duty_percent: u64) -> Result<Job, Failure> {
+        let nth = bench.numbers.fetch_add(1, Ordering::Relaxed);
         let dirs = own_cgroup::make(&bench.layout, &bench.parent, &format!("job-{nth}"))?;
+        let name: JobName = format!("bench-{nth}").parse()?;
+        let mut job =
+            Job { name, account: account.clone(), dirs, children: Vec::new(), unfunded: Credits::ZERO, seen: 0, kernel: Vec::new() };
         let processes = tasks.div_ceil(100).max(1);
-        let mut children = Vec::new();
         for _ in 0..processes {
             let child = Command::new(std::env::current_exe()?)
                 .args(["--spin", &(tasks / processes).to_string(), &duty_percent.to_string()])
                 .stdin(Stdio::piped())
                 .spawn()?;
-            own_cgroup::enter(&bench.layout, &dirs, child.id())?;
-            children.push(child);
+            own_cgroup::enter(&bench.layout, &job.dirs, child.id())?;
+            job.children.push(child);
         }
-        let mut job = Job { name, account, dirs, children, unfunded: Credits::ZERO, seen: 0, kernel: Vec::new() };
         job.tell_children(b"1")?;
-        for _ in 0..kernel_rounds {
-            let took = job.kernel_freeze()?;
-            job.kernel.push(took);
-        }
-        job.top_up(bench, "0.2")?;
+        Ok(job)
+    }
+
+    /// Has the agent meter it.
+    fn meter(&self, bench: &Bench) -> Result<(), Failure> {
         let request = StartRequest {
-            job: job.name.clone(),
-            account: job.account.clone(),
+            job: self.name.clone(),
+            account: self.account.clone(),
             owner: None,
-            place: Place::Cgroups(job.dirs.iter().map(|dir| dir.path.clone()).collect()),
+            place: Place::Cgroups(self.dirs.iter().map(|dir| dir.path.clone()).collect()),
             gpus: Vec::new(),
             time_limit: None,
             cpus: None,
@@ -216,10 +331,15 @@ impl Job {
         let caller = Caller { uid: Uid::ROOT, pid: std::process::id(), pidfd: None };
         bench.daemon.handle().report(Inbox::Start { request, caller, reply });
         match answer.blocking_recv()? {
-            Reply::Started { .. } => {}
-            other => return Err(format!("{title}: not started: {other:?}").into()),
+            Reply::Started { .. } => Ok(()),
+            other => Err(format!("{}: not started: {other:?}", self.name).into()),
         }
-        Ok(job)
+    }
+
+    /// Its directory with `cgroup.freeze`.
+    fn freezer(&self) -> Result<PathBuf, Failure> {
+        let mut dirs = self.dirs.iter().map(|dir| PathBuf::from(&dir.path));
+        dirs.find(|dir| dir.join("cgroup.freeze").exists()).ok_or_else(|| "no cgroup.freeze".into())
     }
 
     fn tell_children(&mut self, byte: &[u8]) -> Result<(), Failure> {
@@ -228,12 +348,6 @@ impl Job {
             stdin.write_all(byte)?;
             stdin.flush()?;
         }
-        Ok(())
-    }
-
-    fn top_up(&self, bench: &Bench, amount: &str) -> Result<(), Failure> {
-        let payment: PaymentId = format!("p{}", bench.payments.fetch_add(1, Ordering::Relaxed)).parse()?;
-        bench.daemon.authority().top_up(self.account.clone(), Bucket::Paid, amount.parse()?, payment)?;
         Ok(())
     }
 
@@ -247,17 +361,17 @@ impl Job {
     fn run_dry(&mut self, bench: &Bench, duty_percent: u64) -> Result<(u64, u64), Failure> {
         if duty_percent < 100 {
             // A hundredth of the burn, and then all of it with about a second to go.
-            self.top_up(bench, "1.8")?;
+            bench.top_up(&self.account, "1.8")?;
             std::thread::sleep(Duration::from_millis(1_500));
             self.tell_children(b"2")?;
         } else if 0 < self.seen {
-            self.top_up(bench, "1.2")?;
+            bench.top_up(&self.account, "1.2")?;
         }
         let deadline = Instant::now() + Duration::from_mins(2);
         loop {
             std::thread::sleep(Duration::from_millis(25));
             let receipt = self.receipt(bench)?;
-            let frozen = receipt.steps.iter().rev().find(|step| is_freeze(step) && self.seen < step.at.0);
+            let frozen = receipt.steps.iter().rev().find(|step| is_done(step, Act::Freeze) && self.seen < step.at.0);
             let settled = receipt.owed.is_zero();
             if let (Some(frozen), true) = (frozen, settled) {
                 let emptied = receipt.steps.iter().rev().find(|step| matches!(step.event, StepEvent::Emptied(_)) && step.at <= frozen.at);
@@ -271,32 +385,6 @@ impl Job {
                 return Err(format!("not frozen within two minutes: {}", receipt.to_json()).into());
             }
         }
-    }
-
-    /// The same cgroup, frozen by nothing but the kernel's file, at the same priority as the agent's hands: microseconds.
-    fn kernel_freeze(&self) -> Result<u64, Failure> {
-        let dir = self
-            .dirs
-            .iter()
-            .map(|dir| PathBuf::from(&dir.path))
-            .find(|dir| dir.join("cgroup.freeze").exists())
-            .ok_or("no cgroup.freeze")?;
-        let timed = std::thread::spawn(move || -> std::io::Result<u64> {
-            if let Reading::Missing(why) = priority::raise_priority() {
-                eprintln!("the timing thread has no real-time priority: {why}");
-            }
-            std::fs::write(dir.join("cgroup.freeze"), "0")?;
-            std::thread::sleep(Duration::from_millis(40));
-            let began = clock::mono();
-            std::fs::write(dir.join("cgroup.freeze"), "1")?;
-            while !std::fs::read_to_string(dir.join("cgroup.events"))?.contains("frozen 1") {
-                std::thread::sleep(Duration::from_micros(100));
-            }
-            let took = clock::mono().since(began).0 / 1_000;
-            std::fs::write(dir.join("cgroup.freeze"), "0")?;
-            Ok(took)
-        });
-        Ok(timed.join().map_err(|_| "the timing thread panicked")??)
     }
 
     fn end(mut self, bench: &Bench) -> Result<(), Failure> {
@@ -313,8 +401,34 @@ impl Job {
     }
 }
 
-fn is_freeze(step: &Step) -> bool {
-    matches!(&step.event, StepEvent::Acted(acted) if acted.act == Act::Freeze && acted.outcome == ActOutcome::Confirmed)
+fn is_done(step: &Step, act: Act) -> bool {
+    matches!(&step.event, StepEvent::Acted(acted) if acted.act == act && acted.outcome == ActOutcome::Confirmed)
+}
+
+/// The same cgroups, frozen and thawed by nothing but the kernel's files, at the same priority as the agent's hands: all are written, then
+/// all are waited for. Microseconds for the freeze and for the thaw.
+fn kernel_alone(dirs: Vec<PathBuf>) -> Result<(u64, u64), Failure> {
+    let timed = std::thread::spawn(move || -> std::io::Result<(u64, u64)> {
+        if let Reading::Missing(why) = priority::raise_priority() {
+            eprintln!("the timing thread has no real-time priority: {why}");
+        }
+        let all = |text: &str, shown: &str| -> std::io::Result<u64> {
+            let began = clock::mono();
+            for dir in &dirs {
+                std::fs::write(dir.join("cgroup.freeze"), text)?;
+            }
+            for dir in &dirs {
+                while !std::fs::read_to_string(dir.join("cgroup.events"))?.contains(shown) {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            }
+            Ok(clock::mono().since(began).0 / 1_000)
+        };
+        all("0", "frozen 0")?;
+        std::thread::sleep(Duration::from_millis(40));
+        Ok((all("1", "frozen 1")?, all("0", "frozen 0")?))
+    });
+    Ok(timed.join().map_err(|_| "the timing thread panicked")??)
 }
 
 /// A writer that keeps the disk of the journal as busy as it can: 1 MiB, fsync, again.

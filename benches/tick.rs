@@ -29,7 +29,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 const CARD: &str = "card = \"bench\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n\
     [[line]]\nid = \"cpu\"\nmeter = \"cpu_time\"\nprice = \"0.02\"\nunit = \"core-hour\"\n\
-    [[line]]\nid = \"memory\"\nmeter = \"memory_charged\"\nprice = \"0.005\"\nunit = \"gib-hour\"\n\
+    [[line]]\nid = \"memory\"\nmeter = \"memory_charged\"\nprice = \"0.005\"\nunit = \"GiB-hour\"\n\
     [[line]]\nid = \"wall\"\nmeter = \"wall_time\"\nprice = \"0.01\"\nunit = \"hour\"\n";
 
 /// Jobs of one account.

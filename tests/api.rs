@@ -27,8 +27,8 @@ use meterd::domain::job::Phase;
 use meterd::domain::ledger::ClosePolicy;
 use meterd::domain::meter::{Host, Reading};
 use meterd::domain::money::Credits;
-use meterd::domain::time::Nanos;
-use meterd::domain::view::{AccountState, AccountView, JobView, View};
+use meterd::domain::time::{Nanos, Wall};
+use meterd::domain::view::{AccountState, AccountView, JobView, Timestamp, View};
 use meterd::domain::wire::AccountPolicy;
 use meterd::node::access::Access;
 use meterd::node::clock;
@@ -60,7 +60,7 @@ fn served_every(interval: Nanos) -> Served {
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let (sender, inbox) = crossbeam_channel::bounded(64);
     let board = Arc::new(Board::default());
-    board.hang(picture());
+    drop(board.hang(picture()));
     let seen = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&seen);
     std::thread::spawn(move || inbox.iter().for_each(|message| answer(message, &notes)));
@@ -158,9 +158,9 @@ fn job(name: &str, attempt: u64, uid: u32) -> JobView {
         owner_uid: Uid(uid),
         phase: Phase::Running,
         frozen_by: None,
-        opened: "2026-03-01T10:00:00.000Z".to_owned(),
+        opened: Timestamp(Wall(1_772_359_200_000)),
         ended: None,
-        cpu_ns: "1".to_owned(),
+        cpu_ns: 1,
         memory_bytes: Some(1),
         gpus: Vec::new(),
         running_ms: 1,
@@ -368,7 +368,7 @@ fn a_loop_that_stands_still_is_not_alive() {
     let heard = served.unix("GET", "/healthz", "");
     assert_eq!((heard.status, &heard.json()["alive"]), (503, &json!("no")));
     assert!(heard.head.contains("retry-after") && heard.body.contains("stale_picture"), "{} {}", heard.head, heard.body);
-    served.board.hang(Picture::default());
+    drop(served.board.hang(Picture::default()));
     assert!(served.unix("GET", "/healthz", "").body.contains("no_picture"));
 }
 

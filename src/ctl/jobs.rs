@@ -76,7 +76,7 @@ fn row(job: &JobView) -> Vec<String> {
         format!("{}{missing}", phase(job)),
         show_length(Nanos::from_millis(job.running_ms)),
         show_length(Nanos::from_millis(job.frozen_ms)),
-        job.cpu_ns.parse().map_or("?".to_owned(), show_wide_length),
+        show_wide_length(job.cpu_ns),
         job.memory_bytes.map_or("?".to_owned(), show_bytes),
         job.gpus.len().to_string(),
         job.charge.to_string(),

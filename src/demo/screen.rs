@@ -111,7 +111,7 @@ impl Screen {
             other => format!("{:<8}", other.name()),
         };
         let memory = job.memory_bytes.map_or_else(|| "unknown".to_owned(), mebibytes);
-        let cpu = job.cpu_ns.parse().map_or_else(|_| "?".to_owned(), seconds);
+        let cpu = seconds(job.cpu_ns);
         format!("           {:<10} {:<8} {state} {cpu:>8} {memory:>10} {:>13}", job.job, job.account, rounded(job.charge))
     }
 

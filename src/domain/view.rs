@@ -1,6 +1,10 @@
 //! What outsiders see of the state: one immutable picture a tick, built by the loop, read by the status endpoint.
+//!
+//! The loop only copies numbers, into the picture before the last one where nobody holds that any more; text is made by whoever reads.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::agent::credit::measured_burn;
 use super::agent::{Account, Agent, Settings};
@@ -10,8 +14,9 @@ use super::id::{AccountId, Attempt, Digest, JobName, LineId, NodeId, Uid};
 use super::job::{FrozenBy, Job, Phase};
 use super::meter::Missing;
 use super::money::Credits;
+use super::rates::charge::wide;
 use super::receipt::rfc3339;
-use super::time::{Nanos, Now};
+use super::time::{Nanos, Now, Wall};
 use super::usage::HeldGpu;
 use super::wire::{AccountPolicy, Verdict};
 
@@ -111,12 +116,13 @@ pub struct JobView {
     pub phase: Phase,
     /// Who froze it.
     pub frozen_by: Option<FrozenBy>,
-    /// RFC 3339.
-    pub opened: String,
-    /// RFC 3339.
-    pub ended: Option<String>,
-    /// CPU time in nanoseconds, as a decimal string.
-    pub cpu_ns: String,
+    /// When it began.
+    pub opened: Timestamp,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// CPU time in nanoseconds; in JSON a decimal string.
+    #[serde(with = "wide")]
+    pub cpu_ns: u128,
     /// Memory charged at the last reading; none if it could not be read.
     pub memory_bytes: Option<u64>,
     /// The devices that it holds.
@@ -135,10 +141,57 @@ pub struct JobView {
     pub missing: Vec<Missing>,
 }
 
+/// An instant for people: RFC 3339 in every text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(pub Wall);
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&rfc3339(self.0))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let time: jiff::Timestamp = text.parse().map_err(serde::de::Error::custom)?;
+        u64::try_from(time.as_millisecond()).map(|millis| Timestamp(Wall(millis))).map_err(serde::de::Error::custom)
+    }
+}
+
 impl View {
     /// The picture of a state.
     #[must_use]
     pub fn of(agent: &Agent, settings: &Settings, durable_seq: u64, card_refused: Option<&str>, now: Now) -> View {
+        View::over(Vec::new(), agent, settings, durable_seq, card_refused, now)
+    }
+
+    /// The picture of a state, made over an earlier one's jobs: those that are still there only get their new numbers.
+    #[must_use]
+    pub fn over(
+        mut jobs: Vec<JobView>,
+        agent: &Agent,
+        settings: &Settings,
+        durable_seq: u64,
+        card_refused: Option<&str>,
+        now: Now,
+    ) -> View {
+        let mut count = 0;
+        for job in agent.jobs.values().chain(agent.closed.iter().rev()) {
+            match jobs.get_mut(count) {
+                Some(view) if view.attempt == job.attempt => view.update(job),
+                Some(view) => *view = job_view(job),
+                None => jobs.push(job_view(job)),
+            }
+            count += 1;
+        }
+        jobs.truncate(count);
         View {
             node: settings.node.clone(),
             at: rfc3339(now.wall),
@@ -155,14 +208,18 @@ impl View {
             authority_asked: agent.asked,
             authority_unanswered: agent.outstanding.as_ref().map(|outstanding| outstanding.request.request),
             accounts: agent.accounts.iter().map(|(id, account)| account_view(agent, id, account, now)).collect(),
-            jobs: agent.jobs.values().chain(agent.closed.iter().rev()).map(job_view).collect(),
+            jobs,
         }
     }
 }
 
 fn account_view(agent: &Agent, id: &AccountId, account: &Account, now: Now) -> AccountView {
     let grant = &account.grant;
-    let burning = agent.jobs_of(id).any(|job| job.phase == Phase::Running);
+    let (mut burning, mut owed) = (false, Credits::ZERO);
+    for job in agent.jobs_of(id) {
+        burning |= job.phase == Phase::Running;
+        owed = owed.plus(job.owed());
+    }
     let burn = if burning { measured_burn(account) } else { Credits::ZERO };
     let in_hand = grant.in_hand(now.boot);
     AccountView {
@@ -176,7 +233,7 @@ fn account_view(agent: &Agent, id: &AccountId, account: &Account, now: Now) -> A
         free: grant.free,
         spent: grant.spent,
         unfunded: grant.unfunded,
-        owed: agent.owed(id),
+        owed,
         burn_per_hour: Credits::from_nano(burn.nano().saturating_mul(3_600)),
         lasts_s: grant::lasts(in_hand.plus(grant.free), burn).map(|Nanos(ns)| ns / 1_000_000_000),
         verdict: grant.verdict.map(|heard| heard.verdict),
@@ -186,27 +243,51 @@ fn account_view(agent: &Agent, id: &AccountId, account: &Account, now: Now) -> A
 }
 
 fn job_view(job: &Job) -> JobView {
-    let (cpu_ns, running_ns, frozen_ns) = job.segments.iter().fold((0_u128, 0_u128, 0_u128), |(cpu, running, frozen), segment| {
-        (cpu + segment.usage.cpu_ns, running + segment.usage.wall_ns, frozen + segment.usage.frozen_ns)
-    });
-    let millis = |ns: u128| u64::try_from(ns / 1_000_000).unwrap_or(u64::MAX);
-    JobView {
+    let mut view = JobView {
         attempt: job.attempt,
         job: job.name.clone(),
         account: job.account.clone(),
         owner_uid: job.owner,
         phase: job.phase,
-        frozen_by: job.frozen_by,
-        opened: rfc3339(job.opened.wall),
-        ended: job.ended.map(|ended| rfc3339(ended.wall)),
-        cpu_ns: cpu_ns.to_string(),
-        memory_bytes: job.memory_level_bytes,
+        frozen_by: None,
+        opened: Timestamp(job.opened.wall),
+        ended: None,
+        cpu_ns: 0,
+        memory_bytes: None,
         gpus: job.gpus.clone(),
-        running_ms: millis(running_ns),
-        frozen_ms: millis(frozen_ns),
-        charge: job.charge,
-        drawn: job.drawn,
-        unfunded: job.unfunded,
-        missing: job.gaps.iter().filter(|gap| gap.to == job.counted_to && job.is_live()).map(|gap| gap.why.clone()).collect(),
+        running_ms: 0,
+        frozen_ms: 0,
+        charge: Credits::ZERO,
+        drawn: Credits::ZERO,
+        unfunded: Credits::ZERO,
+        missing: Vec::new(),
+    };
+    view.update(job);
+    view
+}
+
+impl JobView {
+    /// Takes over all that changes in a job's life.
+    fn update(&mut self, job: &Job) {
+        let (cpu_ns, running_ns, frozen_ns) = job.segments.iter().fold((0_u128, 0_u128, 0_u128), |(cpu, running, frozen), segment| {
+            (cpu + segment.usage.cpu_ns, running + segment.usage.wall_ns, frozen + segment.usage.frozen_ns)
+        });
+        self.phase = job.phase;
+        self.frozen_by = job.frozen_by;
+        self.ended = job.ended.map(|ended| Timestamp(ended.wall));
+        self.cpu_ns = cpu_ns;
+        self.memory_bytes = job.memory_level_bytes;
+        self.running_ms = millis(running_ns);
+        self.frozen_ms = millis(frozen_ns);
+        self.charge = job.charge;
+        self.drawn = job.drawn;
+        self.unfunded = job.unfunded;
+        self.missing.clear();
+        self.missing.extend(job.gaps.iter().filter(|gap| gap.to == job.counted_to && job.is_live()).map(|gap| gap.why.clone()));
     }
+}
+
+/// Whole milliseconds. A length beyond 64 bits of nanoseconds is five centuries: it is held there.
+fn millis(ns: u128) -> u64 {
+    u64::try_from(ns).unwrap_or(u64::MAX) / 1_000_000
 }

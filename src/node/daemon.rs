@@ -24,7 +24,7 @@ use super::priority::Scheduling;
 use super::process_tree::ProcessTrees;
 use super::run::{self, Edges, Ended, Loop, WithoutCgroup, fresh_epoch};
 use super::watch::Watch;
-use super::{clock, priority, spool_reader, systemd};
+use super::{clock, descriptors, priority, spool_reader, systemd};
 use crate::authority::embedded::{Embedded, Notice};
 use crate::authority::store::Store;
 use crate::domain::agent::{Agent, Settings};
@@ -80,6 +80,9 @@ impl Daemon {
     /// # Errors
     /// See [`StartError`]. Nothing is left running then.
     pub fn start(config: &Config, card: Option<Card>) -> Result<Daemon, StartError> {
+        if let Some(limit) = descriptors::raise_limit().filter(|limit| *limit < descriptors::WANTED) {
+            tracing::info!(event = "few_descriptors", limit, "enough for about a fifth as many jobs");
+        }
         folder(&config.state_dir, 0o750)?;
         folder(&config.runtime_dir, 0o755)?;
         let began = clock::mono();

@@ -150,9 +150,10 @@ impl Board {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Hangs up a new one.
-    pub fn hang(&self, picture: Picture) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(picture);
+    /// Hangs up a new one; the one before it comes back.
+    pub fn hang(&self, picture: Picture) -> Arc<Picture> {
+        let picture = Arc::new(picture);
+        std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), picture)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod cgroup_dir;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod descriptors;
 pub mod freezer;
 pub mod gpu;
 pub mod gpu_owner;

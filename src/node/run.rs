@@ -34,7 +34,7 @@ use crate::domain::request::{GpuWanted, Place, StartRequest};
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::turn::{Effect, Event, Turn};
 use crate::domain::usage::HeldGpu;
-use crate::domain::view::View;
+use crate::domain::view::{JobView, View};
 
 /// Messages that may wait for the loop.
 pub const QUEUE_MAX: usize = 8_192;
@@ -106,6 +106,8 @@ pub struct Loop {
     unwatched: Vec<Attempt>,
     /// When the last picture was hung up, and how long it took.
     published: (Mono, Nanos),
+    /// An old picture's jobs that nobody looks at any more: the next one is made over them.
+    spare: Vec<JobView>,
     stats: Stats,
     jitter: u64,
     draining: bool,
@@ -130,6 +132,7 @@ impl Loop {
             cards: Vec::new(),
             unwatched: Vec::new(),
             published: (Mono(0), Nanos(0)),
+            spare: Vec::new(),
             stats,
             jitter,
             draining: false,
@@ -195,6 +198,7 @@ impl Loop {
 
     fn tick(&mut self) {
         let began = clock::mono();
+        self.edges.sampler.changed(&self.edges.watch.take_changed());
         let samples = self.edges.sampler.sample(Which::All);
         for why in samples.iter().filter_map(|sample| missing(&sample.cpu_ns)) {
             *self.stats.missing.entry(why).or_default() += 1;
@@ -544,7 +548,7 @@ impl Loop {
     fn watch(&mut self, attempt: Attempt) {
         let Some(job) = self.turn.agent().jobs.get(&attempt).filter(|job| job.is_live()) else { return };
         match self.edges.watch.add(attempt, &job.target) {
-            Ok(()) => {}
+            Ok(()) => self.edges.sampler.told_of(attempt),
             Err(Missing::NotYet) => self.unwatched.push(attempt),
             Err(why) => tracing::debug!(event = "not_watched", %attempt, %why, "its end is seen at the next tick"),
         }
@@ -613,14 +617,16 @@ impl Loop {
         let now = clock::now();
         self.stats.cpu_ns = clock::process_cpu_ns();
         self.stats.resident_bytes = super::host::resident_bytes().unwrap_or(0);
-        let view = View::of(self.turn.agent(), self.turn.settings(), self.turn.durable().0, self.turn.refused_card(), now);
-        self.board.hang(Picture {
+        let (turn, spare) = (&self.turn, std::mem::take(&mut self.spare));
+        let view = View::over(spare, turn.agent(), turn.settings(), turn.durable().0, turn.refused_card(), now);
+        let before = self.board.hang(Picture {
             view: Some(view),
             taken_at_ns: now.mono.0,
             gpus: self.edges.gpus.as_ref().map(|gpus| gpus.latest(now.mono)),
             host: self.turn.settings().host,
             stats: self.stats.clone(),
         });
+        self.spare = Arc::into_inner(before).and_then(|picture| picture.view).map(|view| view.jobs).unwrap_or_default();
         let done = clock::mono();
         self.published = (done, done.since(now.mono));
     }

@@ -15,7 +15,7 @@ use crate::domain::rates::{Card, charge};
 use crate::domain::receipt::{Receipt, ReceiptGpu, ReceiptSegment, ReceiptState, VERSION};
 use crate::domain::time::{Mono, Nanos, Wall};
 use crate::domain::usage::{HeldGpu, Meter, Usage};
-use crate::domain::view::{AccountState, AccountView, CardView, JobView, View};
+use crate::domain::view::{AccountState, AccountView, CardView, JobView, Timestamp, View};
 use crate::domain::wire::{AccountPolicy, Verdict};
 
 const CARD: &str = r#"card = "campus"
@@ -97,9 +97,9 @@ fn job(name: &str, attempt: u64, phase: Phase) -> JobView {
         owner_uid: Uid(if name.starts_with("u1000") { 1000 } else { 1001 }),
         phase,
         frozen_by: (phase == Phase::Frozen).then_some(FrozenBy::Agent),
-        opened: "2026-03-01T10:00:00.000Z".to_owned(),
-        ended: (phase == Phase::Ended).then(|| "2026-03-01T11:00:00.000Z".to_owned()),
-        cpu_ns: "36000000000000".to_owned(),
+        opened: Timestamp(Wall(1_772_359_200_000)), // 2026-03-01T10:00:00Z
+        ended: (phase == Phase::Ended).then_some(Timestamp(Wall(1_772_362_800_000))),
+        cpu_ns: 36_000_000_000_000,
         memory_bytes: (phase != Phase::Ended).then_some(12 << 30),
         gpus: vec![gpu()],
         running_ms: 7_200_000,

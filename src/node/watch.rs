@@ -3,7 +3,7 @@
 //! One thread waits by epoll on `cgroup.events` (`EPOLLPRI`) and, for process trees, on the root's pidfd. It only hastens the next look: the
 //! kernel holds a second notification of one file back for about 10 ms, and a cgroup that is removed within that time notifies no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +13,7 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::cgroup_dir::{self, missing_for, read_events};
+use super::cgroup_dir::{self, OpenError, missing_for, read_events};
 use super::layout::{Hierarchy, Layout};
 use super::priority::raise_priority;
 use super::process_tree::ProcessTrees;
@@ -45,6 +45,9 @@ struct Shared {
 struct Watched {
     last_token: u64,
     spots: BTreeMap<u64, Spot>,
+    tokens: BTreeMap<Attempt, Vec<u64>>,
+    /// Jobs of which something was notified since that was last asked.
+    changed: BTreeSet<Attempt>,
 }
 
 /// One descriptor.
@@ -118,7 +121,9 @@ impl Watch {
             match cgroup_dir::open(layout, dir) {
                 Ok(open) if open.hierarchy == Hierarchy::V2 => files.push(open.file("cgroup.events").map_err(missing_for)?),
                 Ok(_) => {}
-                Err(why) => gone = Some(Missing::from(why)),
+                Err(why @ (OpenError::Vanished | OpenError::Replaced)) => gone = Some(Missing::from(why)),
+                // One that is there and not watched would change untold.
+                Err(why) => return Err(why.into()),
             }
         }
         if files.is_empty() { Err(gone.unwrap_or(Missing::NotSupported)) } else { Ok(files) }
@@ -136,6 +141,14 @@ impl Watch {
             return Err(Missing::Replaced);
         }
         self.shared.replace(attempt, vec![Spot { attempt, fd, kind: Kind::Process, populated: Populated::Yes }])
+    }
+
+    /// The jobs whose `cgroup.events` have changed since the last call. A change is named here only once the notification is armed
+    /// again, so whoever reads the file after this call misses nothing.
+    #[must_use]
+    pub fn take_changed(&self) -> Vec<Attempt> {
+        let mut watched = self.shared.lock();
+        std::mem::take(&mut watched.changed).into_iter().collect()
     }
 
     /// Watches it no more.
@@ -157,7 +170,10 @@ impl Drop for Watch {
 impl Watched {
     fn forget(&mut self, attempt: Attempt) {
         // Closing the descriptor takes it out of the epoll set: it is never duplicated.
-        self.spots.retain(|_, spot| spot.attempt != attempt);
+        for token in self.tokens.remove(&attempt).unwrap_or_default() {
+            self.spots.remove(&token);
+        }
+        self.changed.remove(&attempt);
     }
 }
 
@@ -178,6 +194,7 @@ impl Shared {
             };
             epoll::add(&self.epoll, &spot.fd, epoll::EventData::new_u64(token), interest).map_err(missing_for)?;
             watched.spots.insert(token, spot);
+            watched.tokens.entry(attempt).or_default().push(token);
         }
         Ok(())
     }
@@ -219,7 +236,9 @@ impl Shared {
         if now.is_none() {
             watched.spots.remove(&token);
         }
-        let others_live = watched.spots.values().any(|spot| spot.attempt == attempt && spot.populated == Populated::Yes);
+        watched.changed.insert(attempt);
+        let tokens = watched.tokens.get(&attempt).map_or(&[][..], Vec::as_slice);
+        let others_live = tokens.iter().filter_map(|token| watched.spots.get(token)).any(|spot| spot.populated == Populated::Yes);
         let fell = now.is_none() || (before == Populated::Yes && now == Some(Populated::No));
         (fell && !others_live).then_some(attempt)
     }

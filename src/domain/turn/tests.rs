@@ -466,3 +466,33 @@ fn a_start_has_a_bounded_number_of_facts_to_replay() {
     let saved = first.iter().any(|effect| matches!(effect, Effect::Commit(batch) if batch.checkpoint.is_some()));
     assert!(saved, "short lives in a row do not make the replay longer: {first:?}");
 }
+
+#[test]
+fn a_picture_made_over_another_is_the_same_as_one_made_afresh() {
+    use crate::domain::view::{JobView, View};
+    let afresh = |bench: &Bench| View::of(bench.turn.agent(), bench.turn.settings(), 0, None, bench.now);
+    let over = |jobs: Vec<JobView>, bench: &Bench| View::over(jobs, bench.turn.agent(), bench.turn.settings(), 0, None, bench.now);
+    let mut bench = Bench::running(1_000_000_000);
+    let mut last = afresh(&bench).jobs;
+    let mut same = |bench: &Bench| {
+        last = over(std::mem::take(&mut last), bench).jobs;
+        assert_eq!(last, afresh(bench).jobs);
+    };
+    bench.work(500);
+    same(&bench);
+    bench.work(600);
+    bench.acted(Act::Freeze);
+    same(&bench);
+    bench.step(Event::StopAsked {
+        caller: 2,
+        name: "job".parse().unwrap(),
+        ending: Ending { outcome: Outcome::Cancelled, exit_code: None },
+        sample: None,
+    });
+    bench.pass(20_000);
+    bench.step(Event::Looked(vec![JobSample { cpu_ns: Reading::Missing(Missing::Vanished), ..bench.sample(Attempt(1)) }]));
+    assert!(bench.job().ended.is_some(), "it is over");
+    same(&bench);
+    let others = crate::node::sample::view().jobs;
+    assert_eq!(over(others, &bench).jobs, afresh(&bench).jobs, "whatever was there before");
+}

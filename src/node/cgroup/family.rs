@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
 
 use super::files::{Files, Slot};
 use super::watched::{TailOpen, Watched, cpu_ns_of};
@@ -78,15 +79,9 @@ impl Family {
         if !files.read(parent, "cgroup.procs", &mut self.procs).is_ok_and(<[u8]>::is_empty) {
             return false;
         }
-        let Ok(children) = list(&parent.fd) else { return false };
-        let read: BTreeSet<u64> = self
-            .keys
-            .iter()
-            .filter_map(|key| dirs.get(key))
-            .filter(|dir| dir.live().is_some() && dir.cpu_ns.is_some())
-            .map(|dir| dir.dir.inode)
-            .collect();
-        children.iter().all(|child| read.contains(&child.inode))
+        let read = self.keys.iter().filter_map(|key| dirs.get(key)).filter(|dir| dir.live().is_some() && dir.cpu_ns.is_some());
+        // Each of these is a child; so where there are as many children, they are all. (cgroups count sub-directories as links.)
+        child_count(parent).is_ok_and(|children| children == read.count())
     }
 
     /// A child is watched no more. If it was not known to be gone, what it goes on to use is nobody's tail.
@@ -101,6 +96,16 @@ impl Family {
     pub(super) fn release(&mut self, files: &mut Files) {
         files.release(&mut self.stat);
         files.release(&mut self.procs);
+    }
+}
+
+/// How many children a directory has.
+fn child_count(parent: &OpenDir) -> Result<usize, Errno> {
+    let links = usize::try_from(fstat(&parent.fd)?.st_nlink).unwrap_or(0);
+    match links.checked_sub(2) {
+        Some(children) => Ok(children),
+        // A file system that does not count them so.
+        None => list(&parent.fd).map(|children| children.len()),
     }
 }
 

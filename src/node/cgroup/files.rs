@@ -49,6 +49,14 @@ impl Files {
         Ok(&self.buffer[..length])
     }
 
+    /// The same for a file that is seldom read: its descriptor is not kept.
+    pub(super) fn read_once(&mut self, dir: &OpenDir, name: &str) -> Result<&[u8], Missing> {
+        let kept_max = std::mem::replace(&mut self.kept_max, 0);
+        let length = self.read(dir, name, &mut Slot::default()).map(<[u8]>::len);
+        self.kept_max = kept_max;
+        Ok(&self.buffer[..length?])
+    }
+
     /// Closes it.
     pub(super) fn release(&mut self, slot: &mut Slot) {
         if slot.0.take().is_some() {

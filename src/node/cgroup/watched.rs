@@ -25,6 +25,8 @@ pub(super) struct Watched {
     freezer: Slot,
     procs: Slot,
     memory: Slot,
+    /// What `cgroup.events` said, where somebody tells of its changes.
+    told: Told,
     /// The v1 memory directory at the same relative path, where the job named only this cgroup2 one.
     twin: Option<OpenDir>,
     /// CPU time at the last reading, in nanoseconds. Kept when the directory is gone.
@@ -41,6 +43,17 @@ pub(super) struct Watched {
 enum State {
     Live(OpenDir),
     Gone(Missing),
+}
+
+/// Does somebody tell of changes of `cgroup.events`?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Nobody: it is read at each look.
+    No,
+    /// Somebody; it has to be read.
+    Unread,
+    /// Somebody; since this was read nothing was told.
+    Read(Events),
 }
 
 /// Is a vanished directory's tail still to be told?
@@ -63,6 +76,7 @@ impl Watched {
             freezer: Slot::default(),
             procs: Slot::default(),
             memory: Slot::default(),
+            told: Told::No,
             twin: None,
             cpu_ns: None,
             cpu_at_look_ns: None,
@@ -135,9 +149,21 @@ impl Watched {
         if self.hierarchy != Hierarchy::V2 {
             return Reading::Missing(Missing::NotSupported);
         }
-        let read = files.read(dir, "cgroup.events", &mut self.events).map(parse_events);
+        if let Told::Read(events) = self.told {
+            return Reading::Seen(events);
+        }
+        // What is seldom read need not be kept.
+        let read = match self.told {
+            Told::No => files.read(dir, "cgroup.events", &mut self.events).map(parse_events),
+            _ => files.read_once(dir, "cgroup.events").map(parse_events),
+        };
         match read.and_then(|events| events.ok_or(Missing::Malformed)) {
-            Ok(events) => Reading::Seen(events),
+            Ok(events) => {
+                if self.told != Told::No {
+                    self.told = Told::Read(events);
+                }
+                Reading::Seen(events)
+            }
             Err(why) => Reading::Missing(self.note(why, files)),
         }
     }
@@ -170,6 +196,18 @@ impl Watched {
             Ok(true) => Reading::Seen(Populated::Yes),
             Ok(false) => Reading::Seen(Populated::No),
             Err(why) => Reading::Missing(self.note(why, files)),
+        }
+    }
+
+    /// Somebody tells of changes from now on.
+    pub(super) fn events_are_told(&mut self) {
+        self.told = Told::Unread;
+    }
+
+    /// They have changed.
+    pub(super) fn forget_events(&mut self) {
+        if self.told != Told::No {
+            self.told = Told::Unread;
         }
     }
 
