@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::agent::start::Refusal;
 use crate::domain::id::{AccountId, JobName, Uid};
 use crate::domain::request::{Place, StartRequest};
+use crate::node::defence::{Defence, stands};
 
 /// The configured part of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,9 +106,10 @@ impl Access {
         let standing = self.standing(who);
         match (who, ask) {
             (_, Ask::Aggregates) => Ok(()),
-            (Who::Stranger, _) => Err(socket_only()),
+            (Who::Stranger, _) if stands(Defence::SocketOnly) => Err(socket_only()),
             (_, Ask::Jobs | Ask::Accounts) => Ok(()),
-            (_, Ask::AccountMetrics | Ask::Administer) if standing == Standing::Operator => Ok(()),
+            (_, Ask::AccountMetrics) if standing == Standing::Operator || !stands(Defence::AccountMetrics) => Ok(()),
+            (_, Ask::Administer) if standing == Standing::Operator || !stands(Defence::Administer) => Ok(()),
             (_, Ask::AccountMetrics | Ask::Administer) => Err(not_permitted(
                 "this is for root and the operators' group",
                 "run it as root, or as a member of the group named by operators_group in meterd.toml",
@@ -115,6 +117,7 @@ impl Access {
             (_, Ask::Start(_) | Ask::Stop(..)) if Standing::Hook <= standing => Ok(()),
             (Who::Local { uid, .. }, Ask::Start(request)) => self.may_start(*uid, request),
             (Who::Local { uid, .. }, Ask::Stop(name, owner)) => may_stop(*uid, name, owner),
+            (Who::Stranger, Ask::Start(_) | Ask::Stop(..)) => Err(socket_only()),
         }
     }
 
@@ -122,8 +125,8 @@ impl Access {
     #[must_use]
     pub fn sees_job(&self, who: &Who, owner: Uid) -> bool {
         match who {
-            Who::Stranger => false,
-            Who::Local { uid, .. } => Standing::Hook <= self.standing(who) || *uid == owner,
+            Who::Stranger => !stands(Defence::SocketOnly),
+            Who::Local { uid, .. } => Standing::Hook <= self.standing(who) || *uid == owner || !stands(Defence::JobOwner),
         }
     }
 
@@ -131,8 +134,10 @@ impl Access {
     #[must_use]
     pub fn sees_account(&self, who: &Who, account: &AccountId) -> bool {
         match who {
-            Who::Stranger => false,
-            Who::Local { uid, .. } => self.standing(who) == Standing::Operator || self.is_mapped(*uid, account),
+            Who::Stranger => !stands(Defence::SocketOnly),
+            Who::Local { uid, .. } => {
+                self.standing(who) == Standing::Operator || self.is_mapped(*uid, account) || !stands(Defence::AccountOwner)
+            }
         }
     }
 
@@ -141,23 +146,23 @@ impl Access {
     }
 
     fn may_start(&self, uid: Uid, request: &StartRequest) -> Result<(), Refusal> {
-        if request.place != Place::Own {
+        if request.place != Place::Own && stands(Defence::OwnPlace) {
             return Err(not_permitted(
                 "only root, operators and scheduler hooks may name cgroups, Slurm jobs or processes",
                 "meterctl run starts a command in a cgroup of its own",
             ));
         }
-        if !request.gpus.is_empty() {
+        if !request.gpus.is_empty() && stands(Defence::NoGpus) {
             return Err(not_permitted("only root, operators and scheduler hooks may name GPUs", "ask for GPUs through the scheduler"));
         }
-        if request.owner.is_some_and(|owner| owner != uid) {
+        if request.owner.is_some_and(|owner| owner != uid) && stands(Defence::ForItself) {
             return Err(not_permitted("a user starts jobs for itself alone", "leave uid out"));
         }
-        if !is_own_name(uid, &request.job) {
+        if !is_own_name(uid, &request.job) && stands(Defence::OwnName) {
             let message = format!("the names of this user's jobs begin with {}", prefix(uid));
             return Err(Refusal::new("not_permitted", message, "choose such a name, or leave the name to meterctl run"));
         }
-        if !self.is_mapped(uid, &request.account) {
+        if !self.is_mapped(uid, &request.account) && stands(Defence::MappedAccount) {
             let message = format!("user {} may not charge account {}", uid.0, request.account);
             return Err(Refusal::new("account_not_mapped", message, "an operator maps users to accounts under [users] in meterd.toml"));
         }
@@ -177,7 +182,7 @@ fn is_own_name(uid: Uid, name: &JobName) -> bool {
 
 fn may_stop(uid: Uid, name: &JobName, owner: Option<Uid>) -> Result<(), Refusal> {
     match owner {
-        Some(owner) if owner == uid => Ok(()),
+        Some(owner) if owner == uid || !stands(Defence::JobOwner) => Ok(()),
         // Just started, so not in the picture yet: a name of its own kind can only be its own job, or none.
         None if is_own_name(uid, name) => Ok(()),
         // Another's job is as unknown as none: who runs what is nobody's business.

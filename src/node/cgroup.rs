@@ -13,6 +13,7 @@ use self::family::{Family, Key};
 use self::files::Files;
 use self::watched::{TailOpen, Watched};
 use super::cgroup_dir::{self, OpenDir};
+use super::defence::{Defence, stands};
 use super::freezer;
 use super::layout::{Controller, Hierarchy, Layout, PlaceError};
 use super::process_tree::ProcessTrees;
@@ -159,7 +160,7 @@ impl Sampler {
         let mut named = BTreeMap::new();
         for dir in dirs {
             let place = layout.classify(Path::new(&dir.path))?;
-            if own.iter().any(|own| own.starts_with(&dir.path)) {
+            if own.iter().any(|own| own.starts_with(&dir.path)) && stands(Defence::HoldsAgent) {
                 return Err(AttachError::HoldsAgent);
             }
             let name = layout.cgroup_name(&place);
@@ -167,7 +168,7 @@ impl Sampler {
             let is_taken = |other: &&Watched| {
                 other.live().is_some() && (other.dir == *dir || (other.hierarchy != place.hierarchy && other.name == name))
             };
-            if let Some(other) = self.dirs.values().find(is_taken) {
+            if let Some(other) = self.dirs.values().find(is_taken).filter(|_| stands(Defence::OneHolder)) {
                 return Err(AttachError::Taken { path: dir.path.clone(), holder: other.attempt });
             }
             // A map: a caller that names one directory twice is not billed twice.

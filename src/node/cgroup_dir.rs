@@ -6,6 +6,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, unlinkat};
 use rustix::io::{Errno, pread, write};
 
+use super::defence::{Defence, stands};
 use super::layout::{Hierarchy, Layout, LayoutError, PlaceError};
 use crate::domain::act::CgroupDir;
 use crate::domain::meter::{Frozen, Missing, Populated};
@@ -110,7 +111,7 @@ const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::N
 pub fn identify(layout: &Layout, path: &Path) -> Result<CgroupDir, IdentifyError> {
     let place = layout.classify(path)?;
     let Some(text) = path.to_str() else { return Err(PlaceError::NotPlain(path.to_owned()).into()) };
-    if layout.own_dirs()?.iter().any(|own| own.starts_with(path)) {
+    if layout.own_dirs()?.iter().any(|own| own.starts_with(path)) && stands(Defence::HoldsAgent) {
         return Err(IdentifyError::HoldsAgent(text.to_owned()));
     }
     let refused = |errno| match errno {
@@ -139,7 +140,7 @@ pub fn inode_of(layout: &Layout, path: &Path) -> Result<CgroupDir, OpenError> {
 pub fn open(layout: &Layout, dir: &CgroupDir) -> Result<OpenDir, OpenError> {
     let place = layout.classify(Path::new(&dir.path))?;
     let (fd, inode) = descend(&place.mount, &place.relative).map_err(OpenError::from)?;
-    if inode != dir.inode {
+    if inode != dir.inode && stands(Defence::SameCgroup) {
         return Err(OpenError::Replaced);
     }
     Ok(OpenDir { dir: dir.clone(), hierarchy: place.hierarchy, fd })

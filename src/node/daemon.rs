@@ -1,7 +1,7 @@
 //! Puts the agent together: opens what it remembers, starts the edges, runs the loop on a thread of its own, and takes it all down.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use super::host;
 use super::journal::{Journal, JournalError, JournalNotice, JournalThread, Keep, Recovered, Reserve};
 use super::layout::{Layout, Need};
 use super::local_api::Api;
+use super::own_folder::{self, Privacy};
 use super::priority::Scheduling;
 use super::process_tree::ProcessTrees;
 use super::run::{self, Edges, Ended, Loop, WithoutCgroup, fresh_epoch};
@@ -83,8 +84,8 @@ impl Daemon {
         if let Some(limit) = descriptors::raise_limit().filter(|limit| *limit < descriptors::WANTED) {
             tracing::info!(event = "few_descriptors", limit, "enough for about a fifth as many jobs");
         }
-        folder(&config.state_dir, 0o750)?;
-        folder(&config.runtime_dir, 0o755)?;
+        folder(&config.state_dir, Privacy::Secret)?;
+        folder(&config.runtime_dir, Privacy::Open)?;
         let began = clock::mono();
         let (journal, recovered) = Journal::open(&config.state_dir, keep(config))?;
         let agent = recover(&recovered)?;
@@ -171,9 +172,8 @@ fn shown(scheduling: &Reading<Scheduling>) -> String {
     }
 }
 
-fn folder(path: &Path, mode: u32) -> Result<(), StartError> {
-    let created = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
-    created.map_err(StartError::io(path.display().to_string()))
+fn folder(path: &Path, privacy: Privacy) -> Result<(), StartError> {
+    own_folder::make(path, privacy).map_err(StartError::io(path.display().to_string()))
 }
 
 fn keep(config: &Config) -> Keep {

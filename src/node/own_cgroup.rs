@@ -12,6 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::cgroup_dir::{self, OpenDir, OpenError};
+use super::defence::{Defence, stands};
 use super::layout::{Controller, Hierarchy, Layout};
 use crate::domain::act::CgroupDir;
 
@@ -89,7 +90,7 @@ pub fn make(layout: &Layout, parent: &Path, name: &str) -> Result<Vec<CgroupDir>
         charset && !text.is_empty() && !text.starts_with('.')
     };
     let parent_is_plain = parent.components().all(|part| matches!(part, Component::Normal(part) if part.to_str().is_some_and(plain)));
-    if !plain(name) {
+    if !plain(name) && stands(Defence::CgroupName) {
         return Err(OwnCgroupError::Name(name.to_owned()));
     }
     if !parent_is_plain || parent.as_os_str().is_empty() {

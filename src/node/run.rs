@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 
 use super::cgroup::{AttachError, Sampler, Which};
+use super::defence::{Defence, stands};
 use super::gpu::{GpuName, Gpus};
 use super::gpu_owner::{CgroupTree, OwnerTable, Owners};
 use super::handle::{Board, Caller, Handle, Inbox, Picture, Stats};
@@ -38,9 +39,6 @@ use crate::domain::view::{JobView, View};
 
 /// Messages that may wait for the loop.
 pub const QUEUE_MAX: usize = 8_192;
-
-/// The sample instants stray by up to this part of the interval, so that a job cannot free its memory just in time.
-const JITTER_PERMILLE: u64 = 300;
 
 /// The edges that the loop works with.
 pub struct Edges {
@@ -109,7 +107,6 @@ pub struct Loop {
     /// An old picture's jobs that nobody looks at any more: the next one is made over them.
     spare: Vec<JobView>,
     stats: Stats,
-    jitter: u64,
     draining: bool,
     on_tick: Box<dyn FnMut() + Send>,
 }
@@ -119,7 +116,6 @@ impl Loop {
     #[must_use]
     pub fn new(turn: Turn, edges: Edges, inbox: Receiver<Inbox>, handle: Handle, stats: Stats, on_tick: Box<dyn FnMut() + Send>) -> Loop {
         let board = handle.board();
-        let jitter = clock::mono().0 | 1;
         Loop {
             turn,
             edges,
@@ -134,7 +130,6 @@ impl Loop {
             published: (Mono(0), Nanos(0)),
             spare: Vec::new(),
             stats,
-            jitter,
             draining: false,
             on_tick,
         }
@@ -159,7 +154,7 @@ impl Loop {
                 self.stats.tick_missed_count += periods - 1;
                 // A missed tick is left out, not made up: counters lose nothing by it.
                 schedule = schedule.plus(Nanos(interval.0.saturating_mul(periods)));
-                next_tick = schedule.plus(self.stray(interval));
+                next_tick = schedule.plus(stray(interval));
                 continue;
             }
             let look = self.turn.next_look(clock::now());
@@ -186,14 +181,6 @@ impl Loop {
                 return Ended::Drained;
             }
         }
-    }
-
-    /// A stray length below three tenths of the interval (xorshift: it need only be hard to foresee for a job, not secret).
-    fn stray(&mut self, interval: Nanos) -> Nanos {
-        self.jitter ^= self.jitter << 13;
-        self.jitter ^= self.jitter >> 7;
-        self.jitter ^= self.jitter << 17;
-        Nanos(self.jitter % (interval.0 * JITTER_PERMILLE / 1_000).max(1))
     }
 
     fn tick(&mut self) {
@@ -225,7 +212,10 @@ impl Loop {
             Inbox::Stop { name, ending, reply } => {
                 let caller = self.wait(Waiting { reply, caller: None, made: None });
                 let attempt = self.turn.agent().job_named(name.as_str()).filter(|job| job.is_live()).map(|job| job.attempt);
-                let sample = attempt.and_then(|attempt| self.look(attempt));
+                let mut sample = attempt.and_then(|attempt| self.look(attempt));
+                if let Some(sample) = sample.as_mut().filter(|_| !stands(Defence::UntilEmpty)) {
+                    sample.cpu_ns = Reading::Missing(Missing::Vanished);
+                }
                 self.step(Event::StopAsked { caller, name, ending, sample });
             }
             Inbox::Enforcement { mode, by, reply } => {
@@ -404,7 +394,8 @@ impl Loop {
             return Ok((job.target.clone(), None));
         }
         let made = self.edges.layout.as_deref().map(|layout| {
-            let name: String = request.job.as_str().chars().map(|c| if c == '/' { '_' } else { c }).collect();
+            let name: String =
+                request.job.as_str().chars().map(|c| if c == '/' && stands(Defence::CgroupName) { '_' } else { c }).collect();
             own_cgroup::make(layout, &self.edges.cgroup_parent, &format!("{name}.{:x}", clock::mono().0))
         });
         match made {
@@ -643,6 +634,18 @@ fn enter(layout: &Layout, dirs: &[CgroupDir], process: &Caller) -> Result<(), St
         }
     }
     own_cgroup::enter(layout, dirs, process.pid).map_err(|error| error.to_string())
+}
+
+/// At which instant of an interval the look comes: any, and nobody can tell. A job that knew it, or a part of the interval in which no
+/// look ever comes, would have its memory then and pay for none; what it has on average is what looks at random instants see. The
+/// kernel's random numbers, since a job could work out a generator of ours from the ticks that it sees in the metrics.
+fn stray(interval: Nanos) -> Nanos {
+    let mut bytes = [0_u8; 8];
+    let filled = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+    match filled {
+        Ok(8) if stands(Defence::UnforeseenLooks) => Nanos(u64::from_ne_bytes(bytes) % interval.0.max(1)),
+        _ => Nanos(0),
+    }
 }
 
 /// 128 random bits.

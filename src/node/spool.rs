@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::domain::id::{JobName, Uid};
 use crate::domain::request::{BODY_BYTES_MAX, StartRequest, StopRequest};
 use crate::domain::time::Wall;
+use crate::node::defence::{Defence, stands};
 
 /// The version of the files.
 pub const VERSION: u64 = 1;
@@ -71,7 +72,7 @@ impl Spool {
         let dir = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let stat = fstat(&dir)?;
         let mine = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
-        if !mine || stat.st_mode & 0o022 != 0 {
+        if (!mine || stat.st_mode & 0o022 != 0) && stands(Defence::SpoolFolder) {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the spool directory is not the agent's alone"));
         }
         Ok(Spool { dir })
@@ -139,15 +140,22 @@ impl Spool {
     }
 
     fn read_one(&self, file: &str) -> Result<Spooled, String> {
-        // Without O_NONBLOCK a named pipe of this name would keep the agent waiting.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let mut flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+        flags.set(OFlags::NOFOLLOW, stands(Defence::SpoolLinks));
+        // Without it a named pipe of this name would keep the agent waiting.
+        flags.set(OFlags::NONBLOCK, stands(Defence::SpoolRegular));
         let fd = openat(&self.dir, file, flags, Mode::empty()).map_err(|errno| format!("cannot be opened: {errno}"))?;
         let stat = fstat(&fd).map_err(|errno| errno.to_string())?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink != 1 {
+        let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_regular && stands(Defence::SpoolRegular) || stat.st_nlink != 1 && stands(Defence::SpoolOneName) {
             return Err("not a regular file with one name".to_owned());
         }
+        // Whoever may write to a file says what its owner is then taken to have said.
+        if stat.st_mode & 0o022 != 0 && stands(Defence::SpoolOwnersAlone) {
+            return Err("others than its owner may write to it".to_owned());
+        }
         let mut text = String::new();
-        let bound = u64::try_from(FILE_BYTES_MAX + 1).unwrap_or(u64::MAX);
+        let bound = if stands(Defence::SpoolSize) { u64::try_from(FILE_BYTES_MAX + 1).unwrap_or(u64::MAX) } else { u64::MAX };
         File::from(fd).take(bound).read_to_string(&mut text).map_err(|error| error.to_string())?;
         if FILE_BYTES_MAX < text.len() {
             return Err(format!("longer than {FILE_BYTES_MAX} bytes"));
@@ -157,8 +165,11 @@ impl Spool {
     }
 }
 
-/// The call that a file's text holds.
-fn parse(text: &str) -> Result<(Wall, Call), String> {
+/// The call that a file's text holds, with the hook's own time.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(text: &str) -> Result<(Wall, Call), String> {
     let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if value["spool"].as_u64() != Some(VERSION) {
         return Err(format!("not of version {VERSION}"));
@@ -227,6 +238,8 @@ mod tests {
         std::fs::write(dir.join("long.json"), vec![b' '; FILE_BYTES_MAX + 1]).unwrap();
         std::fs::write(dir.join("empty.json"), "").unwrap();
         std::fs::write(dir.join("later.json"), r#"{"spool": 2}"#).unwrap();
+        std::fs::copy(dir.join(&good), dir.join("open.json")).unwrap();
+        std::fs::set_permissions(dir.join("open.json"), std::fs::Permissions::from_mode(0o602)).unwrap();
         std::fs::write(dir.join(".half.json"), "{").unwrap();
         let (mut whole, mut rejected) = (Vec::new(), Vec::new());
         for read in spool.read().unwrap() {
@@ -236,7 +249,7 @@ mod tests {
             }
         }
         assert_eq!(whole, [good]);
-        assert_eq!(rejected, ["dir.json", "empty.json", "hard.json", "later.json", "link.json", "long.json", "pipe.json"]);
+        assert_eq!(rejected, ["dir.json", "empty.json", "hard.json", "later.json", "link.json", "long.json", "open.json", "pipe.json"]);
     }
 
     #[test]

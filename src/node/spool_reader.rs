@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::access::{Access, Ask, Who};
+use super::defence::{Defence, stands};
 use super::handle::{Caller, Handle, Inbox};
 use super::spool::{Call, Spool, Spooled};
 use crate::domain::agent::start::Reply;
@@ -17,7 +18,7 @@ use crate::domain::request::Place;
 /// Between two looks into the directory.
 const EVERY: Duration = Duration::from_secs(10);
 /// Refusals that pass: the call is made again at the next look.
-const PASSING: [&str; 3] = ["busy", "journal_full", "authority_unreachable"];
+const PASSING: [&str; 4] = ["busy", "journal_full", "authority_unreachable", "no_rate_card"];
 
 /// Attends to the directory until the loop has ended.
 pub async fn attend(path: PathBuf, access: Access, handle: Handle) {
@@ -65,6 +66,7 @@ enum Decided {
 
 async fn make(spooled: Spooled, access: &Access, handle: &Handle) -> Decided {
     let Spooled { file, owner, call, .. } = spooled;
+    let owner = if stands(Defence::SpoolOwner) { owner } else { Uid::ROOT };
     let who = Who::Local { uid: owner, groups: Vec::new() };
     let allowed = match &call {
         Call::Start(request) => access.check(&who, Ask::Start(request)),

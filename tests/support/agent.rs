@@ -14,21 +14,30 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Agent {
     pub(crate) folder: tempfile::TempDir,
     child: Option<Child>,
+    /// Defences that are switched off, for attempts that must be seen to succeed without them.
+    lacks: String,
 }
 
 impl Agent {
     /// An agent with this card and these further lines of configuration, started and ready.
     pub(crate) fn start(card: &str, top: &str, tables: &str) -> Agent {
+        Agent::start_lacking("", card, top, tables, |_| ())
+    }
+
+    /// The same without some defences; `prepare` is given the folder before the agent sees it.
+    pub(crate) fn start_lacking(lacks: &str, card: &str, top: &str, tables: &str, prepare: impl FnOnce(&Path)) -> Agent {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().display();
         std::fs::write(folder.path().join("card.toml"), card).unwrap();
         let config = format!(
             "node = \"test\"\nstate_dir = \"{at}/state\"\nruntime_dir = \"{at}/run\"\nrate_card = \"{at}/card.toml\"\n{top}\n\
-             [status]\nlisten = \"off\"\n{}{tables}\n",
+             {}{}{tables}\n",
+            if tables.contains("[status]") { "" } else { "[status]\nlisten = \"off\"\n" },
             if tables.contains("[gpu]") { "" } else { "[gpu]\nnvml = \"off\"\n" }
         );
         std::fs::write(folder.path().join("meterd.toml"), config).unwrap();
-        let mut agent = Agent { folder, child: None };
+        let mut agent = Agent { folder, child: None, lacks: lacks.to_owned() };
+        prepare(agent.folder.path());
         agent.launch();
         agent
     }
@@ -43,6 +52,7 @@ impl Agent {
         let child = Command::new(env!("CARGO_BIN_EXE_meterd"))
             .arg("--config")
             .arg(self.path("meterd.toml"))
+            .env("METERD_LACKS", &self.lacks)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -62,8 +72,12 @@ impl Agent {
 
     /// Sends a signal by its name, such as `HUP`.
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
+        let pid = self.pid().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// Waits for the process to end by itself.

@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::domain::id::Uid;
 use crate::node::access::{Access, Standing, Who};
+use crate::node::defence::{Defence, stands};
 
 /// How long a request may take to come, an answer to go, and a connection to be idle.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -101,9 +102,11 @@ enum Holder {
 impl Doors {
     fn enter(self: &Arc<Doors>, holder: Holder) -> Option<Place> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room_for = |key| open.each.get(&key).copied().unwrap_or(0) < EACH_MAX || !stands(Defence::ConnectionsEach);
+        let room = open.ordinary < ORDINARY_MAX || !stands(Defence::ConnectionsInAll);
         match holder {
             Holder::Trusted if open.trusted < TRUSTED_MAX => open.trusted += 1,
-            Holder::Ordinary(key) if open.ordinary < ORDINARY_MAX && open.each.get(&key).copied().unwrap_or(0) < EACH_MAX => {
+            Holder::Ordinary(key) if room && room_for(key) => {
                 open.ordinary += 1;
                 *open.each.entry(key).or_default() += 1;
             }
@@ -280,7 +283,7 @@ impl<S> Timed<S> {
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             ready!(self.patience.as_mut().poll(context));
-            if self.activity.is_idle() {
+            if self.activity.is_idle() && stands(Defence::Patience) {
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
             self.renew();
