@@ -8,7 +8,7 @@ mod exit;
 mod job;
 mod jobs;
 mod journal;
-mod quantity;
+pub mod quantity;
 mod receipt;
 pub mod run;
 mod status;

@@ -3,7 +3,10 @@
 use crate::domain::time::Nanos;
 
 /// Reads a length: `90` (seconds), `90s`, `15m`, `2h`, `1d`, or several in a row as in `1h30m`.
-pub(super) fn length(text: &str) -> Result<Nanos, String> {
+///
+/// # Errors
+/// What it is not, and how one is written.
+pub fn length(text: &str) -> Result<Nanos, String> {
     let wrong = || format!("{text:?} is not a length of time: write 90s, 15m, 2h, 1d or 1h30m");
     let mut seconds: u64 = 0;
     let mut rest = text;
@@ -28,7 +31,10 @@ pub(super) fn length(text: &str) -> Result<Nanos, String> {
 }
 
 /// Reads an amount of memory: bytes, or with a unit: `kB`, `MB`, `GB`, `TB` (powers of 1,000) or `KiB`, `MiB`, `GiB`, `TiB` (of 1,024).
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What it is not, and how one is written.
+pub fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not an amount of memory: write 4GiB, 512MiB or 4GB");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().map_err(|_| wrong())?;

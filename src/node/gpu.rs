@@ -18,6 +18,7 @@ use crate::node::clock;
 use crate::node::slot::Slot;
 
 mod nvml;
+mod raw;
 mod report;
 mod ring;
 #[cfg(test)]

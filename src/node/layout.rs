@@ -225,8 +225,13 @@ impl Layout {
     ///
     /// # Errors
     /// When it names no cgroup file system, or is malformed.
-    pub fn from_mountinfo(text: impl BufRead) -> Result<Layout, LayoutError> {
-        let mounts = MountInfos::from_buf_read(text).map_err(|error| LayoutError::Mountinfo(error.to_string()))?;
+    pub fn from_mountinfo(mut text: impl BufRead) -> Result<Layout, LayoutError> {
+        let mut bytes = Vec::new();
+        text.read_to_end(&mut bytes).map_err(|error| LayoutError::Mountinfo(error.to_string()))?;
+        // Users may mount too (FUSE), at names of any bytes: their lines must not keep ours from being read.
+        let text = String::from_utf8_lossy(&bytes);
+        let ours: Vec<&str> = text.lines().filter(|line| line.contains(" - cgroup") || !line.contains(" - ")).collect();
+        let mounts = MountInfos::from_buf_read(ours.join("\n").as_bytes()).map_err(|error| LayoutError::Mountinfo(error.to_string()))?;
         let mut layout = Layout::default();
         let mut roots: BTreeMap<PathBuf, String> = BTreeMap::new();
         for mount in mounts {
@@ -454,6 +459,12 @@ mod tests {
         let text: &[u8] = b"22 1 0:21 / /proc rw - proc proc rw\n";
         assert!(matches!(Layout::from_mountinfo(text), Err(LayoutError::NoCgroups)));
         assert!(matches!(Layout::from_mountinfo(&b"22 1\n"[..]), Err(LayoutError::Mountinfo(_))));
+    }
+
+    #[test]
+    fn what_users_mount_at_names_that_are_no_text_hides_no_cgroups() {
+        let fuse = b"90 23 0:90 / /tmp/\xff\\9 rw - fuse.x x rw,x\n".as_slice();
+        assert_eq!(Layout::from_mountinfo([fuse, UNIFIED.as_bytes()].concat().as_slice()).unwrap(), layout(UNIFIED));
     }
 
     #[test]

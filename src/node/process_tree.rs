@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use procfs::process::{Process, all_processes_with_root};
-use procfs::{ProcError, ProcResult};
+use procfs::process::{Process, Stat, all_processes_with_root};
+use procfs::{FromRead as _, ProcError, ProcResult};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
@@ -259,7 +259,7 @@ pub(super) fn life_of(pid: u32) -> Result<Life, Missing> {
 }
 
 fn see(process: &Process) -> ProcResult<Seen> {
-    let stat = process.stat()?;
+    let stat = stat_in(process, "stat")?;
     let life = match stat.state {
         'Z' | 'X' | 'x' if stat.num_threads <= 1 => Life::Zombie,
         // `Z` with other tasks: the main thread has ended, they go on.
@@ -283,7 +283,7 @@ fn see(process: &Process) -> ProcResult<Seen> {
 fn life_of_tasks(process: &Process) -> ProcResult<Life> {
     let (mut stopped, mut waits) = (0_usize, 0_usize);
     for task in process.tasks()? {
-        match task.and_then(|task| task.stat()).map(|stat| stat.state) {
+        match task.and_then(|task| stat_in(process, &format!("task/{}/stat", task.tid))).map(|stat| stat.state) {
             Ok('T') => stopped += 1,
             Ok('D') => waits += 1,
             Ok('Z' | 'X' | 'x') | Err(_) => {}
@@ -298,7 +298,33 @@ fn life_of_tasks(process: &Process) -> ProcResult<Life> {
 /// Has it a SIGSTOP that it has not taken yet? (`ShdPnd` of `/proc/<pid>/status`.)
 fn stop_is_pending(process: &Process) -> ProcResult<bool> {
     let bit = u32::try_from(Signal::STOP.as_raw() - 1).unwrap_or(0);
-    Ok(process.status()?.shdpnd & (1_u64 << bit) != 0)
+    // Line by line and as text only where it must be: a process can choose a name that is no text, and would not be seen.
+    let status = bytes_of(process, "status")?;
+    let mask = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"ShdPnd:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(std::str::from_utf8(mask).ok()?.trim(), 16).ok());
+    mask.map(|mask| mask & (1_u64 << bit) != 0).ok_or_else(|| ProcError::Other("no ShdPnd in its status".to_owned()))
+}
+
+/// A file `stat` of a process or task.
+fn stat_in(process: &Process, path: &str) -> ProcResult<Stat> {
+    let bytes = bytes_of(process, path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.trim();
+    // The parser takes it for granted that the name stands in parentheses, behind a pid and before a state.
+    let named = text.find('(').zip(text.rfind(')'));
+    let sound = named.is_some_and(|(open, close)| {
+        1 <= open && open < close && text.is_char_boundary(open - 1) && text.is_char_boundary(close + 2) && close + 2 <= text.len()
+    });
+    if !sound {
+        return Err(ProcError::Other(format!("{path} is no line of a process")));
+    }
+    Stat::from_read(text.as_bytes())
+}
+
+fn bytes_of(process: &Process, path: &str) -> ProcResult<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(1_024);
+    std::io::Read::read_to_end(&mut process.open_relative(path)?, &mut bytes)?;
+    Ok(bytes)
 }
 
 fn missing_for(error: &ProcError) -> Missing {

@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use nvml_wrapper::enum_wrappers::device::Sampling;
 use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::ProcessInfo;
 use nvml_wrapper::{Device, Nvml};
 
+use super::raw::{self, Processes};
 use super::ring::{self, Drain, Stamped};
 use super::{GpuConfig, GpuLook, Owner};
 use crate::domain::id::{GpuId, GpuModel};
@@ -22,6 +22,9 @@ use crate::domain::usage::HeldGpu;
 const LIST_TRIES_MAX: u32 = 3;
 /// Between two tries to open NVML anew, at most.
 const REOPEN_DELAY_MAX: Nanos = Nanos::from_secs(60);
+/// No machine has more devices, and none more parts; a driver that says so is not in its right mind.
+const DEVICES_MAX: u32 = 256;
+const PARTS_MAX: u32 = 64;
 /// `NVML_DEVICE_MIG_ENABLE`.
 const MIG_ENABLED: u32 = 1;
 
@@ -136,7 +139,7 @@ impl GpuReader {
             samples: Vec::new(),
             sick: None,
         };
-        for index in 0..count {
+        for index in 0..count.min(DEVICES_MAX) {
             looking.device(&nvml, index);
         }
         looking.name_the_silent();
@@ -157,35 +160,35 @@ impl Looking<'_> {
             Ok(device) => device,
             Err(error) => return self.unidentified(index, &error),
         };
-        let held = match identity(&device) {
+        let held = match identity(nvml, &device) {
             Ok(held) => held,
             Err(error) => return self.unidentified(index, &error),
         };
         self.memory.indices.insert(index, held.clone());
         // A device that knows no MIG answers NotSupported, an old library has no such call.
         if device.mig_mode().is_ok_and(|mode| mode.current == MIG_ENABLED) {
-            self.partitioned(&device, index, held);
+            self.partitioned(nvml, &device, index, held);
         } else {
             let total = self.memory_bytes(&device);
-            let busy = self.busy(&device, &held.gpu);
-            let running = self.running(&device);
-            let busy_by_pid = self.busy_by_pid(&device, &held.gpu);
+            let busy = self.busy(nvml, &device, &held.gpu);
+            let running = self.running(nvml, &device);
+            let busy_by_pid = self.busy_by_pid(nvml, &device, &held.gpu);
             let processes = self.processes(running, &busy_by_pid, total.1.seen().copied());
             self.push(held, index, busy, total, processes);
         }
     }
 
     /// A device split by MIG: the driver measures no utilisation there, neither of the device nor of a process. Each part is a device of its own.
-    fn partitioned(&mut self, device: &Device<'_>, index: u32, held: HeldGpu) {
+    fn partitioned(&mut self, nvml: &Nvml, device: &Device<'_>, index: u32, held: HeldGpu) {
         let parent = held.clone();
-        self.unmeasured(device, index, held);
+        self.unmeasured(nvml, device, index, held);
         let slots_count = match device.mig_device_count() {
             Ok(count) => count,
             Err(error) => return self.note(&error),
         };
-        for slot in 0..slots_count {
+        for slot in 0..slots_count.min(PARTS_MAX) {
             match device.mig_device_by_index(slot) {
-                Ok(part) => self.part(&part, index, &parent),
+                Ok(part) => self.part(nvml, &part, index, &parent),
                 // An empty slot.
                 Err(NvmlError::NotFound) => {}
                 Err(error) => self.note(&error),
@@ -193,21 +196,21 @@ impl Looking<'_> {
         }
     }
 
-    fn part(&mut self, part: &Device<'_>, index: u32, parent: &HeldGpu) {
-        let gpu: GpuId = match part.uuid().map(|uuid| uuid.parse()) {
+    fn part(&mut self, nvml: &Nvml, part: &Device<'_>, index: u32, parent: &HeldGpu) {
+        let gpu: GpuId = match raw::uuid(nvml, part).map(|uuid| uuid.parse()) {
             Ok(Ok(gpu)) => gpu,
             Ok(Err(_)) => return,
             Err(error) => return self.note(&error),
         };
-        let model = part.name().unwrap_or_default();
+        let model = raw::name(nvml, part).unwrap_or_default();
         let model = if model.contains("MIG") { GpuModel::new(&model) } else { profile(part, &parent.model) };
         self.look.mig_parents.insert(gpu.clone(), parent.gpu.clone());
-        self.unmeasured(part, index, HeldGpu { gpu, model });
+        self.unmeasured(nvml, part, index, HeldGpu { gpu, model });
     }
 
-    fn unmeasured(&mut self, device: &Device<'_>, index: u32, held: HeldGpu) {
+    fn unmeasured(&mut self, nvml: &Nvml, device: &Device<'_>, index: u32, held: HeldGpu) {
         let memory = self.memory_bytes(device);
-        let running = self.running(device);
+        let running = self.running(nvml, device);
         let processes = self.processes(running, &Reading::Missing(Missing::NotSupported), memory.1.seen().copied());
         self.push(held, index, Reading::Missing(Missing::NotSupported), memory, processes);
     }
@@ -263,9 +266,9 @@ impl Looking<'_> {
     }
 
     /// Mean utilisation since the last look, from the sample ring (`nvmlDeviceGetSamples`); polled where the device has none.
-    fn busy(&mut self, device: &Device<'_>, gpu: &GpuId) -> Reading<u32> {
+    fn busy(&mut self, nvml: &Nvml, device: &Device<'_>, gpu: &GpuId) -> Reading<u32> {
         let since_us = self.memory.drains.entry(gpu.clone()).or_default().device.since_us();
-        let samples = match listed(|| device.samples(Sampling::GpuUtilization, since_us)) {
+        let samples = match listed(|| raw::samples(nvml, device, since_us)) {
             Ok(samples) => samples,
             Err(error) if missing(&error) == Missing::NotSupported => return self.busy_polled(device, gpu),
             Err(error) => return Reading::Missing(self.why(&error)),
@@ -291,13 +294,14 @@ impl Looking<'_> {
     }
 
     /// Every process with a context on the device, once: one with a compute and a graphics context is listed twice, with the same memory.
-    fn running(&mut self, device: &Device<'_>) -> Reading<BTreeMap<u32, Reading<u64>>> {
-        let compute = match listed(|| device.running_compute_processes()) {
+    fn running(&mut self, nvml: &Nvml, device: &Device<'_>) -> Reading<BTreeMap<u32, Reading<u64>>> {
+        let compute = match listed(|| raw::processes(nvml, device, Processes::Compute)) {
             // A driver before 510 has only the second version of this call.
-            Err(NvmlError::FailedToLoadSymbol(_)) => listed(|| device.running_compute_processes_v2()),
+            Err(NvmlError::FailedToLoadSymbol(_)) => listed(|| raw::processes(nvml, device, Processes::ComputeV2)),
             listed => listed,
         };
-        let others = [listed(|| device.running_graphics_processes()), listed(|| device.mps_running_compute_processes())];
+        let others =
+            [listed(|| raw::processes(nvml, device, Processes::Graphics)), listed(|| raw::processes(nvml, device, Processes::Mps))];
         let mut by_pid = BTreeMap::new();
         let mut take = |list: Vec<ProcessInfo>| {
             for process in list.into_iter().filter(|process| process.pid != 0) {
@@ -327,9 +331,9 @@ impl Looking<'_> {
     }
 
     /// Each process's mean utilisation since the last look (`nvmlDeviceGetProcessUtilization`). Values of dead pids can be anything; above 100 they are dropped.
-    fn busy_by_pid(&mut self, device: &Device<'_>, gpu: &GpuId) -> Reading<BTreeMap<u32, Reading<u32>>> {
+    fn busy_by_pid(&mut self, nvml: &Nvml, device: &Device<'_>, gpu: &GpuId) -> Reading<BTreeMap<u32, Reading<u32>>> {
         let since_us = self.memory.drains.entry(gpu.clone()).or_default().processes.since_us();
-        let samples = match listed(|| device.process_utilization_stats(since_us)) {
+        let samples = match listed(|| raw::utilization(nvml, device, since_us)) {
             Ok(samples) => samples,
             Err(error) => return Reading::Missing(self.why(&error)),
         };
@@ -392,10 +396,10 @@ impl Looking<'_> {
 }
 
 /// UUID and name.
-fn identity(device: &Device<'_>) -> Result<HeldGpu, NvmlError> {
+fn identity(nvml: &Nvml, device: &Device<'_>) -> Result<HeldGpu, NvmlError> {
     // A UUID that is no name at all comes from a driver that is not in its right mind.
-    let gpu = device.uuid()?.parse().map_err(|_| NvmlError::Unknown)?;
-    Ok(HeldGpu { gpu, model: GpuModel::new(&device.name()?) })
+    let gpu = raw::uuid(nvml, device)?.parse().map_err(|_| NvmlError::Unknown)?;
+    Ok(HeldGpu { gpu, model: GpuModel::new(&raw::name(nvml, device)?) })
 }
 
 /// A MIG device's model where the driver does not name it: its parent's, and the profile from its slices and memory.

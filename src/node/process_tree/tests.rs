@@ -152,3 +152,33 @@ proptest! {
         }
     }
 }
+
+/// Found by fuzzing: the parser behind this counts on the parentheses.
+#[test]
+fn a_line_without_a_name_in_parentheses_is_malformed_and_no_end_of_the_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("1")).unwrap();
+    let trees = ProcessTrees::in_proc(folder.path());
+    for text in [")(", "(", ")", "(a)", "1 (a)", "1 (a) ", "1 (\u{fffd})\u{fffd}", ""] {
+        std::fs::write(folder.path().join("1/stat"), text).unwrap();
+        assert!(trees.identify(1).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_process_whose_name_is_no_text_is_seen_like_any_other() {
+    let mut task = std::process::Command::new("perl")
+        .args(["-e", "$0 = \"\\xff) Z 1 (\\xfe\"; print qq(named\\n); $| = 1; print qq(\\n); sleep 1000"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(task.stdout.as_mut().unwrap(), &mut [0_u8; 6]).unwrap();
+    let trees = ProcessTrees::default();
+    let root = trees.identify(task.id()).unwrap();
+    let reading = trees.read(&[root]).remove(0).unwrap();
+    assert_eq!((reading.populated, reading.frozen), (Populated::Yes, Frozen::No));
+    for act in [Act::Freeze, Act::Kill] {
+        while trees.round(root, act).unwrap().to_do != 0 {}
+    }
+    task.wait().unwrap();
+}
