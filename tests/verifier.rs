@@ -45,7 +45,7 @@ const EACH_AT_LEAST: u64 = 100;
 type Counts = BTreeMap<String, u64>;
 
 /// Numbers that no price depends on, so that no card can say whether they are true: they begin so …
-const WITHOUT_PRICE: [&str; 6] = ["/attempt", "/owner_uid", "/exit_code", "/notes_dropped", "/gaps/", "/steps/"];
+const WITHOUT_PRICE: [&str; 8] = ["/attempt", "/owner_uid", "/exit_code", "/notes_dropped", "/gaps/", "/steps/", "/readings/", "/basis/"];
 /// … or end so: time spent frozen costs nothing.
 const FREE: &str = "/frozen_ns";
 
@@ -63,6 +63,7 @@ fn usage(used: &Used, gpus: &[HeldGpu]) -> Usage {
         wall_ns: used.running_ns,
         job_starts: used.job_starts,
         frozen_ns: used.frozen_ns,
+        memory_anon_byte_ns: used.memory_anon_byte_ns,
     }
 }
 
@@ -73,6 +74,7 @@ fn plain(used: &Used, models: &[&str]) -> Value {
     json!({
         "cpu_ns": used.cpu_ns.to_string(),
         "memory_charged_byte_ns": used.memory_byte_ns.to_string(),
+        "memory_anon_byte_ns": used.memory_anon_byte_ns.to_string(),
         "running_ns": used.running_ns.to_string(),
         "job_starts": used.job_starts,
         "gpus": models.iter().zip(&used.held_ns).enumerate().map(device).collect::<Vec<_>>(),
@@ -103,6 +105,7 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
             card: cards[0].digest,
             charge: Credits::ZERO,
             drawn: Credits::ZERO,
+            oom_kills: None,
         }
         .into(),
     ));
@@ -292,6 +295,12 @@ price = "0.0171"
 unit = "GiB-minute"
 per = 7
 [[line]]
+id = "anon"
+meter = "memory_anon"
+price = "0.0313"
+unit = "GB-hour"
+round = "half_even"
+[[line]]
 id = "gpu"
 meter = "gpu_held"
 price = "1.1"
@@ -411,6 +420,7 @@ fn place(receipt: &Value, pointer: &str) -> Vec<String> {
             let lines = match quantity {
                 "cpu_ns" => &["cpu", "licence"][..],
                 "memory_charged_byte_ns" => &["memory"],
+                "memory_anon_byte_ns" => &["anon"],
                 "running_ns" => &["wall"],
                 "job_starts" => &["start"],
                 other => panic!("{other} is no number that has a price"),
@@ -431,7 +441,7 @@ fn g9_an_exported_receipt_is_recomputed_and_no_number_in_it_can_be_changed_unsee
     let segments = receipt["segments"].as_array().unwrap();
     assert_eq!(segments.len(), 2, "one a card: {receipt:#}");
     for segment in segments {
-        assert_eq!(segment["lines"].as_array().unwrap().len(), 8, "every line applies: {receipt:#}");
+        assert_eq!(segment["lines"].as_array().unwrap().len(), 9, "every line applies: {receipt:#}");
         for quantity in ["cpu_ns", "memory_charged_byte_ns", "running_ns"] {
             assert_ne!(segment[quantity], "0", "{quantity} was used: {receipt:#}");
         }
@@ -459,9 +469,9 @@ fn g9_an_exported_receipt_is_recomputed_and_no_number_in_it_can_be_changed_unsee
         rejected += 1;
     }
     println!("{rejected} changed numbers rejected and named; {taken} without a price taken");
-    // Of the receipt: its version and four amounts. Of each segment: the card's version, four totals, three devices, the cost, and
-    // quantity, price, per and cost of eight lines.
-    assert_eq!(rejected, 5 + 2 * (1 + 4 + 3 + 1 + 4 * 8));
+    // Of the receipt: its version and four amounts. Of each segment: the card's version, five totals, three devices, the cost, and
+    // quantity, price, per and cost of nine lines.
+    assert_eq!(rejected, 5 + 2 * (1 + 5 + 3 + 1 + 4 * 9));
 
     let mut twice = receipt;
     let device = twice["segments"][1]["gpus"][0].clone();

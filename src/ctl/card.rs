@@ -81,6 +81,7 @@ fn usage(arguments: &Explain) -> Result<(Usage, Vec<HeldGpu>), Failure> {
     let usage = Usage {
         cpu_ns: arguments.cpu.map_or(0, |cpu| u128::from(cpu.0)),
         memory_byte_ns: u128::from(arguments.memory.unwrap_or(0)) * wall_ns,
+        memory_anon_byte_ns: u128::from(arguments.memory.unwrap_or(0)) * wall_ns,
         gpu_held_ns: ids.iter().map(|id| (id.clone(), wall_ns)).collect::<BTreeMap<_, _>>(),
         wall_ns,
         job_starts: 1,

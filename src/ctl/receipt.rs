@@ -5,15 +5,18 @@ use std::path::Path;
 
 use super::client::{Failure, job_path};
 use super::exit::Exit;
-use super::quantity::{show_bytes, show_wide_length};
+use super::quantity::{show_bytes, show_length, show_wide_length};
 use super::table::{Align, pairs, table};
 use super::{Format, show};
+use crate::domain::detail::Readings;
 use crate::domain::id::JobName;
 use crate::domain::job::{Gap, GapRule};
+use crate::domain::outcome::{Basis, Outcome};
 use crate::domain::rates::Unit;
 use crate::domain::rates::charge::LineCharge;
 use crate::domain::receipt::{Receipt, ReceiptSegment, ReceiptState};
 use crate::domain::time::Nanos;
+use crate::domain::usage::Meter;
 
 /// Of which job.
 #[derive(Debug, clap::Args)]
@@ -37,6 +40,9 @@ pub(super) fn text(receipt: &Receipt) -> String {
     }
     text.push('\n');
     text.push_str(&money_text(receipt));
+    if let Some(readings) = &receipt.readings {
+        text.push_str(&readings_text(readings));
+    }
     text.push_str(&gaps_text(&receipt.gaps));
     text
 }
@@ -61,9 +67,23 @@ pub(super) fn head(receipt: &Receipt) -> String {
     }
     if let Some(outcome) = receipt.outcome {
         let code = receipt.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
-        lines.push(("outcome", format!("{outcome}{code}")));
+        let basis = receipt.basis.map(|basis| format!(", {}", by(basis, receipt.reported))).unwrap_or_default();
+        lines.push(("outcome", format!("{outcome}{code}{basis}")));
     }
     pairs(&lines)
+}
+
+/// What the outcome rests on, in words.
+fn by(basis: Basis, reported: Option<Outcome>) -> String {
+    let against = |word: &str| reported.map_or_else(|| word.to_owned(), |said| format!("{word} (reported as {said})"));
+    match basis {
+        Basis::Credit => against("ended for lack of credit"),
+        Basis::OomKill { count } => against(&format!("{count} of its processes killed by the kernel for memory")),
+        Basis::TimeLimit => against("at its time limit"),
+        Basis::ExitStatus => "by its exit status".to_owned(),
+        Basis::Reported => "as reported".to_owned(),
+        Basis::Seen => "as seen: nobody reported it".to_owned(),
+    }
 }
 
 /// Quantities and prices under one card.
@@ -72,11 +92,18 @@ pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
     let mut text = format!("rate card {} version {}, {} to {}\n", segment.card, segment.card_version, segment.from, segment.to);
     let _ = writeln!(
         text,
-        "  ran {}, CPU time {}, memory {} on average, frozen {} (priced 0)",
+        "  ran {}, CPU time {}, frozen {} (priced 0)",
         length(&segment.running_ns),
         length(&segment.cpu_ns),
-        mean_memory(segment),
         length(&segment.frozen_ns)
+    );
+    let _ = writeln!(
+        text,
+        "  memory on average: charged {}{}, anonymous {}{}",
+        mean_memory(&segment.memory_charged_byte_ns, segment),
+        billed(segment, Meter::MemoryCharged),
+        mean_memory(&segment.memory_anon_byte_ns, segment),
+        billed(segment, Meter::MemoryAnon)
     );
     for gpu in &segment.gpus {
         let _ = writeln!(text, "  held {} ({}) for {}", gpu.gpu, gpu.model, length(&gpu.held_ns));
@@ -102,8 +129,39 @@ pub(super) fn quantity(line: &LineCharge) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn mean_memory(segment: &ReceiptSegment) -> String {
-    let numbers = segment.memory_charged_byte_ns.parse::<u128>().ok().zip(segment.running_ns.parse::<u128>().ok());
+/// ` (billed)` where a line of the card prices it.
+fn billed(segment: &ReceiptSegment, meter: Meter) -> &'static str {
+    if segment.lines.iter().any(|line| line.meter == meter) { " (billed)" } else { "" }
+}
+
+/// Peak memory, I/O and the like, as last read; nothing where nothing was read.
+fn readings_text(readings: &Readings) -> String {
+    let bytes = |text: &String| text.parse().map_or_else(|_| text.clone(), show_bytes);
+    let mut parts = Vec::new();
+    parts.extend(readings.memory_peak_bytes.as_ref().map(|peak| format!("peak memory {}", bytes(peak))));
+    parts.extend(readings.pids.as_ref().map(|pids| format!("{pids} tasks")));
+    parts.extend(readings.io.as_ref().map(|io| {
+        format!("read {} in {} operations, wrote {} in {}", bytes(&io.read_bytes), io.read_ops, bytes(&io.write_bytes), io.write_ops)
+    }));
+    parts.extend(readings.pressure.map(|pressure| {
+        let waited = |us: u64| show_length(Nanos(us.saturating_mul(1_000)));
+        format!(
+            "waited {} for CPUs, {} for memory, {} for I/O",
+            waited(pressure.cpu_some_us),
+            waited(pressure.memory_some_us),
+            waited(pressure.io_some_us)
+        )
+    }));
+    parts.extend(readings.oom_kills.as_ref().filter(|count| *count != "0").map(|count| format!("{count} killed for memory")));
+    let unread: Vec<String> = readings.unread.iter().map(|(name, why)| format!("{name} ({why})")).collect();
+    if !unread.is_empty() {
+        parts.push(format!("not read: {}", unread.join(", ")));
+    }
+    if parts.is_empty() { String::new() } else { format!("last readings: {}\n", parts.join("; ")) }
+}
+
+fn mean_memory(area: &str, segment: &ReceiptSegment) -> String {
+    let numbers = area.parse::<u128>().ok().zip(segment.running_ns.parse::<u128>().ok());
     let mean = numbers.and_then(|(area, running)| area.checked_div(running)).and_then(|bytes| u64::try_from(bytes).ok());
     mean.map_or("unknown".to_owned(), show_bytes)
 }

@@ -6,11 +6,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::act::{Acted, Target};
+use super::detail::Detailed;
 use super::enforcement::Enforcement;
 use super::id::{AccountId, Attempt, BootId, Digest, Epoch, JobName, Uid};
-use super::job::{Ending, Evidence, FrozenBy, Gap, Phase, StepEvent};
+use super::job::{Ending, Evidence, FrozenBy, Gap, LevelMark, Phase, StepEvent};
 use super::meter::Populated;
 use super::money::Credits;
+use super::outcome::Basis;
 use super::rates::Card;
 use super::time::{Boot, Mono, Nanos, Now, Wall};
 use super::usage::HeldGpu;
@@ -170,11 +172,18 @@ pub enum Fact {
         at: Now,
         /// How.
         ending: Ending,
+        /// On what evidence.
+        basis: Basis,
     },
     /// All that it cost is drawn or written off; its receipt is written with this.
     JobClosed {
         /// Which.
         attempt: Attempt,
+    },
+    /// What is not read each second was read of some jobs.
+    Detailed {
+        /// One a job.
+        rows: Vec<(Attempt, Detailed)>,
     },
 }
 
@@ -211,6 +220,8 @@ pub struct Opened {
     pub charge: Credits,
     /// What of that came out of the grant at once.
     pub drawn: Credits,
+    /// Kills for memory in its cgroups before it began; none if that could not be read.
+    pub oom_kills: Option<u64>,
 }
 
 /// One job's usage in its open segment, and its charges, as totals.
@@ -240,6 +251,10 @@ pub struct Row {
     pub cost: Credits,
     /// Drawn for the job in total.
     pub drawn: Credits,
+    /// The segment's anonymous memory.
+    pub memory_anon_byte_ns: u128,
+    /// Anonymous memory at its last reading.
+    pub memory_anon: Option<LevelMark>,
 }
 
 /// One job's settlement, as totals.

@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::act::{Acted, Target};
+use super::detail::Detailed;
 use super::id::{AccountId, Attempt, BootId, Digest, JobName, Uid};
 use super::meter::Missing;
 use super::money::Credits;
-use super::outcome::Outcome;
+use super::outcome::{Basis, Outcome};
 use super::time::{Mono, Nanos, Now, Wall};
 use super::usage::{HeldGpu, Meter, Usage};
 use super::wire::Verdict;
@@ -91,6 +92,23 @@ pub struct Job {
     pub terminated_at: Option<Mono>,
     /// Its own cgroup has been removed.
     pub removed: Removed,
+    /// Anonymous memory at the last reading of it.
+    pub memory_anon: Option<LevelMark>,
+    /// What was last read of what is not read each second.
+    pub detail: Option<Detailed>,
+    /// Kills for memory in its cgroups before it began; none if nobody knows.
+    pub oom_kills_before: Option<u64>,
+    /// What its outcome rests on.
+    pub basis: Option<Basis>,
+}
+
+/// A level at its last reading, and for how long the job had run by then: the next reading gives the area between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LevelMark {
+    /// The level.
+    pub bytes: u64,
+    /// Running time of all segments then, in nanoseconds.
+    pub ran_ns: u128,
 }
 
 /// Running or frozen. The order is the journal's format: append only.
@@ -298,6 +316,12 @@ impl Job {
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.segments.iter().fold(Usage::default(), |sum, segment| sum.plus(&segment.usage))
+    }
+
+    /// How long it has run, over its segments.
+    #[must_use]
+    pub fn ran_ns(&self) -> u128 {
+        self.segments.iter().map(|segment| segment.usage.wall_ns).sum()
     }
 
     /// Notes a step. The oldest makes room: the last ones tell why the job stands where it does.

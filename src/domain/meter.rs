@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::detail::Detail;
 use super::id::{Attempt, GpuId, GpuModel};
 use super::time::{Mono, Nanos};
 
@@ -122,6 +123,10 @@ pub struct JobSample {
     pub frozen: Reading<Frozen>,
     /// CPU time that its vanished cgroups used after they were last read, told from the parent's counter.
     pub tail: Option<Tail>,
+    /// Anonymous memory now, in bytes; `None` if this look did not ask: it is read each time only where a card prices it.
+    pub memory_anon_bytes: Option<Reading<u64>>,
+    /// What is read every ten seconds, at the end and on request; `None` in between.
+    pub detail: Option<Box<Detail>>,
 }
 
 /// The CPU time of a vanished cgroup after its last reading: the parent's counter minus its other children's.

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod batch;
 pub mod bucket;
 pub mod chain;
+pub mod detail;
 pub mod enforcement;
 pub mod fact;
 pub mod form;

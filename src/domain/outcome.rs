@@ -57,6 +57,27 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// What an outcome rests on: the strongest evidence there was. The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// The agent ended it for lack of credit: the steps say when.
+    Credit,
+    /// The kernel killed so many of its processes for memory (`oom_kill`).
+    OomKill {
+        /// How many.
+        count: u64,
+    },
+    /// It ran as long as it was to run.
+    TimeLimit,
+    /// Its exit status.
+    ExitStatus,
+    /// The word of whoever stopped it.
+    Reported,
+    /// What the agent saw: nobody had said anything.
+    Seen,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::agent::{Agent, Settings};
+use super::detail::Readings;
 use super::id::{AccountId, Attempt, BootId, Digest, GpuId, GpuModel, JobName, LineId, NodeId, Uid};
 use super::job::{Gap, Job, Phase, Step};
 use super::money::Credits;
-use super::outcome::Outcome;
+use super::outcome::{Basis, Outcome};
 use super::rates::Card;
 use super::rates::charge::{self, LineCharge};
 use super::time::Wall;
@@ -64,6 +65,12 @@ pub struct Receipt {
     pub steps: Vec<Step>,
     /// Gaps and steps that found no room.
     pub notes_dropped: u64,
+    /// What the outcome rests on.
+    pub basis: Option<Basis>,
+    /// How it ended, as whoever stopped it said.
+    pub reported: Option<Outcome>,
+    /// Peak memory, I/O, tasks, pressure, kills for memory: as last read.
+    pub readings: Option<Readings>,
 }
 
 /// Final or not.
@@ -105,6 +112,8 @@ pub struct ReceiptSegment {
     pub lines: Vec<LineCharge>,
     /// Their sum.
     pub cost: Credits,
+    /// Byte-nanoseconds of anonymous memory, as a decimal string: beside `memory_charged_byte_ns`. The lines name which one is billed.
+    pub memory_anon_byte_ns: String,
 }
 
 /// A GPU on the receipt.
@@ -250,6 +259,9 @@ impl Receipt {
             gaps: job.gaps.clone(),
             steps: job.steps.clone(),
             notes_dropped: job.notes_dropped,
+            basis: job.basis,
+            reported: job.reported.map(|ending| ending.outcome),
+            readings: job.detail.as_ref().map(|detailed| detailed.detail.shown()),
         }
     }
 
@@ -282,6 +294,7 @@ fn receipt_segment(segment: &super::job::Segment, gpus: &[HeldGpu], agent: &Agen
         gpus: gpus.iter().map(held).collect(),
         lines: charge::lines(card, usage, gpus).unwrap_or_default(),
         cost: segment.cost,
+        memory_anon_byte_ns: usage.memory_anon_byte_ns.to_string(),
     })
 }
 
@@ -380,5 +393,6 @@ fn segment_usage(number: usize, segment: &ReceiptSegment) -> Result<Usage, Discr
         wall_ns: whole("running_ns", &segment.running_ns)?,
         job_starts: segment.job_starts,
         frozen_ns: whole("frozen_ns", &segment.frozen_ns)?,
+        memory_anon_byte_ns: whole("memory_anon_byte_ns", &segment.memory_anon_byte_ns)?,
     })
 }

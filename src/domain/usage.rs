@@ -21,11 +21,14 @@ pub enum Meter {
     WallTime,
     /// One for each attempt.
     JobStarts,
+    /// Anonymous memory of the job's cgroup, without page cache and tmpfs, in byte-nanoseconds. A level, integrated.
+    MemoryAnon,
 }
 
 impl Meter {
     /// Every meter.
-    pub const ALL: [Meter; 5] = [Meter::CpuTime, Meter::MemoryCharged, Meter::GpuHeld, Meter::WallTime, Meter::JobStarts];
+    pub const ALL: [Meter; 6] =
+        [Meter::CpuTime, Meter::MemoryCharged, Meter::GpuHeld, Meter::WallTime, Meter::JobStarts, Meter::MemoryAnon];
 
     /// Its name in cards, JSON, metrics and receipts.
     #[must_use]
@@ -36,6 +39,7 @@ impl Meter {
             Meter::GpuHeld => "gpu_held",
             Meter::WallTime => "wall_time",
             Meter::JobStarts => "job_starts",
+            Meter::MemoryAnon => "memory_anon",
         }
     }
 }
@@ -61,6 +65,8 @@ pub struct Usage {
     pub job_starts: u64,
     /// Nanoseconds spent frozen: shown on the receipt, priced 0.
     pub frozen_ns: u128,
+    /// Byte-nanoseconds of anonymous memory, while running.
+    pub memory_anon_byte_ns: u128,
 }
 
 impl Usage {
@@ -73,6 +79,7 @@ impl Usage {
             Meter::GpuHeld => self.gpu_held_ns.iter().filter(|(gpu, _)| gpu_wanted(gpu)).map(|(_, ns)| *ns).sum(),
             Meter::WallTime => self.wall_ns,
             Meter::JobStarts => u128::from(self.job_starts),
+            Meter::MemoryAnon => self.memory_anon_byte_ns,
         }
     }
 
@@ -87,6 +94,7 @@ impl Usage {
         self.wall_ns += other.wall_ns;
         self.job_starts += other.job_starts;
         self.frozen_ns += other.frozen_ns;
+        self.memory_anon_byte_ns += other.memory_anon_byte_ns;
         self
     }
 }

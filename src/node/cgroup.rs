@@ -1,6 +1,7 @@
 //! Reads what jobs used: CPU time, memory, populated, frozen; from cgroups with kept descriptors and `pread`, from process trees through
 //! procfs. A cgroup that was there and is gone is [`Missing::Vanished`], its last CPU time is told by its parent ([`JobSample::tail`]).
 
+mod detail;
 mod family;
 mod files;
 mod watched;
@@ -19,9 +20,10 @@ use super::layout::{Controller, Hierarchy, Layout, PlaceError};
 use super::process_tree::ProcessTrees;
 use super::{sibling, slurm};
 use crate::domain::act::{CgroupDir, ProcessRoot, SlurmJob, Target};
+use crate::domain::detail::{DETAIL_EVERY, Detail};
 use crate::domain::id::Attempt;
 use crate::domain::meter::{Frozen, JobSample, Missing, Populated, Reading, Tail, TailShare};
-use crate::domain::time::Mono;
+use crate::domain::time::{Mono, Nanos};
 
 pub use super::cgroup_dir::{IdentifyError, identify};
 
@@ -31,6 +33,9 @@ pub const KEPT_FILES_MAX: usize = 16_384;
 
 /// Where changes of `cgroup.events` are told, it is still read at every so many-th look at all jobs: nothing told is lost for long.
 const EVENTS_EVERY: u64 = 32;
+
+/// Into so many parts the ten seconds between two readings of details are divided.
+const SPREAD: u64 = 10;
 
 /// Which jobs to look at.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +104,27 @@ pub struct Sampler {
     next_key: Key,
     /// Looks at all jobs.
     looks: u64,
+    anon: AnonRead,
+    /// When each job's detail is to be read next.
+    detail_due: BTreeMap<Attempt, Mono>,
+}
+
+/// When anonymous memory is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnonRead {
+    /// At every look: a card prices it.
+    EachLook,
+    /// With the other details: `memory.stat` is dear.
+    WithDetails,
+}
+
+/// Which looks read the details too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closeness {
+    /// Those of jobs whose ten seconds are over, if all are looked at.
+    WhenDue,
+    /// This one.
+    Now,
 }
 
 impl Sampler {
@@ -107,7 +133,8 @@ impl Sampler {
     pub fn new(layout: Option<Arc<Layout>>, trees: ProcessTrees, clock: fn() -> Mono) -> Sampler {
         let files = Files::keeping_at_most(KEPT_FILES_MAX);
         let (jobs, dirs, families) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Sampler { layout, trees, clock, files, jobs, dirs, families, next_key: 0, looks: 0 }
+        let (anon, detail_due) = (AnonRead::WithDetails, BTreeMap::new());
+        Sampler { layout, trees, clock, files, jobs, dirs, families, next_key: 0, looks: 0, anon, detail_due }
     }
 
     /// The same reader, keeping at most that many files open. Call it before the first job is attached.
@@ -115,6 +142,11 @@ impl Sampler {
     pub fn keeping_at_most(mut self, files: usize) -> Sampler {
         self.files = Files::keeping_at_most(files);
         self
+    }
+
+    /// Says when anonymous memory is to be read.
+    pub fn set_anon(&mut self, anon: AnonRead) {
+        self.anon = anon;
     }
 
     /// How many files are kept open now.
@@ -151,6 +183,9 @@ impl Sampler {
             }
         };
         self.jobs.insert(attempt, job);
+        // Spread over the ten seconds, so that they do not all fall due at once.
+        let first = Nanos(attempt.0 % SPREAD * (DETAIL_EVERY.0 / SPREAD));
+        self.detail_due.insert(attempt, (self.clock)().plus(first));
         Ok(())
     }
 
@@ -202,6 +237,7 @@ impl Sampler {
     /// Looks after a job no more. Its tail goes unnoticed from then on.
     pub fn detach(&mut self, attempt: Attempt) {
         let Some(job) = self.jobs.remove(&attempt) else { return };
+        self.detail_due.remove(&attempt);
         if let Job::Processes { root } = job {
             self.trees.forget(root);
         }
@@ -257,8 +293,17 @@ impl Sampler {
         }
     }
 
-    /// One look: a sample for each job, in the order of attempts.
+    /// One look: a sample for each job, in the order of attempts. With [`Which::All`] the details of those whose ten seconds are over.
     pub fn sample(&mut self, which: Which<'_>) -> Vec<JobSample> {
+        self.look(which, Closeness::WhenDue)
+    }
+
+    /// One look at these with all details: at a job's beginning and end, and when somebody asks.
+    pub fn sample_closely(&mut self, attempts: &[Attempt]) -> Vec<JobSample> {
+        self.look(Which::Only(attempts), Closeness::Now)
+    }
+
+    fn look(&mut self, which: Which<'_>, closeness: Closeness) -> Vec<JobSample> {
         self.doubt_events(which);
         let wanted: BTreeSet<Attempt> = match which {
             Which::All => self.jobs.keys().copied().collect(),
@@ -278,7 +323,44 @@ impl Sampler {
         }
         samples.extend(self.sample_trees(&wanted));
         samples.sort_by_key(|sample| sample.attempt);
+        for sample in &mut samples {
+            let due = matches!(which, Which::All) && self.detail_due.get(&sample.attempt).is_some_and(|due| *due <= sample.at);
+            self.add_detail(sample, if due { Closeness::Now } else { closeness });
+        }
         samples
+    }
+
+    fn add_detail(&mut self, sample: &mut JobSample, closeness: Closeness) {
+        if closeness == Closeness::WhenDue && self.anon == AnonRead::WithDetails {
+            return;
+        }
+        let whole = closeness == Closeness::Now;
+        match self.jobs.get(&sample.attempt) {
+            Some(Job::Processes { root }) => {
+                let (pids, anon) = self.trees.detail(*root);
+                sample.memory_anon_bytes = Some(anon.clone());
+                if whole {
+                    let none = Detail::missing(&Missing::NotSupported);
+                    sample.detail = Some(Box::new(Detail { pids, memory_anon_bytes: anon, ..none }));
+                }
+            }
+            Some(job) => {
+                let open: Vec<&OpenDir> = job.keys().iter().filter_map(|key| self.dirs.get(key)?.live()).collect();
+                if open.is_empty() {
+                    sample.memory_anon_bytes = Some(Reading::Missing(Missing::Vanished)); // the last level holds to the end
+                } else if whole {
+                    let detail = detail::read(&open);
+                    sample.memory_anon_bytes = Some(detail.memory_anon_bytes.clone());
+                    sample.detail = Some(Box::new(detail));
+                } else {
+                    sample.memory_anon_bytes = Some(detail::read_anon(&open));
+                }
+            }
+            None => return,
+        }
+        if whole {
+            self.detail_due.insert(sample.attempt, sample.at.plus(DETAIL_EVERY));
+        }
     }
 
     /// Slurm's directories come late and can come anew: they are looked for at each look.
@@ -383,7 +465,17 @@ impl Sampler {
             }
         }
         let (populated, frozen) = self.read_state(&layout, &keys, is_slurm, &if_none);
-        Some(JobSample { attempt, at, cpu_ns: cpu.whole(&if_none), memory_bytes: memory.whole(&if_none), populated, frozen, tail: None })
+        Some(JobSample {
+            attempt,
+            at,
+            cpu_ns: cpu.whole(&if_none),
+            memory_bytes: memory.whole(&if_none),
+            populated,
+            frozen,
+            tail: None,
+            memory_anon_bytes: None,
+            detail: None,
+        })
     }
 
     /// Has the job tasks, and are they all frozen? Told by cgroup2 where the job has a directory there; else by the v1 freezer and
@@ -472,6 +564,8 @@ impl Sampler {
                 populated: reading.clone().map(|tree| tree.populated),
                 frozen: reading.map(|tree| tree.frozen),
                 tail: None,
+                memory_anon_bytes: None,
+                detail: None,
             }
         };
         attempts.into_iter().zip(readings).map(sample).collect()

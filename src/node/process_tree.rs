@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use crate::domain::act::{Act, ProcessRoot};
-use crate::domain::meter::{Frozen, Missing, Populated};
+use crate::domain::meter::{Frozen, Missing, Populated, Reading};
 
 /// One process as `/proc/<pid>/stat` shows it (proc(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +158,23 @@ impl ProcessTrees {
             tree.reading(tick_ns, procfs::page_size())
         };
         roots.iter().map(&mut look).collect()
+    }
+
+    /// How many processes of a tree are alive, and their anonymous memory in bytes (`statm`: resident without what is of files and shared
+    /// memory; pages that processes share since a fork count for each). As of the last look.
+    #[must_use]
+    pub fn detail(&self, root: ProcessRoot) -> (Reading<u64>, Reading<u64>) {
+        let live: Vec<ProcessRoot> = match self.lock().get(&root) {
+            Some(tree) if tree.ever_seen => tree.members.iter().filter(|(_, seen)| seen.life != Life::Zombie).map(|(id, _)| *id).collect(),
+            _ => return (Reading::Missing(Missing::Vanished), Reading::Missing(Missing::Vanished)),
+        };
+        let anon = |id: &ProcessRoot| {
+            let process = Process::new_with_root(self.shared.proc_root.join(id.pid.to_string())).ok()?;
+            let statm = process.statm().ok()?;
+            Some(statm.resident.saturating_sub(statm.shared).saturating_mul(procfs::page_size()))
+        };
+        // One that ended meanwhile has none.
+        (Reading::Seen(live.len() as u64), Reading::Seen(live.iter().filter_map(anon).sum()))
     }
 
     /// One round of an act on a tree: a walk through `/proc`, then a signal to every member that needs one. Call it again until

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 
-use super::cgroup::{AttachError, Sampler, Which};
+use super::cgroup::{AnonRead, AttachError, Sampler, Which};
 use super::defence::{Defence, stands};
 use super::gpu::{GpuName, Gpus};
 use super::gpu_owner::{CgroupTree, OwnerTable, Owners};
@@ -34,7 +34,7 @@ use crate::domain::receipt::Receipt;
 use crate::domain::request::{GpuWanted, Place, StartRequest};
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::turn::{Effect, Event, Turn};
-use crate::domain::usage::HeldGpu;
+use crate::domain::usage::{HeldGpu, Meter};
 use crate::domain::view::{JobView, View};
 
 /// Messages that may wait for the loop.
@@ -186,6 +186,8 @@ impl Loop {
     fn tick(&mut self) {
         let began = clock::mono();
         self.edges.sampler.changed(&self.edges.watch.take_changed());
+        let anon_has_a_price = self.turn.agent().cards.values().any(|card| card.prices(Meter::MemoryAnon));
+        self.edges.sampler.set_anon(if anon_has_a_price { AnonRead::EachLook } else { AnonRead::WithDetails });
         let samples = self.edges.sampler.sample(Which::All);
         for why in samples.iter().filter_map(|sample| missing(&sample.cpu_ns)) {
             *self.stats.missing.entry(why).or_default() += 1;
@@ -212,7 +214,7 @@ impl Loop {
             Inbox::Stop { name, ending, reply } => {
                 let caller = self.wait(Waiting { reply, caller: None, made: None });
                 let attempt = self.turn.agent().job_named(name.as_str()).filter(|job| job.is_live()).map(|job| job.attempt);
-                let mut sample = attempt.and_then(|attempt| self.look(attempt));
+                let mut sample = attempt.and_then(|attempt| self.edges.sampler.sample_closely(&[attempt]).into_iter().next());
                 if let Some(sample) = sample.as_mut().filter(|_| !stands(Defence::UntilEmpty)) {
                     sample.cpu_ns = Reading::Missing(Missing::Vanished);
                 }
@@ -223,6 +225,11 @@ impl Loop {
                 self.step(Event::EnforcementAsked { caller, mode, by });
             }
             Inbox::Receipt { name, reply } => {
+                let live = self.turn.agent().job_named(name.as_str()).filter(|job| job.is_live()).map(|job| job.attempt);
+                if let Some(attempt) = live {
+                    let samples = self.edges.sampler.sample_closely(&[attempt]);
+                    self.step(Event::Looked(samples));
+                }
                 let receipt =
                     self.turn.agent().job_named(name.as_str()).map(|job| Receipt::of(job, self.turn.agent(), self.turn.settings()));
                 drop(reply.send(receipt)); // a caller that has gone away needs no answer
@@ -234,7 +241,7 @@ impl Loop {
                 self.publish_if_cheap();
             }
             Inbox::Emptied(attempt) => {
-                let samples = self.edges.sampler.sample(Which::Only(&[attempt]));
+                let samples = self.edges.sampler.sample_closely(&[attempt]);
                 self.step(Event::Looked(samples));
                 self.publish_if_cheap();
             }
@@ -422,7 +429,7 @@ impl Loop {
         let unnumbered = Attempt(u64::MAX);
         match self.edges.sampler.attach(unnumbered, target) {
             Ok(()) => {
-                let sample = self.look(unnumbered);
+                let sample = self.edges.sampler.sample_closely(&[unnumbered]).into_iter().next();
                 self.edges.sampler.detach(unnumbered);
                 sample.ok_or_else(|| Refusal::new("cgroup_unreadable", "the job cannot be read", "name a cgroup that exists"))
             }

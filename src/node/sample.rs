@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::handle::{Picture, Stats};
 use crate::domain::act::{Act, ActOutcome, Acted};
 use crate::domain::bucket::Bucket;
+use crate::domain::detail::{Detail, Io};
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{Attempt, BootId, Epoch, GpuId, GpuModel, Uid};
 use crate::domain::job::{Evidence, FrozenBy, Gap, GapRule, Phase, Step, StepEvent};
@@ -157,6 +158,7 @@ pub(crate) fn receipt() -> Receipt {
         wall_ns: 2 * HOUR_NS,
         job_starts: 1,
         frozen_ns: 61_500_000_000,
+        memory_anon_byte_ns: 2 * HOUR_NS * (8 << 30),
     };
     let lines = charge::lines(&card, &usage, &gpus).unwrap();
     let cost: Credits = lines.iter().map(|line| line.cost).sum();
@@ -177,6 +179,7 @@ pub(crate) fn receipt() -> Receipt {
             .collect(),
         lines,
         cost,
+        memory_anon_byte_ns: usage.memory_anon_byte_ns.to_string(),
     };
     Receipt {
         receipt: VERSION,
@@ -206,6 +209,20 @@ pub(crate) fn receipt() -> Receipt {
         }],
         steps: steps(),
         notes_dropped: 0,
+        basis: None,
+        reported: None,
+        readings: Some(detail().shown()),
+    }
+}
+
+fn detail() -> Detail {
+    Detail {
+        memory_peak_bytes: Reading::Seen(13 << 30),
+        memory_anon_bytes: Reading::Seen(8 << 30),
+        io: Reading::Seen(Io { read_bytes: 5 << 30, write_bytes: 3 << 20, read_ops: 41_000, write_ops: 96 }),
+        pids: Reading::Seen(17),
+        pressure: Reading::Missing(Missing::NotSupported),
+        oom_kills: Reading::Seen(0),
     }
 }
 

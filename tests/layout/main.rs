@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod detail;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;

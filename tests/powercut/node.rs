@@ -108,6 +108,8 @@ impl World {
             populated: Reading::Seen(if job.populated { Populated::Yes } else { Populated::No }),
             frozen: Reading::Seen(if job.frozen { Frozen::Yes } else { Frozen::No }),
             tail: None,
+            memory_anon_bytes: None,
+            detail: None,
         }
     }
 }

@@ -502,6 +502,8 @@ impl World {
             populated: Reading::Missing(why.clone()),
             frozen: Reading::Missing(why),
             tail: None,
+            memory_anon_bytes: None,
+            detail: None,
         };
         let Some(index) = self.job_at(n, target) else { return missing(Missing::Vanished) };
         if !self.jobs[index].is(target) {
@@ -528,6 +530,8 @@ impl World {
             populated: if events_fail { Reading::Missing(failed()) } else { Reading::Seen(populated) },
             frozen: if events_fail { Reading::Missing(failed()) } else { Reading::Seen(frozen) },
             tail: None,
+            memory_anon_bytes: None,
+            detail: None,
         };
         if !cpu_fails {
             self.nodes[n].reads.insert(attempt, (index, cpu));

@@ -17,41 +17,41 @@ pub(crate) const MODELS: [&str; 8] = [
     "Tesla T4",
 ];
 
+const MEMORY_UNITS: [&str; 24] = [
+    "MB-second",
+    "MB-minute",
+    "MB-hour",
+    "MB-day",
+    "GB-second",
+    "GB-minute",
+    "GB-hour",
+    "GB-day",
+    "TB-second",
+    "TB-minute",
+    "TB-hour",
+    "TB-day",
+    "MiB-second",
+    "MiB-minute",
+    "MiB-hour",
+    "MiB-day",
+    "GiB-second",
+    "GiB-minute",
+    "GiB-hour",
+    "GiB-day",
+    "TiB-second",
+    "TiB-minute",
+    "TiB-hour",
+    "TiB-day",
+];
+
 /// A meter and the units that its price may be stated in.
-pub(crate) const METERS: [(&str, &[&str]); 5] = [
+pub(crate) const METERS: [(&str, &[&str]); 6] = [
     ("cpu_time", &["core-second", "core-minute", "core-hour", "core-day"]),
-    (
-        "memory_charged",
-        &[
-            "MB-second",
-            "MB-minute",
-            "MB-hour",
-            "MB-day",
-            "GB-second",
-            "GB-minute",
-            "GB-hour",
-            "GB-day",
-            "TB-second",
-            "TB-minute",
-            "TB-hour",
-            "TB-day",
-            "MiB-second",
-            "MiB-minute",
-            "MiB-hour",
-            "MiB-day",
-            "GiB-second",
-            "GiB-minute",
-            "GiB-hour",
-            "GiB-day",
-            "TiB-second",
-            "TiB-minute",
-            "TiB-hour",
-            "TiB-day",
-        ],
-    ),
+    ("memory_charged", &MEMORY_UNITS),
     ("gpu_held", &["gpu-second", "gpu-minute", "gpu-hour", "gpu-day"]),
     ("wall_time", &["second", "minute", "hour", "day"]),
     ("job_starts", &["start"]),
+    ("memory_anon", &MEMORY_UNITS),
 ];
 
 pub(crate) const ROUNDINGS: [&str; 3] = ["down", "up", "half_even"];
@@ -72,6 +72,7 @@ pub(crate) struct LineText {
 pub(crate) struct Used {
     pub(crate) cpu_ns: u128,
     pub(crate) memory_byte_ns: u128,
+    pub(crate) memory_anon_byte_ns: u128,
     pub(crate) running_ns: u128,
     pub(crate) frozen_ns: u128,
     pub(crate) job_starts: u64,
@@ -129,7 +130,7 @@ fn gpu_model() -> impl Strategy<Value = Option<String>> {
 }
 
 fn line(reach: Reach) -> impl Strategy<Value = LineText> {
-    let weighted = prop_oneof![1 => Just(0), 2 => Just(1), 2 => Just(2), 1 => Just(3), 1 => Just(4_usize)];
+    let weighted = prop_oneof![1 => Just(0), 2 => Just(1), 2 => Just(2), 1 => Just(3), 1 => Just(4_usize), 1 => Just(5)];
     weighted.prop_flat_map(move |meter| {
         let (meter, units) = METERS[meter];
         let per = match reach {
@@ -180,12 +181,13 @@ fn total(most: u128, half: u128, reach: Reach) -> BoxedStrategy<u128> {
 
 fn used(devices: usize, reach: Reach) -> impl Strategy<Value = Used> {
     let ns = move || total(1 << 60, 500_000_000, reach);
-    let memory = total(1 << 90, 500_000_000_000_000, reach);
+    let memory = move || total(1 << 90, 500_000_000_000_000, reach);
     let held = prop::collection::vec(ns(), devices);
-    (ns(), memory, ns(), 0..1_u128 << 50, 0..4_u64, held).prop_map(
-        |(cpu_ns, memory_byte_ns, running_ns, frozen_ns, job_starts, held_ns)| Used {
+    (ns(), memory(), memory(), ns(), 0..1_u128 << 50, 0..4_u64, held).prop_map(
+        |(cpu_ns, memory_byte_ns, memory_anon_byte_ns, running_ns, frozen_ns, job_starts, held_ns)| Used {
             cpu_ns,
             memory_byte_ns,
+            memory_anon_byte_ns,
             running_ns,
             frozen_ns,
             job_starts,

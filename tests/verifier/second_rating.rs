@@ -157,6 +157,7 @@ pub(crate) fn rate(card_text: &str, segment: &Value) -> Result<Vec<Charged>, NoP
         let quantity = match tariff.meter.as_str() {
             "cpu_time" => total("cpu_ns"),
             "memory_charged" => total("memory_charged_byte_ns"),
+            "memory_anon" => total("memory_anon_byte_ns"),
             "wall_time" => total("running_ns"),
             "job_starts" => total("job_starts"),
             "gpu_held" if by_line.iter().all(|(id, _)| *id != tariff.id) => continue,
@@ -196,7 +197,7 @@ pub(crate) fn check(receipt: &Value, card_texts: &[String]) -> Result<BigInt, Ve
         if named != (segment["card"].as_str(), segment["card_version"].as_i64()) {
             wrong.push(format!("{place}: card"));
         }
-        for key in ["cpu_ns", "memory_charged_byte_ns", "running_ns", "frozen_ns", "job_starts"] {
+        for key in ["cpu_ns", "memory_charged_byte_ns", "memory_anon_byte_ns", "running_ns", "frozen_ns", "job_starts"] {
             if whole(&segment[key]).is_none_or(|total| QUANTITY_BITS < total.bits()) {
                 wrong.push(format!("{place}: {key} is no total"));
             }

@@ -8,17 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::act::{Act, ActOutcome, Acted, Target};
 use super::super::batch::ReceiptRow;
+use super::super::detail::Detailed;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, Row, Seq};
 use super::super::id::{AccountId, Attempt, BootId, Epoch, Uid};
 use super::super::job::{Ending, FrozenBy, Gap, GapRule, Job, Phase, StepEvent};
 use super::super::meter::{Frozen, JobSample, Missing, Populated, Reading, TailShare, area};
 use super::super::money::Credits;
-use super::super::outcome::Outcome;
+use super::super::outcome::{Basis, Outcome};
 use super::super::rates::{Card, charge};
 use super::super::receipt::Receipt;
 use super::super::time::{Mono, Nanos, Now};
 use super::super::usage::{Meter, Usage};
+use super::ending::judge;
 use super::{Agent, Settings};
 
 /// Samples further apart than this many intervals leave a gap in the levels.
@@ -94,7 +96,7 @@ impl<'a> Draft<'a> {
             self.agent.jobs.values().filter(|job| job.is_live()).map(|job| (job.attempt, job.boot)).collect();
         for (attempt, _) in gone.into_iter().filter(|(_, last)| *last != boot) {
             self.note_reboot(attempt);
-            self.end(attempt, Ending { outcome: Outcome::NodeRebooted, exit_code: None }, self.now);
+            self.end(attempt, (Ending { outcome: Outcome::NodeRebooted, exit_code: None }, Basis::Seen), self.now);
         }
     }
 
@@ -177,11 +179,22 @@ impl<'a> Draft<'a> {
         if !rows.is_empty() {
             self.record(Fact::Counted { wall: self.now.wall, rows });
         }
+        self.note_details(samples.iter().map(AsRef::as_ref));
         for (sample, before) in after {
             self.look_at(sample, before);
         }
         for account in in_hand.into_keys() {
             self.review(&account);
+        }
+    }
+
+    /// What is not read each second, where it was read.
+    fn note_details<'s>(&mut self, samples: impl Iterator<Item = &'s JobSample>) {
+        let live = |sample: &&JobSample| self.agent.jobs.get(&sample.attempt).is_some_and(Job::is_live);
+        let detailed = |sample: &JobSample| Some((sample.attempt, Detailed { at: sample.at, detail: (**sample.detail.as_ref()?).clone() }));
+        let rows: Vec<(Attempt, Detailed)> = samples.filter(live).filter_map(detailed).collect();
+        if !rows.is_empty() {
+            self.record(Fact::Detailed { rows });
         }
     }
 
@@ -233,6 +246,8 @@ impl<'a> Draft<'a> {
         if !still_empty && !self.is_unknown(job, sample) {
             self.add_time(&mut usage, job, sample, at);
         }
+        let anon = self.anon(job, sample, usage.wall_ns.saturating_sub(segment.usage.wall_ns));
+        usage.memory_anon_byte_ns += anon.byte_ns;
         let cost = self.price(job, &usage).unwrap_or(segment.cost).max(segment.cost);
         let charge = job.charge.plus(cost.minus(segment.cost));
         let draw = charge.minus(job.drawn).minus(job.unfunded).or_zero().min(in_hand.or_zero());
@@ -250,6 +265,8 @@ impl<'a> Draft<'a> {
             frozen_ns: usage.frozen_ns,
             cost,
             drawn: job.drawn.plus(draw),
+            memory_anon_byte_ns: usage.memory_anon_byte_ns,
+            memory_anon: anon.mark,
         })
     }
 
@@ -300,7 +317,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn level_gap(&self) -> Nanos {
+    pub(super) fn level_gap(&self) -> Nanos {
         Nanos(self.settings.interval.0.saturating_mul(LEVEL_GAP_INTERVALS))
     }
 
@@ -345,6 +362,9 @@ impl<'a> Draft<'a> {
                 && let Err(why) = self.memory(job, sample, sample.at.since(job.counted_to))
             {
                 gaps.push((job.attempt, stretch(Meter::MemoryCharged, why, GapRule::NotBilled)));
+            }
+            if let Some(why) = self.anon_missing(job, sample) {
+                gaps.push((job.attempt, stretch(Meter::MemoryAnon, why, GapRule::NotBilled)));
             }
         }
         for (attempt, gap) in gaps {
@@ -399,14 +419,14 @@ impl<'a> Draft<'a> {
         let settled = gone || job.counter_final_at().is_none_or(|at| at <= sample.at);
         if over && settled {
             let at = job.emptied.map_or(self.now, |(mono, wall)| Now { mono, boot: self.now.boot, wall });
-            let ending = ending(job, if gone { Outcome::Vanished } else { Outcome::Unknown });
-            self.end(sample.attempt, ending, at);
+            let judged = judge(job, if gone { Outcome::Vanished } else { Outcome::Unknown }, at.mono);
+            self.end(sample.attempt, judged, at);
         }
     }
 
     /// A job is over. What it holds goes back as soon as it owes nothing.
-    pub(super) fn end(&mut self, attempt: Attempt, ending: Ending, at: Now) {
-        self.record(Fact::JobEnded { attempt, at, ending });
+    pub(super) fn end(&mut self, attempt: Attempt, (ending, basis): (Ending, Basis), at: Now) {
+        self.record(Fact::JobEnded { attempt, at, ending, basis });
         self.close_if_settled(attempt);
     }
 
@@ -465,7 +485,7 @@ fn is_unread(job: &Job, sample: &JobSample) -> bool {
 }
 
 /// Its cgroup or process is not there any more.
-fn is_gone(sample: &JobSample) -> bool {
+pub(super) fn is_gone(sample: &JobSample) -> bool {
     matches!(sample.cpu_ns, Reading::Missing(Missing::Vanished | Missing::Replaced))
 }
 
@@ -479,16 +499,4 @@ fn tail_rule(sample: &JobSample) -> GapRule {
 
 fn running_if_awaited(phase: Phase) -> Phase {
     if phase == Phase::Awaited { Phase::Running } else { phase }
-}
-
-/// How a job ended: as reported; for lack of credit if the agent ended it; else `otherwise`.
-fn ending(job: &Job, otherwise: Outcome) -> Ending {
-    let ended_by_us = job.steps.iter().any(|step| {
-        matches!(&step.event, StepEvent::Acted(acted) if matches!(acted.act, Act::Kill | Act::Terminate) && acted.outcome == ActOutcome::Confirmed)
-    });
-    let exit_code = job.reported.and_then(|ending| ending.exit_code);
-    if ended_by_us {
-        return Ending { outcome: Outcome::OutOfCredit, exit_code };
-    }
-    job.reported.unwrap_or(Ending { outcome: otherwise, exit_code: None })
 }

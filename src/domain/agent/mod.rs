@@ -3,8 +3,10 @@
 //! What happens is turned into facts by [`draft`] (which applies each one as it is made, so that the next one is made from what is
 //! then true); what should be done about it is told by [`wants`], from the state alone.
 
+mod anon;
 pub mod credit;
 pub mod draft;
+pub mod ending;
 pub mod start;
 pub mod wants;
 
@@ -13,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::act::{Act, ActOutcome, Acted, Target};
+use super::detail::Detailed;
 use super::enforcement::Enforcement;
 use super::fact::{Fact, Opened, Row, Seq, SettledRow};
 use super::grant::{Asked, Grant, Told};
@@ -22,7 +25,7 @@ use super::meter::{Host, Populated};
 use super::money::Credits;
 use super::rates::Card;
 use super::time::{Boot, Mono, Nanos, Now, Wall};
-use super::usage::Usage;
+use super::usage::{Meter, Usage};
 use super::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry, UNIT};
 
 /// Closed jobs that are kept at hand for `status` and `why`; older ones are in the journal's receipts.
@@ -185,12 +188,14 @@ impl Agent {
             Fact::HandsActed { acted, wall } => self.take_acted(acted, *wall),
             Fact::FrozenBySet { attempt, by } => self.with_job(*attempt, |job| job.frozen_by = *by),
             Fact::StopReported { attempt, ending } => self.with_job(*attempt, |job| job.reported = Some(*ending)),
-            Fact::JobEnded { attempt, at, ending } => self.with_job(*attempt, |job| {
+            Fact::JobEnded { attempt, at, ending, basis } => self.with_job(*attempt, |job| {
                 job.ended = Some(*at);
                 job.ending = Some(*ending);
+                job.basis = Some(*basis);
                 job.phase = Phase::Ended;
             }),
             Fact::JobClosed { attempt } => self.close(*attempt),
+            Fact::Detailed { rows } => rows.iter().for_each(|(attempt, detailed)| self.take_detail(*attempt, detailed)),
         }
     }
 
@@ -204,6 +209,16 @@ impl Agent {
         if let Some(job) = job {
             change(job);
         }
+    }
+
+    fn take_detail(&mut self, attempt: Attempt, detailed: &Detailed) {
+        self.with_job(attempt, |job| {
+            let detail = match &job.detail {
+                Some(before) => detailed.detail.clone().or_before(&before.detail),
+                None => detailed.detail.clone(),
+            };
+            job.detail = Some(Detailed { at: detailed.at, detail });
+        });
     }
 
     fn open_epoch(&mut self, epoch: Epoch, boot: BootId) {
@@ -248,6 +263,10 @@ impl Agent {
         let changed = self.card.replace(card.digest) != Some(card.digest);
         if changed {
             for job in self.jobs.values_mut().filter(|job| job.is_live()) {
+                let priced = job.segments.last().and_then(|segment| self.cards.get(&segment.card)).is_some_and(prices_anon);
+                if let (Some(mark), false, true) = (&mut job.memory_anon, priced, prices_anon(card)) {
+                    mark.ran_ns = job.segments.iter().map(|segment| segment.usage.wall_ns).sum(); // what was before had no price
+                }
                 job.segments.push(Segment {
                     card: card.digest,
                     from: at.wall,
@@ -298,6 +317,14 @@ impl Agent {
             ended: None,
             terminated_at: None,
             removed: if matches!(opened.target, Target::OwnCgroups(_)) { Removed::No } else { Removed::Yes },
+            memory_anon: None,
+            detail: None,
+            oom_kills_before: match opened.target {
+                // Made for it, or by its scheduler after this: what is counted there is its own.
+                Target::OwnCgroups(_) | Target::SlurmJob(_) => Some(opened.oom_kills.unwrap_or(0)),
+                Target::Cgroups(_) | Target::Processes(_) => opened.oom_kills,
+            },
+            basis: None,
         };
         let account = self.account(&opened.account);
         account.grant.spent = account.grant.spent.plus(opened.drawn);
@@ -317,6 +344,7 @@ impl Agent {
             segment.usage.memory_byte_ns = row.memory_byte_ns;
             segment.usage.wall_ns = row.running_ns;
             segment.usage.frozen_ns = row.frozen_ns;
+            segment.usage.memory_anon_byte_ns = row.memory_anon_byte_ns;
             segment.usage.gpu_held_ns.values_mut().for_each(|held| *held = row.running_ns);
         }
         job.charge = closed.plus(row.cost);
@@ -327,6 +355,7 @@ impl Agent {
         }
         job.cpu_counter_ns = row.cpu_counter_ns;
         job.memory_level_bytes = row.memory_level_bytes;
+        job.memory_anon = row.memory_anon;
         if 0 < row.cpu_ns {
             job.seen_populated = Seen::Yes; // it had tasks, though no look met one
         }
@@ -411,6 +440,10 @@ impl Agent {
         let kept: Vec<Digest> = self.cards.keys().filter(|digest| used(digest)).copied().collect();
         self.cards.retain(|digest, _| kept.contains(digest));
     }
+}
+
+fn prices_anon(card: &Card) -> bool {
+    card.prices(Meter::MemoryAnon)
 }
 
 /// A segment's usage at its beginning: every held GPU is there, with nothing yet.

@@ -9,7 +9,7 @@ use super::super::id::{AccountId, Attempt, JobName, Uid};
 use super::super::job::{Ending, Job, Phase};
 use super::super::meter::{JobSample, Missing, Reading};
 use super::super::money::Credits;
-use super::super::outcome::Outcome;
+use super::super::outcome::{Basis, Outcome};
 use super::super::rates::charge::{self, Shape};
 use super::super::time::{Mono, Nanos, Now};
 use super::super::usage::HeldGpu;
@@ -188,6 +188,7 @@ impl Draft<'_> {
             card,
             charge,
             drawn: charge.min(self.in_hand(&wanted.account)),
+            oom_kills: start.sample.detail.as_ref().and_then(|detail| detail.oom_kills.seen().copied()),
         })));
         self.review(&start.wanted.account);
         Reply::Started { attempt, target: start.wanted.target.clone(), novelty: Novelty::New }
@@ -287,7 +288,7 @@ impl Draft<'_> {
     fn end_if_never_seen(&mut self, attempt: Attempt, stated: Ending) {
         let waiting = |job: &Job| job.is_live() && job.phase == Phase::Awaited;
         if self.agent.jobs.get(&attempt).is_some_and(waiting) {
-            self.end(attempt, stated, self.now);
+            self.end(attempt, (stated, Basis::Reported), self.now);
         }
     }
 }

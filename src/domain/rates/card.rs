@@ -218,6 +218,12 @@ fn selector(text: &str, meter: Option<Meter>) -> Result<GpuSelector, Fault> {
 }
 
 impl Card {
+    /// Has it a line for that meter?
+    #[must_use]
+    pub fn prices(&self, meter: Meter) -> bool {
+        self.lines.iter().any(|line| line.meter == meter)
+    }
+
     /// Reads a card's text (TOML); `file_name` is for the mistakes.
     ///
     /// # Errors

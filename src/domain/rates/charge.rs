@@ -114,7 +114,7 @@ fn line_burn(card: &Card, line: &Line, shape: &Shape<'_>) -> Credits {
     const NS_PER_S: u64 = 1_000_000_000;
     let level = match line.meter {
         Meter::CpuTime => U256::from(shape.cpu_milli) * U256::from(NS_PER_S / 1_000),
-        Meter::MemoryCharged => U256::from(shape.memory_bytes) * U256::from(NS_PER_S),
+        Meter::MemoryCharged | Meter::MemoryAnon => U256::from(shape.memory_bytes) * U256::from(NS_PER_S),
         Meter::GpuHeld => {
             let devices = shape.gpus.iter().filter(|held| prices_device(card, line, held)).count();
             U256::from(u64::try_from(devices).unwrap_or(u64::MAX)) * U256::from(NS_PER_S)
@@ -229,7 +229,7 @@ fn explain_line(text: &mut String, card: &Card, charge: &LineCharge) {
 const fn base_unit(meter: Meter) -> &'static str {
     match meter {
         Meter::CpuTime | Meter::WallTime => "ns",
-        Meter::MemoryCharged => "byte-ns",
+        Meter::MemoryCharged | Meter::MemoryAnon => "byte-ns",
         Meter::GpuHeld => "device-ns",
         Meter::JobStarts => "starts",
     }

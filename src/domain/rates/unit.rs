@@ -110,7 +110,9 @@ impl Unit {
     pub fn of(meter: Meter) -> Vec<Unit> {
         match meter {
             Meter::CpuTime => Span::ALL.map(Unit::Core).to_vec(),
-            Meter::MemoryCharged => Size::ALL.iter().flat_map(|size| Span::ALL.map(|span| Unit::Memory(*size, span))).collect(),
+            Meter::MemoryCharged | Meter::MemoryAnon => {
+                Size::ALL.iter().flat_map(|size| Span::ALL.map(|span| Unit::Memory(*size, span))).collect()
+            }
             Meter::GpuHeld => Span::ALL.map(Unit::Gpu).to_vec(),
             Meter::WallTime => Span::ALL.map(Unit::Time).to_vec(),
             Meter::JobStarts => vec![Unit::Start],
@@ -123,7 +125,7 @@ impl Unit {
         matches!(
             (self, meter),
             (Unit::Core(_), Meter::CpuTime)
-                | (Unit::Memory(..), Meter::MemoryCharged)
+                | (Unit::Memory(..), Meter::MemoryCharged | Meter::MemoryAnon)
                 | (Unit::Gpu(_), Meter::GpuHeld)
                 | (Unit::Time(_), Meter::WallTime)
                 | (Unit::Start, Meter::JobStarts)
@@ -189,11 +191,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_unit_reads_back_and_prices_exactly_one_meter() {
+    fn every_unit_reads_back_and_prices_its_meter_and_those_of_the_same_kind() {
         for meter in Meter::ALL {
             for unit in Unit::of(meter) {
                 assert_eq!(unit.to_string().parse(), Ok(unit));
-                assert_eq!(Meter::ALL.into_iter().filter(|other| unit.prices(*other)).collect::<Vec<_>>(), [meter]);
+                let is_memory = |meter| matches!(meter, Meter::MemoryCharged | Meter::MemoryAnon);
+                for other in Meter::ALL {
+                    assert_eq!(unit.prices(other), other == meter || (is_memory(other) && is_memory(meter)), "{unit} {other}");
+                }
             }
         }
         assert!("core-hours".parse::<Unit>().is_err());

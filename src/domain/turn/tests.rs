@@ -1,8 +1,11 @@
 //! The gates one by one: what goes out before the disk has the facts, and what waits.
 
+mod evidence;
+
 use super::*;
 use crate::domain::act::{ActOutcome, CgroupDir, Target};
 use crate::domain::agent::start::{Novelty, Wanted};
+use crate::domain::detail::Detail;
 use crate::domain::id::{AccountId, Attempt, BootId, NodeId};
 use crate::domain::job::{FrozenBy, Phase};
 use crate::domain::meter::{Frozen, Host, Missing, Populated, Reading};
@@ -24,6 +27,8 @@ struct Bench {
     free: i128,
     granted: i128,
     policy: AccountPolicy,
+    detail: Option<Detail>,
+    time_limit: Option<Nanos>,
 }
 
 impl Bench {
@@ -37,7 +42,18 @@ impl Bench {
         };
         let now = Now { mono: Mono(1_000 * MS), boot: Boot(1_000 * MS), wall: Wall(1_800_000_000_000) };
         let (turn, out) = Turn::wake(Agent::default(), settings, now, Epoch([7; 16]));
-        let mut bench = Bench { turn, now, cpu_ns: 0, frozen: Frozen::No, out, free: 0, granted: 0, policy: AccountPolicy::default() };
+        let mut bench = Bench {
+            turn,
+            now,
+            cpu_ns: 0,
+            frozen: Frozen::No,
+            out,
+            free: 0,
+            granted: 0,
+            policy: AccountPolicy::default(),
+            detail: None,
+            time_limit: None,
+        };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap())));
         bench.durable();
         bench
@@ -69,6 +85,8 @@ impl Bench {
             populated: Reading::Seen(Populated::Yes),
             frozen: Reading::Seen(self.frozen),
             tail: None,
+            memory_anon_bytes: None,
+            detail: self.detail.clone().map(Box::new),
         }
     }
 
@@ -78,7 +96,7 @@ impl Bench {
             account: account.parse().unwrap(),
             owner: Uid::ROOT,
             target: Target::Cgroups(vec![CgroupDir { path: "/sys/fs/cgroup/job".to_owned(), inode: 5 }]),
-            time_limit: None,
+            time_limit: self.time_limit,
             cpus: None,
             memory_bytes: None,
         };
@@ -346,7 +364,8 @@ fn g2_a_killed_agent_finds_its_own_freeze_by_the_armed_fact() {
     now.boot.0 += 300 * MS;
     let (turn, out) = Turn::wake(agent, settings, now, Epoch([9; 16]));
     let policy = AccountPolicy::default();
-    let mut bench = Bench { turn, now, cpu_ns, frozen: Frozen::Yes, out, free: 0, granted: 1_000_000_000, policy };
+    let mut bench =
+        Bench { turn, now, cpu_ns, frozen: Frozen::Yes, out, free: 0, granted: 1_000_000_000, policy, detail: None, time_limit: None };
     bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));
     assert_eq!(bench.job().frozen_by, Some(FrozenBy::Agent));
     assert_eq!(bench.job().charge, Credits::from_nano(1_010_000_000), "the counter went on while the agent was away");

@@ -67,6 +67,8 @@ fn a_unified_job_is_read_from_its_own_directory() {
             populated: Reading::Seen(Populated::Yes),
             frozen: Reading::Seen(Frozen::No),
             tail: None,
+            memory_anon_bytes: None,
+            detail: None,
         }
     );
 }

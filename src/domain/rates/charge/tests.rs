@@ -203,7 +203,7 @@ fn any_usage() -> impl Strategy<Value = Usage> {
     let gpus = prop::collection::btree_map(prop::sample::select(vec!["GPU-0", "GPU-1", "GPU-2"]), ns(), 0..4);
     (ns(), 0..1_u128 << 90, gpus, ns(), 0..3_u64).prop_map(|(cpu_ns, memory_byte_ns, gpus, wall_ns, job_starts)| {
         let gpu_held_ns: BTreeMap<GpuId, u128> = gpus.into_iter().map(|(gpu, ns)| (gpu.parse().unwrap(), ns)).collect();
-        Usage { cpu_ns, memory_byte_ns, gpu_held_ns, wall_ns, job_starts, frozen_ns: 0 }
+        Usage { cpu_ns, memory_byte_ns, gpu_held_ns, wall_ns, job_starts, ..Usage::default() }
     })
 }
 
@@ -276,7 +276,7 @@ proptest! {
         let gpus = gpus(&["a", "b", "c"]);
         let card = card_with(Line { round: Rounding::Down, ..line });
         let memory_byte_ns = u128::from(memory_bytes) * S;
-        let second = Usage { cpu_ns: u128::from(cpu_milli) * S / 1_000, memory_byte_ns, wall_ns: S, ..holding(&gpus, S) };
+        let second = Usage { cpu_ns: u128::from(cpu_milli) * S / 1_000, memory_byte_ns, memory_anon_byte_ns: memory_byte_ns, wall_ns: S, ..holding(&gpus, S) };
         let burn = burn(&card, &Shape { cpu_milli, memory_bytes, gpus: &gpus });
         if let Ok(cost) = total(&card, &second, &gpus) {
             prop_assert!(cost <= burn && burn.nano() <= cost.nano() + 1, "{} {}", cost, burn);
