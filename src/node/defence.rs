@@ -36,6 +36,8 @@ pub enum Defence {
     Patience,
     /// One user makes so many calls a second at most.
     CallRate,
+    /// One user has so many jobs at once at most.
+    JobsEach,
     /// A body has at most 64 KiB.
     BodySize,
     /// The spool is root's or the agent's, and nobody else may write to it.

@@ -34,7 +34,7 @@ use crate::authority::store::Done;
 use crate::domain::agent::start::{Novelty, Refusal, Reply};
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{AccountId, JobName, PaymentId, Uid};
-use crate::domain::job::Ending;
+use crate::domain::job::{Ending, Phase};
 use crate::domain::ledger;
 use crate::domain::receipt::Receipt;
 use crate::domain::request::{BODY_BYTES_MAX, CreateAccount, StartRequest, StopRequest, TopUp};
@@ -49,6 +49,9 @@ use rate::Rates;
 
 /// How long the loop may take over an answer. The same call may be made again: it has the same effect once.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Jobs that one ordinary user may have on a node at once: each costs every tick a look.
+const JOBS_EACH_MAX: usize = 256;
 
 /// The local API of one agent. Clones share it.
 #[derive(Clone)]
@@ -316,6 +319,7 @@ impl Api {
     async fn start(&self, peer: &Peer, mut request: StartRequest) -> Result<Answer, Problem> {
         self.check(peer, Ask::Start(&request))?;
         let local = local(peer)?;
+        self.check_room(peer, local.uid)?;
         request.owner.get_or_insert(local.uid);
         let job = request.job.clone();
         let (reply, answer) = oneshot::channel();
@@ -330,6 +334,18 @@ impl Api {
             }
             other => plain_reply(other),
         }
+    }
+
+    /// Has this user room for one more job?
+    fn check_room(&self, peer: &Peer, uid: Uid) -> Result<(), Problem> {
+        let picture = self.picture();
+        let live = picture.view.iter().flat_map(|view| &view.jobs).filter(|job| job.owner_uid == uid && job.phase != Phase::Ended);
+        let is_bounded = self.0.access.standing(&peer.who) == Standing::User && stands(Defence::JobsEach);
+        if !is_bounded || live.count() < JOBS_EACH_MAX {
+            return Ok(());
+        }
+        let message = format!("user {} has {JOBS_EACH_MAX} jobs here already", uid.0);
+        Err(Problem::new("too_many_jobs", message, "wait until some have ended"))
     }
 
     async fn stop(&self, peer: &Peer, name: JobName, request: StopRequest) -> Result<Answer, Problem> {

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::scene::{ATTACKER, Cgroup, SECRET, Scene, VICTIM, give, open_to_all};
 use crate::{Attempt, Half, Play, Without, check, check_behind};
 
-pub(crate) const ATTEMPTS: [Attempt; 27] = [
+pub(crate) const ATTEMPTS: [Attempt; 28] = [
     Attempt {
         what: "put credit into one's own account",
         without: check("Administer"),
@@ -228,6 +228,11 @@ pub(crate) const ATTEMPTS: [Attempt; 27] = [
             );
             Scene::start(&play.lacks).tries(&script)
         },
+    },
+    Attempt {
+        what: "slow every look down by hundreds of jobs",
+        without: check("JobsEach"),
+        play: |play| Scene::start(&play.lacks).tries("exec perl \"$D/jobs.pl\" \"$S\" 270"),
     },
     Attempt {
         what: "fill the agent's memory with one long body",

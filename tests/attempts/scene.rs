@@ -305,6 +305,7 @@ fn furnish(folder: &Path) {
         ("call.pl", include_str!("call.pl")),
         ("crowd.pl", include_str!("crowd.pl")),
         ("impostor.pl", include_str!("impostor.pl")),
+        ("jobs.pl", include_str!("jobs.pl")),
         ("memory.pl", include_str!("memory.pl")),
     ] {
         std::fs::write(folder.join(name), text).unwrap();
