@@ -22,9 +22,10 @@ use meterd::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopR
 use meterd::domain::time::{Mono, Nanos, Wall};
 use meterd::domain::usage::{HeldGpu, Usage};
 use meterd::domain::wire::{AccountPolicy, Answer, Push, Request};
-use meterd::node::cgroup::{Sampler, Which};
+use meterd::node::cgroup::{AnonRead, Sampler, Which};
 use meterd::node::cgroup_dir::{field, inode_of, number, parse_events, pids_in};
 use meterd::node::config::Config;
+use meterd::node::freezer::parse_state;
 use meterd::node::gpu::{GpuConfig, GpuName, GpuReader};
 use meterd::node::gpu_owner::{CgroupTree, OwnerTable};
 use meterd::node::layout::Layout;
@@ -37,7 +38,7 @@ use tempfile::TempDir;
 pub(crate) type Parse = fn(&[u8]);
 
 /// All targets, by name.
-pub(crate) const ALL: [(&str, Parse); 12] = [
+pub(crate) const ALL: [(&str, Parse); 13] = [
     ("requests", requests),
     ("spool", spooled),
     ("http", http),
@@ -48,6 +49,7 @@ pub(crate) const ALL: [(&str, Parse); 12] = [
     ("receipt", receipt),
     ("quantity", quantities),
     ("cgroup", cgroup),
+    ("detail", detail),
     ("proc", proc),
     ("nvml", nvml),
 ];
@@ -198,6 +200,7 @@ impl Files {
 
 thread_local! {
     static CGROUPS: RefCell<Option<(Files, Sampler)>> = const { RefCell::new(None) };
+    static DETAIL: RefCell<Option<(Files, Sampler)>> = const { RefCell::new(None) };
     static PROC: RefCell<Option<(Files, ProcessTrees)>> = const { RefCell::new(None) };
     static NVML: RefCell<Option<(Files, GpuReader)>> = const { RefCell::new(None) };
 }
@@ -228,7 +231,36 @@ fn cgroup(data: &[u8]) {
         }
         files.put("procs", parts.next().unwrap_or_default());
         let _ = pids_in(std::fs::File::open(files.path("procs")).unwrap());
+        sampler.changed(&[Attempt(1)]);
         assert_eq!(sampler.sample(Which::All).len(), 1);
+    });
+}
+
+/// What is read of a cgroup every ten seconds, and the v1 freezer's word; parted by a NUL each.
+fn detail(data: &[u8]) {
+    const FILES: [&str; 9] = [
+        "memory.peak",
+        "memory.stat",
+        "memory.events",
+        "io.stat",
+        "pids.current",
+        "cpu.pressure",
+        "memory.pressure",
+        "io.pressure",
+        "memory.current",
+    ];
+    let _ = parse_state(data);
+    DETAIL.with_borrow_mut(|kept| {
+        let (files, sampler) = kept.get_or_insert_with(|| {
+            let (files, mut sampler) = cgroups();
+            sampler.set_anon(AnonRead::EachLook);
+            (files, sampler)
+        });
+        let mut parts = data.split(|byte| *byte == 0);
+        for name in FILES {
+            files.put(&format!("v2/jobs/a/{name}"), parts.next().unwrap_or_default());
+        }
+        assert_eq!(sampler.sample_closely(&[Attempt(1)]).len(), 1);
     });
 }
 
