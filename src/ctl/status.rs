@@ -31,10 +31,23 @@ pub(super) fn text(status: &Status) -> String {
         ("authority", authority(status)),
         ("ticks", format!("{}, {} left out, the last took {}", agent.tick_count, agent.tick_missed_count, millis(agent.tick_ns))),
         ("agent", format!("{} of CPU time, {} resident", show_length(Nanos(agent.cpu_ns)), show_bytes(agent.resident_bytes))),
+        ("interval", interval(agent)),
         ("scheduling", format!("loop {}, hands {}", known(&agent.loop_scheduling), known(&agent.hands_scheduling))),
         ("version", status.version.clone()),
     ]));
     text
+}
+
+/// Between two looks; wider than configured while the agent keeps to its budget.
+fn interval(agent: &AgentStatus) -> String {
+    let interval = match agent.interval_ns {
+        0 => unknown(),
+        ns => millis(ns),
+    };
+    match &agent.over_budget {
+        Some(over) => format!("{interval}, widened: the agent costs more {over} than [budget] allows"),
+        None => interval,
+    }
 }
 
 fn unknown() -> String {

@@ -4,6 +4,7 @@ pub mod act;
 pub mod agent;
 pub mod batch;
 pub mod bucket;
+pub mod budget;
 pub mod chain;
 pub mod detail;
 pub mod enforcement;

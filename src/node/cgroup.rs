@@ -305,10 +305,12 @@ impl Sampler {
 
     fn look(&mut self, which: Which<'_>, closeness: Closeness) -> Vec<JobSample> {
         self.doubt_events(which);
-        let wanted: BTreeSet<Attempt> = match which {
+        let mut wanted: Vec<Attempt> = match which {
             Which::All => self.jobs.keys().copied().collect(),
             Which::Only(some) => some.iter().copied().filter(|attempt| self.jobs.contains_key(attempt)).collect(),
         };
+        wanted.sort_unstable();
+        wanted.dedup();
         self.find_slurm_dirs(&wanted);
         let begun = match which {
             Which::All => self.families.iter_mut().map(|(path, family)| (path.clone(), family.read(&mut self.files))).collect(),
@@ -316,10 +318,17 @@ impl Sampler {
             Which::Only(_) => BTreeMap::new(),
         };
         let mut samples: Vec<JobSample> = wanted.iter().filter_map(|attempt| self.sample_cgroups(*attempt)).collect();
-        let gone: Vec<Attempt> = samples.iter().filter(|sample| self.has_open_tail(sample.attempt)).map(|sample| sample.attempt).collect();
+        // Nearly always nothing has vanished.
+        let vanished = self.files.vanished();
+        if matches!(which, Which::All) {
+            self.files.forget_vanished(); // every job's tail is told below
+        }
+        let gone: Vec<Attempt> = if vanished { self.with_open_tail(&samples) } else { Vec::new() };
         self.settle(begun, &gone);
-        for sample in &mut samples {
-            sample.tail = self.take_tail(sample.attempt);
+        if vanished {
+            for sample in &mut samples {
+                sample.tail = self.take_tail(sample.attempt);
+            }
         }
         samples.extend(self.sample_trees(&wanted));
         samples.sort_by_key(|sample| sample.attempt);
@@ -364,7 +373,7 @@ impl Sampler {
     }
 
     /// Slurm's directories come late and can come anew: they are looked for at each look.
-    fn find_slurm_dirs(&mut self, wanted: &BTreeSet<Attempt>) {
+    fn find_slurm_dirs(&mut self, wanted: &[Attempt]) {
         let Some(layout) = self.layout.clone() else { return };
         let slurm_jobs: Vec<(Attempt, SlurmJob)> = wanted
             .iter()
@@ -423,9 +432,12 @@ impl Sampler {
         }
     }
 
-    fn has_open_tail(&self, attempt: Attempt) -> bool {
-        let keys = self.jobs.get(&attempt).map_or(&[][..], Job::keys);
-        keys.iter().filter_map(|key| self.dirs.get(key)).any(|dir| dir.tail_open == TailOpen::Yes)
+    fn with_open_tail(&self, samples: &[JobSample]) -> Vec<Attempt> {
+        let is_open = |attempt: &Attempt| {
+            let keys = self.jobs.get(attempt).map_or(&[][..], Job::keys);
+            keys.iter().filter_map(|key| self.dirs.get(key)).any(|dir| dir.tail_open == TailOpen::Yes)
+        };
+        samples.iter().map(|sample| sample.attempt).filter(is_open).collect()
     }
 
     fn take_tail(&mut self, attempt: Attempt) -> Option<Tail> {
@@ -481,6 +493,9 @@ impl Sampler {
     /// Has the job tasks, and are they all frozen? Told by cgroup2 where the job has a directory there; else by the v1 freezer and
     /// `cgroup.procs`; where nothing freezes, by the state of every process.
     fn read_state(&mut self, layout: &Layout, keys: &[Key], is_slurm: bool, if_none: &Missing) -> (Reading<Populated>, Reading<Frozen>) {
+        if let Some(state) = self.read_told_state(layout, keys, is_slurm) {
+            return state;
+        }
         let (mut populated, mut v2, mut v1) = (Vec::new(), Vec::new(), Vec::new());
         let mut v2_offers = true;
         for key in keys {
@@ -522,6 +537,23 @@ impl Sampler {
         (join(&populated, Populated::Yes, if_none), frozen)
     }
 
+    /// The same for a job with one directory in cgroup2 and none in a v1 freezer, as nearly all are.
+    fn read_told_state(&mut self, layout: &Layout, keys: &[Key], is_slurm: bool) -> Option<(Reading<Populated>, Reading<Frozen>)> {
+        let mut found = None;
+        for key in keys {
+            let hierarchy = self.dirs.get(key)?.hierarchy;
+            if hierarchy.has(Controller::Freezer) || (hierarchy == Hierarchy::V2 && found.replace(*key).is_some()) {
+                return None;
+            }
+        }
+        if is_slurm || layout.hides("cgroup.freeze") {
+            return None;
+        }
+        let events = self.dirs.get_mut(&found?)?.read_events(&mut self.files);
+        let Reading::Seen(events) = events else { return None };
+        Some((Reading::Seen(events.populated), Reading::Seen(events.frozen?)))
+    }
+
     /// A reading of each of the job's directories in that hierarchy.
     fn read_each<T>(
         &mut self,
@@ -544,7 +576,7 @@ impl Sampler {
         rules.iter().find_map(|rule| hierarchies().find(|hierarchy| rule(*hierarchy)))
     }
 
-    fn sample_trees(&mut self, wanted: &BTreeSet<Attempt>) -> Vec<JobSample> {
+    fn sample_trees(&mut self, wanted: &[Attempt]) -> Vec<JobSample> {
         let (attempts, roots): (Vec<Attempt>, Vec<ProcessRoot>) = wanted
             .iter()
             .filter_map(|attempt| match self.jobs.get(attempt) {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::domain::budget::Budget;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::form::{Fault, Field, Mistake, Table, quoted, read_toml};
 use crate::domain::id::{AccountId, NodeId, Uid};
@@ -49,6 +50,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[journal]`
     pub journal: JournalConfig,
+    /// `[budget]`: what the agent itself may cost.
+    pub budget: Budget,
     /// `[policy]`: what holds for an account whose creator says nothing else.
     pub policy: AccountPolicy,
 }
@@ -222,6 +225,7 @@ impl Default for Config {
             gpu: GpuConfig { nvml: Nvml::Auto, library: "libnvidia-ml.so.1".to_owned() },
             log: LogConfig { level: LogLevel::Info, format: LogFormat::Auto },
             journal: JournalConfig { keep_days: 7, keep_mib: 2_048 },
+            budget: Budget { cpu_percent: 5, memory_bytes: 256 << 20 },
             policy: AccountPolicy::default(),
         }
     }
@@ -263,6 +267,7 @@ impl Config {
             let gpu = table.field("gpu").table_or_defaults(|table| read_gpu(table, defaults.gpu));
             let log = table.field("log").table_or_defaults(|table| read_log(table, defaults.log));
             let journal = table.field("journal").table_or_defaults(|table| read_journal(table, defaults.journal));
+            let budget = table.field("budget").table_or_defaults(|table| read_budget(table, defaults.budget));
             let policy = table.field("policy").table_or_defaults(|table| read_policy(table, &defaults.policy));
             Some(Config {
                 node: node?,
@@ -277,6 +282,7 @@ impl Config {
                 gpu: gpu?,
                 log: log?,
                 journal: journal?,
+                budget: budget?,
                 policy: policy?,
             })
         })
@@ -381,6 +387,12 @@ fn read_journal(table: &Table<'_>, defaults: JournalConfig) -> Option<JournalCon
     let keep_days = table.field("keep_days").integer(1..=3_650).or(defaults.keep_days);
     let keep_mib = table.field("keep_mib").integer(64..=1 << 20).or(defaults.keep_mib);
     Some(JournalConfig { keep_days: keep_days?, keep_mib: keep_mib? })
+}
+
+fn read_budget(table: &Table<'_>, defaults: Budget) -> Option<Budget> {
+    let cpu_percent = table.field("cpu_percent").integer(1..=1_000).or(defaults.cpu_percent);
+    let memory_mib = table.field("memory_mib").integer(1_u64..=1 << 20).or(defaults.memory_bytes >> 20);
+    Some(Budget { cpu_percent: cpu_percent?, memory_bytes: memory_mib? << 20 })
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use super::{clock, descriptors, priority, spool_reader, systemd};
 use crate::authority::embedded::{Embedded, Notice};
 use crate::authority::store::Store;
 use crate::domain::agent::{Agent, Settings};
+use crate::domain::budget::Budget;
 use crate::domain::fact::{Fact, Seq};
 use crate::domain::id::{NodeId, Uid};
 use crate::domain::ledger::ClosePolicy;
@@ -119,7 +120,7 @@ impl Daemon {
             }
             systemd::alive();
         };
-        let thread = spawn_loop(turn, edges, queue, handle.clone(), stats, Box::new(on_tick), woken)?;
+        let thread = spawn_loop(turn, edges, queue, handle.clone(), (stats, config.budget), Box::new(on_tick), woken)?;
         Ok(Daemon { handle, thread, authority, runtime, socket })
     }
 
@@ -154,13 +155,13 @@ fn spawn_loop(
     edges: Edges,
     queue: crossbeam_channel::Receiver<Inbox>,
     handle: Handle,
-    mut stats: Stats,
+    (mut stats, budget): (Stats, Budget),
     on_tick: Box<dyn FnMut() + Send>,
     woken: Vec<crate::domain::turn::Effect>,
 ) -> Result<JoinHandle<Ended>, StartError> {
     let body = move || {
         stats.loop_scheduling = shown(&priority::raise_priority());
-        Loop::new(turn, edges, queue, handle, stats, on_tick).run(woken)
+        Loop::new(turn, edges, queue, handle, (stats, budget), on_tick).run(woken)
     };
     std::thread::Builder::new().name("meterd-loop".to_owned()).spawn(body).map_err(StartError::io("the loop's thread"))
 }

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::domain::act::Acted;
 use crate::domain::agent::start::Reply;
+use crate::domain::budget::Over;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::fact::Seq;
 use crate::domain::id::{Attempt, JobName, Uid};
@@ -183,6 +184,22 @@ pub struct Stats {
     pub tick_ns: u64,
     /// How late the last tick began, in nanoseconds.
     pub tick_late_ns: u64,
+    /// How late the latest one began.
+    pub tick_late_max_ns: u64,
+    /// Between two ticks now, in nanoseconds; wider than configured while the agent costs more than its budget. 0 before the first.
+    pub interval_ns: u64,
+    /// Of what the agent costs too much, while the interval is wider for that.
+    pub over_budget: Option<Over>,
+    /// How often the interval was widened.
+    pub widened_count: u64,
+    /// CPU time by thread, in nanoseconds; read every few ticks.
+    pub threads_cpu_ns: std::collections::BTreeMap<String, u64>,
+    /// Open descriptors; read every few ticks.
+    pub descriptors: u64,
+    /// Batches handed to the journal.
+    pub commit_count: u64,
+    /// Bytes of facts in them.
+    pub commit_bytes: u64,
     /// CPU time of the whole process, in nanoseconds.
     pub cpu_ns: u64,
     /// Resident memory of the process, in bytes.

@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::handle::Picture;
 use super::status::{accounts_by_state, jobs_by_phase, state_name};
+use crate::domain::budget::Over;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{AccountId, GpuId};
 use crate::domain::meter::Reading;
@@ -49,6 +50,26 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
     ("tick_duration_seconds", MetricType::Gauge, "The last tick, from its beginning to its publication.", |scrape| {
         one(seconds(Nanos(scrape.picture.stats.tick_ns)))
     }),
+    ("tick_lateness_seconds", MetricType::Gauge, "How late the last tick began.", |scrape| {
+        one(seconds(Nanos(scrape.picture.stats.tick_late_ns)))
+    }),
+    ("tick_lateness_max_seconds", MetricType::Gauge, "How late the latest tick began since the start.", |scrape| {
+        one(seconds(Nanos(scrape.picture.stats.tick_late_max_ns)))
+    }),
+    (
+        "tick_interval_seconds",
+        MetricType::Gauge,
+        "Between two ticks; wider than configured while the agent is over its budget.",
+        |scrape| one(seconds(Nanos(scrape.picture.stats.interval_ns))),
+    ),
+    ("over_budget", MetricType::Gauge, "1 while the interval is widened for what the agent costs too much of.", over_budget),
+    ("tick_interval_widened", MetricType::Counter, "How often the agent widened its interval.", |scrape| {
+        one(whole(scrape.picture.stats.widened_count))
+    }),
+    ("journal_commits", MetricType::Counter, "Batches of facts handed to the journal.", |scrape| {
+        one(whole(scrape.picture.stats.commit_count))
+    }),
+    ("journal_bytes", MetricType::Counter, "Bytes of facts handed to the journal.", |scrape| one(whole(scrape.picture.stats.commit_bytes))),
     ("journal_facts", MetricType::Counter, "Facts made since the journal began.", |scrape| scrape.of_view(|view| whole(view.seq))),
     ("journal_lag_facts", MetricType::Gauge, "Facts made and not on disk yet.", |scrape| {
         scrape.of_view(|view| whole(view.seq.saturating_sub(view.durable_seq)))
@@ -68,6 +89,10 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
     ("gpu_busy_ratio", MetricType::Gauge, "Mean utilisation since the last look.", gpu_busy),
     ("gpu_memory_used_bytes", MetricType::Gauge, "Device memory in use.", gpu_memory),
     ("process_cpu_seconds", MetricType::Counter, "CPU time of the agent.", |scrape| one(seconds(Nanos(scrape.picture.stats.cpu_ns)))),
+    ("thread_cpu_seconds", MetricType::Counter, "CPU time by thread, read every ten ticks.", threads),
+    ("process_open_fds", MetricType::Gauge, "Open descriptors, read every ten ticks.", |scrape| {
+        one(whole(scrape.picture.stats.descriptors))
+    }),
     ("process_resident_memory_bytes", MetricType::Gauge, "Resident memory of the agent.", |scrape| {
         one(whole(scrape.picture.stats.resident_bytes))
     }),
@@ -240,6 +265,16 @@ fn acts(scrape: &Scrape) -> Vec<Row> {
         (vec![("act", (*act).to_owned()), ("outcome", (*outcome).to_owned())], whole(*count))
     };
     scrape.picture.stats.acted.iter().map(row).collect()
+}
+
+fn over_budget(scrape: &Scrape) -> Vec<Row> {
+    let row = |over: Over| (vec![("of", over.name().to_owned())], whole(u64::from(scrape.picture.stats.over_budget == Some(over))));
+    vec![row(Over::Cpu), row(Over::Memory)]
+}
+
+fn threads(scrape: &Scrape) -> Vec<Row> {
+    let row = |(thread, ns): (&String, &u64)| (vec![("thread", thread.clone())], seconds(Nanos(*ns)));
+    scrape.picture.stats.threads_cpu_ns.iter().map(row).collect()
 }
 
 fn missing(scrape: &Scrape) -> Vec<Row> {

@@ -20,6 +20,7 @@ pub mod local_api;
 pub mod log;
 pub mod metrics;
 pub mod own_cgroup;
+pub mod own_cost;
 pub mod own_folder;
 pub mod priority;
 pub mod process_tree;

@@ -21,11 +21,12 @@ use super::journal::{JournalThread, NotTaken};
 use super::layout::Layout;
 use super::process_tree::ProcessTrees;
 use super::watch::Watch;
-use super::{clock, own_cgroup, sibling};
+use super::{clock, own_cgroup, own_cost, sibling};
 use crate::authority::embedded::Embedded;
 use crate::domain::act::{Act, ActOutcome, Acted, CgroupDir, Target};
 use crate::domain::agent::start::{PendingStart, Refusal, Reply, Wanted};
 use crate::domain::batch::Batch;
+use crate::domain::budget::{Budget, Change, Cost, Pace};
 use crate::domain::fact::Fact;
 use crate::domain::id::{Attempt, Epoch};
 use crate::domain::meter::{JobSample, Missing, Reading};
@@ -39,6 +40,9 @@ use crate::domain::view::{JobView, View};
 
 /// Messages that may wait for the loop.
 pub const QUEUE_MAX: usize = 8_192;
+
+/// The agent's threads and descriptors are looked at once in so many ticks: that is work too.
+const OWN_COST_TICKS: u64 = 10;
 
 /// The edges that the loop works with.
 pub struct Edges {
@@ -107,6 +111,12 @@ pub struct Loop {
     /// An old picture's jobs that nobody looks at any more: the next one is made over them.
     spare: Vec<JobView>,
     stats: Stats,
+    budget: Budget,
+    pace: Pace,
+    /// The interval as configured.
+    configured: Nanos,
+    /// When the last tick ended, and the CPU time of the process then.
+    paid_to: Option<(Mono, u64)>,
     draining: bool,
     on_tick: Box<dyn FnMut() + Send>,
 }
@@ -114,7 +124,15 @@ pub struct Loop {
 impl Loop {
     /// A loop around a recovered turn; `effects` are what its waking asked for, `on_tick` is called after each tick (the watchdog).
     #[must_use]
-    pub fn new(turn: Turn, edges: Edges, inbox: Receiver<Inbox>, handle: Handle, stats: Stats, on_tick: Box<dyn FnMut() + Send>) -> Loop {
+    pub fn new(
+        turn: Turn,
+        edges: Edges,
+        inbox: Receiver<Inbox>,
+        handle: Handle,
+        (stats, budget): (Stats, Budget),
+        on_tick: Box<dyn FnMut() + Send>,
+    ) -> Loop {
+        let configured = turn.settings().interval;
         let board = handle.board();
         Loop {
             turn,
@@ -130,6 +148,10 @@ impl Loop {
             published: (Mono(0), Nanos(0)),
             spare: Vec::new(),
             stats,
+            budget,
+            pace: Pace::default(),
+            configured,
+            paid_to: None,
             draining: false,
             on_tick,
         }
@@ -142,18 +164,20 @@ impl Loop {
             self.look_after(attempt);
         }
         self.carry_out(woken);
-        let interval = self.turn.settings().interval;
         let mut schedule = clock::mono();
         let mut next_tick = schedule;
         loop {
             let now = clock::mono();
             if next_tick <= now {
                 self.stats.tick_late_ns = now.since(next_tick).0;
+                self.stats.tick_late_max_ns = self.stats.tick_late_max_ns.max(self.stats.tick_late_ns);
+                let slot = self.turn.settings().interval;
                 self.tick();
-                let periods = (clock::mono().since(schedule).0 / interval.0).max(1);
+                let interval = self.turn.settings().interval;
+                let periods = (clock::mono().since(schedule).0 / slot.0).max(1);
                 self.stats.tick_missed_count += periods - 1;
                 // A missed tick is left out, not made up: counters lose nothing by it.
-                schedule = schedule.plus(Nanos(interval.0.saturating_mul(periods)));
+                schedule = if interval == slot { schedule.plus(Nanos(interval.0.saturating_mul(periods))) } else { clock::mono() };
                 next_tick = schedule.plus(stray(interval));
                 continue;
             }
@@ -198,9 +222,41 @@ impl Loop {
         }
         self.adopt_due_cards();
         self.stats.tick_count += 1;
+        self.keep_to_budget();
         self.publish();
         self.stats.tick_ns = clock::mono().since(began).0;
         (self.on_tick)();
+    }
+
+    /// Looks what the agent itself costs, and looks less often at the jobs while that is too much.
+    fn keep_to_budget(&mut self) {
+        let (now, cpu_ns) = (clock::mono(), clock::process_cpu_ns());
+        self.stats.cpu_ns = cpu_ns;
+        self.stats.resident_bytes = super::host::resident_bytes().unwrap_or(0);
+        if self.stats.tick_count % OWN_COST_TICKS == 1 {
+            self.stats.threads_cpu_ns = own_cost::threads_cpu_ns().unwrap_or_default();
+            self.stats.descriptors = own_cost::descriptors().unwrap_or(0);
+        }
+        let last = self.paid_to.replace((now, cpu_ns));
+        let change = last.and_then(|(since, before_ns)| {
+            let cpu = Nanos(cpu_ns.saturating_sub(before_ns));
+            let cost = Cost { cpu, within: now.since(since), resident_bytes: self.stats.resident_bytes };
+            self.pace.ticked(&self.budget, &cost, self.configured)
+        });
+        let interval = self.pace.interval(self.configured);
+        self.stats.interval_ns = interval.0;
+        self.stats.over_budget = self.pace.over();
+        match change {
+            Some(Change::Widened(over)) => {
+                self.stats.widened_count += 1;
+                tracing::warn!(event = "over_budget", of = over.name(), %interval, "the agent costs more than [budget] allows: it looks less often");
+            }
+            Some(Change::Narrowed) => tracing::info!(event = "within_budget", %interval, "the agent looks more often again"),
+            None => return,
+        }
+        let mut settings = self.turn.settings().clone();
+        settings.interval = interval; // the core tells a silence from a wider interval by it
+        self.turn.set_settings(settings);
     }
 
     fn step(&mut self, event: Event) {
@@ -463,6 +519,8 @@ impl Loop {
         for effect in effects {
             match effect {
                 Effect::Commit(batch) => {
+                    self.stats.commit_count += 1;
+                    self.stats.commit_bytes += batch.rows.iter().map(|row| row.bytes.len() as u64).sum::<u64>();
                     self.backlog.push_back(batch);
                     self.send_backlog();
                 }
@@ -613,8 +671,6 @@ impl Loop {
 
     fn publish(&mut self) {
         let now = clock::now();
-        self.stats.cpu_ns = clock::process_cpu_ns();
-        self.stats.resident_bytes = super::host::resident_bytes().unwrap_or(0);
         let (turn, spare) = (&self.turn, std::mem::take(&mut self.spare));
         let view = View::over(spare, turn.agent(), turn.settings(), turn.durable().0, turn.refused_card(), now);
         let before = self.board.hang(Picture {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::handle::{Picture, Stats};
 use crate::domain::act::{Act, ActOutcome, Acted};
 use crate::domain::bucket::Bucket;
+use crate::domain::budget::Over;
 use crate::domain::detail::{Detail, Io};
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{Attempt, BootId, Epoch, GpuId, GpuModel, Uid};
@@ -131,6 +132,14 @@ pub(crate) fn picture() -> Picture {
             tick_missed_count: 2,
             tick_ns: 1_420_500,
             tick_late_ns: 62_000,
+            tick_late_max_ns: 104_000,
+            interval_ns: 2_000_000_000,
+            over_budget: Some(Over::Cpu),
+            widened_count: 1,
+            threads_cpu_ns: BTreeMap::from([("journal".to_owned(), 560_000_000), ("meterd-loop".to_owned(), 9_100_000_000)]),
+            descriptors: 61,
+            commit_count: 8_011,
+            commit_bytes: 1_204_000,
             cpu_ns: 9_870_000_000,
             resident_bytes: 21 << 20,
             acted: BTreeMap::from([(("freeze", "confirmed"), 3), (("thaw", "confirmed"), 2)]),

@@ -101,6 +101,14 @@ pub struct AgentStatus {
     pub tick_missed_count: u64,
     /// The last tick, in nanoseconds.
     pub tick_ns: u64,
+    /// How late the last tick began, in nanoseconds.
+    pub tick_late_ns: u64,
+    /// Between two ticks now, in nanoseconds.
+    pub interval_ns: u64,
+    /// Why that is wider than configured: the agent costs more `cpu` or `memory` than its budget.
+    pub over_budget: Option<String>,
+    /// Open descriptors.
+    pub descriptors: u64,
     /// CPU time of the process, in nanoseconds.
     pub cpu_ns: u64,
     /// Resident memory of the process, in bytes.
@@ -139,6 +147,7 @@ pub fn alive(picture: &Picture, now: Mono, interval: Nanos) -> Result<(), NotRea
         return Err(NotReady::new("no_picture", "the first tick is not done yet"));
     }
     let age = now.since(Mono(picture.taken_at_ns));
+    let interval = interval.max(Nanos(picture.stats.interval_ns)); // it may be widened
     if Nanos(interval.0.saturating_mul(STALE_AFTER_INTERVALS)) < age {
         return Err(NotReady::new("stale_picture", format!("the last tick was done {age} ago")));
     }
@@ -220,6 +229,10 @@ impl AgentStatus {
             tick_count: stats.tick_count,
             tick_missed_count: stats.tick_missed_count,
             tick_ns: stats.tick_ns,
+            tick_late_ns: stats.tick_late_ns,
+            interval_ns: stats.interval_ns,
+            over_budget: stats.over_budget.map(|over| over.name().to_owned()),
+            descriptors: stats.descriptors,
             cpu_ns: stats.cpu_ns,
             resident_bytes: stats.resident_bytes,
             loop_scheduling: stats.loop_scheduling.clone(),
@@ -290,7 +303,10 @@ mod tests {
 
     #[test]
     fn a_picture_is_stale_after_five_intervals() {
-        let picture = crate::node::sample::picture();
+        let mut picture = crate::node::sample::picture();
+        let two_seconds = Mono(picture.taken_at_ns + 10 * INTERVAL.0);
+        assert_eq!(alive(&picture, two_seconds, INTERVAL), Ok(()), "the interval is widened to two seconds");
+        picture.stats.interval_ns = INTERVAL.0;
         let at = |intervals: u64| Mono(picture.taken_at_ns + intervals * INTERVAL.0);
         assert_eq!(alive(&picture, at(5), INTERVAL), Ok(()));
         assert_eq!(alive(&picture, at(6), INTERVAL).unwrap_err().code, "stale_picture");

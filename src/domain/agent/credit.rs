@@ -57,27 +57,10 @@ impl Agent {
     }
 
     fn burn_of<'a>(&'a self, jobs: impl Iterator<Item = &'a Job>, settings: &Settings) -> Credits {
-        // Jobs of one account share the host; those under an older card are priced by their own, the dearest counts for the host.
-        let mut host = Credits::ZERO;
-        let mut each = Credits::ZERO;
-        // Nearly all jobs are alike: they hold no GPU and have the same card, so theirs is reckoned once.
-        let mut alike: Option<(Digest, Credits)> = None;
-        for job in jobs {
-            let Some(digest) = job.segments.last().map(|segment| segment.card) else { continue };
-            if let Some((_, own)) = alike.filter(|(known, _)| *known == digest && job.gpus.is_empty()) {
-                each = each.plus(own);
-                continue;
-            }
-            let Some(card) = self.cards.get(&digest) else { continue };
-            let own = charge::burn(card, &Shape { cpu_milli: 0, memory_bytes: 0, gpus: &job.gpus });
-            each = each.plus(own);
-            let all = charge::burn(card, &host_shape(settings, &job.gpus));
-            host = host.max(all.minus(own));
-            if job.gpus.is_empty() {
-                alike = Some((digest, own));
-            }
-        }
-        host.plus(each)
+        let mut burns = Burns::new(self, settings);
+        let mut sum = Burn::default();
+        jobs.for_each(|job| sum.add(burns.of(job)));
+        sum.total()
     }
 
     /// The burn that a question states: measured over the last seconds, and never below a part of the greatest one.
@@ -103,7 +86,8 @@ impl Agent {
     pub fn next_last_word(&self, now: Mono) -> Option<(Mono, Vec<Attempt>)> {
         let due = |job: &Job| job.counter_final_at().filter(|_| job.is_live()).map(|at| (at, job.attempt));
         // One that stood still for longer only waits for its stop to be reported: the ticks look after it.
-        let soon = self.jobs.values().filter_map(due).filter(|(at, _)| now.since(*at) < COUNTER_SETTLES).min()?;
+        let restless = self.restless.iter().filter_map(|attempt| self.jobs.get(attempt)); // one without tasks is one of these
+        let soon = restless.filter_map(due).filter(|(at, _)| now.since(*at) < COUNTER_SETTLES).min()?;
         Some((soon.0, vec![soon.1]))
     }
 
@@ -119,6 +103,82 @@ impl Agent {
             (account.empty_since.is_none()).then(|| (seen.plus(lasts), running.iter().map(|job| job.attempt).collect()))
         };
         self.accounts.iter().filter_map(edge).min_by_key(|(at, _): &(Mono, Vec<Attempt>)| *at)
+    }
+}
+
+/// A greatest burn in the making. Jobs of one account share the host; those under an older card are priced by their own, the dearest
+/// counts for the host.
+#[derive(Clone, Copy, Debug, Default)]
+struct Burn {
+    host: Credits,
+    each: Credits,
+}
+
+impl Burn {
+    fn add(&mut self, job: Burn) {
+        self.host = self.host.max(job.host);
+        self.each = self.each.plus(job.each);
+    }
+
+    fn total(self) -> Credits {
+        self.host.plus(self.each)
+    }
+}
+
+/// Reckons the burn of jobs. Nearly all are alike: they hold no GPU and have the same card, so theirs is reckoned once.
+struct Burns<'a> {
+    agent: &'a Agent,
+    settings: &'a Settings,
+    alike: Option<(Digest, Burn)>,
+}
+
+impl<'a> Burns<'a> {
+    fn new(agent: &'a Agent, settings: &'a Settings) -> Burns<'a> {
+        Burns { agent, settings, alike: None }
+    }
+
+    fn of(&mut self, job: &Job) -> Burn {
+        let Some(digest) = job.segments.last().map(|segment| segment.card) else { return Burn::default() };
+        if let Some((_, burn)) = self.alike.filter(|(known, _)| *known == digest && job.gpus.is_empty()) {
+            return burn;
+        }
+        let Some(card) = self.agent.cards.get(&digest) else { return Burn::default() };
+        let each = charge::burn(card, &Shape { cpu_milli: 0, memory_bytes: 0, gpus: &job.gpus });
+        let burn = Burn { host: charge::burn(card, &host_shape(self.settings, &job.gpus)).minus(each), each };
+        if job.gpus.is_empty() {
+            self.alike = Some((digest, burn));
+        }
+        burn
+    }
+}
+
+/// What an account's jobs come to.
+struct Standing {
+    live: Vec<Attempt>,
+    owed: Credits,
+    /// The greatest burn of those that are not over.
+    burn_live: Credits,
+    /// Of those of them that have tasks.
+    burn_alive: Credits,
+}
+
+impl Standing {
+    /// In one pass.
+    fn of(agent: &Agent, settings: &Settings, account: &AccountId) -> Standing {
+        let mut burns = Burns::new(agent, settings);
+        let (mut live, mut owed, mut most, mut with_tasks) = (Vec::new(), Credits::ZERO, Burn::default(), Burn::default());
+        for job in agent.jobs_of(account) {
+            owed = owed.plus(job.owed());
+            if job.is_live() {
+                live.push(job.attempt);
+                let burn = burns.of(job);
+                most.add(burn);
+                if job.emptied.is_none() {
+                    with_tasks.add(burn);
+                }
+            }
+        }
+        Standing { live, owed, burn_live: most.total(), burn_alive: with_tasks.total() }
     }
 }
 
@@ -150,9 +210,7 @@ impl Draft<'_> {
     pub(super) fn review(&mut self, id: &AccountId) {
         let Some(account) = self.agent.accounts.get(id) else { return };
         let in_hand = account.grant.in_hand(self.now.boot);
-        let owed = self.agent.owed(id);
-        let live: Vec<Attempt> = self.agent.jobs_of(id).filter(|job| job.is_live()).map(|job| job.attempt).collect();
-        let burn_live = self.agent.burn_of(self.agent.jobs_of(id).filter(|job| job.is_live()), self.settings);
+        let Standing { live, owed, burn_live, burn_alive } = Standing::of(self.agent, self.settings, id);
         let empty = owed.is_positive() || (!in_hand.is_positive() && burn_live.is_positive());
         match (empty && !live.is_empty(), account.empty_since) {
             (true, None) => {
@@ -166,7 +224,7 @@ impl Draft<'_> {
             }
             _ => {}
         }
-        self.review_edge(id, in_hand, &live);
+        self.review_edge(id, in_hand, burn_alive, &live);
         self.review_warning(id, in_hand, &live);
     }
 
@@ -199,10 +257,10 @@ impl Draft<'_> {
         }
     }
 
-    fn review_edge(&mut self, id: &AccountId, in_hand: Credits, live: &[Attempt]) {
+    fn review_edge(&mut self, id: &AccountId, in_hand: Credits, burn_alive: Credits, live: &[Attempt]) {
         let armed = self.agent.accounts.get(id).is_some_and(|account| account.armed.is_some());
         let enforced = self.agent.mode(self.settings) == Enforcement::Enforce;
-        let lasts = self.lasts_at_most(id, in_hand);
+        let lasts = self.lasts_at_most(id, in_hand, burn_alive);
         let near = enforced && lasts.is_some_and(|lasts| lasts < ARM_BEFORE);
         let far = !enforced || lasts.is_none_or(|lasts| DISARM_BEYOND < lasts);
         if near && !armed {
@@ -217,9 +275,8 @@ impl Draft<'_> {
 
     /// How long what is in hand lasts if every job burns its most, those that stand still and may be thawed included: a job must not run
     /// again before its edge is armed. Never beyond the deadline.
-    fn lasts_at_most(&self, id: &AccountId, in_hand: Credits) -> Option<Nanos> {
-        let alive = self.agent.jobs_of(id).filter(|job| job.is_live() && job.emptied.is_none());
-        let lasts = grant::lasts(in_hand, self.agent.burn_of(alive, self.settings))?;
+    fn lasts_at_most(&self, id: &AccountId, in_hand: Credits, burn_alive: Credits) -> Option<Nanos> {
+        let lasts = grant::lasts(in_hand, burn_alive)?;
         let deadline = self.agent.accounts.get(id).map_or(Boot(0), |account| account.grant.deadline);
         Some(lasts.min(deadline.since(self.now.boot)))
     }

@@ -166,8 +166,8 @@ impl<'a> Draft<'a> {
         let mut rows = Vec::with_capacity(samples.len());
         let mut after: Vec<(&JobSample, Phase)> = Vec::new();
         let mut in_hand = BTreeMap::new();
-        let samples: Vec<Cow<'_, JobSample>> = samples.iter().map(|sample| self.known_to_be_gone(sample)).collect();
-        for sample in &samples {
+        let samples = self.known_to_be_gone(samples);
+        for sample in samples.iter() {
             let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { continue };
             after.push((sample, job.phase));
             let hand = in_hand.entry(job.account.clone()).or_insert_with(|| self.in_hand(&job.account));
@@ -179,7 +179,7 @@ impl<'a> Draft<'a> {
         if !rows.is_empty() {
             self.record(Fact::Counted { wall: self.now.wall, rows });
         }
-        self.note_details(samples.iter().map(AsRef::as_ref));
+        self.note_details(samples.iter());
         for (sample, before) in after {
             self.look_at(sample, before);
         }
@@ -199,15 +199,19 @@ impl<'a> Draft<'a> {
     }
 
     /// A Slurm job's cgroup that was there and is not is gone, though the reader, if it is new, only knows that it is not there.
-    fn known_to_be_gone<'s>(&self, sample: &'s JobSample) -> Cow<'s, JobSample> {
-        if sample.cpu_ns != Reading::Missing(Missing::NotYet) {
-            return Cow::Borrowed(sample);
+    fn known_to_be_gone<'s>(&self, samples: &'s [JobSample]) -> Cow<'s, [JobSample]> {
+        let not_there = |sample: &JobSample| sample.cpu_ns == Reading::Missing(Missing::NotYet);
+        if !samples.iter().any(not_there) {
+            return Cow::Borrowed(samples);
         }
-        let awaited = self.agent.jobs.get(&sample.attempt).is_none_or(|job| job.phase == Phase::Awaited);
-        if awaited {
-            return Cow::Borrowed(sample);
+        let mut samples = samples.to_vec();
+        for sample in samples.iter_mut().filter(|sample| not_there(sample)) {
+            let awaited = self.agent.jobs.get(&sample.attempt).is_none_or(|job| job.phase == Phase::Awaited);
+            if !awaited {
+                sample.cpu_ns = Reading::Missing(Missing::Vanished);
+            }
         }
-        Cow::Owned(JobSample { cpu_ns: Reading::Missing(Missing::Vanished), ..sample.clone() })
+        Cow::Owned(samples)
     }
 
     pub(super) fn in_hand(&self, account: &AccountId) -> Credits {
@@ -399,12 +403,12 @@ impl<'a> Draft<'a> {
     }
 
     fn end_if_over(&mut self, sample: &JobSample) {
-        let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { return };
         let gone = is_gone(sample);
-        if is_unread(job, sample) {
+        if !gone && sample.populated.seen() != Some(&Populated::No) {
             return;
         }
-        if !gone && sample.populated.seen() != Some(&Populated::No) {
+        let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { return };
+        if is_unread(job, sample) {
             return;
         }
         // Whoever started the job reports its end, and how, a moment after its last task. One that never had a task is over when its

@@ -108,6 +108,8 @@ pub struct Agent {
     pub cards: BTreeMap<Digest, Card>,
     /// The mode set at run time.
     pub enforcement: Option<Enforcement>,
+    /// Jobs at hand that do not simply run with tasks: of all others nothing is wanted but for their account's sake.
+    pub restless: BTreeSet<Attempt>,
 }
 
 impl Agent {
@@ -204,9 +206,10 @@ impl Agent {
     }
 
     fn with_job(&mut self, attempt: Attempt, change: impl FnOnce(&mut Job)) {
-        let open = self.jobs.get_mut(&attempt);
-        let job = open.or_else(|| self.closed.iter_mut().find(|job| job.attempt == attempt));
-        if let Some(job) = job {
+        if let Some(job) = self.jobs.get_mut(&attempt) {
+            change(job);
+            note_unrest(&mut self.restless, job);
+        } else if let Some(job) = self.closed.iter_mut().find(|job| job.attempt == attempt) {
             change(job);
         }
     }
@@ -330,6 +333,7 @@ impl Agent {
         account.grant.spent = account.grant.spent.plus(opened.drawn);
         account.charged = account.charged.plus(opened.charge);
         account.jobs.insert(opened.attempt);
+        note_unrest(&mut self.restless, &job);
         self.jobs.insert(opened.attempt, job);
     }
 
@@ -367,6 +371,7 @@ impl Agent {
             Some(Populated::No) if job.emptied.is_none() && job.seen_populated == Seen::Yes => job.emptied = Some((row.at, wall)),
             _ => {}
         }
+        note_unrest(&mut self.restless, job);
         let drawn = row.drawn.minus(job.drawn);
         job.drawn = row.drawn;
         let charged = job.charge.minus(before);
@@ -420,6 +425,7 @@ impl Agent {
 
     fn close(&mut self, attempt: Attempt) {
         if let Some(job) = self.jobs.remove(&attempt) {
+            self.restless.remove(&attempt);
             if let Some(account) = self.accounts.get_mut(&job.account) {
                 account.jobs.remove(&attempt);
             }
@@ -444,6 +450,16 @@ impl Agent {
 
 fn prices_anon(card: &Card) -> bool {
     card.prices(Meter::MemoryAnon)
+}
+
+/// Keeps the set of jobs that do not simply run.
+fn note_unrest(restless: &mut BTreeSet<Attempt>, job: &Job) {
+    let simply_runs = job.is_live() && job.phase == Phase::Running && job.emptied.is_none();
+    if !simply_runs {
+        restless.insert(job.attempt);
+    } else if !restless.is_empty() {
+        restless.remove(&job.attempt);
+    }
 }
 
 /// A segment's usage at its beginning: every held GPU is there, with nothing yet.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::act::{Act, Order};
 use super::super::enforcement::Enforcement;
-use super::super::id::{AccountId, Attempt};
+use super::super::id::Attempt;
 use super::super::job::{FrozenBy, Job, Phase, Removed};
 use super::super::time::{Nanos, Now};
 use super::super::wire::OnExhaustion;
@@ -46,13 +46,13 @@ impl Agent {
     #[must_use]
     pub fn wants(&self, settings: &Settings, now: Now) -> Vec<Order> {
         let order = |job: &Job, act| Order { attempt: job.attempt, target: job.target.clone(), act };
-        // Most jobs run on accounts that are not empty: nothing is wanted of them, and that shows without their account.
-        let empty: BTreeSet<&AccountId> =
-            self.accounts.iter().filter(|(_, account)| account.empty_since.is_some()).map(|(id, _)| id).collect();
-        let quiet = |job: &Job| job.phase == Phase::Running && !empty.contains(&job.account);
-        let live = self.jobs.values().filter(|job| job.is_live() && !quiet(job));
+        // Most jobs simply run, on accounts that are not empty: nothing is wanted of them.
+        let empty = self.accounts.values().filter(|account| account.empty_since.is_some());
+        let candidates: BTreeSet<Attempt> = empty.flat_map(|account| &account.jobs).chain(&self.restless).copied().collect();
+        let at_hand = || candidates.iter().filter_map(|attempt| self.jobs.get(attempt));
+        let live = at_hand().filter(|job| job.is_live());
         let mut wants: Vec<Order> = live.filter_map(|job| self.want(job, settings, now).map(|act| order(job, act))).collect();
-        let ended = self.jobs.values().chain(&self.closed).filter(|job| !job.is_live() && job.removed == Removed::No);
+        let ended = at_hand().chain(&self.closed).filter(|job| !job.is_live() && job.removed == Removed::No);
         wants.extend(ended.map(|job| order(job, Act::Remove)));
         wants
     }

@@ -515,3 +515,16 @@ fn a_picture_made_over_another_is_the_same_as_one_made_afresh() {
     let others = crate::node::sample::view().jobs;
     assert_eq!(over(others, &bench).jobs, afresh(&bench).jobs, "whatever was there before");
 }
+
+#[test]
+fn a_wider_interval_does_not_put_off_the_edge_of_an_account() {
+    let look = |interval: Nanos| {
+        let mut bench = Bench::running(5_000_000_000);
+        let settings = Settings { interval, ..bench.turn.settings().clone() };
+        bench.turn.set_settings(settings);
+        bench.work(1_000);
+        bench.turn.next_look(bench.now)
+    };
+    assert!(look(Nanos::from_secs(1)).is_some(), "five seconds of burn are near the edge");
+    assert_eq!(look(Nanos::from_secs(1)), look(crate::domain::budget::INTERVAL_MAX));
+}

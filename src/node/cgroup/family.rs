@@ -51,9 +51,15 @@ impl Family {
     /// Ends a look at which every child was read: tells the tails of those that vanished since the last one, and takes the new baseline.
     /// `begun_ns` is the parent's CPU time at the beginning of this look.
     pub(super) fn settle(&mut self, begun_ns: Option<u64>, dirs: &mut BTreeMap<Key, Watched>, files: &mut Files) {
-        let whole = self.every_child_was_read(dirs, files);
-        let vanished: Vec<Key> =
-            self.keys.iter().copied().filter(|key| dirs.get(key).is_some_and(|dir| dir.tail_open == TailOpen::Yes)).collect();
+        let (mut read_count, mut vanished) = (0, Vec::new());
+        for key in &self.keys {
+            let Some(dir) = dirs.get(key) else { continue };
+            read_count += usize::from(dir.live().is_some() && dir.cpu_ns.is_some());
+            if dir.tail_open == TailOpen::Yes {
+                vanished.push(*key);
+            }
+        }
+        let whole = self.are_all_children(read_count, files);
         if let (true, Some(before_ns), Some(begun_ns), false) = (whole, self.settled_ns, begun_ns, vanished.is_empty()) {
             let read_delta_ns: u64 = self.keys.iter().filter_map(|key| dirs.get(key)).map(delta_ns).sum();
             let tails = vanished_tails(begun_ns.saturating_sub(before_ns), read_delta_ns, vanished.len());
@@ -73,15 +79,12 @@ impl Family {
         self.settled_ns = end_ns.filter(|_| whole);
     }
 
-    /// Is every child directory a watched one that has been read, and has the parent no processes of its own?
-    fn every_child_was_read(&mut self, dirs: &BTreeMap<Key, Watched>, files: &mut Files) -> bool {
+    /// Are these all the parent's children, and has it no processes of its own? Each of those that were read is a child; so where there are
+    /// as many children, they are all.
+    fn are_all_children(&mut self, read_count: usize, files: &mut Files) -> bool {
         let Some(parent) = &self.parent else { return false };
-        if !files.read(parent, "cgroup.procs", &mut self.procs).is_ok_and(<[u8]>::is_empty) {
-            return false;
-        }
-        let read = self.keys.iter().filter_map(|key| dirs.get(key)).filter(|dir| dir.live().is_some() && dir.cpu_ns.is_some());
-        // Each of these is a child; so where there are as many children, they are all. (cgroups count sub-directories as links.)
-        child_count(parent).is_ok_and(|children| children == read.count())
+        let no_processes = files.read(parent, "cgroup.procs", &mut self.procs).is_ok_and(<[u8]>::is_empty);
+        no_processes && child_count(parent).is_ok_and(|children| children == read_count)
     }
 
     /// A child is watched no more. If it was not known to be gone, what it goes on to use is nobody's tail.
@@ -99,7 +102,7 @@ impl Family {
     }
 }
 
-/// How many children a directory has.
+/// How many children a directory has: cgroups count them as links.
 fn child_count(parent: &OpenDir) -> Result<usize, Errno> {
     let links = usize::try_from(fstat(&parent.fd)?.st_nlink).unwrap_or(0);
     match links.checked_sub(2) {

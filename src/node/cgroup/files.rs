@@ -16,11 +16,13 @@ pub(super) struct Files {
     kept: usize,
     kept_max: usize,
     buffer: Vec<u8>,
+    /// A directory was found gone.
+    vanished: bool,
 }
 
 impl Files {
     pub(super) fn keeping_at_most(kept_max: usize) -> Files {
-        Files { kept: 0, kept_max, buffer: vec![0; 4_096] }
+        Files { kept: 0, kept_max, buffer: vec![0; 4_096], vanished: false }
     }
 
     /// How many are kept now.
@@ -55,6 +57,21 @@ impl Files {
         let length = self.read(dir, name, &mut Slot::default()).map(<[u8]>::len);
         self.kept_max = kept_max;
         Ok(&self.buffer[..length?])
+    }
+
+    /// A directory was found gone.
+    pub(super) fn note_vanished(&mut self) {
+        self.vanished = true;
+    }
+
+    /// Was one found gone since that was last forgotten?
+    pub(super) const fn vanished(&self) -> bool {
+        self.vanished
+    }
+
+    /// Whatever was found gone has been told.
+    pub(super) fn forget_vanished(&mut self) {
+        self.vanished = false;
     }
 
     /// Closes it.

@@ -225,6 +225,7 @@ impl Watched {
             self.release(files);
             self.state = State::Gone(Missing::Vanished);
             self.tail_open = TailOpen::Yes;
+            files.note_vanished();
         }
         why
     }

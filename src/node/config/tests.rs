@@ -53,6 +53,10 @@ format = "json"
 [journal]
 keep_days = 1
 keep_mib = 64
+
+[budget]
+cpu_percent = 2
+memory_mib = 64
 [policy]
 on_exhaustion = "kill"
 grace_s = 1
@@ -78,6 +82,7 @@ start_predicted = "check"
         gpu: GpuConfig { nvml: Nvml::Off, library: "/opt/libnvidia-ml.so".to_owned() },
         log: LogConfig { level: LogLevel::Debug, format: LogFormat::Json },
         journal: JournalConfig { keep_days: 1, keep_mib: 64 },
+        budget: Budget { cpu_percent: 2, memory_bytes: 64 << 20 },
         policy: AccountPolicy {
             on_exhaustion: OnExhaustion::Kill,
             grace: Nanos::from_secs(1),
