@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Error, ErrorCode, OpenFlags, ffi};
 use rustix::io::Errno;
 
@@ -50,6 +51,44 @@ pub(crate) fn open_for_reading(path: &Path, kind: &Kind) -> Result<Connection, F
     let connection = Connection::open_with_flags(path, flags).map_err(|error| Failure::Fatal(format!("{}: {error}", path.display())))?;
     let checked = connection.busy_timeout(PATIENCE).and_then(|()| foreign(&connection, kind));
     match checked {
+        Ok(None) => Ok(connection),
+        Ok(Some(foreign)) => Err(Failure::Damaged(format!("{}: {foreign}", path.display()))),
+        Err(error) => Err(classify(&connection, &error)),
+    }
+}
+
+/// Does another process write the file?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writing {
+    /// One does.
+    Goes,
+    /// None does.
+    Rests,
+}
+
+/// Opens the file for reading, and leaves it and its folder as they are, also where a writer was killed: neither a log nor an index of it is
+/// made, and nothing is copied back.
+pub(crate) fn open_untouched(path: &Path, kind: &Kind, writing: Writing) -> Result<Connection, Failure> {
+    let log = std::fs::metadata(format!("{}-wal", path.display())).is_ok_and(|log| log.len() != 0);
+    let opened = match (writing, log) {
+        (Writing::Goes, _) => return open_for_reading(path, kind),
+        (Writing::Rests, false) => {
+            let escaped: String = path.display().to_string().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags)
+        }
+        // Alone with the file, the index of its log is kept in memory.
+        (Writing::Rests, true) => {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            Connection::open_with_flags(path, flags).and_then(|connection| {
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+                connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA query_only = ON;")?;
+                Ok(connection)
+            })
+        }
+    };
+    let connection = opened.map_err(|error| Failure::Fatal(format!("{}: {error}", path.display())))?;
+    match connection.busy_timeout(PATIENCE).and_then(|()| foreign(&connection, kind)) {
         Ok(None) => Ok(connection),
         Ok(Some(foreign)) => Err(Failure::Damaged(format!("{}: {foreign}", path.display()))),
         Err(error) => Err(classify(&connection, &error)),

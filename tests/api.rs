@@ -353,8 +353,8 @@ fn a_stranger_sees_the_aggregates_and_nothing_of_anybody() {
 fn what_is_served_says_what_it_is() {
     let served = served();
     let metrics = served.unix("GET", "/metrics", "");
-    assert!(metrics.head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{}", metrics.head);
-    assert!(metrics.body.ends_with("# EOF\n") && metrics.body.contains("meterd_account_in_hand_credits{account=\"secret\"} 3.0"));
+    assert!(metrics.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{}", metrics.head);
+    assert!(metrics.body.contains("meterd_account_in_hand_credits{account=\"secret\"} 3\n"));
     let page = served.tcp("GET", "/", "");
     assert!(page.head.contains("content-security-policy: default-src 'none'") && page.head.contains("text/html"));
     assert!(!page.body.contains("http://") && !page.body.contains("https://"), "the page loads nothing from elsewhere");

@@ -152,6 +152,17 @@ impl From<Refusal> for Stop {
     }
 }
 
+/// Can the file's balances be read, as far as `SQLite` can tell? Nothing in its folder is changed by looking.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn look(path: &Path, writing: crate::sqlite::Writing) -> Result<(), StoreError> {
+    let connection = crate::sqlite::open_untouched(path, &KIND, writing)?;
+    let found: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|error| classify(&connection, &error))?;
+    if found == "ok" { Ok(()) } else { Err(Failure::Damaged(found).into()) }
+}
+
 impl Store {
     /// Opens the file, or makes one. `now` is the start of this process's watch over silent epochs.
     ///

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser as _;
 use meterd::domain::form::Mistake;
 use meterd::domain::meter::Reading;
 use meterd::domain::rates::Card;
+use meterd::node::arguments::{Arguments, Command};
 use meterd::node::config::{Config, ConfigFailure};
 use meterd::node::daemon::{Daemon, StartError};
 use meterd::node::handle::{Handle, Inbox};
@@ -38,37 +39,6 @@ impl From<Exit> for ExitCode {
         };
         ExitCode::from(code)
     }
-}
-
-/// Node-side metering agent: measures jobs, rates them exactly, and stops what has no credit left.
-///
-/// Exit codes: 0 ended as asked, 1 could not go on, 2 usage, 74 journal or disk, 77 not permitted, 78 configuration.
-#[derive(Parser)]
-#[command(version, about)]
-struct Arguments {
-    /// The configuration.
-    #[arg(long, default_value = "/etc/meterd/meterd.toml")]
-    config: PathBuf,
-    /// Check the configuration and the rate card, name every mistake, and end.
-    #[arg(long)]
-    check_config: bool,
-    /// Print the configuration that holds where a file says nothing, and end.
-    #[arg(long)]
-    print_default_config: bool,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Show on this machine, in a temporary folder and in under a minute, what the agent does.
-    Demo(meterd::demo::Arguments),
-    /// (internal) A process of the demo.
-    #[command(hide = true, subcommand)]
-    DemoPart(meterd::demo::Part),
-    /// (internal) The process that becomes a job's command.
-    #[command(hide = true)]
-    RunChild(meterd::ctl::run::ChildArguments),
 }
 
 fn main() -> ExitCode {

@@ -1,6 +1,7 @@
 //! One call to the agent over its Unix socket.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use crate::node::local_api::operation::percent_encoded;
 
 /// Longer than the agent may take over any answer.
 const WITHIN: Duration = Duration::from_secs(12);
+
+/// Longer than the agent is ever silent on a stream.
+const SILENT_MAX: Duration = Duration::from_secs(15);
 
 /// A way to the agent.
 pub(crate) struct Client {
@@ -112,6 +116,35 @@ impl Client {
     /// `GET`.
     pub(crate) fn read(&self, path: &str) -> Result<Value, Failure> {
         self.call(self.http.get(format!("http://localhost{path}")))
+    }
+
+    /// `GET` of lines that go on and on: each is handed to `each`, until it breaks off or the agent ends the stream.
+    /// A stream that says nothing for [`SILENT_MAX`] has ended.
+    pub(crate) fn lines(&self, path: &str, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Result<(), Failure> {
+        let request = self.http.get(format!("http://localhost{path}")).timeout(Duration::MAX);
+        let mut response = self.wait(SILENT_MAX, async { request.send().await })?;
+        if !response.status().is_success() {
+            let status = response.status().as_u16();
+            let body = self.wait(SILENT_MAX, response.bytes())?;
+            return Err(refused(status, &serde_json::from_slice(&body).unwrap_or_default()));
+        }
+        let mut rest: Vec<u8> = Vec::new();
+        while let Some(chunk) = self.wait(SILENT_MAX, response.chunk())? {
+            rest.extend_from_slice(&chunk);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                if each(String::from_utf8_lossy(&line).trim_end()).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wait<T>(&self, within: Duration, work: impl Future<Output = Result<T, reqwest::Error>>) -> Result<T, Failure> {
+        let silent = |_| Failure::Unreachable { socket: self.socket.clone(), why: "no answer in time".to_owned() };
+        let done = self.runtime.block_on(async { tokio::time::timeout(within, work).await }).map_err(silent)?;
+        done.map_err(|error| self.unreachable(&error))
     }
 
     /// `POST`.

@@ -9,6 +9,8 @@ pub enum Exit {
     Done,
     /// Refused or failed.
     Failed,
+    /// `doctor` found something.
+    Unwell,
     /// The agent does not answer.
     Unreachable,
     /// A hook's call could neither be made nor written down (`EX_TEMPFAIL`).
@@ -23,6 +25,7 @@ impl Exit {
             Exit::Done => 0,
             Exit::Failed => 1,
             Exit::Unreachable => 3,
+            Exit::Unwell => 4,
             Exit::NotSpooled => 75,
         }
     }

@@ -3,8 +3,11 @@
 mod account;
 mod card;
 pub(crate) mod client;
+mod doctor;
 mod enforcement;
+mod events;
 mod exit;
+mod generate;
 mod job;
 mod jobs;
 mod journal;
@@ -14,6 +17,7 @@ pub mod run;
 mod status;
 mod table;
 mod thaw;
+mod top;
 mod verify;
 pub(crate) mod why;
 
@@ -36,7 +40,7 @@ pub const STATE_DIR: &str = "/var/lib/meterd";
 
 /// Starts, stops and explains metered jobs, and keeps their accounts.
 ///
-/// Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the agent does not answer, 75 a hook's call could neither be made nor written
+/// Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the agent does not answer, 4 doctor found something, 75 a hook's call could neither be made nor written
 /// down. `run` ends with its command's exit code, or 128 plus the number of the signal that ended it.
 #[derive(Debug, Parser)]
 #[command(name = "meterctl", version, about, max_term_width = 120)]
@@ -79,8 +83,14 @@ enum Command {
     RunChild(run::ChildArguments),
     /// How the agent does.
     Status(Format),
+    /// What is wrong on this node, and what to do about it; works without the agent.
+    Doctor(doctor::Arguments),
+    /// Accounts and jobs as they stand, again and again.
+    Top(top::Arguments),
     /// The jobs that you may see.
     Jobs(jobs::Arguments),
+    /// What happened, one line each, as it becomes durable.
+    Events(events::Arguments),
     /// Why a job stands where it does: from the counter to the system call.
     Why(why::Arguments),
     /// What a job used and costs.
@@ -103,6 +113,11 @@ enum Command {
     Rate(card::RateCommand),
     /// How far the agent goes against jobs without credit.
     Enforcement(enforcement::Arguments),
+    /// Print a shell's completion script.
+    Completions(generate::Completions),
+    /// (internal) Write the manual pages and completion scripts, for packages.
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     /// Let every job go on that the agent froze; works without the agent.
     Thaw(thaw::Arguments),
 }
@@ -110,13 +125,17 @@ enum Command {
 /// Does what the arguments say.
 #[must_use]
 pub fn main(arguments: Arguments) -> ExitCode {
-    let socket = socket(arguments.socket);
+    let named = named_socket(arguments.socket);
+    let socket = named.clone().unwrap_or_else(|| PathBuf::from(SOCKET));
     let done = match arguments.command {
         Command::Job(command) => job::main(&socket, command),
         Command::Run(run) => return run::main(&socket, &run),
         Command::RunChild(child) => return run::become_command(child),
         Command::Status(format) => show(&socket, "/v1/status", format, status::text),
+        Command::Doctor(doctor) => doctor::main(named.as_deref(), &doctor),
+        Command::Top(top) => top::main(&socket, &top),
         Command::Jobs(jobs) => jobs::main(&socket, &jobs),
+        Command::Events(events) => events::main(&socket, &events),
         Command::Why(why) => why::main(&socket, &why),
         Command::Receipt(receipt) => receipt::main(&socket, &receipt),
         Command::Verify(verify) => verify::main(&verify),
@@ -126,6 +145,8 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Card(command) => card::main(&command),
         Command::Rate(command) => card::rate_main(&command),
         Command::Enforcement(mode) => enforcement::main(&socket, &mode),
+        Command::Completions(completions) => Ok(generate::completions(&completions)),
+        Command::Generate(generate) => generate::main(&generate),
         Command::Thaw(thaw) => thaw::main(&socket, &thaw),
     };
     let exit = done.unwrap_or_else(|failure| {
@@ -135,9 +156,10 @@ pub fn main(arguments: Arguments) -> ExitCode {
     exit.into()
 }
 
-fn socket(given: Option<PathBuf>) -> PathBuf {
+/// The socket that the caller names, if it names one.
+fn named_socket(given: Option<PathBuf>) -> Option<PathBuf> {
     let named = || std::env::var_os(SOCKET_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
-    given.or_else(named).unwrap_or_else(|| PathBuf::from(SOCKET))
+    given.or_else(named)
 }
 
 /// Prints a document of the agent, as it is or as text.

@@ -64,6 +64,11 @@ pub(super) fn show_length(length: Nanos) -> String {
     }
 }
 
+/// A length that is known in whole seconds.
+pub(super) fn show_seconds(seconds: u64) -> String {
+    if seconds < 60 { format!("{seconds} s") } else { show_length(Nanos::from_secs(seconds)) }
+}
+
 /// A length of 128 bits, as receipts have them.
 pub(super) fn show_wide_length(ns: u128) -> String {
     show_length(Nanos(u64::try_from(ns).unwrap_or(u64::MAX)))

@@ -32,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const PERIOD: Duration = Duration::from_millis(50);
 
 /// One process of the demo.
-#[derive(clap::Subcommand)]
+#[derive(Debug, clap::Subcommand)]
 pub enum Part {
     /// Becomes the agent.
     Agent {

@@ -281,6 +281,7 @@ fn tell_journal(handle: &Handle, told: &mut JournalState, notice: &JournalNotice
     let state = match notice {
         JournalNotice::Durable { seq, reserve } => {
             handle.report(Inbox::Durable(Seq(*seq)));
+            handle.board().tell_durable(*seq);
             match reserve {
                 Reserve::Kept => JournalState::Writable,
                 Reserve::InUse => JournalState::Full,

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crossbeam_channel::{Sender, TrySendError};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::domain::act::Acted;
 use crate::domain::agent::start::Reply;
@@ -140,21 +140,35 @@ impl Handle {
     }
 }
 
-/// The newest picture of the agent, for whoever looks.
+/// The newest picture of the agent, and the number of the last fact on disk, for whoever looks.
 #[derive(Default)]
-pub struct Board(RwLock<Arc<Picture>>);
+pub struct Board {
+    picture: RwLock<Arc<Picture>>,
+    durable: watch::Sender<u64>,
+}
 
 impl Board {
     /// The newest picture.
     #[must_use]
     pub fn picture(&self) -> Arc<Picture> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.picture.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Hangs up a new one; the one before it comes back.
     pub fn hang(&self, picture: Picture) -> Arc<Picture> {
         let picture = Arc::new(picture);
-        std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), picture)
+        std::mem::replace(&mut *self.picture.write().unwrap_or_else(PoisonError::into_inner), picture)
+    }
+
+    /// Tells those who follow the journal how far it is on disk.
+    pub fn tell_durable(&self, seq: u64) {
+        self.durable.send_replace(seq);
+    }
+
+    /// To wait for more facts on disk.
+    #[must_use]
+    pub fn durable(&self) -> watch::Receiver<u64> {
+        self.durable.subscribe()
     }
 }
 

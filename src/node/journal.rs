@@ -20,7 +20,8 @@ use crate::domain::id::Digest;
 use crate::domain::time::{Nanos, Wall};
 use crate::sqlite::{Failure, Kind, classify, copy_back, int, open_for_writing};
 
-pub use reader::{for_each_fact, for_each_linked, read_facts, read_receipt, read_receipts, verify};
+pub(crate) use reader::look;
+pub use reader::{ends, for_each_fact, for_each_linked, read_facts, read_page, read_receipt, read_receipt_of, read_receipts, verify};
 use reserve::ReserveFile;
 pub use thread::{JournalNotice, JournalThread, NotTaken};
 

@@ -4,7 +4,9 @@
 //! by the loop, balances by the authority, old receipts by the journal. Calls are bounded in size, time, number and rate.
 
 pub mod answer;
+pub mod events;
 pub mod operation;
+mod page;
 mod peer;
 mod rate;
 
@@ -17,10 +19,11 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
-use axum::http::{Method, Uri};
+use axum::http::header::ACCEPT;
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::access::{Access, Ask, Standing, Who, unknown_account, unknown_job};
 use super::clock;
@@ -65,6 +68,9 @@ struct Inner {
     account_defaults: AccountPolicy,
     interval: Nanos,
     doors: Arc<Doors>,
+    streams: Arc<events::Streams>,
+    /// One page of old facts at a time for all users.
+    reading: Arc<Semaphore>,
     rates: Mutex<Rates>,
     silence: Mutex<Silence>,
 }
@@ -108,6 +114,8 @@ impl Api {
             account_defaults,
             interval,
             doors: Arc::default(),
+            streams: Arc::default(),
+            reading: Arc::new(Semaphore::new(1)),
             rates: Mutex::default(),
             silence: Mutex::default(),
         }))
@@ -162,11 +170,12 @@ async fn serve_one(
     ConnectInfo(peer): ConnectInfo<Peer>,
     method: Method,
     uri: Uri,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let _handling = peer.activity.handling();
     let answer = match api.admit(&peer) {
-        Ok(()) => api.dispatch(&peer, &method, &uri, body).await,
+        Ok(()) => api.dispatch(&peer, (&method, &uri, &headers), body).await,
         Err(answer) => answer,
     };
     answer.into_response(&method)
@@ -184,7 +193,12 @@ impl Api {
             .map_err(|()| Answer::from(Problem::new("too_many_calls", "this user makes too many calls", "wait a second between calls")))
     }
 
-    async fn dispatch(&self, peer: &Peer, method: &Method, uri: &Uri, body: Result<Bytes, BytesRejection>) -> Answer {
+    async fn dispatch(
+        &self,
+        peer: &Peer,
+        (method, uri, headers): (&Method, &Uri, &HeaderMap),
+        body: Result<Bytes, BytesRejection>,
+    ) -> Answer {
         // A stranger is told nothing but where to go, whatever it sent.
         if let Err(refusal) = self.may_reach(peer, method, uri) {
             return Answer::from(refusal);
@@ -194,7 +208,7 @@ impl Api {
             Err(rejection) => return Answer::from(answer::body_problem(&rejection)),
         };
         match Operation::read(method, uri.path(), uri.query(), &body, &self.0.account_defaults) {
-            Ok(operation) => self.perform(peer, operation).await.unwrap_or_else(Answer::from),
+            Ok(operation) => self.perform(peer, operation, headers).await.unwrap_or_else(Answer::from),
             Err(unread) => Answer::from(unread),
         }
     }
@@ -206,16 +220,17 @@ impl Api {
         }
     }
 
-    async fn perform(&self, peer: &Peer, operation: Operation) -> Result<Answer, Problem> {
+    async fn perform(&self, peer: &Peer, operation: Operation, headers: &HeaderMap) -> Result<Answer, Problem> {
         match operation {
-            Operation::Page => Ok(Answer::Page(include_str!("local_api/page.html"))),
+            Operation::Page => Ok(self.page(peer)),
             Operation::Healthz => Ok(self.healthz()),
             Operation::Readyz => Ok(self.readyz(peer)),
-            Operation::Metrics => Ok(self.metrics(peer)),
+            Operation::Metrics => Ok(self.metrics(peer, headers)),
             Operation::Status => Ok(self.status(peer)),
             Operation::Jobs => self.jobs(peer),
             Operation::Job(name) => self.job(peer, &name),
             Operation::Receipt(name) => self.receipt(peer, name).await,
+            Operation::Events(wanted) => self.events(peer, wanted).await.map(Answer::Events),
             Operation::Start(request) => self.start(peer, request).await,
             Operation::Stop(name, request) => self.stop(peer, name, request).await,
             Operation::SetEnforcement(mode) => self.set_enforcement(peer, mode).await,
@@ -269,12 +284,18 @@ impl Api {
         Answer::Document(json!(self.seen_status(peer)))
     }
 
-    fn metrics(&self, peer: &Peer) -> Answer {
+    fn page(&self, peer: &Peer) -> Answer {
+        Answer::Page(page::html(&self.seen_status(peer), self.picture().view.as_ref()))
+    }
+
+    fn metrics(&self, peer: &Peer, headers: &HeaderMap) -> Answer {
         let detail = match self.0.access.check(&peer.who, Ask::AccountMetrics) {
             Ok(()) => metrics::Detail::PerAccount,
             Err(_) => metrics::Detail::Aggregate,
         };
-        Answer::Metrics(metrics::text(self.picture(), clock::mono(), detail))
+        let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+        let format = metrics::Format::accepted(&accept.join(","));
+        Answer::Metrics(format, metrics::text(self.picture(), clock::mono(), detail, format))
     }
 
     fn jobs(&self, peer: &Peer) -> Result<Answer, Problem> {

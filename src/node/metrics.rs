@@ -1,6 +1,8 @@
-//! The metrics, as one table, built from the picture at each scrape (`OpenMetrics` 1.0 text).
+//! The metrics, as one table, built from the picture at each scrape, as `OpenMetrics` 1.0 or classic Prometheus text.
 //!
 //! Names begin with `meterd_`, units are base units, and no label holds a job. Only operators, on the socket, see accounts.
+
+mod format;
 
 use std::fmt::{Debug, Error};
 use std::sync::Arc;
@@ -20,8 +22,7 @@ use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::view::View;
 
-/// The media type of [`text`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub use format::Format;
 
 /// Are series of single accounts given?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,10 +129,39 @@ impl Debug for Scrape {
 
 /// The whole text.
 #[must_use]
-pub fn text(picture: Arc<Picture>, now: Mono, detail: Detail) -> String {
+pub fn text(picture: Arc<Picture>, now: Mono, detail: Detail, format: Format) -> String {
     let age = now.since(Mono(picture.taken_at_ns));
+    let scrape = Scrape { picture, age, detail };
+    match format {
+        Format::OpenMetrics => open_metrics(scrape),
+        Format::Classic => classic(&scrape),
+    }
+}
+
+/// In the classic text a counter's family is called as its samples are, and there is no type `info`.
+fn classic(scrape: &Scrape) -> String {
+    let mut text = format::ClassicText::default();
+    for (name, kind, help, rows) in TABLE {
+        let rows = rows(scrape);
+        let (suffix, kind) = match kind {
+            MetricType::Counter => ("_total", "counter"),
+            MetricType::Info => ("_info", "gauge"),
+            _ => ("", "gauge"),
+        };
+        let name = format!("meterd_{name}{suffix}");
+        if !rows.is_empty() {
+            text.family(&name, kind, help);
+        }
+        for (labels, value) in rows {
+            text.sample(&name, &labels, value);
+        }
+    }
+    text.finish()
+}
+
+fn open_metrics(scrape: Scrape) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape { picture, age, detail }));
+    registry.register_collector(Box::new(scrape));
     let mut text = String::new();
     // Writing into memory fails only if a collector does, and this one has nothing that could.
     if prometheus_client::encoding::text::encode(&mut text, &registry).is_err() {
@@ -327,12 +357,26 @@ mod tests {
     fn scraped(detail: Detail) -> String {
         let picture = crate::node::sample::picture();
         let now = Mono(picture.taken_at_ns + 250_000_000);
-        text(Arc::new(picture), now, detail)
+        text(Arc::new(picture), now, detail, Format::OpenMetrics)
     }
 
     #[test]
     fn the_metrics_read_as_documented() {
         insta::assert_snapshot!(scraped(Detail::PerAccount));
+    }
+
+    #[test]
+    fn the_classic_text_has_the_same_samples_and_its_own_heads() {
+        let samples = |text: &str| -> Vec<(String, f64)> {
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines.map(|line| line.rsplit_once(' ').unwrap()).map(|(series, value)| (series.to_owned(), value.parse().unwrap())).collect()
+        };
+        let picture = crate::node::sample::picture();
+        let now = Mono(picture.taken_at_ns + 250_000_000);
+        let classic = text(Arc::new(picture), now, Detail::PerAccount, Format::Classic);
+        assert_eq!(samples(&classic), samples(&scraped(Detail::PerAccount)));
+        assert!(classic.contains("# TYPE meterd_ticks_total counter\n") && classic.contains("# TYPE meterd_build_info gauge\n"));
+        assert!(!classic.contains("# EOF"));
     }
 
     #[test]
@@ -346,7 +390,7 @@ mod tests {
 
     #[test]
     fn before_the_first_tick_nothing_is_said_about_jobs() {
-        let text = text(Arc::new(Picture::default()), Mono(0), Detail::PerAccount);
+        let text = text(Arc::new(Picture::default()), Mono(0), Detail::PerAccount, Format::OpenMetrics);
         assert!(!text.contains("meterd_jobs"), "{text}");
         assert!(text.contains("meterd_build_info"));
     }

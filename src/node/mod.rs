@@ -1,6 +1,7 @@
 //! The agent's edges, one outside thing a file.
 
 pub mod access;
+pub mod arguments;
 pub mod cgroup;
 pub mod cgroup_dir;
 pub mod clock;
@@ -8,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod defence;
 pub mod descriptors;
+pub mod event;
 pub mod freezer;
 pub mod gpu;
 pub mod gpu_owner;

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::{Damage, FILE, JournalError, KIND, StoredFact, Verified, damaged, digest, failed, meta, number};
+use super::{Damage, FILE, JournalError, KIND, Recovered, StoredFact, Verified, damaged, digest, failed, meta, number};
 use crate::domain::batch::ReceiptRow;
 use crate::domain::chain::{Head, Verifier, receipt_seal, seal};
 use crate::domain::id::{Attempt, Digest};
 use crate::domain::time::Wall;
-use crate::sqlite::{int, open_for_reading};
+use crate::sqlite::{Writing, int, open_for_reading, open_untouched};
 
 fn open(dir: &Path) -> Result<Connection, JournalError> {
     let path = dir.join(FILE);
@@ -55,6 +55,68 @@ pub fn read_facts(dir: &Path, from: u64) -> Result<Vec<StoredFact>, JournalError
         Ok::<(), JournalError>(())
     })?;
     Ok(facts)
+}
+
+/// What a start would find, checked, and when the newest fact was written; nothing in the folder is changed by looking.
+///
+/// # Errors
+/// See [`JournalError`].
+pub(crate) fn look(dir: &Path, writing: Writing) -> Result<(Recovered, Option<Wall>), JournalError> {
+    let path = dir.join(FILE);
+    if !path.try_exists().is_ok_and(|exists| exists) {
+        return Err(JournalError::Absent(dir.display().to_string()));
+    }
+    let connection = open_untouched(&path, &KIND, writing).map_err(JournalError::from)?;
+    connection.execute_batch("BEGIN").map_err(|error| failed(&connection, &error))?;
+    let recovered = super::recover(&connection)?;
+    let newest: Option<i64> = connection
+        .query_row("SELECT wall_ms FROM fact ORDER BY seq DESC LIMIT 1", [], |row| row.get(0))
+        .optional()
+        .map_err(|error| failed(&connection, &error))?;
+    Ok((recovered, newest.map(number).transpose()?.map(Wall)))
+}
+
+/// The last fact that is not kept any more, and the last one that is.
+///
+/// # Errors
+/// See [`JournalError`].
+pub fn ends(dir: &Path) -> Result<(u64, u64), JournalError> {
+    let connection = open(dir)?;
+    Ok((meta(&connection, "anchor")?.seq, meta(&connection, "head")?.seq))
+}
+
+/// Some facts from number `from` on, unverified; none if there are none. Ends with the one that makes `bytes_max` full.
+/// What another process can read is on disk.
+///
+/// # Errors
+/// See [`JournalError`].
+pub fn read_page(dir: &Path, from: u64, facts_max: u32, bytes_max: usize) -> Result<Vec<StoredFact>, JournalError> {
+    let connection = open(dir)?;
+    let sql = "SELECT seq, wall_ms, bytes FROM fact WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
+    let fail = |error: rusqlite::Error| failed(&connection, &error);
+    let mut statement = connection.prepare(sql).map_err(fail)?;
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Vec<u8>>(2)?));
+    let rows = statement.query_map((int(from), facts_max), read).map_err(fail)?;
+    let (mut facts, mut length) = (Vec::new(), 0);
+    for row in rows {
+        let (seq, wall, bytes) = row.map_err(fail)?;
+        length += bytes.len();
+        facts.push(StoredFact { seq: number(seq)?, wall: Wall(number(wall)?), bytes });
+        if bytes_max <= length {
+            break;
+        }
+    }
+    Ok(facts)
+}
+
+/// The receipt record of one attempt, if it is closed.
+///
+/// # Errors
+/// As [`read_receipts`].
+pub fn read_receipt_of(dir: &Path, attempt: Attempt) -> Result<Option<ReceiptRow>, JournalError> {
+    let connection = open(dir)?;
+    let sql = "SELECT attempt, job, ended_wall_ms, json, seal FROM receipt WHERE attempt = ?1";
+    Ok(receipts(&connection, sql, [int(attempt.0)])?.pop())
 }
 
 /// All facts from `from` on, with their links.

@@ -1,17 +1,20 @@
 //! What a caller hears, and in which HTTP status.
 
+use axum::body::Body;
 use axum::extract::rejection::BytesRejection;
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::events::Lines;
 use crate::authority;
 use crate::domain::agent::start::Refusal;
 use crate::domain::form::Mistake;
+use crate::node::metrics::Format;
 
 /// An answer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Answer {
     /// 200.
     Document(Value),
@@ -20,9 +23,11 @@ pub enum Answer {
     /// 503, with reasons.
     Unavailable(Value),
     /// The status page.
-    Page(&'static str),
-    /// The metrics.
-    Metrics(String),
+    Page(String),
+    /// The metrics, in this format.
+    Metrics(Format, String),
+    /// The events, line by line.
+    Events(Lines),
     /// Not done.
     Problem(Problem),
 }
@@ -62,9 +67,17 @@ impl Problem {
         }
     }
 
+    /// The only reason as a document, or all mistakes in one.
+    pub(super) fn error(&self) -> Value {
+        match self {
+            Problem::One(Refusal { code, message, hint }) => json!({ "code": code, "message": message, "hint": hint }),
+            Problem::Mistakes(mistakes) => json!(mistakes),
+        }
+    }
+
     fn document(&self) -> Value {
         match self {
-            Problem::One(Refusal { code, message, hint }) => json!({ "error": { "code": code, "message": message, "hint": hint } }),
+            Problem::One(_) => json!({ "error": self.error() }),
             Problem::Mistakes(mistakes) => json!({ "errors": mistakes }),
         }
     }
@@ -78,9 +91,10 @@ fn status_of(code: &str) -> StatusCode {
         "socket_only" | "not_permitted" | "account_not_mapped" => StatusCode::FORBIDDEN,
         "unknown_path" | "unknown_job" | "unknown_account" => StatusCode::NOT_FOUND,
         "wrong_method" => StatusCode::METHOD_NOT_ALLOWED,
+        "events_pruned" => StatusCode::GONE,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "amount_not_positive" | "amount_too_large" => StatusCode::UNPROCESSABLE_ENTITY,
-        "too_many_calls" | "too_many_jobs" => StatusCode::TOO_MANY_REQUESTS,
+        "too_many_calls" | "too_many_jobs" | "too_many_streams" => StatusCode::TOO_MANY_REQUESTS,
         "no_answer" => StatusCode::GATEWAY_TIMEOUT,
         "journal_unreadable" | "no_payment_name" | "store_failed" => StatusCode::INTERNAL_SERVER_ERROR,
         "busy" | "authority_unreachable" | "stopped" | "store_full" | "store_blocked" | "journal_full" => StatusCode::SERVICE_UNAVAILABLE,
@@ -136,28 +150,34 @@ pub(super) fn body_problem(rejection: &BytesRejection) -> Problem {
 }
 
 const JSON: &str = "application/json";
-/// The page is self-contained: nothing is loaded from elsewhere, and it talks to its own origin alone.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The page is self-contained: nothing is loaded from anywhere, and nothing in it runs.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 impl Answer {
     /// The HTTP response.
     #[must_use]
     pub fn into_response(self, method: &Method) -> Response {
-        let (status, media_type, text) = match &self {
-            Answer::Document(document) => (StatusCode::OK, JSON, line(document)),
-            Answer::Created(document) => (StatusCode::CREATED, JSON, line(document)),
-            Answer::Unavailable(document) => (StatusCode::SERVICE_UNAVAILABLE, JSON, line(document)),
-            Answer::Page(page) => (StatusCode::OK, "text/html; charset=utf-8", (*page).to_owned()),
-            Answer::Metrics(text) => (StatusCode::OK, crate::node::metrics::CONTENT_TYPE, text.clone()),
+        let is_page = matches!(self, Answer::Page(_));
+        let varies = matches!(self, Answer::Metrics(..));
+        let (status, media_type, body) = match self {
+            Answer::Document(document) => (StatusCode::OK, JSON, line(&document)),
+            Answer::Created(document) => (StatusCode::CREATED, JSON, line(&document)),
+            Answer::Unavailable(document) => (StatusCode::SERVICE_UNAVAILABLE, JSON, line(&document)),
+            Answer::Page(page) => (StatusCode::OK, "text/html; charset=utf-8", Body::from(page)),
+            Answer::Metrics(format, text) => (StatusCode::OK, format.media_type(), Body::from(text)),
+            Answer::Events(lines) => (StatusCode::OK, "application/x-ndjson", Body::from_stream(lines)),
             Answer::Problem(problem) => (problem.status(), JSON, line(&problem.document())),
         };
-        let mut response = (status, text).into_response();
+        let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        if matches!(self, Answer::Page(_)) {
+        if is_page {
             headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+        }
+        if varies {
+            headers.insert(VARY, HeaderValue::from_static("accept"));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -170,6 +190,6 @@ impl Answer {
     }
 }
 
-fn line(document: &Value) -> String {
-    format!("{document}\n")
+fn line(document: &Value) -> Body {
+    Body::from(format!("{document}\n"))
 }

@@ -33,6 +33,8 @@ pub enum Operation {
     Job(JobName),
     /// `GET /v1/jobs/{job}/receipt`, and `…/why`, which is the same document for another reader.
     Receipt(JobName),
+    /// `GET /v1/events?since=SEQ&follow=yes&job=JOB&account=ACCOUNT`.
+    Events(EventsWanted),
     /// `POST /v1/jobs`.
     Start(StartRequest),
     /// `POST /v1/jobs/{job}/stop`.
@@ -53,6 +55,28 @@ pub enum Operation {
     SetEnforcement(Enforcement),
 }
 
+/// Which facts are told, and from where on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventsWanted {
+    /// Only those behind this number.
+    pub since: Option<u64>,
+    /// Those to come, too.
+    pub follow: Follow,
+    /// Only of this job.
+    pub job: Option<JobName>,
+    /// Only of this account and its jobs.
+    pub account: Option<AccountId>,
+}
+
+/// Does a stream go on with what comes?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// Until the listener goes.
+    Yes,
+    /// It ends with what is there.
+    No,
+}
+
 /// For whom a path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
@@ -65,7 +89,7 @@ pub enum Audience {
 /// For whom a path is; the rest is told by what is asked.
 #[must_use]
 pub fn audience(method: &Method, path: &str) -> Audience {
-    let private = ["/v1/jobs", "/v1/accounts", "/v1/enforcement"];
+    let private = ["/v1/jobs", "/v1/accounts", "/v1/events", "/v1/enforcement"];
     let reads = method == Method::GET || method == Method::HEAD;
     if reads && !private.iter().any(|prefix| path.starts_with(prefix)) { Audience::Everybody } else { Audience::Local }
 }
@@ -86,6 +110,7 @@ impl Operation {
             ["metrics"] if get => Ok(Operation::Metrics),
             ["v1", "status"] if get => Ok(Operation::Status),
             ["v1", "jobs"] if get => Ok(Operation::Jobs),
+            ["v1", "events"] if get => events(query).map(Operation::Events),
             ["v1", "jobs"] if post => parsed(body, StartRequest::parse).map(Operation::Start),
             ["v1", "jobs", job] if get => Ok(Operation::Job(name(job)?)),
             ["v1", "jobs", job, "receipt" | "why"] if get => Ok(Operation::Receipt(name(job)?)),
@@ -113,7 +138,7 @@ fn is_path(segments: &[&str]) -> bool {
     matches!(
         segments,
         ["" | "healthz" | "readyz" | "metrics"]
-            | ["v1", "status" | "jobs" | "accounts" | "enforcement"]
+            | ["v1", "status" | "jobs" | "accounts" | "events" | "enforcement"]
             | ["v1", "jobs" | "accounts", _]
             | ["v1", "jobs", _, "receipt" | "why" | "stop"]
             | ["v1", "accounts", _, "ledger" | "policy" | "topup"]
@@ -154,6 +179,23 @@ fn limit(query: Option<&str>) -> Result<u32, Problem> {
     let text = query.strip_prefix("limit=").ok_or_else(|| wrong(query))?;
     let limit = text.parse().map_err(|_| wrong(query))?;
     if (1..=LEDGER_LIMIT_MAX).contains(&limit) { Ok(limit) } else { Err(wrong(query)) }
+}
+
+fn events(query: Option<&str>) -> Result<EventsWanted, Problem> {
+    let mut wanted = EventsWanted { since: None, follow: Follow::No, job: None, account: None };
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let wrong =
+            || Problem::new("malformed_query", format!("{pair:?} is not understood"), "since=SEQ, follow=yes, job=NAME, account=NAME");
+        match pair.split_once('=').ok_or_else(wrong)? {
+            ("since", value) => wanted.since = Some(value.parse().map_err(|_| wrong())?),
+            ("follow", "yes") => wanted.follow = Follow::Yes,
+            ("follow", "no") => wanted.follow = Follow::No,
+            ("job", value) => wanted.job = Some(name(value)?),
+            ("account", value) => wanted.account = Some(name(value)?),
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(wanted)
 }
 
 fn percent_decoded(segment: &str) -> Option<String> {
@@ -215,8 +257,21 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_says_from_where_and_of_whom() {
+        let events = |query| Operation::read(&Method::GET, "/v1/events", query, b"", &AccountPolicy::default());
+        let all = EventsWanted { since: None, follow: Follow::No, job: None, account: None };
+        assert_eq!(events(None), Ok(Operation::Events(all.clone())));
+        let job = Some("a/b".parse().unwrap());
+        let wanted = EventsWanted { since: Some(7), follow: Follow::Yes, job, account: Some("lab".parse().unwrap()) };
+        assert_eq!(events(Some("since=7&follow=yes&job=a%2Fb&account=lab")), Ok(Operation::Events(wanted)));
+        for bad in ["since=-1", "since=", "follow", "follow=maybe", "user=1", "="] {
+            assert_eq!(events(Some(bad)).unwrap_err().code(), "malformed_query", "{bad}");
+        }
+    }
+
+    #[test]
     fn strangers_are_sent_away_from_whatever_is_private_or_changes_something() {
-        for path in ["/v1/jobs", "/v1/jobs/a/receipt", "/v1/accounts", "/v1/enforcement"] {
+        for path in ["/v1/jobs", "/v1/jobs/a/receipt", "/v1/accounts", "/v1/events", "/v1/enforcement"] {
             assert_eq!(audience(&Method::GET, path), Audience::Local, "{path}");
         }
         for path in ["/", "/healthz", "/readyz", "/metrics", "/v1/status", "/nothing"] {
