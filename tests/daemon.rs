@@ -219,7 +219,7 @@ fn a_broken_config_or_card_or_request_is_named_whole_and_changes_nothing() {
 }
 
 #[test]
-fn a_held_gpu_is_charged_for_the_time_it_was_held_and_stands_free_afterwards() {
+fn f17_f18_a_gpu_is_held_by_one_job_at_a_time_and_seen_and_charged_though_nobody_uses_it() {
     let Some(mut jobs) = cgroups("gpu", 2) else { return };
     let stub = stub_nvml::Stub::new("gpu 0 GPU-00000000-0000-0000-0000-000000000001 85899345920 1048576 NVIDIA H100 80GB HBM3\ncycle 0 50");
     let card = CARD.to_owned()
@@ -233,6 +233,9 @@ fn a_held_gpu_is_charged_for_the_time_it_was_held_and_stands_free_afterwards() {
     agent.wait_for("the GPU is known by its index", |agent| agent.ask("POST", "/v1/jobs", Some(&start("one", &jobs[0]))).0 < 300);
     let (status, answer) = agent.ask("POST", "/v1/jobs", Some(&start("two", &jobs[1])));
     assert_eq!((status, &answer["error"]["code"]), (409, &json!("gpu_held")), "{answer}");
+    // No process of the job is on the device: it is held all the same, and anybody who looks at the job sees it.
+    let shown = agent.done("GET", "/v1/jobs/one", None);
+    assert_eq!(shown["gpus"][0]["gpu"], "GPU-00000000-0000-0000-0000-000000000001", "{shown}");
     std::thread::sleep(Duration::from_millis(1_200));
     agent.kill();
     std::thread::sleep(Duration::from_millis(700));

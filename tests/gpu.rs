@@ -135,7 +135,7 @@ fn a_device_without_a_ring_is_polled_and_named_as_such() {
 }
 
 #[test]
-fn an_impossible_value_is_rejected_and_counted() {
+fn f16_an_impossible_value_is_rejected_and_counted() {
     let impossible = |script: &str| {
         let look = first_look(script);
         (look.rejected_count, only(look))

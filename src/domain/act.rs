@@ -21,6 +21,26 @@ pub enum Target {
     Processes(ProcessRoot),
 }
 
+impl Target {
+    /// The longest path of `outer` that one of these directories is below; `None` if it is not inside at all.
+    #[must_use]
+    pub fn depth_inside(&self, outer: &Target) -> Option<usize> {
+        let is_below =
+            |inner: &CgroupDir, upper: &CgroupDir| inner.path.strip_prefix(&upper.path).is_some_and(|rest| rest.starts_with('/'));
+        let holds = |upper: &&CgroupDir| self.dirs().iter().any(|inner| is_below(inner, upper));
+        outer.dirs().iter().filter(holds).map(|upper| upper.path.len()).max()
+    }
+
+    /// Its directories, where it has named ones.
+    #[must_use]
+    pub fn dirs(&self) -> &[CgroupDir] {
+        match self {
+            Target::Cgroups(dirs) | Target::OwnCgroups(dirs) => dirs,
+            Target::SlurmJob(_) | Target::Processes(_) => &[],
+        }
+    }
+}
+
 /// One cgroup directory, told apart from a later one of the same name by its inode.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CgroupDir {

@@ -255,6 +255,8 @@ pub struct Row {
     pub memory_anon_byte_ns: u128,
     /// Anonymous memory at its last reading.
     pub memory_anon: Option<LevelMark>,
+    /// What jobs inside it have used and its counter does not show yet.
+    pub inner_ns: u64,
 }
 
 /// One job's settlement, as totals.

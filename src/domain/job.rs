@@ -100,6 +100,10 @@ pub struct Job {
     pub oom_kills_before: Option<u64>,
     /// What its outcome rests on.
     pub basis: Option<Basis>,
+    /// The nearest job whose directory this one's are in: what this one uses is not that one's.
+    pub inside: Option<Attempt>,
+    /// What jobs inside this one have used that its own counter has not been relieved of yet, in nanoseconds of CPU time.
+    pub inner_ns: u64,
 }
 
 /// A level at its last reading, and for how long the job had run by then: the next reading gives the area between.

@@ -4,6 +4,7 @@
 mod detail;
 mod family;
 mod files;
+mod nest;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +70,9 @@ pub enum AttachError {
     /// No cgroup file system here.
     #[error("no cgroup file system is mounted here")]
     NoCgroups,
+    /// Some of its directories are inside another job's, or some of another one's inside its, and some are not.
+    #[error("only a part of it and of attempt {0} are in one another")]
+    PartlyInside(Attempt),
     /// The agent is one of its processes.
     #[error("the agent itself is in it")]
     HoldsAgent,
@@ -104,6 +108,10 @@ pub struct Sampler {
     next_key: Key,
     /// Looks at all jobs.
     looks: u64,
+    /// The jobs directly inside each.
+    nests: BTreeMap<Attempt, BTreeSet<Attempt>>,
+    /// Every named directory, by its path.
+    paths: BTreeMap<String, Attempt>,
     anon: AnonRead,
     /// When each job's detail is to be read next.
     detail_due: BTreeMap<Attempt, Mono>,
@@ -134,7 +142,21 @@ impl Sampler {
         let files = Files::keeping_at_most(KEPT_FILES_MAX);
         let (jobs, dirs, families) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (anon, detail_due) = (AnonRead::WithDetails, BTreeMap::new());
-        Sampler { layout, trees, clock, files, jobs, dirs, families, next_key: 0, looks: 0, anon, detail_due }
+        Sampler {
+            layout,
+            trees,
+            clock,
+            files,
+            jobs,
+            dirs,
+            families,
+            next_key: 0,
+            looks: 0,
+            anon,
+            detail_due,
+            nests: BTreeMap::new(),
+            paths: BTreeMap::new(),
+        }
     }
 
     /// The same reader, keeping at most that many files open. Call it before the first job is attached.
@@ -186,6 +208,7 @@ impl Sampler {
         // Spread over the ten seconds, so that they do not all fall due at once.
         let first = Nanos(attempt.0 % SPREAD * (DETAIL_EVERY.0 / SPREAD));
         self.detail_due.insert(attempt, (self.clock)().plus(first));
+        self.enter_paths(attempt);
         Ok(())
     }
 
@@ -215,6 +238,8 @@ impl Sampler {
         // Nor is one that names a directory and one below it: the upper one holds both.
         let paths: Vec<String> = named.keys().map(|dir| dir.path.clone()).collect();
         named.retain(|dir, _| !paths.iter().any(|upper| sibling::is_below(&dir.path, upper)));
+        let placed: Vec<(&str, Hierarchy)> = named.iter().map(|(dir, (hierarchy, _))| (dir.path.as_str(), *hierarchy)).collect();
+        self.refuse_partly_inside(attempt, &placed)?;
         let open = |(dir, (hierarchy, name)): (CgroupDir, (Hierarchy, PathBuf))| {
             let opened = cgroup_dir::open(&layout, &dir).map_err(Missing::from);
             Watched::new(attempt, dir, name, hierarchy, opened)
@@ -254,6 +279,10 @@ impl Sampler {
                     self.families.remove(parent);
                 }
             }
+        }
+        self.paths.retain(|_, holder| *holder != attempt);
+        if !self.nests.is_empty() {
+            self.find_nests();
         }
     }
 
@@ -307,7 +336,11 @@ impl Sampler {
         self.doubt_events(which);
         let mut wanted: Vec<Attempt> = match which {
             Which::All => self.jobs.keys().copied().collect(),
-            Which::Only(some) => some.iter().copied().filter(|attempt| self.jobs.contains_key(attempt)).collect(),
+            // With those inside them: what these use is no part of what those around them do.
+            Which::Only(some) => {
+                let inner = some.iter().filter_map(|attempt| self.nests.get(attempt)).flatten().copied();
+                some.iter().copied().filter(|attempt| self.jobs.contains_key(attempt)).chain(inner).collect()
+            }
         };
         wanted.sort_unstable();
         wanted.dedup();
@@ -336,6 +369,7 @@ impl Sampler {
             let due = matches!(which, Which::All) && self.detail_due.get(&sample.attempt).is_some_and(|due| *due <= sample.at);
             self.add_detail(sample, if due { Closeness::Now } else { closeness });
         }
+        self.take_off_inner_memory(&mut samples);
         samples
     }
 

@@ -270,7 +270,7 @@ impl Loop {
             Inbox::Stop { name, ending, reply } => {
                 let caller = self.wait(Waiting { reply, caller: None, made: None });
                 let attempt = self.turn.agent().job_named(name.as_str()).filter(|job| job.is_live()).map(|job| job.attempt);
-                let mut sample = attempt.and_then(|attempt| self.edges.sampler.sample_closely(&[attempt]).into_iter().next());
+                let mut sample = attempt.and_then(|attempt| self.look_closely(attempt));
                 if let Some(sample) = sample.as_mut().filter(|_| !stands(Defence::UntilEmpty)) {
                     sample.cpu_ns = Reading::Missing(Missing::Vanished);
                 }
@@ -338,7 +338,23 @@ impl Loop {
     }
 
     fn look(&mut self, attempt: Attempt) -> Option<JobSample> {
-        self.edges.sampler.sample(Which::Only(&[attempt])).into_iter().next()
+        let samples = self.edges.sampler.sample(Which::Only(&[attempt]));
+        self.pick(samples, attempt)
+    }
+
+    /// One job's sample; those of jobs inside it, which come along, are taken in before it.
+    fn pick(&mut self, samples: Vec<JobSample>, attempt: Attempt) -> Option<JobSample> {
+        let (wanted, inner): (Vec<JobSample>, Vec<JobSample>) = samples.into_iter().partition(|sample| sample.attempt == attempt);
+        if !inner.is_empty() {
+            self.step(Event::Looked(inner));
+        }
+        wanted.into_iter().next()
+    }
+
+    /// One look with all details.
+    fn look_closely(&mut self, attempt: Attempt) -> Option<JobSample> {
+        let samples = self.edges.sampler.sample_closely(&[attempt]);
+        self.pick(samples, attempt)
     }
 
     fn count_acted(&mut self, acted: &Acted) {
@@ -485,7 +501,7 @@ impl Loop {
         let unnumbered = Attempt(u64::MAX);
         match self.edges.sampler.attach(unnumbered, target) {
             Ok(()) => {
-                let sample = self.edges.sampler.sample_closely(&[unnumbered]).into_iter().next();
+                let sample = self.look_closely(unnumbered);
                 self.edges.sampler.detach(unnumbered);
                 sample.ok_or_else(|| Refusal::new("cgroup_unreadable", "the job cannot be read", "name a cgroup that exists"))
             }
@@ -498,6 +514,11 @@ impl Loop {
                         Err(Refusal::new("cgroup_taken", message, "a cgroup is metered for one job at a time"))
                     }
                 }
+            }
+            Err(AttachError::PartlyInside(other)) => {
+                let name = self.turn.agent().jobs.get(&other).map_or_else(|| other.to_string(), |job| job.name.to_string());
+                let message = format!("only a part of this job's directories and of job {name}'s are in one another");
+                Err(Refusal::new("cgroup_partly_inside", message, "a job is inside another one with all of its directories, or with none"))
             }
             Err(error) => Err(Refusal::new("cgroup_refused", error.to_string(), "name the job's own cgroup directories")),
         }

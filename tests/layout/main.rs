@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod detail;
+mod nested;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;

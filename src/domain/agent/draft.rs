@@ -49,12 +49,14 @@ pub struct Draft<'a> {
     doubts: &'a Doubts,
     facts: Vec<(Seq, Fact)>,
     receipts: Vec<ReceiptRow>,
+    /// What jobs inside others have used in the rows being made, by the job around them.
+    inner_ns: BTreeMap<Attempt, u64>,
 }
 
 impl<'a> Draft<'a> {
     /// Begins a turn.
     pub fn new(agent: &'a mut Agent, settings: &'a Settings, now: Now, doubts: &'a Doubts) -> Draft<'a> {
-        Draft { agent, settings, now, doubts, facts: Vec::new(), receipts: Vec::new() }
+        Draft { agent, settings, now, doubts, facts: Vec::new(), receipts: Vec::new(), inner_ns: BTreeMap::new() }
     }
 
     /// The state as it now is.
@@ -166,12 +168,14 @@ impl<'a> Draft<'a> {
         let mut rows = Vec::with_capacity(samples.len());
         let mut after: Vec<(&JobSample, Phase)> = Vec::new();
         let mut in_hand = BTreeMap::new();
-        let samples = self.known_to_be_gone(samples);
+        let samples = self.agent.inner_first(self.known_to_be_gone(samples));
+        self.inner_ns.clear();
         for sample in samples.iter() {
             let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { continue };
             after.push((sample, job.phase));
             let hand = in_hand.entry(job.account.clone()).or_insert_with(|| self.in_hand(&job.account));
             if let Some(row) = self.row(job, sample, sample.at, hand) {
+                self.note_inner(&row);
                 rows.push(row);
             }
         }
@@ -185,6 +189,17 @@ impl<'a> Draft<'a> {
         }
         for account in in_hand.into_keys() {
             self.review(&account);
+        }
+    }
+
+    /// What a row counts is not used by the jobs around it: their rows come after it.
+    fn note_inner(&mut self, row: &Row) {
+        let Some(job) = self.agent.jobs.get(&row.attempt).filter(|job| job.inside.is_some()) else { return };
+        let before = job.segments.last().map_or(0, |segment| segment.usage.cpu_ns);
+        let used_ns = u64::try_from(row.cpu_ns.saturating_sub(before)).unwrap_or(u64::MAX);
+        for outer in self.agent.around(row.attempt) {
+            let pending = self.inner_ns.entry(outer).or_default();
+            *pending = pending.saturating_add(used_ns);
         }
     }
 
@@ -245,7 +260,8 @@ impl<'a> Draft<'a> {
             return None;
         }
         let mut usage = segment.usage.clone();
-        usage.cpu_ns += u128::from(counter_delta);
+        let inner_ns = job.inner_ns.saturating_add(self.inner_ns.get(&job.attempt).copied().unwrap_or(0));
+        usage.cpu_ns += u128::from(counter_delta.saturating_sub(inner_ns));
         let level = sample.memory_bytes.seen().copied();
         if !still_empty && !self.is_unknown(job, sample) {
             self.add_time(&mut usage, job, sample, at);
@@ -271,6 +287,7 @@ impl<'a> Draft<'a> {
             drawn: job.drawn.plus(draw),
             memory_anon_byte_ns: usage.memory_anon_byte_ns,
             memory_anon: anon.mark,
+            inner_ns: inner_ns.saturating_sub(counter_delta),
         })
     }
 

@@ -7,6 +7,7 @@ mod anon;
 pub mod credit;
 pub mod draft;
 pub mod ending;
+mod nesting;
 pub mod start;
 pub mod wants;
 
@@ -190,12 +191,16 @@ impl Agent {
             Fact::HandsActed { acted, wall } => self.take_acted(acted, *wall),
             Fact::FrozenBySet { attempt, by } => self.with_job(*attempt, |job| job.frozen_by = *by),
             Fact::StopReported { attempt, ending } => self.with_job(*attempt, |job| job.reported = Some(*ending)),
-            Fact::JobEnded { attempt, at, ending, basis } => self.with_job(*attempt, |job| {
-                job.ended = Some(*at);
-                job.ending = Some(*ending);
-                job.basis = Some(*basis);
-                job.phase = Phase::Ended;
-            }),
+            Fact::JobEnded { attempt, at, ending, basis } => {
+                self.leave_nest(*attempt);
+                self.with_job(*attempt, |job| {
+                    job.ended = Some(*at);
+                    job.ending = Some(*ending);
+                    job.basis = Some(*basis);
+                    job.phase = Phase::Ended;
+                });
+            }
+
             Fact::JobClosed { attempt } => self.close(*attempt),
             Fact::Detailed { rows } => rows.iter().for_each(|(attempt, detailed)| self.take_detail(*attempt, detailed)),
         }
@@ -328,6 +333,8 @@ impl Agent {
                 Target::Cgroups(_) | Target::Processes(_) => opened.oom_kills,
             },
             basis: None,
+            inside: None,
+            inner_ns: 0,
         };
         let account = self.account(&opened.account);
         account.grant.spent = account.grant.spent.plus(opened.drawn);
@@ -335,11 +342,13 @@ impl Agent {
         account.jobs.insert(opened.attempt);
         note_unrest(&mut self.restless, &job);
         self.jobs.insert(opened.attempt, job);
+        self.nest(opened.attempt);
     }
 
     fn count(&mut self, row: &Row, wall: Wall) {
         let Some(job) = self.jobs.get_mut(&row.attempt) else { return };
         let before = job.charge;
+        let grew = job.segments.last().map_or(0, |segment| row.cpu_ns.saturating_sub(segment.usage.cpu_ns));
         let closed: Credits = job.segments.iter().rev().skip(1).map(|segment| segment.cost).sum();
         if let Some(segment) = job.segments.last_mut() {
             segment.to = wall;
@@ -360,6 +369,7 @@ impl Agent {
         job.cpu_counter_ns = row.cpu_counter_ns;
         job.memory_level_bytes = row.memory_level_bytes;
         job.memory_anon = row.memory_anon;
+        job.inner_ns = row.inner_ns;
         if 0 < row.cpu_ns {
             job.seen_populated = Seen::Yes; // it had tasks, though no look met one
         }
@@ -379,6 +389,7 @@ impl Agent {
         account.grant.spent = account.grant.spent.plus(drawn);
         account.charged = account.charged.plus(charged);
         mark(account, row.at);
+        self.relieve_outer(row.attempt, u64::try_from(grew).unwrap_or(u64::MAX));
     }
 
     fn settle(&mut self, row: &SettledRow) {

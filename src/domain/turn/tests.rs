@@ -1,6 +1,7 @@
 //! The gates one by one: what goes out before the disk has the facts, and what waits.
 
 mod evidence;
+mod nested;
 
 use super::*;
 use crate::domain::act::{ActOutcome, CgroupDir, Target};

@@ -45,6 +45,7 @@ fn row(attempt: u64) -> Row {
         drawn: Credits::from_nano(2),
         memory_anon_byte_ns: 0,
         memory_anon: None,
+        inner_ns: 0,
     }
 }
 
