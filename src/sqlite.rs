@@ -10,10 +10,14 @@ use rustix::io::Errno;
 /// A failure, sorted by what can be done about it.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// No space, or a read-only disk: may pass.
+    /// No space: may pass.
     Full(String),
+    /// A read-only disk: may pass.
+    ReadOnly(String),
     /// Another process holds the file: may pass.
     Blocked(String),
+    /// Another program's file, or that of another version. Nothing in it was changed.
+    Foreign(String),
     /// The file is not what was written.
     Damaged(String),
     /// The disk failed, or anything else: what is on disk is not known any more.
@@ -40,7 +44,7 @@ pub(crate) fn open_for_writing(path: &Path, kind: &Kind) -> Result<Connection, F
     let connection = Connection::open_with_flags(path, flags).map_err(|error| Failure::Fatal(format!("{}: {error}", path.display())))?;
     match prepared(&connection, kind) {
         Ok(None) => Ok(connection),
-        Ok(Some(foreign)) => Err(Failure::Damaged(format!("{}: {foreign}", path.display()))),
+        Ok(Some(foreign)) => Err(Failure::Foreign(format!("{}: {foreign}", path.display()))),
         Err(error) => Err(classify(&connection, &error)),
     }
 }
@@ -52,7 +56,7 @@ pub(crate) fn open_for_reading(path: &Path, kind: &Kind) -> Result<Connection, F
     let checked = connection.busy_timeout(PATIENCE).and_then(|()| foreign(&connection, kind));
     match checked {
         Ok(None) => Ok(connection),
-        Ok(Some(foreign)) => Err(Failure::Damaged(format!("{}: {foreign}", path.display()))),
+        Ok(Some(foreign)) => Err(Failure::Foreign(format!("{}: {foreign}", path.display()))),
         Err(error) => Err(classify(&connection, &error)),
     }
 }
@@ -119,7 +123,9 @@ fn foreign(connection: &Connection, kind: &Kind) -> Result<Option<String>, Error
     if application_id != kind.application_id {
         return Ok(Some("another program's file".to_owned()));
     }
-    Ok((version != kind.version).then(|| format!("its tables have version {version}, this program knows version {}", kind.version)))
+    Ok((version != kind.version).then(|| {
+        format!("its tables have version {version}, this program knows version {}: install the version that wrote it", kind.version)
+    }))
 }
 
 /// Copies the write-ahead log back into the file, as far as readers allow, and flushes both.
@@ -140,7 +146,8 @@ pub(crate) fn classify(connection: &Connection, error: &Error) -> Failure {
         };
     };
     match failure.code {
-        ErrorCode::DiskFull | ErrorCode::ReadOnly => Failure::Full(text()),
+        ErrorCode::DiskFull => Failure::Full(text()),
+        ErrorCode::ReadOnly => Failure::ReadOnly(text()),
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Failure::Blocked(text()),
         ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Failure::Damaged(text()),
         ErrorCode::SystemIoFailure => io_failure(failure.extended_code, system_errno(connection), &text()),
@@ -151,8 +158,13 @@ pub(crate) fn classify(connection: &Connection, error: &Error) -> Failure {
 /// A failed flush is fatal whatever its cause: pages may be lost from the cache, and the next flush would say that all is well.
 fn io_failure(extended_code: i32, errno: Errno, text: &str) -> Failure {
     let flush = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC].contains(&extended_code);
-    let no_space = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::FBIG].contains(&errno);
-    if no_space && !flush { Failure::Full(format!("{text} ({errno})")) } else { Failure::Fatal(format!("{text} ({errno})")) }
+    let text = format!("{text} ({errno})");
+    match errno {
+        _ if flush => Failure::Fatal(text),
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Failure::Full(text),
+        Errno::ROFS => Failure::ReadOnly(text),
+        _ => Failure::Fatal(text),
+    }
 }
 
 /// The operating system's error behind the connection's last failure (`sqlite3_system_errno`).
@@ -175,7 +187,8 @@ mod tests {
     fn a_failed_flush_is_fatal_even_for_lack_of_space() {
         let full = |code, errno| matches!(io_failure(code, errno, ""), Failure::Full(_));
         assert!(full(ffi::SQLITE_IOERR_WRITE, Errno::NOSPC));
-        assert!(full(ffi::SQLITE_IOERR_WRITE, Errno::ROFS));
+        assert!(matches!(io_failure(ffi::SQLITE_IOERR_WRITE, Errno::ROFS, ""), Failure::ReadOnly(_)));
+        assert!(!full(ffi::SQLITE_IOERR_FSYNC, Errno::ROFS));
         assert!(full(ffi::SQLITE_IOERR_SHMSIZE, Errno::NOSPC));
         assert!(!full(ffi::SQLITE_IOERR_WRITE, Errno::IO));
         assert!(!full(ffi::SQLITE_IOERR_FSYNC, Errno::IO));
@@ -198,7 +211,7 @@ mod tests {
         let path = dir.path().join("x.db");
         let ours = Kind { application_id: 1, version: 1, schema: "CREATE TABLE t (a INTEGER) STRICT;" };
         drop(open_for_writing(&path, &ours).unwrap());
-        assert!(matches!(open_for_writing(&path, &Kind { application_id: 2, ..ours }), Err(Failure::Damaged(_))));
-        assert!(matches!(open_for_reading(&path, &Kind { application_id: 1, version: 2, schema: "" }), Err(Failure::Damaged(_))));
+        assert!(matches!(open_for_writing(&path, &Kind { application_id: 2, ..ours }), Err(Failure::Foreign(_))));
+        assert!(matches!(open_for_reading(&path, &Kind { application_id: 1, version: 2, schema: "" }), Err(Failure::Foreign(_))));
     }
 }

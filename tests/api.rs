@@ -125,6 +125,8 @@ fn picture() -> Picture {
         durable_seq: 5,
         authority_asked: 1,
         authority_unanswered: None,
+        corrections: meterd::domain::correction::Corrections::default(),
+        unmetered: Vec::new(),
         accounts: vec![AccountView {
             account: "secret".parse().unwrap(),
             state: AccountState::Funded,

@@ -12,11 +12,14 @@ mod node;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use disk::{Done, Op, Unflushed, WAYS};
 use meterd::domain::ledger::check;
+use meterd::domain::rates::charge;
 use meterd::domain::receipt::Receipt;
-use meterd::node::journal::{self, read_receipts};
+use meterd::node::daemon;
+use meterd::node::journal::{self, Journal, Keep, read_receipts};
 use node::{History, JOBS, Node, S, World};
 
 /// Cuts in an ordinary `cargo test`.
@@ -26,6 +29,8 @@ const SHORT_NANO: i128 = 120_000_000_000;
 
 /// A history that has everything in it: starts, exhaustion, freezes, a top-up and thaws, ends, checkpoints, and logs copied back.
 fn history(dir: &Path) -> (Vec<Done>, History) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _recording = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     disk::watch(dir);
     let mut node = Node::open(dir, World::new(), 1, 1);
     for nth in 0..3 {
@@ -86,6 +91,31 @@ fn g2_a_power_cut_at_any_write_or_flush_charges_nothing_twice_and_loses_at_most_
         cuts += 1;
     }
     println!("{cuts} power cuts: 0 charged twice, 0 counters lost; at most {most_lost} ns of levels lost beside the outage itself");
+}
+
+/// A crash between the charge and the watermark billed the window again. Here both are one fact: wherever the power goes, what is charged is the
+/// price of what lies between the baseline and the counter that was last read.
+#[test]
+fn f10_charge_and_watermark_are_together_wherever_the_power_goes() {
+    let lived = folder();
+    let (log, history) = history(lived.path());
+    let mut jobs_seen = 0;
+    for (nth, count) in (0..=log.len()).step_by(log.len() / 80).enumerate() {
+        let dir = folder();
+        disk::cut(&log, count, WAYS[nth % WAYS.len()], count as u64, dir.path());
+        let (_journal, recovered) = Journal::open(dir.path(), Keep::default()).unwrap();
+        let agent = daemon::recover(&recovered).unwrap();
+        let world = world_at(&history, count);
+        for job in agent.jobs.values().chain(&agent.closed) {
+            let known = world.jobs.iter().find(|known| known.name == job.name.as_str()).unwrap();
+            let watermark = job.cpu_counter_ns.unwrap();
+            assert_eq!(job.usage().cpu_ns, u128::from(watermark - known.baseline_ns), "{} after operation {count}", job.name);
+            let card = &agent.cards[&job.segments[0].card];
+            assert_eq!(job.charge, charge::total(card, &job.usage(), &[]).unwrap(), "{} after operation {count}", job.name);
+            jobs_seen += 1;
+        }
+    }
+    assert!(1_000 < jobs_seen);
 }
 
 struct Cut<'a> {

@@ -125,9 +125,9 @@ impl Refusal {
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> StoreError {
         match failure {
-            Failure::Full(text) => StoreError::Full(text),
+            Failure::Full(text) | Failure::ReadOnly(text) => StoreError::Full(text),
             Failure::Blocked(text) => StoreError::Blocked(text),
-            Failure::Damaged(text) | Failure::Fatal(text) => StoreError::Fatal(text),
+            Failure::Foreign(text) | Failure::Damaged(text) | Failure::Fatal(text) => StoreError::Fatal(text),
         }
     }
 }
@@ -354,7 +354,7 @@ impl Store {
         }
         self.commits = 0;
         match copy_back(&self.connection) {
-            Ok(()) | Err(Failure::Full(_) | Failure::Blocked(_)) => Ok(()),
+            Ok(()) | Err(Failure::Full(_) | Failure::ReadOnly(_) | Failure::Blocked(_)) => Ok(()),
             Err(failure) => Err(failure.into()),
         }
     }

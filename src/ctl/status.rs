@@ -1,6 +1,7 @@
 //! `meterctl status`: how the agent does, for people.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use super::quantity::{show_bytes, show_length};
 use super::table::pairs;
@@ -16,6 +17,10 @@ pub(super) fn text(status: &Status) -> String {
             format!("meterd is not ready:\n{}", lines.collect::<String>())
         }
     };
+    for alarm in &status.alarms {
+        let message = if alarm.message.is_empty() { String::new() } else { format!(": {}", alarm.message) };
+        let _ = writeln!(text, "  {}, {}{message}\n    {}", alarm.code, alarm.at, alarm.hint);
+    }
     let agent = &status.agent;
     text.push_str(&pairs(&[
         ("node", status.node.as_ref().map_or_else(unknown, ToString::to_string)),
@@ -29,6 +34,7 @@ pub(super) fn text(status: &Status) -> String {
         ("cgroups", cgroups(agent)),
         ("journal", journal(status)),
         ("authority", authority(status)),
+        ("corrections", corrections(status)),
         ("ticks", format!("{}, {} left out, the last took {}", agent.tick_count, agent.tick_missed_count, millis(agent.tick_ns))),
         ("agent", format!("{} of CPU time, {} resident", show_length(Nanos(agent.cpu_ns)), show_bytes(agent.resident_bytes))),
         ("interval", interval(agent)),
@@ -117,6 +123,13 @@ fn cgroups(agent: &AgentStatus) -> String {
     let parts: Vec<String> = by.into_iter().map(|(served, needs)| format!("{} by {served}", needs.join(" and "))).collect();
     let layout = known(&agent.cgroup_layout);
     if parts.is_empty() { layout } else { format!("{layout}: {}", parts.join(", ")) }
+}
+
+fn corrections(status: &Status) -> String {
+    status.corrections.map_or_else(unknown, |counts| {
+        let places = if status.unmetered.is_empty() { String::new() } else { format!("; unmetered now: {}", status.unmetered.join(", ")) };
+        format!("{} missed starts, {} missed stops, {} drifts{places}", counts.missed_start, counts.missed_stop, counts.drift)
+    })
 }
 
 fn millis(ns: u64) -> String {

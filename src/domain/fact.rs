@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::act::{Acted, Target};
+use super::correction::Correction;
 use super::detail::Detailed;
 use super::enforcement::Enforcement;
 use super::id::{AccountId, Attempt, BootId, Digest, Epoch, JobName, Uid};
@@ -184,6 +185,13 @@ pub enum Fact {
     Detailed {
         /// One a job.
         rows: Vec<(Attempt, Detailed)>,
+    },
+    /// A cgroup was not as the agent believed. What concerns one job is a step of that job.
+    Corrected {
+        /// What.
+        correction: Correction,
+        /// When, for people.
+        wall: Wall,
     },
 }
 

@@ -262,6 +262,8 @@ pub enum StepEvent {
     FrozenByOther,
     /// It was seen thawed while it was to be frozen.
     FoundThawed,
+    /// It was not as the agent believed.
+    Corrected(super::correction::Correction),
 }
 
 /// Counter, quantity, cost and balance at the moment of a decision.

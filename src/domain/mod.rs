@@ -6,6 +6,7 @@ pub mod batch;
 pub mod bucket;
 pub mod budget;
 pub mod chain;
+pub mod correction;
 pub mod detail;
 pub mod enforcement;
 pub mod fact;

@@ -18,7 +18,7 @@ use super::batch::{Batch, ReceiptRow, Row};
 use super::enforcement::Enforcement;
 use super::fact::{Fact, Seq};
 use super::id::{Attempt, Epoch, JobName, Uid};
-use super::job::{Ending, FrozenBy};
+use super::job::{Ending, FrozenBy, StepEvent};
 use super::meter::JobSample;
 use super::rates::Card;
 use super::time::{Mono, Nanos, Now};
@@ -85,6 +85,8 @@ pub enum Event {
     Durable(Seq),
     /// The disk takes nothing now, or again.
     JournalIs(JournalState),
+    /// The cgroups of jobs were compared with what is metered: these have tasks and no job.
+    Surveyed(BTreeSet<String>),
 }
 
 /// Does the disk take facts?
@@ -229,6 +231,7 @@ impl Turn {
                 self.journal = state;
                 self.draft(now, |_, _| ())
             }
+            Event::Surveyed(unmetered) => self.draft(now, |draft, _| draft.surveyed(&unmetered)),
             Event::Ticked(samples) => self.tick(now, samples),
             Event::Looked(samples) => self.looked(now, samples),
             Event::Acted(acted, mut sample) => {
@@ -474,15 +477,11 @@ impl Turn {
 
 /// Worth a line in the log: not the counting, and not the questions and answers of every few seconds.
 fn is_noteworthy(fact: &Fact) -> bool {
-    !matches!(
-        fact,
-        Fact::Counted { .. }
-            | Fact::Asked { .. }
-            | Fact::Answered { .. }
-            | Fact::Stepped { .. }
-            | Fact::Settled { .. }
-            | Fact::Disarmed { .. }
-    )
+    let is_correction = |event: &StepEvent| matches!(event, StepEvent::Corrected(_) | StepEvent::FrozenByOther | StepEvent::FoundThawed);
+    if let Fact::Stepped { event, .. } = fact {
+        return is_correction(event);
+    }
+    !matches!(fact, Fact::Counted { .. } | Fact::Asked { .. } | Fact::Answered { .. } | Fact::Settled { .. } | Fact::Disarmed { .. })
 }
 
 fn watched(facts: &[(Seq, Fact)]) -> impl Iterator<Item = Effect> + '_ {

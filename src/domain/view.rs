@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::agent::credit::measured_burn;
 use super::agent::{Account, Agent, Settings};
+use super::correction::Corrections;
 use super::enforcement::Enforcement;
 use super::grant;
 use super::id::{AccountId, Attempt, Digest, JobName, LineId, NodeId, Uid};
@@ -43,6 +44,10 @@ pub struct View {
     pub authority_unanswered: Option<u64>,
     /// Accounts with jobs here, now or earlier in this epoch.
     pub accounts: Vec<AccountView>,
+    /// What was not as the agent believed, counted since the journal began.
+    pub corrections: Corrections,
+    /// Cgroups with tasks in which no job is metered.
+    pub unmetered: Vec<String>,
     /// Jobs that are not closed, then the last ones that are.
     pub jobs: Vec<JobView>,
 }
@@ -208,6 +213,8 @@ impl View {
             authority_asked: agent.asked,
             authority_unanswered: agent.outstanding.as_ref().map(|outstanding| outstanding.request.request),
             accounts: agent.accounts.iter().map(|(id, account)| account_view(agent, id, account, now)).collect(),
+            corrections: agent.corrections,
+            unmetered: agent.unmetered.keys().cloned().collect(),
             jobs,
         }
     }

@@ -1,9 +1,21 @@
 //! The only reader of a clock.
 
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::domain::id::BootId;
-use crate::domain::time::{Boot, Mono, Now, Wall};
+use crate::domain::time::{Boot, Mono, Nanos, Now, Wall};
+
+/// What a test adds to the wall clock (milliseconds) and to the time asleep (nanoseconds), since nobody may set a machine's clock for it.
+static PRETENDED: (AtomicI64, AtomicU64) = (AtomicI64::new(0), AtomicU64::new(0));
+
+/// Lets the whole process believe that the wall clock was set and that the machine slept. For tests.
+#[doc(hidden)]
+pub fn pretend(wall_ms: i64, slept: Nanos) {
+    PRETENDED.0.fetch_add(wall_ms, Ordering::Relaxed);
+    PRETENDED.1.fetch_add(slept.0, Ordering::Relaxed);
+}
 
 fn read_ns(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
@@ -21,7 +33,9 @@ pub fn mono() -> Mono {
 /// All three clocks now.
 #[must_use]
 pub fn now() -> Now {
-    Now { mono: mono(), boot: Boot(read_ns(ClockId::Boottime)), wall: Wall(read_ns(ClockId::Realtime) / 1_000_000) }
+    let (stepped_ms, slept_ns) = (PRETENDED.0.load(Ordering::Relaxed), PRETENDED.1.load(Ordering::Relaxed));
+    let (mono, boot, wall) = (mono(), read_ns(ClockId::Boottime), read_ns(ClockId::Realtime) / 1_000_000);
+    Now { mono, boot: Boot(boot.saturating_add(slept_ns)), wall: Wall(wall.saturating_add_signed(stepped_ms)) }
 }
 
 /// CPU time of this whole process, in nanoseconds.
@@ -37,4 +51,71 @@ pub fn process_cpu_ns() -> u64 {
 pub fn boot_id() -> std::io::Result<BootId> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     text.trim().parse().map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+}
+
+/// What a clock did between two looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jump {
+    /// The wall clock was set, by so many milliseconds.
+    Stepped(i64),
+    /// The machine slept for so long.
+    Slept(Nanos),
+    /// Nobody looked for so long, though the machine was awake.
+    Stood(Nanos),
+}
+
+/// A wall clock that strays by less than this between two looks is being slewed, or was read late.
+const STEP_MIN_MS: u64 = 2_000;
+/// Two clocks are not read at the same instant: less than this is no sleep.
+const SLEEP_MIN: Nanos = Nanos::from_millis(1_000);
+
+/// Compares the clocks with each other, look by look.
+#[derive(Debug, Default)]
+pub struct ClockWatch {
+    last: Option<Now>,
+}
+
+impl ClockWatch {
+    /// What happened since the last look; `late` is from when on a look is late.
+    pub fn look(&mut self, now: Now, late: Nanos) -> Vec<Jump> {
+        let Some(last) = self.last.replace(now) else { return Vec::new() };
+        let (ran, passed) = (now.mono.since(last.mono), now.boot.since(last.boot));
+        let slept = Nanos(passed.0.saturating_sub(ran.0));
+        let expected = i128::from(last.wall.0) + i128::from(passed.millis());
+        let step = i64::try_from(i128::from(now.wall.0) - expected).unwrap_or(i64::MAX);
+        let mut jumps = Vec::new();
+        if STEP_MIN_MS <= step.unsigned_abs() {
+            jumps.push(Jump::Stepped(step));
+        }
+        if SLEEP_MIN <= slept {
+            jumps.push(Jump::Slept(slept));
+        }
+        if late < ran {
+            jumps.push(Jump::Stood(ran));
+        }
+        jumps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u64 = 1_000_000_000;
+
+    fn at(mono_s: u64, boot_s: u64, wall_s: u64) -> Now {
+        Now { mono: Mono(mono_s * S), boot: Boot(boot_s * S), wall: Wall(wall_s * 1_000) }
+    }
+
+    #[test]
+    fn steps_sleep_and_silence_are_told_apart() {
+        let mut watch = ClockWatch::default();
+        let late = Nanos::from_secs(5);
+        assert_eq!(watch.look(at(1, 1, 100_000), late), []);
+        assert_eq!(watch.look(at(2, 2, 100_001), late), []);
+        assert_eq!(watch.look(at(3, 3, 96_402), late), [Jump::Stepped(-3_600_000)], "an hour back");
+        assert_eq!(watch.look(at(4, 4, 182_803), late), [Jump::Stepped(86_400_000)], "a day forward");
+        assert_eq!(watch.look(at(5, 605, 183_404), late), [Jump::Slept(Nanos::from_secs(600))], "the wall clock went on meanwhile");
+        assert_eq!(watch.look(at(65, 665, 183_464), late), [Jump::Stood(Nanos::from_secs(60))]);
+    }
 }

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::bounded;
 
 use super::access::Access;
+use super::alarm::Alarm;
 use super::cgroup::Sampler;
 use super::config::{Config, Nvml, StatusListen};
 use super::gpu::{GpuConfig, Gpus};
@@ -19,6 +20,7 @@ use super::hands::Hands;
 use super::host;
 use super::journal::{Journal, JournalError, JournalNotice, JournalThread, Keep, Recovered, Reserve};
 use super::layout::{Layout, Need};
+use super::life::{End, Life};
 use super::local_api::Api;
 use super::own_folder::{self, Privacy};
 use super::priority::Scheduling;
@@ -74,6 +76,7 @@ pub struct Daemon {
     runtime: tokio::runtime::Runtime,
     /// The socket, if the agent made it: one that systemd holds stays for the next agent.
     socket: Option<PathBuf>,
+    life: Life,
 }
 
 impl Daemon {
@@ -90,8 +93,8 @@ impl Daemon {
         let began = clock::mono();
         let (journal, recovered) = Journal::open(&config.state_dir, keep(config))?;
         let agent = recover(&recovered)?;
-        let live = agent.jobs.values().filter(|job| job.is_live()).count();
-        tracing::info!(event = "recovered", replayed = recovered.facts.len(), jobs = live, took_ms = clock::mono().since(began).millis());
+        let jobs = agent.jobs.values().filter(|job| job.is_live()).count();
+        tracing::info!(event = "recovered", replayed = recovered.facts.len(), jobs, took_ms = clock::mono().since(began).millis());
         let settings = settings(config)?;
         let (inbox, queue) = bounded(run::QUEUE_MAX);
         let board = Arc::new(Board::default());
@@ -102,7 +105,11 @@ impl Daemon {
             .enable_all()
             .build()
             .map_err(StartError::io("network threads"))?;
-        let (edges, stats) = edges(config, journal, &handle)?;
+        let (edges, mut stats) = edges(config, journal, &handle)?;
+        let (life, said) = Life::begin(&config.state_dir, env!("CARGO_PKG_VERSION"), settings.boot, clock::now());
+        for (alarm, message) in said {
+            stats.alarms.raise(alarm, clock::now(), message);
+        }
         let socket = config.runtime_dir.join("meterd.sock");
         let socket = serve(config, &handle, &edges.authority, &runtime, socket)?;
         let authority = Arc::clone(&edges.authority);
@@ -121,7 +128,7 @@ impl Daemon {
             systemd::alive();
         };
         let thread = spawn_loop(turn, edges, queue, handle.clone(), (stats, config.budget), Box::new(on_tick), woken)?;
-        Ok(Daemon { handle, thread, authority, runtime, socket })
+        Ok(Daemon { handle, thread, authority, runtime, socket, life })
     }
 
     /// A way to speak to it.
@@ -140,6 +147,10 @@ impl Daemon {
     #[must_use]
     pub fn wait(self) -> Ended {
         let ended = self.thread.join().unwrap_or_else(|_| Ended::Fatal("the loop's thread panicked".to_owned()));
+        self.life.end(match &ended {
+            Ended::Drained => End::Drained,
+            Ended::Fatal(why) => End::Fatal(why.clone()),
+        });
         self.runtime.shutdown_timeout(std::time::Duration::from_secs(1));
         if let Some(socket) = &self.socket
             && let Err(error) = std::fs::remove_file(socket)
@@ -288,13 +299,21 @@ fn tell_journal(handle: &Handle, told: &mut JournalState, notice: &JournalNotice
             }
         }
         JournalNotice::Full(error) => {
-            tracing::error!(event = "journal_full", %error, "no new starts; what is held is enforced from memory");
+            let alarm = if matches!(error, JournalError::ReadOnly(_)) { Alarm::JournalReadOnly } else { Alarm::JournalFull };
+            handle.report(Inbox::Alarm(alarm, Some(format!("{error}: no new starts; what is held is enforced from memory"))));
             JournalState::Full
         }
         JournalNotice::Fatal(error) => return handle.report(Inbox::Fatal(format!("journal: {error}"))),
     };
     if *told != state {
         *told = state;
+        if state == JournalState::Writable {
+            handle.report(Inbox::Alarm(Alarm::JournalFull, None));
+            handle.report(Inbox::Alarm(Alarm::JournalReadOnly, None));
+        } else if matches!(notice, JournalNotice::Durable { .. }) {
+            let message = "the disk was full: only the last readings are written until the reserve is there again";
+            handle.report(Inbox::Alarm(Alarm::JournalFull, Some(message.to_owned())));
+        }
         handle.report(Inbox::JournalIs(state));
     }
 }
@@ -302,14 +321,8 @@ fn tell_journal(handle: &Handle, told: &mut JournalState, notice: &JournalNotice
 fn tell_authority(handle: &Handle, notice: Notice) {
     let message = match notice {
         Notice::Push(push) => Inbox::Pushed(push),
-        Notice::Full(error) => {
-            tracing::error!(event = "authority_full", %error, "questions stay unanswered until there is space");
-            return;
-        }
-        Notice::Recovered => {
-            tracing::info!(event = "authority_writable");
-            return;
-        }
+        Notice::Full(error) => Inbox::Alarm(Alarm::AuthorityFull, Some(format!("{error}: questions stay unanswered until there is space"))),
+        Notice::Recovered => Inbox::Alarm(Alarm::AuthorityFull, None),
         Notice::Fatal(error) => Inbox::Fatal(format!("authority: {error}")),
     };
     handle.report(message);

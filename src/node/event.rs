@@ -169,7 +169,7 @@ enum Subject<'f> {
 
 fn subject(fact: &Fact) -> Subject<'_> {
     match fact {
-        Fact::EpochOpened { .. } | Fact::CardAdopted { .. } | Fact::EnforcementSet { .. } => Subject::Node,
+        Fact::EpochOpened { .. } | Fact::CardAdopted { .. } | Fact::EnforcementSet { .. } | Fact::Corrected { .. } => Subject::Node,
         Fact::JobOpened(opened) => Subject::Job(opened.attempt),
         Fact::Counted { rows, .. } => Subject::Counted(rows),
         Fact::Settled { rows } => Subject::Settled(rows),
@@ -228,6 +228,7 @@ const fn kind(fact: &Fact) -> &'static str {
         Fact::StopReported { .. } => "stop_reported",
         Fact::JobEnded { .. } => "job_ended",
         Fact::JobClosed { .. } => "job_closed",
+        Fact::Corrected { .. } => "corrected",
     }
 }
 
@@ -243,6 +244,7 @@ fn of_node(fact: &Fact) -> (String, Value) {
         Fact::EnforcementSet { mode, by } => (format!("enforcement is now {mode}, set by uid {}", by.0), json!({ "mode": mode, "by": by })),
         Fact::Asked { request, .. } => (format!("question {} to the authority", request.request), json!({ "request": request.request })),
         Fact::Answered { request, .. } => (format!("the authority answered question {request}"), json!({ "request": request })),
+        Fact::Corrected { correction, .. } => (correction.to_string(), json!({ "correction": correction })),
         _ => (String::new(), json!({})),
     }
 }
@@ -319,6 +321,7 @@ fn step_text(step: &StepEvent) -> String {
         StepEvent::WouldAct(act) => format!("not enforced: {act} would have been done"),
         StepEvent::Acted(acted) => acted_text(acted),
         StepEvent::FrozenByOther => "frozen by somebody else".to_owned(),
+        StepEvent::Corrected(correction) => format!("not as believed; {correction}"),
         StepEvent::FoundThawed => "found running while it was to be frozen".to_owned(),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
 
+use super::alarm::{Alarm, Alarms};
 use crate::domain::act::Acted;
 use crate::domain::agent::start::Reply;
 use crate::domain::budget::Over;
@@ -81,6 +82,8 @@ pub enum Inbox {
     Durable(Seq),
     /// The disk takes nothing now, or again.
     JournalIs(JournalState),
+    /// An edge's state: it holds now, and why; or no longer.
+    Alarm(Alarm, Option<String>),
     /// Another card is to come into force.
     Card(Box<Card>),
     /// The configured mode, after a reload.
@@ -226,6 +229,8 @@ pub struct Stats {
     pub missing: std::collections::BTreeMap<String, u64>,
     /// The journal's disk.
     pub journal_full: bool,
+    /// States that somebody should know of.
+    pub alarms: Alarms,
     /// What the loop's thread got from the scheduler, for people.
     pub loop_scheduling: String,
     /// The same for the hands.

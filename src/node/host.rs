@@ -1,5 +1,7 @@
 //! The machine itself: how many CPUs, how much memory, its name and kernel. Read through sysinfo: `/proc/stat`, `/proc/meminfo`, `uname`.
 
+use std::os::fd::AsRawFd as _;
+
 use serde::Serialize;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, System};
 
@@ -78,6 +80,19 @@ fn totals() -> Reading<Host> {
         (Ok(cpu_count @ 1..), memory_bytes @ 1..) => Reading::Seen(Host { cpu_count, memory_bytes }),
         _ => Reading::Missing(Missing::Malformed),
     }
+}
+
+/// How many more descriptors this process may have.
+///
+/// # Errors
+/// When it gets none: the process or the machine has too many, or the kernel has no memory for one.
+pub fn descriptors_left() -> std::io::Result<u64> {
+    let next = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    // Since Linux 6.2 the folder's size is their count. Before, the lowest free number stands for it: there are at least so many.
+    let counted = rustix::fs::stat("/proc/self/fd").map_or(0, |folder| u64::try_from(folder.st_size).unwrap_or(0));
+    let open = if counted == 0 { u64::try_from(next.as_raw_fd()).unwrap_or(0) } else { counted };
+    Ok(limit.saturating_sub(open))
 }
 
 #[cfg(test)]

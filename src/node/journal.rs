@@ -96,9 +96,12 @@ pub enum JournalError {
     /// Another process writes this journal.
     #[error("another process writes the journal in {0}")]
     Locked(String),
-    /// No space, or a read-only disk: may pass.
+    /// No space: may pass.
     #[error("the journal cannot grow: {0}")]
     Full(String),
+    /// A read-only disk: may pass.
+    #[error("the journal's disk is read-only: {0}")]
+    ReadOnly(String),
     /// Another process holds the file for now: may pass.
     #[error("the journal is held by another process: {0}")]
     Blocked(String),
@@ -110,6 +113,9 @@ pub enum JournalError {
         /// The number that came.
         found: u64,
     },
+    /// Another program's file, or another version's: it is left as it is.
+    #[error("the journal is not of this program: {0}")]
+    Foreign(String),
     /// The file is not what was written.
     #[error("the journal is damaged: {0}")]
     Damaged(#[from] Damage),
@@ -171,7 +177,9 @@ impl From<Failure> for JournalError {
     fn from(failure: Failure) -> JournalError {
         match failure {
             Failure::Full(text) => JournalError::Full(text),
+            Failure::ReadOnly(text) => JournalError::ReadOnly(text),
             Failure::Blocked(text) => JournalError::Blocked(text),
+            Failure::Foreign(text) => JournalError::Foreign(text),
             Failure::Damaged(text) => damaged(text),
             Failure::Fatal(text) => JournalError::Fatal(text),
         }
@@ -182,7 +190,7 @@ impl JournalError {
     /// Is it a state of the world that may pass, so that the same commit is worth trying again?
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        matches!(self, JournalError::Full(_) | JournalError::Blocked(_))
+        matches!(self, JournalError::Full(_) | JournalError::ReadOnly(_) | JournalError::Blocked(_))
     }
 }
 
@@ -212,7 +220,11 @@ fn meta(connection: &Connection, key: &str) -> Result<Head, JournalError> {
 fn locked(dir: &Path) -> Result<File, JournalError> {
     let fatal = |error: std::io::Error| JournalError::Fatal(format!("{}: {error}", dir.display()));
     std::fs::create_dir_all(dir).map_err(fatal)?;
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(dir.join(LOCK_FILE)).map_err(fatal)?;
+    let read_only = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::ReadOnlyFilesystem => JournalError::ReadOnly(dir.display().to_string()),
+        _ => fatal(error),
+    };
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(dir.join(LOCK_FILE)).map_err(read_only)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::Locked(dir.display().to_string())),
@@ -276,6 +288,12 @@ impl Journal {
         self.reserve.state()
     }
 
+    /// Makes the reserve again, if it is gone and there is room.
+    pub fn restore_reserve(&mut self) -> Reserve {
+        self.reserve.restore();
+        self.reserve.state()
+    }
+
     fn write(&mut self, batches: &[Batch]) -> Result<(), JournalError> {
         let mut writing = Writing { head: self.head, anchor: self.anchor, kept_bytes: self.kept_bytes, newest: Wall(0) };
         let keep = self.keep;
@@ -312,7 +330,7 @@ impl Journal {
             Err(Failure::Full(_)) => {
                 self.reserve.release();
             }
-            Err(Failure::Blocked(_)) => {}
+            Err(Failure::Blocked(_) | Failure::ReadOnly(_)) => {}
             Err(failure) => return Err(failure.into()),
         }
         Ok(())

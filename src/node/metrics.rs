@@ -12,9 +12,11 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use super::alarm::{Alarm, Alarms};
 use super::handle::Picture;
 use super::status::{accounts_by_state, jobs_by_phase, state_name};
 use crate::domain::budget::Over;
+use crate::domain::correction::Corrections;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{AccountId, GpuId};
 use crate::domain::meter::Reading;
@@ -78,6 +80,11 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
     ("journal_full", MetricType::Gauge, "1 while the journal's disk takes nothing.", |scrape| {
         one(whole(u64::from(scrape.picture.stats.journal_full)))
     }),
+    ("alarm", MetricType::Gauge, "1 for each state that somebody should know of.", |scrape| {
+        of_alarms(scrape, |alarms, alarm| u64::from(alarms.holds(alarm)))
+    }),
+    ("alarms", MetricType::Counter, "How often each of them came since the agent began.", |scrape| of_alarms(scrape, Alarms::count)),
+    ("corrections", MetricType::Counter, "What was not as the agent believed, by kind.", corrections),
     ("authority_questions", MetricType::Counter, "Questions sent to the authority, repeats included.", |scrape| {
         one(whole(scrape.picture.stats.asked_count))
     }),
@@ -103,6 +110,20 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
     ("account_burn_credits_per_hour", MetricType::Gauge, "Measured over the last seconds.", account_burn),
     ("account_state", MetricType::Gauge, "1 for the state that the account is in.", account_state),
 ];
+
+fn corrections(scrape: &Scrape) -> Vec<Row> {
+    scrape.picture.view.as_ref().map_or_else(Vec::new, |view| {
+        let Corrections { missed_start, missed_stop, drift } = view.corrections;
+        let row = |(kind, count): (&str, u64)| (vec![("kind", kind.to_owned())], Value::Whole(count));
+        [("missed_start", missed_start), ("missed_stop", missed_stop), ("drift", drift)].map(row).to_vec()
+    })
+}
+
+/// One row for each state.
+fn of_alarms(scrape: &Scrape, value: fn(&Alarms, Alarm) -> u64) -> Vec<Row> {
+    let row = |alarm: Alarm| (vec![("alarm", alarm.name().to_owned())], Value::Whole(value(&scrape.picture.stats.alarms, alarm)));
+    Alarm::ALL.into_iter().map(row).collect()
+}
 
 type Rows = fn(&Scrape) -> Vec<Row>;
 type Row = (Vec<(&'static str, String)>, Value);

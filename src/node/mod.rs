@@ -1,6 +1,7 @@
 //! The agent's edges, one outside thing a file.
 
 pub mod access;
+pub mod alarm;
 pub mod arguments;
 pub mod cgroup;
 pub mod cgroup_dir;
@@ -18,6 +19,7 @@ pub mod hands;
 pub mod host;
 pub mod journal;
 pub mod layout;
+pub mod life;
 pub mod local_api;
 pub mod log;
 pub mod metrics;
@@ -26,6 +28,7 @@ pub mod own_cost;
 pub mod own_folder;
 pub mod priority;
 pub mod process_tree;
+pub mod reconcile;
 pub mod run;
 pub mod sibling;
 pub mod slot;

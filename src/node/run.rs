@@ -11,7 +11,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 
+use super::alarm::Alarm;
 use super::cgroup::{AnonRead, AttachError, Sampler, Which};
+use super::clock::{ClockWatch, Jump};
 use super::defence::{Defence, stands};
 use super::gpu::{GpuName, Gpus};
 use super::gpu_owner::{CgroupTree, OwnerTable, Owners};
@@ -21,14 +23,14 @@ use super::journal::{JournalThread, NotTaken};
 use super::layout::Layout;
 use super::process_tree::ProcessTrees;
 use super::watch::Watch;
-use super::{clock, own_cgroup, own_cost, sibling};
+use super::{clock, host, log, own_cgroup, own_cost, reconcile, sibling};
 use crate::authority::embedded::Embedded;
 use crate::domain::act::{Act, ActOutcome, Acted, CgroupDir, Target};
 use crate::domain::agent::start::{PendingStart, Refusal, Reply, Wanted};
 use crate::domain::batch::Batch;
 use crate::domain::budget::{Budget, Change, Cost, Pace};
-use crate::domain::fact::Fact;
 use crate::domain::id::{Attempt, Epoch};
+use crate::domain::job::Removed;
 use crate::domain::meter::{JobSample, Missing, Reading};
 use crate::domain::rates::Card;
 use crate::domain::receipt::Receipt;
@@ -43,6 +45,14 @@ pub const QUEUE_MAX: usize = 8_192;
 
 /// The agent's threads and descriptors are looked at once in so many ticks: that is work too.
 const OWN_COST_TICKS: u64 = 10;
+/// A look that is later than this many intervals is one that was missed by a stopped process or a machine without a CPU to spare.
+const LATE_INTERVALS: u64 = 5;
+
+/// Between two comparisons of the kernel's cgroups with the jobs.
+const SURVEY_EVERY: Nanos = Nanos::from_secs(30);
+
+/// With fewer descriptors left than these somebody should know: a job takes two or three.
+const DESCRIPTORS_MIN: u64 = 64;
 
 /// The edges that the loop works with.
 pub struct Edges {
@@ -117,6 +127,8 @@ pub struct Loop {
     configured: Nanos,
     /// When the last tick ended, and the CPU time of the process then.
     paid_to: Option<(Mono, u64)>,
+    clocks: ClockWatch,
+    next_survey: Mono,
     draining: bool,
     on_tick: Box<dyn FnMut() + Send>,
 }
@@ -152,6 +164,8 @@ impl Loop {
             pace: Pace::default(),
             configured,
             paid_to: None,
+            clocks: ClockWatch::default(),
+            next_survey: Mono(0),
             draining: false,
             on_tick,
         }
@@ -209,6 +223,7 @@ impl Loop {
 
     fn tick(&mut self) {
         let began = clock::mono();
+        self.look_at_ourselves();
         self.edges.sampler.changed(&self.edges.watch.take_changed());
         let anon_has_a_price = self.turn.agent().cards.values().any(|card| card.prices(Meter::MemoryAnon));
         self.edges.sampler.set_anon(if anon_has_a_price { AnonRead::EachLook } else { AnonRead::WithDetails });
@@ -221,6 +236,10 @@ impl Loop {
             self.watch(attempt);
         }
         self.adopt_due_cards();
+        if self.next_survey <= began {
+            self.next_survey = began.plus(SURVEY_EVERY);
+            self.survey();
+        }
         self.stats.tick_count += 1;
         self.keep_to_budget();
         self.publish();
@@ -232,7 +251,7 @@ impl Loop {
     fn keep_to_budget(&mut self) {
         let (now, cpu_ns) = (clock::mono(), clock::process_cpu_ns());
         self.stats.cpu_ns = cpu_ns;
-        self.stats.resident_bytes = super::host::resident_bytes().unwrap_or(0);
+        self.stats.resident_bytes = host::resident_bytes().unwrap_or(0);
         if self.stats.tick_count % OWN_COST_TICKS == 1 {
             self.stats.threads_cpu_ns = own_cost::threads_cpu_ns().unwrap_or_default();
             self.stats.descriptors = own_cost::descriptors().unwrap_or(0);
@@ -257,6 +276,44 @@ impl Loop {
         let mut settings = self.turn.settings().clone();
         settings.interval = interval; // the core tells a silence from a wider interval by it
         self.turn.set_settings(settings);
+    }
+
+    /// Are there tasks in cgroups of jobs that nobody started?
+    fn survey(&mut self) {
+        let Some(layout) = &self.edges.layout else { return };
+        let agent = self.turn.agent();
+        let jobs = agent.jobs.values().chain(&agent.closed).filter(|job| job.is_live() || job.removed == Removed::No);
+        let making = self.callers.values().filter_map(|waiting| waiting.made.as_ref());
+        let found = reconcile::survey(layout, &self.edges.cgroup_parent, jobs.map(|job| &job.target).chain(making));
+        reconcile::remove_left_over(&found.left_over);
+        if found.unmetered.is_empty() {
+            self.stats.alarms.clear(Alarm::Unmetered);
+        } else {
+            let places: Vec<&str> = found.unmetered.iter().map(String::as_str).take(8).collect();
+            let message = format!("{} cgroups with tasks and no job, such as {}", found.unmetered.len(), places.join(", "));
+            self.stats.alarms.raise(Alarm::Unmetered, clock::now(), message);
+        }
+        self.step(Event::Surveyed(found.unmetered));
+    }
+
+    /// The clocks, and whether the kernel still gives descriptors.
+    fn look_at_ourselves(&mut self) {
+        let now = clock::now();
+        let late = Nanos(self.turn.settings().interval.0.saturating_mul(LATE_INTERVALS));
+        for jump in self.clocks.look(now, late) {
+            let (alarm, message) = match jump {
+                Jump::Stepped(ms) => (Alarm::ClockStepped, format!("the wall clock was set by {ms} ms")),
+                Jump::Slept(length) => (Alarm::Suspended, format!("the machine slept for {length}")),
+                Jump::Stood(length) => (Alarm::Stalled, format!("no look at the jobs for {length}: the process was stopped or got no CPU")),
+            };
+            self.stats.alarms.raise(alarm, now, message);
+        }
+        match host::descriptors_left() {
+            Ok(left) if DESCRIPTORS_MIN <= left => self.stats.alarms.clear(Alarm::FewDescriptors),
+            Ok(left) => self.stats.alarms.raise(Alarm::FewDescriptors, now, format!("{left} descriptors are left")),
+            Err(error) => self.stats.alarms.raise(Alarm::FewDescriptors, now, format!("the kernel gives no descriptor: {error}")),
+        }
+        self.stats.alarms.forget_old(now.mono);
     }
 
     fn step(&mut self, event: Event) {
@@ -310,6 +367,8 @@ impl Loop {
                 self.step(Event::Durable(seq));
                 self.send_backlog();
             }
+            Inbox::Alarm(alarm, Some(message)) => self.stats.alarms.raise(alarm, clock::now(), message),
+            Inbox::Alarm(alarm, None) => self.stats.alarms.clear(alarm),
             Inbox::JournalIs(state) => {
                 self.stats.journal_full = state == crate::domain::turn::JournalState::Full;
                 self.step(Event::JournalIs(state));
@@ -562,7 +621,7 @@ impl Loop {
                     }
                 }
                 Effect::Reply(caller, reply) => self.reply(caller, reply),
-                Effect::Log(fact) => log(&fact),
+                Effect::Log(fact) => log::fact(&fact),
                 Effect::Watch(attempt) => self.look_after(attempt),
                 Effect::Forget(attempt) => {
                     self.edges.sampler.detach(attempt);
@@ -746,29 +805,5 @@ fn missing<T>(reading: &Reading<T>) -> Option<String> {
     match reading {
         Reading::Missing(Missing::NotYet) | Reading::Seen(_) => None,
         Reading::Missing(why) => Some(why.to_string()),
-    }
-}
-
-/// A fact's line in the log: one line an event, with a stable name.
-fn log(fact: &Fact) {
-    match fact {
-        Fact::JobOpened(opened) => {
-            tracing::info!(event = "job_opened", job = %opened.name, attempt = %opened.attempt, account = %opened.account);
-        }
-        Fact::JobEnded { attempt, ending, .. } => tracing::info!(event = "job_ended", %attempt, outcome = %ending.outcome),
-        Fact::JobClosed { attempt } => tracing::info!(event = "job_closed", %attempt),
-        Fact::EmptySet { account, since: Some(_) } => tracing::warn!(event = "account_empty", %account),
-        Fact::EmptySet { account, since: None } => tracing::info!(event = "account_funded", %account),
-        Fact::WarnedSet { account, at: Some(_) } => tracing::warn!(event = "account_warned", %account),
-        Fact::Armed { account, .. } => tracing::info!(event = "account_armed", %account),
-        Fact::CardAdopted { card, .. } => tracing::info!(event = "card_adopted", card = %card.name, version = card.version),
-        Fact::EnforcementSet { mode, by } => tracing::warn!(event = "enforcement_set", %mode, by = by.0),
-        Fact::EpochOpened { epoch, .. } => tracing::info!(event = "epoch_opened", %epoch),
-        Fact::HandsActed { acted, .. } => {
-            let length = acted.done_at.since(acted.asked_at);
-            tracing::info!(event = "acted", act = %acted.act, attempt = %acted.attempt, outcome = ?acted.outcome, took_us = length.0 / 1_000);
-        }
-        Fact::GapSeen { attempt, gap } => tracing::warn!(event = "gap", %attempt, meter = %gap.meter, why = %gap.why),
-        _ => {}
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::alarm::Alarms;
 use super::handle::{Picture, Stats};
 use crate::domain::act::{Act, ActOutcome, Acted};
 use crate::domain::bucket::Bucket;
 use crate::domain::budget::Over;
+use crate::domain::correction::Corrections;
 use crate::domain::detail::{Detail, Io};
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{Attempt, BootId, Epoch, GpuId, GpuModel, Uid};
@@ -87,6 +89,8 @@ pub(crate) fn view() -> View {
             policy: AccountPolicy::default(),
             armed: false,
         }],
+        corrections: Corrections { missed_start: 1, missed_stop: 2, drift: 0 },
+        unmetered: vec!["/sys/fs/cgroup/meterd/stray".to_owned()],
         jobs: vec![job("u1000-train", 7, Phase::Frozen), job("slurm:4711", 6, Phase::Running), job("u1000-old", 5, Phase::Ended)],
     }
 }
@@ -146,6 +150,7 @@ pub(crate) fn picture() -> Picture {
             asked_count: 33,
             missing: BTreeMap::from([("permission denied".to_owned(), 4)]),
             journal_full: false,
+            alarms: Alarms::default(),
             loop_scheduling: "SCHED_RR 1".to_owned(),
             hands_scheduling: "SCHED_RR 1".to_owned(),
             cgroup_layout: "unified".to_owned(),

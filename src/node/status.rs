@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::alarm::{Alarm, AlarmView};
 use super::handle::{Picture, Stats};
+use crate::domain::correction::Corrections;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::NodeId;
 use crate::domain::job::Phase;
@@ -24,6 +26,8 @@ pub struct Status {
     pub version: String,
     /// Why it is not ready; empty if it is.
     pub not_ready: Vec<NotReady>,
+    /// States that somebody should know of, each with what to do.
+    pub alarms: Vec<AlarmView>,
     /// Which machine; none before the first tick, like all that comes from the picture.
     pub node: Option<NodeId>,
     /// RFC 3339: when the picture was taken.
@@ -40,6 +44,10 @@ pub struct Status {
     pub jobs: BTreeMap<String, u64>,
     /// Accounts by state; every state is there.
     pub accounts: BTreeMap<String, u64>,
+    /// What was not as the agent believed, counted since the journal began.
+    pub corrections: Option<Corrections>,
+    /// Cgroups with tasks in which no job is metered. Not told to strangers.
+    pub unmetered: Vec<String>,
     /// The journal.
     pub journal: JournalStatus,
     /// The authority.
@@ -126,7 +134,7 @@ pub struct AgentStatus {
 /// One reason why the agent is not ready. The codes are stable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotReady {
-    /// In one word: `no_picture`, `stale_picture`, `no_rate_card`, `journal_full` or `authority_silent`.
+    /// In one word: `no_picture`, `stale_picture`, `no_rate_card`, `journal_full`, `journal_read_only` or `authority_silent`.
     pub code: String,
     /// In a sentence.
     pub message: String,
@@ -169,7 +177,9 @@ pub fn not_ready(picture: &Picture, now: Mono, interval: Nanos, silent_for: Nano
             reasons.push(NotReady::new("authority_silent", format!("question {number} has had no answer for {silent_for}")));
         }
     }
-    if picture.stats.journal_full {
+    if picture.stats.alarms.holds(Alarm::JournalReadOnly) {
+        reasons.push(NotReady::new("journal_read_only", "the journal's disk is read-only"));
+    } else if picture.stats.journal_full {
         reasons.push(NotReady::new("journal_full", "the journal's disk takes nothing"));
     }
     reasons
@@ -183,6 +193,7 @@ impl Status {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             not_ready,
+            alarms: picture.stats.alarms.views(),
             node: view.map(|view| view.node.clone()),
             at: view.map(|view| view.at.clone()),
             age_ms: view.map(|_| now.since(Mono(picture.taken_at_ns)).millis()),
@@ -191,6 +202,8 @@ impl Status {
             card_refused: view.and_then(|view| view.card_refused.clone()),
             jobs: view.map_or_else(BTreeMap::new, jobs_by_phase),
             accounts: view.map_or_else(BTreeMap::new, accounts_by_state),
+            corrections: view.map(|view| view.corrections),
+            unmetered: view.map_or_else(Vec::new, |view| view.unmetered.clone()),
             journal: JournalStatus {
                 seq: view.map(|view| view.seq),
                 durable_seq: view.map(|view| view.durable_seq),
@@ -214,6 +227,10 @@ impl Status {
     #[must_use]
     pub fn for_strangers(mut self) -> Status {
         self.card_refused = None;
+        self.unmetered.clear();
+        for alarm in &mut self.alarms {
+            alarm.message.clear(); // it may name paths and devices
+        }
         for reason in &mut self.not_ready {
             if reason.code == "no_rate_card" {
                 "no rate card is in force".clone_into(&mut reason.message);

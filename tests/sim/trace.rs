@@ -63,6 +63,7 @@ pub(crate) fn event(event: &Event) -> String {
         Event::EnforcementAsked { mode, .. } => format!("enforcement {mode}"),
         Event::Durable(seq) => format!("durable {}", seq.0),
         Event::JournalIs(state) => format!("journal {state:?}"),
+        Event::Surveyed(unmetered) => format!("survey: {unmetered:?}"),
     }
 }
 

@@ -14,8 +14,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Agent {
     pub(crate) folder: tempfile::TempDir,
     child: Option<Child>,
-    /// Defences that are switched off, for attempts that must be seen to succeed without them.
-    lacks: String,
+    /// The program: what is installed.
+    pub(crate) program: PathBuf,
+    /// Words before it, such as those of `nsenter`.
+    pub(crate) before: Vec<String>,
+    /// Further environment.
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 impl Agent {
@@ -24,8 +28,18 @@ impl Agent {
         Agent::start_lacking("", card, top, tables, |_| ())
     }
 
-    /// The same without some defences; `prepare` is given the folder before the agent sees it.
+    /// The same without some defences, for attempts that must be seen to succeed without them; `prepare` is given the folder before the agent
+    /// sees it.
     pub(crate) fn start_lacking(lacks: &str, card: &str, top: &str, tables: &str, prepare: impl FnOnce(&Path)) -> Agent {
+        let mut agent = Agent::new(card, top, tables);
+        agent.environment.push(("METERD_LACKS".to_owned(), lacks.to_owned()));
+        prepare(agent.folder.path());
+        agent.launch();
+        agent
+    }
+
+    /// An agent that is not started yet.
+    pub(crate) fn new(card: &str, top: &str, tables: &str) -> Agent {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().display();
         std::fs::write(folder.path().join("card.toml"), card).unwrap();
@@ -36,29 +50,29 @@ impl Agent {
             if tables.contains("[gpu]") { "" } else { "[gpu]\nnvml = \"off\"\n" }
         );
         std::fs::write(folder.path().join("meterd.toml"), config).unwrap();
-        let mut agent = Agent { folder, child: None, lacks: lacks.to_owned() };
-        prepare(agent.folder.path());
-        agent.launch();
-        agent
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_meterd"));
+        Agent { folder, child: None, program, before: Vec::new(), environment: Vec::new() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
+    /// Starts the process (again), whatever becomes of it.
+    pub(crate) fn spawn(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
+        let program = self.program.display().to_string();
+        let words: Vec<&String> = self.before.iter().chain([&program]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg("--config").arg(self.path("meterd.toml"));
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        self.child = Some(child);
+    }
+
     /// Starts the process (again) and waits until it is ready.
     pub(crate) fn launch(&mut self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_meterd"))
-            .arg("--config")
-            .arg(self.path("meterd.toml"))
-            .env("METERD_LACKS", &self.lacks)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
+        self.spawn();
         self.wait_for("the agent is ready", |agent| agent.try_ask("GET", "/readyz", None).is_some_and(|(status, _)| status == 200));
     }
 

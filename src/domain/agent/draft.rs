@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::act::{Act, ActOutcome, Acted, Target};
 use super::super::batch::ReceiptRow;
+use super::super::correction::Correction;
 use super::super::detail::Detailed;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, Row, Seq};
@@ -441,7 +442,25 @@ impl<'a> Draft<'a> {
         if over && settled {
             let at = job.emptied.map_or(self.now, |(mono, wall)| Now { mono, boot: self.now.boot, wall });
             let judged = judge(job, if gone { Outcome::Vanished } else { Outcome::Unknown }, at.mono);
+            if job.reported.is_none() && judged.0.outcome != Outcome::OutOfCredit {
+                let replaced = sample.cpu_ns == Reading::Missing(Missing::Replaced);
+                let correction = if replaced { Correction::CgroupReplaced } else { Correction::MissedStop };
+                self.step(sample.attempt, StepEvent::Corrected(correction));
+            }
             self.end(sample.attempt, judged, at);
+        }
+    }
+
+    /// The cgroups of jobs were compared with what is metered: `unmetered` have tasks and no job.
+    pub fn surveyed(&mut self, unmetered: &BTreeSet<String>) {
+        let wall = self.now.wall;
+        let over: Vec<String> = self.agent.unmetered.keys().filter(|place| !unmetered.contains(*place)).cloned().collect();
+        let new: Vec<String> = unmetered.iter().filter(|place| !self.agent.unmetered.contains_key(*place)).cloned().collect();
+        for place in over {
+            self.record(Fact::Corrected { correction: Correction::MissedStartOver { place }, wall });
+        }
+        for place in new {
+            self.record(Fact::Corrected { correction: Correction::MissedStart { place }, wall });
         }
     }
 

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::act::{Act, ActOutcome, Acted, Target};
+use super::correction::{Correction, Corrections};
 use super::detail::Detailed;
 use super::enforcement::Enforcement;
 use super::fact::{Fact, Opened, Row, Seq, SettledRow};
@@ -111,6 +112,10 @@ pub struct Agent {
     pub enforcement: Option<Enforcement>,
     /// Jobs at hand that do not simply run with tasks: of all others nothing is wanted but for their account's sake.
     pub restless: BTreeSet<Attempt>,
+    /// Cgroups with tasks in which no job is metered, and since when.
+    pub unmetered: BTreeMap<String, Wall>,
+    /// What was not as believed, counted.
+    pub corrections: Corrections,
 }
 
 impl Agent {
@@ -166,6 +171,7 @@ impl Agent {
             Fact::GapSeen { attempt, gap } => self.with_job(*attempt, |job| job.note_gap(gap.clone())),
             Fact::Settled { rows } => rows.iter().for_each(|row| self.settle(row)),
             Fact::Stepped { attempt, at, wall, event } => {
+                self.corrections.count_step(event);
                 let step = Step { wall: *wall, at: *at, event: event.clone() };
                 self.with_job(*attempt, |job| job.note_step(step));
             }
@@ -203,6 +209,16 @@ impl Agent {
 
             Fact::JobClosed { attempt } => self.close(*attempt),
             Fact::Detailed { rows } => rows.iter().for_each(|(attempt, detailed)| self.take_detail(*attempt, detailed)),
+            Fact::Corrected { correction, wall } => self.correct(correction, *wall),
+        }
+    }
+
+    fn correct(&mut self, correction: &Correction, wall: Wall) {
+        self.corrections.count(correction);
+        match correction {
+            Correction::MissedStart { place } => drop(self.unmetered.insert(place.clone(), wall)),
+            Correction::MissedStartOver { place } => drop(self.unmetered.remove(place)),
+            Correction::MissedStop | Correction::CgroupReplaced => {}
         }
     }
 

@@ -529,3 +529,54 @@ fn a_wider_interval_does_not_put_off_the_edge_of_an_account() {
     assert!(look(Nanos::from_secs(1)).is_some(), "five seconds of burn are near the edge");
     assert_eq!(look(Nanos::from_secs(1)), look(crate::domain::budget::INTERVAL_MAX));
 }
+
+type Garble<'a> = &'a dyn Fn(&Request) -> Answer;
+
+/// A missing balance was read as zero, and any error in billing stopped what ran. Here none of them is news.
+#[test]
+fn f13_a_balance_that_is_missing_or_garbled_is_never_zero_and_stops_nothing() {
+    let entry = |account: &str, unit: &str, verdict| AnswerEntry {
+        account: account.parse().unwrap(),
+        unit: unit.to_owned(),
+        granted: Credits::ZERO,
+        valid_for: Nanos(0),
+        verdict,
+        settled: Credits::ZERO,
+        free: Credits::ZERO,
+        version: 1,
+        policy: AccountPolicy { on_exhaustion: OnExhaustion::Kill, ..AccountPolicy::default() },
+    };
+    let right = |request: &Request, entries| Answer {
+        protocol: PROTOCOL,
+        epoch: request.epoch,
+        request: request.request,
+        digest: request.digest(),
+        acknowledged: Vec::new(),
+        entries,
+    };
+    let zero = || entry("a", UNIT, Verdict::Exhausted);
+    let garbled: [(&str, Garble); 6] = [
+        ("no entry", &|request| right(request, Vec::new())),
+        ("another account", &|request| right(request, vec![entry("b", UNIT, Verdict::Exhausted)])),
+        ("another unit", &|request| right(request, vec![entry("a", "cent", Verdict::UnitMismatch)])),
+        ("another question", &|request| Answer { request: request.request + 1, ..right(request, vec![zero()]) }),
+        ("another digest", &|request| Answer { digest: crate::domain::id::Digest([0; 32]), ..right(request, vec![zero()]) }),
+        ("another protocol", &|request| Answer { protocol: 99, ..right(request, vec![zero()]) }),
+    ];
+    for (what, answer) in garbled {
+        let mut bench = Bench::running(60_000_000_000);
+        while bench.question().is_none() {
+            bench.work(500);
+            bench.durable();
+        }
+        let in_hand = |bench: &Bench| bench.turn.agent().accounts[&"a".parse::<AccountId>().unwrap()].grant.in_hand(bench.now.boot);
+        let before = in_hand(&bench);
+        let answer = answer(&bench.question().unwrap());
+        bench.step(Event::Answered(Box::new(answer), Epoch([8; 16])));
+        bench.durable();
+        assert_eq!(in_hand(&bench), before, "{what}");
+        bench.work(100);
+        bench.durable();
+        assert_eq!((bench.orders(), bench.job().phase), (Vec::new(), Phase::Running), "{what}");
+    }
+}

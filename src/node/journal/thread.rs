@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::{Journal, JournalError, Reserve};
 use crate::domain::batch::Batch;
@@ -107,7 +107,18 @@ fn run(
     ending: &AtomicBool,
     mut notice: impl FnMut(JournalNotice),
 ) -> Result<Journal, JournalError> {
-    while let Ok(first) = batches.recv() {
+    loop {
+        let first = match batches.recv_timeout(RETRY) {
+            Ok(first) => first,
+            // While the reserve is gone few facts are made, perhaps none: it must not wait for one to come back.
+            Err(RecvTimeoutError::Timeout) => {
+                if journal.reserve() == Reserve::InUse && journal.restore_reserve() == Reserve::Kept {
+                    notice(JournalNotice::Durable { seq: journal.head().seq, reserve: Reserve::Kept });
+                }
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(journal),
+        };
         let mut waiting = vec![first];
         waiting.extend(batches.try_iter().take(WAITING_MAX));
         match commit(&mut journal, waiting, ending, &mut notice) {
@@ -120,7 +131,6 @@ fn run(
             }
         }
     }
-    Ok(journal)
 }
 
 /// Commits all that waits; where that does not fit the disk, batch by batch, oldest first, for as long as it takes.
