@@ -30,6 +30,7 @@ pub mod priority;
 pub mod process_tree;
 pub mod reconcile;
 pub mod run;
+pub mod self_check;
 pub mod sibling;
 pub mod slot;
 pub mod slurm;

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::alarm::Alarm;
 use super::cgroup::{AnonRead, AttachError, Sampler, Which};
-use super::clock::{ClockWatch, Jump};
+use super::clock::ClockWatch;
 use super::defence::{Defence, stands};
 use super::gpu::{GpuName, Gpus};
 use super::gpu_owner::{CgroupTree, OwnerTable, Owners};
@@ -23,7 +23,7 @@ use super::journal::{JournalThread, NotTaken};
 use super::layout::Layout;
 use super::process_tree::ProcessTrees;
 use super::watch::Watch;
-use super::{clock, host, log, own_cgroup, own_cost, reconcile, sibling};
+use super::{clock, host, log, own_cgroup, own_cost, reconcile, self_check, sibling};
 use crate::authority::embedded::Embedded;
 use crate::domain::act::{Act, ActOutcome, Acted, CgroupDir, Target};
 use crate::domain::agent::start::{PendingStart, Refusal, Reply, Wanted};
@@ -45,14 +45,8 @@ pub const QUEUE_MAX: usize = 8_192;
 
 /// The agent's threads and descriptors are looked at once in so many ticks: that is work too.
 const OWN_COST_TICKS: u64 = 10;
-/// A look that is later than this many intervals is one that was missed by a stopped process or a machine without a CPU to spare.
-const LATE_INTERVALS: u64 = 5;
-
 /// Between two comparisons of the kernel's cgroups with the jobs.
 const SURVEY_EVERY: Nanos = Nanos::from_secs(30);
-
-/// With fewer descriptors left than these somebody should know: a job takes two or three.
-const DESCRIPTORS_MIN: u64 = 64;
 
 /// The edges that the loop works with.
 pub struct Edges {
@@ -223,7 +217,7 @@ impl Loop {
 
     fn tick(&mut self) {
         let began = clock::mono();
-        self.look_at_ourselves();
+        self_check::look(&mut self.stats.alarms, &mut self.clocks, self.turn.settings().interval);
         self.edges.sampler.changed(&self.edges.watch.take_changed());
         let anon_has_a_price = self.turn.agent().cards.values().any(|card| card.prices(Meter::MemoryAnon));
         self.edges.sampler.set_anon(if anon_has_a_price { AnonRead::EachLook } else { AnonRead::WithDetails });
@@ -294,26 +288,6 @@ impl Loop {
             self.stats.alarms.raise(Alarm::Unmetered, clock::now(), message);
         }
         self.step(Event::Surveyed(found.unmetered));
-    }
-
-    /// The clocks, and whether the kernel still gives descriptors.
-    fn look_at_ourselves(&mut self) {
-        let now = clock::now();
-        let late = Nanos(self.turn.settings().interval.0.saturating_mul(LATE_INTERVALS));
-        for jump in self.clocks.look(now, late) {
-            let (alarm, message) = match jump {
-                Jump::Stepped(ms) => (Alarm::ClockStepped, format!("the wall clock was set by {ms} ms")),
-                Jump::Slept(length) => (Alarm::Suspended, format!("the machine slept for {length}")),
-                Jump::Stood(length) => (Alarm::Stalled, format!("no look at the jobs for {length}: the process was stopped or got no CPU")),
-            };
-            self.stats.alarms.raise(alarm, now, message);
-        }
-        match host::descriptors_left() {
-            Ok(left) if DESCRIPTORS_MIN <= left => self.stats.alarms.clear(Alarm::FewDescriptors),
-            Ok(left) => self.stats.alarms.raise(Alarm::FewDescriptors, now, format!("{left} descriptors are left")),
-            Err(error) => self.stats.alarms.raise(Alarm::FewDescriptors, now, format!("the kernel gives no descriptor: {error}")),
-        }
-        self.stats.alarms.forget_old(now.mono);
     }
 
     fn step(&mut self, event: Event) {
