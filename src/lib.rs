@@ -64,6 +64,7 @@
 //! | job | what is metered: a set of cgroups, a Slurm job, or a process tree |
 //! | journal | the facts on disk, each chained to the one before by its hash |
 //! | line | one price on a card |
+//! | mark | a note in memory that a job's freeze is ours, made before the freeze |
 //! | meter | one thing that is measured and priced |
 //! | owed | used, and neither drawn nor written off yet |
 //! | picture | the state as it is shown, one a tick |

@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::money::Credits;
-use super::time::{Boot, Mono, Nanos, Wall};
+use super::time::{Boot, Nanos, Now, Wall};
 use super::wire::{AccountPolicy, AnswerEntry, Verdict};
 
 /// What one account may spend on this node. Running totals of one epoch.
@@ -76,8 +76,8 @@ pub struct Heard {
     pub verdict: Verdict,
     /// In answer to which request.
     pub request: u64,
-    /// When, for the grace that follows.
-    pub at: Mono,
+    /// When, on the clock that goes on while the machine sleeps: a word ages in that time too.
+    pub at: Boot,
     /// When, for people.
     pub wall: Wall,
 }
@@ -102,7 +102,7 @@ impl Grant {
     }
 
     /// Takes the authority's word: `granted` by maximum, the deadline counted from the request's first sending.
-    pub fn take(&mut self, entry: &AnswerEntry, told: Told, request: u64, first_sent: Boot, at: (Mono, Wall)) {
+    pub fn take(&mut self, entry: &AnswerEntry, told: Told, request: u64, first_sent: Boot, at: Now) {
         self.granted = self.granted.max(entry.granted);
         // Of the others the authority does not count the epoch as heard of, so they must not prolong it.
         if matches!(entry.verdict, Verdict::Granted | Verdict::Final | Verdict::Exhausted | Verdict::BelowAtLeast) {
@@ -117,7 +117,7 @@ impl Grant {
         self.verdict = if self.version < self.pushed_version {
             None // written before the change that the push told of
         } else {
-            Some(Heard { verdict: entry.verdict, request, at: at.0, wall: at.1 })
+            Some(Heard { verdict: entry.verdict, request, at: at.boot, wall: at.wall })
         };
     }
 
@@ -127,6 +127,12 @@ impl Grant {
             self.pushed_version = self.pushed_version.max(version);
             self.verdict = None;
         }
+    }
+
+    /// Must the authority hear how this epoch ended? Of a question without an answer nobody here knows what it brought.
+    #[must_use]
+    pub fn has_a_last_word(&self) -> bool {
+        self.granted.is_positive() || self.unfunded.is_positive() || self.asked == Asked::Yes
     }
 
     /// Does a push wait for its question?
@@ -152,8 +158,11 @@ pub fn lasts(in_hand: Credits, burn_max_per_s: Credits) -> Option<Nanos> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::time::Mono;
     use super::*;
     use proptest::prelude::*;
+
+    const AT: Now = Now { mono: Mono(0), boot: Boot(0), wall: Wall(0) };
 
     fn entry(granted: i128, verdict: Verdict, version: u64) -> AnswerEntry {
         AnswerEntry {
@@ -172,8 +181,8 @@ mod tests {
     #[test]
     fn an_old_answer_never_lowers_what_was_granted() {
         let mut grant = Grant::default();
-        grant.take(&entry(100, Verdict::Granted, 1), Told::default(), 2, Boot(10), (Mono(0), Wall(0)));
-        grant.take(&entry(60, Verdict::Granted, 1), Told::default(), 1, Boot(5), (Mono(0), Wall(0)));
+        grant.take(&entry(100, Verdict::Granted, 1), Told::default(), 2, Boot(10), AT);
+        grant.take(&entry(60, Verdict::Granted, 1), Told::default(), 1, Boot(5), AT);
         assert_eq!(grant.granted, Credits::from_nano(100));
         assert_eq!(grant.deadline, Boot(10).plus(Nanos::from_secs(600)));
     }
@@ -181,7 +190,7 @@ mod tests {
     #[test]
     fn validity_counts_from_the_first_sending_and_then_nothing_is_in_hand() {
         let mut grant = Grant::default();
-        grant.take(&entry(100, Verdict::Granted, 1), Told::default(), 1, Boot(1_000), (Mono(0), Wall(0)));
+        grant.take(&entry(100, Verdict::Granted, 1), Told::default(), 1, Boot(1_000), AT);
         let last = Boot(1_000).plus(Nanos::from_secs(600));
         assert_eq!(grant.in_hand(Boot(last.0 - 1)), Credits::from_nano(100));
         assert_eq!(grant.in_hand(last), Credits::ZERO);
@@ -191,9 +200,9 @@ mod tests {
     fn a_word_written_before_the_push_is_not_a_verdict() {
         let mut grant = Grant::default();
         grant.pushed(2);
-        grant.take(&entry(0, Verdict::Exhausted, 1), Told::default(), 1, Boot(0), (Mono(0), Wall(0)));
+        grant.take(&entry(0, Verdict::Exhausted, 1), Told::default(), 1, Boot(0), AT);
         assert_eq!(grant.exhausted(), None);
-        grant.take(&entry(0, Verdict::Exhausted, 2), Told::default(), 2, Boot(0), (Mono(0), Wall(0)));
+        grant.take(&entry(0, Verdict::Exhausted, 2), Told::default(), 2, Boot(0), AT);
         assert!(grant.exhausted().is_some());
         grant.pushed(3);
         assert_eq!(grant.exhausted(), None, "a later push takes the verdict away");

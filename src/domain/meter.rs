@@ -67,6 +67,8 @@ pub enum Missing {
     Failed(String),
     /// The agent was not running.
     AgentDown,
+    /// The job had no task then.
+    NoTask,
 }
 
 impl fmt::Display for Missing {
@@ -84,6 +86,7 @@ impl fmt::Display for Missing {
             Missing::NoDevice => "no device",
             Missing::Failed(error) => return write!(f, "failed: {error}"),
             Missing::AgentDown => "the agent was not running",
+            Missing::NoTask => "the job had no task",
         })
     }
 }

@@ -11,15 +11,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::act::{Act, ActOutcome, Acted, Order};
-use super::agent::draft::{Doubts, Draft};
+use super::agent::draft::{self, Doubts, Draft};
 use super::agent::start::{AskedInVain, PendingStart, Reply, overdue};
 use super::agent::{Agent, Settings};
 use super::batch::{Batch, ReceiptRow, Row};
 use super::enforcement::Enforcement;
 use super::fact::{Fact, Seq};
 use super::id::{Attempt, Epoch, JobName, Uid};
-use super::job::{Ending, FrozenBy, StepEvent};
-use super::meter::JobSample;
+use super::job::{Ending, FrozenBy, Job, StepEvent};
+use super::meter::{JobSample, Missing, Reading};
 use super::rates::Card;
 use super::time::{Mono, Nanos, Now};
 use super::wire::{Answer, Push, Request};
@@ -70,8 +70,8 @@ pub enum Event {
     Answered(Box<Answer>, Epoch),
     /// The authority says that an account has changed.
     Pushed(Push),
-    /// A card has come into force.
-    CardArrived(Box<Card>),
+    /// A card has come into force; with a look at all jobs, so that each pays by the old one up to now.
+    CardArrived(Box<Card>, Vec<JobSample>),
     /// The mode of enforcement is to be set.
     EnforcementAsked {
         /// Whom to answer.
@@ -103,8 +103,10 @@ pub enum JournalState {
 pub enum Effect {
     /// Write this; an [`Event::Durable`] follows.
     Commit(Batch),
-    /// Tell the hands.
+    /// Tell the hands. A freeze is marked before: see [`Turn::wake`].
     Act(Order),
+    /// The job's mark is of no use any more: no freeze of ours holds it.
+    Unmark(Attempt),
     /// Send this to the authority.
     Send(Request),
     /// Answer a caller.
@@ -144,15 +146,18 @@ pub struct Turn {
     skipped: BTreeMap<Attempt, u64>,
     sent: Option<Sent>,
     looked_at: Mono,
+    looked: BTreeMap<Attempt, Mono>,
     ticks: u32,
     checkpointed: Seq,
     refused_card: Option<String>,
 }
 
 impl Turn {
-    /// Goes on from a recovered state; `fresh_epoch` is 128 random bits, used if this is a new boot.
+    /// Goes on from a recovered state; `fresh_epoch` is 128 random bits, used if this is a new boot. `marked` are the jobs for which a
+    /// freeze was ordered since the boot and not undone: marks outlive the process, and need no disk. A job that stands still is ours
+    /// if the journal or its mark says so, and somebody else's if neither does.
     #[must_use]
-    pub fn wake(agent: Agent, settings: Settings, now: Now, fresh_epoch: Epoch) -> (Turn, Vec<Effect>) {
+    pub fn wake(agent: Agent, settings: Settings, now: Now, fresh_epoch: Epoch, marked: &BTreeSet<Attempt>) -> (Turn, Vec<Effect>) {
         let durable = agent.seq;
         let mut turn = Turn {
             agent,
@@ -167,11 +172,14 @@ impl Turn {
             skipped: BTreeMap::new(),
             sent: None,
             looked_at: Mono(0),
+            looked: BTreeMap::new(),
             ticks: CHECKPOINT_TICKS,
             checkpointed: Seq(0),
             refused_card: None,
         };
-        let effects = turn.draft(now, |draft, _| draft.woke(fresh_epoch));
+        let mut effects = turn.draft(now, |draft, _| draft.woke(fresh_epoch, marked));
+        let of_nobody = |attempt: &&Attempt| turn.agent.jobs.get(attempt).is_none_or(|job| !job.is_live());
+        effects.extend(marked.iter().filter(of_nobody).map(|attempt| Effect::Unmark(*attempt)));
         let ours = turn.agent.jobs.values().filter(|job| job.is_live() && job.frozen_by == Some(FrozenBy::Agent));
         turn.doubts.unseen = turn.agent.jobs.values().filter(|job| job.is_live()).map(|job| job.attempt).collect();
         turn.doubts.freezing = ours.map(|job| (job.attempt, now.mono)).collect();
@@ -246,9 +254,10 @@ impl Turn {
             }
             Event::Answered(answer, fresh_epoch) => self.answered(now, &answer, fresh_epoch),
             Event::Pushed(push) => self.draft(now, |draft, _| draft.pushed(&push)),
-            Event::CardArrived(card) => {
+            Event::CardArrived(card, mut samples) => {
+                self.catch_up(&mut samples);
                 let mut refused = None;
-                let effects = self.draft(now, |draft, _| refused = draft.card(&card).err());
+                let effects = self.draft(now, |draft, _| refused = draft.card(&card, &samples).err());
                 self.refused_card = refused;
                 effects
             }
@@ -268,9 +277,13 @@ impl Turn {
     /// a counter whose last task has gone.
     #[must_use]
     pub fn next_look(&self, now: Now) -> Option<(Mono, Vec<Attempt>)> {
-        let edge = self.agent.next_edge(&self.settings, now.boot);
-        let (at, jobs) = [edge, self.agent.next_last_word(now.mono)].into_iter().flatten().min_by_key(|(at, _)| *at)?;
-        Some((at.max(self.looked_at.plus(LOOK_AGAIN)), jobs))
+        let mut looks = self.agent.edges(&self.settings, now, &self.looked);
+        looks.extend(self.agent.last_words(now.mono));
+        let first = looks.iter().map(|(at, _)| *at).min()?;
+        let at = first.max(self.looked_at.plus(LOOK_AGAIN));
+        // All that are due by then: an account that is looked at again and again must not keep the others from their turn.
+        let due: BTreeSet<Attempt> = looks.into_iter().filter(|(due, _)| *due <= at).flat_map(|(_, jobs)| jobs).collect();
+        Some((at, due.into_iter().collect()))
     }
 
     /// When something else is due: a start that waits too long, a question to repeat.
@@ -290,12 +303,27 @@ impl Turn {
         for sample in samples.iter().filter(|sample| sample.frozen.seen().is_some()) {
             self.doubts.unseen.remove(&sample.attempt);
         }
+        self.note_looks(&samples);
         effects
+    }
+
+    /// For the edges: a job that stands still is counted to where it stopped, however often it is looked at.
+    fn note_looks(&mut self, samples: &[JobSample]) {
+        if self.agent.accounts.values().all(|account| account.armed.is_none()) {
+            self.looked.clear();
+            return;
+        }
+        let read = samples.iter().filter(|sample| sample.cpu_ns.seen().is_some() || sample.cpu_ns == Reading::Missing(Missing::NotYet));
+        self.looked.extend(read.map(|sample| (sample.attempt, sample.at)));
+        self.looked.retain(|attempt, _| self.agent.jobs.get(attempt).is_some_and(Job::is_live));
     }
 
     /// A tail tells what came after the last look. If that one was left out, its part is missing too.
     fn catch_up(&mut self, samples: &mut [JobSample]) {
         for sample in samples {
+            if sample.cpu_ns.seen().is_none() && sample.tail.is_none() {
+                continue; // it told nothing: what was left out still is
+            }
             let skipped = self.skipped.remove(&sample.attempt);
             let counted = self.agent.jobs.get(&sample.attempt).and_then(|job| job.cpu_counter_ns);
             if let (Some(tail), Some(skipped)) = (&mut sample.tail, skipped) {
@@ -307,13 +335,14 @@ impl Turn {
     fn tick(&mut self, now: Now, samples: Vec<JobSample>) -> Vec<Effect> {
         self.ticks += 1;
         if BEHIND_MAX < self.agent.seq.0 - self.durable.0 || self.journal == JournalState::Full {
-            // The disk is behind: only what is near its edge is counted now, the rest at the next tick that is.
-            let armed = |sample: &&JobSample| {
-                let account = self.agent.jobs.get(&sample.attempt).and_then(|job| self.agent.accounts.get(&job.account));
-                account.is_some_and(|account| account.armed.is_some())
+            // The disk is behind: only what is near its edge or has changed its state is counted now, the rest at the next tick that is.
+            let counts = |sample: &JobSample| {
+                let job = self.agent.jobs.get(&sample.attempt);
+                let account = job.and_then(|job| self.agent.accounts.get(&job.account));
+                account.is_some_and(|account| account.armed.is_some()) || job.is_some_and(|job| draft::is_news(job, sample))
             };
             let (near, far): (Vec<JobSample>, Vec<JobSample>) =
-                samples.into_iter().partition(|sample| armed(&sample) || sample.tail.is_some());
+                samples.into_iter().partition(|sample| sample.tail.is_some() || counts(sample));
             self.skipped.extend(far.iter().filter_map(|sample| Some((sample.attempt, *sample.cpu_ns.seen()?))));
             return self.looked(now, near);
         }
@@ -406,6 +435,7 @@ impl Turn {
         self.replies.extend(replies.into_iter().map(|(caller, reply)| (behind(&reply), caller, reply)));
         let mut effects = self.orders(now);
         effects.extend(watched(&facts));
+        effects.extend(self.released(&facts));
         effects.extend(facts.iter().filter(|(_, fact)| is_noteworthy(fact)).map(|(_, fact)| Effect::Log(fact.clone())));
         if !facts.is_empty() {
             effects.push(Effect::Commit(self.batch(first, &facts, receipts, now)));
@@ -445,6 +475,21 @@ impl Turn {
             }
         }
         out
+    }
+
+    /// Jobs that a fact has freed of our freeze, and no freeze of which is under way.
+    fn released(&self, facts: &[(Seq, Fact)]) -> Vec<Effect> {
+        let freed = |fact: &Fact| match fact {
+            Fact::FrozenBySet { attempt, by: None } | Fact::JobEnded { attempt, .. } => Some(*attempt),
+            Fact::HandsActed { acted, .. } => match (acted.act, &acted.outcome) {
+                (Act::Thaw | Act::Terminate | Act::Kill, ActOutcome::Confirmed)
+                | (Act::Freeze, ActOutcome::Gone | ActOutcome::Refused(_)) => Some(acted.attempt),
+                _ => None,
+            },
+            _ => None,
+        };
+        let held = |attempt: &Attempt| self.wanted.get(&(*attempt, Act::Freeze)).is_some_and(|wanted| wanted.ordered.is_some());
+        facts.iter().filter_map(|(_, fact)| freed(fact)).filter(|attempt| !held(attempt)).map(Effect::Unmark).collect()
     }
 
     fn is_armed_durably(&self, attempt: Attempt) -> bool {

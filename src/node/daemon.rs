@@ -22,6 +22,7 @@ use super::journal::{Journal, JournalError, JournalNotice, JournalThread, Keep, 
 use super::layout::{Layout, Need};
 use super::life::{End, Life};
 use super::local_api::Api;
+use super::marks::Marks;
 use super::own_folder::{self, Privacy};
 use super::priority::Scheduling;
 use super::process_tree::ProcessTrees;
@@ -114,7 +115,8 @@ impl Daemon {
         let socket = serve(config, &handle, &edges.authority, &runtime, socket)?;
         let authority = Arc::clone(&edges.authority);
         let epoch = fresh_epoch().map_err(StartError::io("random bits"))?;
-        let (turn, woken) = Turn::wake(agent, settings, clock::now(), epoch);
+        let marked = edges.marks.all().map_err(StartError::io("the marks of frozen jobs"))?;
+        let (turn, woken) = Turn::wake(agent, settings, clock::now(), epoch, &marked);
         if let Some(card) = card {
             handle.report(Inbox::Card(Box::new(card)));
         }
@@ -268,6 +270,7 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
         trees,
         sampler,
         hands,
+        marks: Marks::open(&config.runtime_dir).map_err(StartError::io("the folder of marks"))?,
         watch,
         journal,
         authority: Arc::new(authority),

@@ -22,6 +22,7 @@ pub mod layout;
 pub mod life;
 pub mod local_api;
 pub mod log;
+pub mod marks;
 pub mod metrics;
 pub mod own_cgroup;
 pub mod own_cost;

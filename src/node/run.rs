@@ -21,6 +21,7 @@ use super::handle::{Board, Caller, Handle, Inbox, Picture, Stats};
 use super::hands::Hands;
 use super::journal::{JournalThread, NotTaken};
 use super::layout::Layout;
+use super::marks::Marks;
 use super::process_tree::ProcessTrees;
 use super::watch::Watch;
 use super::{clock, host, log, own_cgroup, own_cost, reconcile, self_check, sibling};
@@ -62,6 +63,8 @@ pub struct Edges {
     pub sampler: Sampler,
     /// The actors.
     pub hands: Hands,
+    /// Which jobs may stand still by our hand.
+    pub marks: Marks,
     /// The watcher of last tasks.
     pub watch: Watch,
     /// The journal.
@@ -582,8 +585,18 @@ impl Loop {
                     if order.act != Act::Remove {
                         tracing::info!(event = "order", act = %order.act, attempt = %order.attempt);
                     }
+                    if order.act == Act::Freeze
+                        && let Err(error) = self.edges.marks.set(order.attempt)
+                    {
+                        tracing::warn!(event = "not_marked", attempt = %order.attempt, %error, "frozen all the same");
+                    }
                     if let Err(busy) = self.edges.hands.submit(order) {
                         tracing::warn!(event = "hands_busy", error = %busy);
+                    }
+                }
+                Effect::Unmark(attempt) => {
+                    if let Err(error) = self.edges.marks.clear(attempt) {
+                        tracing::warn!(event = "mark_left", %attempt, %error);
                     }
                 }
                 Effect::Send(request) => {
@@ -708,7 +721,8 @@ impl Loop {
         self.cards = later;
         due.sort_by_key(|card| (card.effective_from, card.version));
         for card in due {
-            self.step(Event::CardArrived(Box::new(card)));
+            let samples = self.edges.sampler.sample(Which::All);
+            self.step(Event::CardArrived(Box::new(card), samples));
             if let Some(why) = self.turn.refused_card() {
                 tracing::error!(event = "card_refused", %why, "the last good card stays in force");
             }

@@ -66,6 +66,8 @@ pub(crate) struct World {
     pub(crate) slept: u64,
     pub(crate) jobs: Vec<KernelJob>,
     pub(crate) told: Told,
+    /// In the runtime folder.
+    pub(crate) marks: BTreeSet<Attempt>,
 }
 
 impl World {
@@ -82,7 +84,7 @@ impl World {
             populated: true,
             started: false,
         };
-        World { mono: 100 * S, slept: 0, jobs: (0..JOBS).map(job).collect(), told: Told::default() }
+        World { mono: 100 * S, slept: 0, jobs: (0..JOBS).map(job).collect(), told: Told::default(), marks: BTreeSet::new() }
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -145,10 +147,10 @@ impl Node {
         let (journal, recovered) = Journal::open(dir, Keep::default()).expect("the journal can be opened");
         let agent: Agent = daemon::recover(&recovered).expect("every fact can be read");
         let store = Store::open(&dir.join("authority.db"), ClosePolicy::OnSuccessor, Mono(0)).expect("the store can be opened");
-        let (turn, woken) = Turn::wake(agent, settings(boot), world.now(), Epoch([epoch; 16]));
+        let (turn, woken) = Turn::wake(agent, settings(boot), world.now(), Epoch([epoch; 16]), &world.marks);
         let mut node = Node { turn, journal, store, world, history: Vec::new() };
         node.carry_out(woken);
-        node.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap())));
+        node.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         node
     }
 
@@ -184,6 +186,10 @@ impl Node {
                     Some(Event::Answered(Box::new(answer), Epoch([99; 16])))
                 }
                 Effect::Act(order) => Some(self.act(&order)),
+                Effect::Unmark(attempt) => {
+                    self.world.marks.remove(&attempt);
+                    None
+                }
                 Effect::Reply(caller, reply) => {
                     self.hear(caller, &reply);
                     None
@@ -199,6 +205,9 @@ impl Node {
 
     fn act(&mut self, order: &Order) -> Event {
         let index = (0..JOBS).find(|index| target(*index) == order.target).unwrap();
+        if order.act == Act::Freeze {
+            self.world.marks.insert(order.attempt);
+        }
         let job = &mut self.world.jobs[index];
         match order.act {
             Act::Freeze => job.frozen = true,

@@ -61,7 +61,6 @@ struct NodeAudit {
     /// When each job was last counted, and its memory in this segment.
     counted: BTreeMap<Attempt, (u64, u128)>,
     rough_until: u64,
-    doubt_until: u64,
     full: bool,
     crashes: u64,
 }
@@ -116,10 +115,6 @@ impl Audit {
         self.nodes[n].full = true;
     }
 
-    pub(crate) fn is_in_doubt(&self, n: usize, now: u64) -> bool {
-        now < self.nodes[n].doubt_until
-    }
-
     pub(crate) fn crashed(&mut self, n: usize, now: u64) {
         let node = &mut self.nodes[n];
         node.expected.clear();
@@ -145,7 +140,6 @@ impl Audit {
     pub(crate) fn woke(&mut self, n: usize, now: u64) {
         let node = &mut self.nodes[n];
         node.rough_until = now + 5 * S;
-        node.doubt_until = now + 12 * S;
     }
 
     /// A batch is on disk: the replica takes its facts, and must then be what the live agent was.
@@ -211,11 +205,10 @@ impl Audit {
         self.metered.insert((n, attempt), *baseline);
     }
 
-    pub(crate) fn acted(&mut self, n: usize, acted: &Acted, jobs: &mut [KernelJob]) {
+    /// What a report of the hands shows: of which job, when.
+    pub(crate) fn acted(&self, n: usize, acted: &Acted) -> Option<(usize, u64)> {
         let settled = matches!(acted.act, Act::Freeze | Act::Thaw) && acted.outcome == meterd::domain::act::ActOutcome::Confirmed;
-        if let Some(baseline) = self.metered.get(&(n, acted.attempt)).filter(|_| settled) {
-            jobs[baseline.job].seen(acted.done_at.0);
-        }
+        self.metered.get(&(n, acted.attempt)).filter(|_| settled).map(|baseline| (baseline.job, acted.done_at.0))
     }
 
     // ---- one step ----
@@ -353,7 +346,8 @@ impl Audit {
             let lost = unfunded(agent, &owner.id) > *unfunded_before;
             assert!(!lost || node.accepted_exhausted.contains(&owner.id), "G3: {} was written off without a fresh word", owner.id);
         }
-        if owner.rich {
+        // What ran on an account before it was created or paid into is written off.
+        if owner.rich && !owner.unpaid {
             assert_eq!(unfunded(agent, &owner.id), 0, "G3: {} always had credit and something was written off", owner.id);
         }
     }
@@ -375,7 +369,10 @@ impl Audit {
         let node = &mut self.nodes[n];
         let arming = node.armed_at.get(&owner.id).is_some_and(|seq| node.replica.seq.0 < *seq);
         let policy = agent.accounts.get(&owner.id).map(|account| account.grant.policy.on_exhaustion);
-        let exempt = mode != Enforcement::Enforce || policy == Some(OnExhaustion::AllowNegative) || now < node.rough_until || arming;
+        // Until its start is on disk a job is not frozen: after a crash nobody would know it and thaw it. Nobody was told that it started.
+        let unknown = jobs.iter().any(|job| job.ended.is_none() && !node.replica.jobs.contains_key(&job.attempt));
+        let exempt =
+            mode != Enforcement::Enforce || policy == Some(OnExhaustion::AllowNegative) || now < node.rough_until || arming || unknown;
         let other_fault = 0 < faults.unread || world.disk.full || 0 < faults.hands;
         let allowed = node.allowed.entry(owner.id.clone()).or_default();
         if exempt || other_fault || owed == 0 {

@@ -11,6 +11,20 @@ pub(crate) enum Place {
     Slurm,
 }
 
+/// A change of state that no look has shown.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    number: u64,
+    at: u64,
+}
+
+/// When somebody looked, and how many changes there had been.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    at: u64,
+    changes: u64,
+}
+
 /// One incarnation of one cgroup and its true history.
 #[derive(Clone, Debug)]
 pub(crate) struct KernelJob {
@@ -45,7 +59,7 @@ pub(crate) struct KernelJob {
     /// The true counter at every instant that mattered.
     history: Vec<(u64, u64)>,
     /// A change of state that no sample has shown yet.
-    pub(crate) unseen_change: Option<u64>,
+    unseen: Vec<Change>,
     pub(crate) changes: u64,
     pub(crate) late_ns: u128,
     pub(crate) exit_for_good: bool,
@@ -82,7 +96,7 @@ impl KernelJob {
             run_most: 0,
             empty_run: 0,
             history: vec![(at, 0)],
-            unseen_change: None,
+            unseen: Vec::new(),
             changes: 0,
             late_ns: 0,
             exit_for_good: false,
@@ -146,15 +160,25 @@ impl KernelJob {
 
     pub(crate) fn changed(&mut self, mono: u64) {
         self.changes += 1;
-        self.unseen_change.get_or_insert(mono);
+        self.unseen.push(Change { number: self.changes, at: mono });
     }
 
-    /// A look at `mono` shows all changes up to then.
-    pub(crate) fn seen(&mut self, mono: u64) {
-        if let Some(since) = self.unseen_change.filter(|since| *since <= mono) {
-            self.late_ns += u128::from(mono - since);
-            self.unseen_change = None;
-        }
+    /// Is there a change of state that no look has shown for good?
+    pub(crate) fn is_unseen(&self) -> bool {
+        !self.unseen.is_empty()
+    }
+
+    /// What was looked at shows all changes up to then.
+    pub(crate) fn seen(&mut self, look: Look) {
+        let shown = |change: &Change| change.number <= look.changes && change.at <= look.at;
+        let first = self.unseen.iter().filter(|change| shown(change)).map(|change| change.at).min();
+        self.late_ns += first.map_or(0, |first| u128::from(look.at - first));
+        self.unseen.retain(|change| !shown(change));
+    }
+
+    /// A look now; it shows what is by then.
+    pub(crate) fn look(&self, at: u64) -> Look {
+        Look { at, changes: self.changes }
     }
 
     /// Tasks come.
@@ -203,6 +227,10 @@ impl KernelJob {
     pub(crate) fn thaw(&mut self, mono: u64) {
         self.advance(mono);
         if self.freeze_bit {
+            // A stretch that nobody saw from either side is one in which the job ran, as far as anybody knows.
+            if let Some(from) = self.frozen_from.filter(|from| *from < mono && self.unseen.iter().any(|change| change.at == *from)) {
+                self.run_most += u128::from(mono - from);
+            }
             self.freeze_bit = false;
             self.frozen_from = None;
             self.changed(mono);

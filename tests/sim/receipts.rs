@@ -92,12 +92,14 @@ fn cpu(receipt: &Value, billed: &Billed, gaps: &[&Value], baseline: &Baseline, j
     };
     // A reading that failed just before is part of what was lost.
     let mut from = number(lost, "from_mono_ns");
-    while let Some(earlier) =
-        of_cpu().find(|gap| text(gap, "rule") == "counted_later" && number(gap, "to_mono_ns") == from && number(gap, "from_mono_ns") < from)
+    let seen_at = |at| job.cpu_ns_at(at).unwrap_or_else(|| panic!("G1: nobody looked at {} at {at}: {receipt:#}", job.name));
+    while billed.cpu_ns < u128::from(seen_at(from) - baseline.cpu_ns)
+        && let Some(earlier) = of_cpu()
+            .find(|gap| text(gap, "rule") == "counted_later" && number(gap, "to_mono_ns") == from && number(gap, "from_mono_ns") < from)
     {
         from = number(earlier, "from_mono_ns");
     }
-    let seen = job.cpu_ns_at(from).unwrap_or_else(|| panic!("G1: nobody looked at {} at {from}: {receipt:#}", job.name));
+    let seen = seen_at(from);
     assert_eq!(billed.cpu_ns, u128::from(seen - baseline.cpu_ns), "G1: CPU time up to the loss of {} {receipt:#}", job.name);
 }
 
@@ -108,7 +110,8 @@ fn levels(receipt: &Value, billed: &Billed, gaps: &[&Value], baseline: &Baseline
     };
     // Each freeze, thaw and end is seen at the next look; one that fell into a longer silence must be a gap.
     let changes = u128::from(job.changes - baseline.changes);
-    let late = if crashed || job.unseen_change.is_some() { changes * UNNOTICED } else { (job.late_ns - baseline.late_ns) + changes };
+    let late = (job.late_ns - baseline.late_ns) + changes;
+    let late = if crashed || job.is_unseen() { late.max(changes * UNNOTICED) } else { late };
     let (least, most) = (job.run_least - baseline.run_least, job.run_most - baseline.run_most);
     let ran = billed.running_ns;
     // A job that came and went between two looks and used no CPU time is taken for one whose tasks are still to come: it holds what it holds.

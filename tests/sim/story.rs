@@ -117,10 +117,19 @@ fn exhausted_jobs_stand_still(world: &World) {
             if owner.is_none_or(|owner| owner.policy.on_exhaustion == OnExhaustion::AllowNegative) || books.available().is_positive() {
                 continue;
             }
-            let grant = &agent.accounts[&job.account].grant;
+            let account = &agent.accounts[&job.account];
+            let mono = node.mono(world.now);
+            if account.empty_since.is_none_or(|since| mono < since.0 + S) {
+                continue; // it is only just running out
+            }
+            let grant = &account.grant;
             let in_hand = grant.granted.nano() - grant.returned.nano() - grant.spent.nano();
             let truth = &world.jobs[world.audit.metered[&(n, job.attempt)].job];
-            let runs = truth.exists() && truth.populated && !truth.is_frozen(node.mono(world.now));
+            let grace = owner.map_or(0, |owner| owner.policy.grace.0) + 3 * S;
+            if job.terminated_at.is_some_and(|at| mono < at.0 + grace) {
+                continue; // it was told to end, and has that long
+            }
+            let runs = truth.exists() && truth.populated && !truth.is_frozen(mono);
             assert!(!(in_hand <= 0 && runs), "L: {} has nothing left, and job {} runs on", job.account, job.name);
         }
     }

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::hash::Hasher as _;
 use std::sync::{Arc, Mutex};
 
+use meterd::domain::batch::Batch;
+use meterd::domain::fact::Fact;
 use meterd::domain::turn::{Effect, Event};
 
 /// Lines kept for a failure's report.
@@ -48,6 +50,7 @@ impl Trace {
 
 pub(crate) fn event(event: &Event) -> String {
     match event {
+        Event::Ticked(samples) if facts_wanted() => format!("tick of {samples:?}"),
         Event::Ticked(samples) => format!("tick of {}", samples.len()),
         Event::Looked(samples) => format!("look at {:?}", samples.iter().map(|sample| sample.attempt.0).collect::<Vec<_>>()),
         Event::StartAsked(start) => format!("start {} on {}", start.wanted.name, start.wanted.account),
@@ -59,7 +62,7 @@ pub(crate) fn event(event: &Event) -> String {
             format!("answer {} {}", answer.request, told.join("; "))
         }
         Event::Pushed(push) => format!("push {} {}", push.account, push.version),
-        Event::CardArrived(card) => format!("card {}", card.version),
+        Event::CardArrived(card, _) => format!("card {}", card.version),
         Event::EnforcementAsked { mode, .. } => format!("enforcement {mode}"),
         Event::Durable(seq) => format!("durable {}", seq.0),
         Event::JournalIs(state) => format!("journal {state:?}"),
@@ -72,13 +75,25 @@ pub(crate) fn effect(effect: &Effect) -> Option<String> {
         Effect::Commit(batch) => {
             let mut hash = std::hash::DefaultHasher::new();
             batch.rows.iter().for_each(|row| hash.write(&row.bytes));
-            Some(format!("commit to {} ({:08x})", batch.last_seq(), hash.finish() & 0xffff_ffff))
+            let facts = if facts_wanted() { facts(batch) } else { String::new() };
+            Some(format!("commit to {} ({:08x}){facts}", batch.last_seq(), hash.finish() & 0xffff_ffff))
         }
         Effect::Act(order) => Some(format!("{} {}", order.act, order.attempt)),
         Effect::Send(request) => Some(format!("ask {}", request.request)),
         Effect::Reply(_, reply) => Some(format!("reply {reply:?}").chars().take(100).collect()),
+        Effect::Unmark(attempt) => Some(format!("unmark {attempt}")),
         Effect::Watch(attempt) => Some(format!("watch {attempt}")),
         Effect::Forget(attempt) => Some(format!("forget {attempt}")),
         Effect::Log(_) => None,
     }
+}
+
+/// Are facts and samples asked for?
+fn facts_wanted() -> bool {
+    std::env::var_os("METERD_SIM_FACTS").is_some()
+}
+
+/// What is committed, a line each.
+fn facts(batch: &Batch) -> String {
+    batch.rows.iter().filter_map(|row| Fact::decode(&row.bytes).ok()).map(|fact| format!("\n                  {fact:?}")).collect()
 }

@@ -1,6 +1,6 @@
 //! The simulated world: clocks, jobs, hands, disks, messages and people, all from one seed. It does what the effects say, and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meterd::domain::act::{Act, ActOutcome, Acted, Order, Target};
 use meterd::domain::agent::start::{PendingStart, Reply, Wanted};
@@ -8,7 +8,7 @@ use meterd::domain::agent::{Agent, Settings};
 use meterd::domain::enforcement::Enforcement;
 use meterd::domain::fact::{Fact, Seq};
 use meterd::domain::id::{AccountId, Attempt, BootId, Epoch, GpuModel, Uid};
-use meterd::domain::job::Ending;
+use meterd::domain::job::{Ending, FrozenBy, Job};
 use meterd::domain::ledger::ClosePolicy;
 use meterd::domain::meter::{Frozen, Host, JobSample, Missing, Populated, Reading, Tail, TailShare};
 use meterd::domain::outcome::Outcome;
@@ -20,11 +20,12 @@ use meterd::domain::wire::{AccountPolicy, Answer, OnExhaustion, Push, Request, S
 use crate::audit::Audit;
 use crate::bank::{Bank, Deed, Said};
 use crate::disk::Disk;
-use crate::kernel::{KernelJob, Place};
+use crate::kernel::{KernelJob, Look, Place};
 use crate::rng::Rng;
 use crate::tariff::{MODELS, Tariff};
 use crate::trace::Trace;
 
+mod hands;
 mod people;
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -93,6 +94,8 @@ pub(crate) struct Owner {
     pub(crate) rich: bool,
     /// Created while nodes already ask for it. A question that overtakes its creation and comes again later is granted for nobody.
     pub(crate) late: bool,
+    /// Nothing was paid in yet when a job was started on it.
+    pub(crate) unpaid: bool,
 }
 
 /// One machine with its agent.
@@ -105,7 +108,13 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     pub(crate) turn: Option<Turn>,
     pub(crate) disk: Disk,
+    /// In memory of the machine, not of the process.
+    pub(crate) marks: BTreeSet<Attempt>,
     reads: BTreeMap<Attempt, (usize, u64)>,
+    /// Looks that are about to be given to the agent: at which job, when.
+    shown: Vec<(usize, Look)>,
+    /// Looks that led to facts up to this one, which is not durable yet.
+    unwritten: Vec<(u64, usize, Look)>,
     wake_at: Option<u64>,
     callers: BTreeMap<u64, (usize, Call)>,
     next_caller: u64,
@@ -203,7 +212,10 @@ impl World {
             life: 0,
             turn: None,
             disk: Disk::default(),
+            marks: BTreeSet::new(),
             reads: BTreeMap::new(),
+            shown: Vec::new(),
+            unwritten: Vec::new(),
             wake_at: None,
             callers: BTreeMap::new(),
             next_caller: 0,
@@ -229,7 +241,7 @@ impl World {
             };
             let rich = self.rng.chance(250);
             let created_at = if self.rng.chance(850) { self.now } else { self.now + self.rng.below(60 * S) };
-            self.owners.push(Owner { id: id.clone(), policy, rich, late: self.now < created_at });
+            self.owners.push(Owner { id: id.clone(), policy, rich, late: self.now < created_at, unpaid: false });
             self.at(created_at, Ev::ToBank(Deed::Create(id, policy)));
             // A few hundredths of a credit: seconds to minutes of a busy machine.
             let amount = if rich { 1_000 * CREDIT } else { i128::from(self.rng.below(100_000_000)) };
@@ -275,10 +287,12 @@ impl World {
             Ev::ToNode(n, answer) => self.answer_arrives(n, *answer),
             Ev::PushTo(n, push) => self.step(n, Event::Pushed(push)),
             Ev::Hand(n, life, order) if self.lives(n, life) => self.hand(n, &order),
-            Ev::HandDone(n, life, acted) if self.lives(n, life) => {
+            Ev::HandDone(n, life, mut acted) if self.lives(n, life) => {
+                self.overtaken(n, &mut acted);
                 let sample = self.look(n, acted.attempt);
                 self.shown(n, sample.as_slice());
-                self.audit.acted(n, &acted, &mut self.jobs);
+                let shown = self.audit.acted(n, &acted);
+                self.nodes[n].shown.extend(shown.map(|(index, at)| (index, self.jobs[index].look(at))));
                 self.step(n, Event::Acted(*acted, sample));
             }
             Ev::Crash(n) if !self.calm => self.crash(n),
@@ -314,7 +328,7 @@ impl World {
         }
         self.audit.recovered(n, &agent);
         let now = node.now(self.now);
-        let (turn, effects) = Turn::wake(agent, node.settings.clone(), now, epoch);
+        let (turn, effects) = Turn::wake(agent, node.settings.clone(), now, epoch, &node.marks);
         node.turn = Some(turn);
         let life = node.life;
         self.trace.line(self.now, &format!("n{n} wakes, life {life}"));
@@ -325,9 +339,12 @@ impl World {
     }
 
     fn adopt_card(&mut self, n: usize) {
-        if let Some(card) = self.tariffs.last().map(|tariff| tariff.card.clone()) {
-            self.step(n, Event::CardArrived(Box::new(card)));
-        }
+        let Some(card) = self.tariffs.last().map(|tariff| tariff.card.clone()) else { return };
+        let known = self.nodes[n].turn.as_ref().is_some_and(|turn| turn.agent().card == Some(card.digest));
+        let attempts = if known { Vec::new() } else { self.live(n) };
+        let samples: Vec<JobSample> = attempts.iter().filter_map(|attempt| self.look(n, *attempt)).collect();
+        self.shown(n, &samples);
+        self.step(n, Event::CardArrived(Box::new(card), samples));
     }
 
     fn crash(&mut self, n: usize) {
@@ -341,6 +358,8 @@ impl World {
         }
         self.audit.crashed(n, self.now);
         let node = &mut self.nodes[n];
+        node.shown.clear();
+        node.unwritten.clear();
         node.turn = None;
         let life = node.life;
         let down = if self.rng.chance(800) { self.rng.range(50 * MS, 3 * S) } else { self.rng.range(S, 40 * S) };
@@ -361,6 +380,7 @@ impl World {
         node.boots += 1;
         node.boot_at = self.now;
         node.slept = 0;
+        node.marks.clear();
         node.settings.boot = boot;
         self.audit.rebooted(n);
     }
@@ -395,9 +415,20 @@ impl World {
         };
         let Some(turn) = &mut self.nodes[n].turn else { return };
         let effects = turn.step(now, event);
+        let (seq, durable) = (turn.agent().seq.0, turn.durable().0);
+        self.remember(n, seq, durable);
         let told: Vec<String> = effects.iter().filter_map(crate::trace::effect).collect();
         self.trace.line(self.now, &format!("{line} -> {}", told.join(", ")));
         self.carry_out(n, effects);
+    }
+
+    /// What was shown is known for good once the facts that it led to are durable; a crash before that forgets it.
+    fn remember(&mut self, n: usize, seq: u64, durable: u64) {
+        let shown = std::mem::take(&mut self.nodes[n].shown);
+        self.nodes[n].unwritten.extend(shown.into_iter().map(|(index, look)| (seq, index, look)));
+        for (_, index, look) in self.nodes[n].unwritten.extract_if(.., |(seq, ..)| *seq <= durable) {
+            self.jobs[index].seen(look);
+        }
     }
 
     fn carry_out(&mut self, n: usize, effects: Vec<Effect>) {
@@ -405,8 +436,12 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Commit(batch) => self.nodes[n].disk.submit(batch),
+                Effect::Unmark(attempt) => drop(self.nodes[n].marks.remove(&attempt)),
                 Effect::Act(order) => {
                     self.audit.ordered(n, self.now, &order, &self.nodes[n], &self.jobs);
+                    if order.act == Act::Freeze {
+                        self.nodes[n].marks.insert(order.attempt);
+                    }
                     let delay = self.rng.below(20 * MS);
                     let life = self.nodes[n].life;
                     self.after(delay, Ev::Hand(n, life, order));
@@ -541,15 +576,13 @@ impl World {
 
     /// These looks are given to the agent: what they show is not unseen any more.
     fn shown(&mut self, n: usize, samples: &[JobSample]) {
-        if self.nodes[n].disk.full {
-            return; // the agent may leave them out
-        }
         for sample in samples {
             let gone = matches!(sample.cpu_ns, Reading::Missing(Missing::Vanished | Missing::Replaced));
             let index = self.audit.metered.get(&(n, sample.attempt)).map(|baseline| baseline.job);
             let whole = sample.populated.seen().is_some() && sample.cpu_ns.seen().is_some();
             if let Some(index) = index.filter(|_| gone || whole) {
-                self.jobs[index].seen(sample.at.0);
+                let look = self.jobs[index].look(sample.at.0);
+                self.nodes[n].shown.push((index, look));
             }
         }
     }
@@ -572,69 +605,6 @@ impl World {
             return None;
         }
         Some(Tail { cpu_ns: own, share: TailShare::Exact })
-    }
-
-    // ---- hands ----
-
-    fn hand(&mut self, n: usize, order: &Order) {
-        let mono = self.nodes[n].mono(self.now);
-        let (outcome, done_at) = self.act(n, order, mono);
-        let acted = Acted {
-            attempt: order.attempt,
-            act: order.act,
-            asked_at: Mono(mono),
-            done_at: Mono(done_at),
-            syscall: format!("simulated {}", order.act),
-            outcome,
-        };
-        let life = self.nodes[n].life;
-        self.after(done_at - mono, Ev::HandDone(n, life, Box::new(acted)));
-    }
-
-    fn act(&mut self, n: usize, order: &Order, mono: u64) -> (ActOutcome, u64) {
-        let Some(index) = self.job_at(n, &order.target) else { return (ActOutcome::Gone, mono) };
-        if !self.jobs[index].is(&order.target) {
-            return (ActOutcome::Refused("another inode".to_owned()), mono);
-        }
-        if !self.jobs[index].exists() {
-            return (ActOutcome::Gone, mono);
-        }
-        if !self.calm && self.rng.chance(self.faults.hands) {
-            return (ActOutcome::Failed("EIO".to_owned()), mono);
-        }
-        let slow = !self.calm && self.rng.chance(self.faults.hands);
-        let still = if slow { self.rng.range(S, 5 * S) } else { self.rng.below(50 * MS) };
-        let dies_after = self.rng.below(4 * S);
-        let job = &mut self.jobs[index];
-        match order.act {
-            Act::Freeze => {
-                job.freeze(mono, mono + still);
-                job.frozen_by_us = true;
-                let from = job.frozen_from.unwrap_or(mono).max(mono);
-                if S < from - mono { (ActOutcome::Unconfirmed, mono + S) } else { (ActOutcome::Confirmed, from) }
-            }
-            Act::Thaw => {
-                job.thaw(mono);
-                (ActOutcome::Confirmed, mono)
-            }
-            Act::Terminate => {
-                job.thaw(mono);
-                if !job.ignores_term {
-                    self.after(dies_after, Ev::Exit(index));
-                }
-                (ActOutcome::Confirmed, mono)
-            }
-            Act::Kill => {
-                job.empty(mono);
-                job.exit_for_good = true;
-                (ActOutcome::Confirmed, mono)
-            }
-            Act::Remove if job.populated => (ActOutcome::Failed("EBUSY".to_owned()), mono),
-            Act::Remove => {
-                job.gone = true;
-                (ActOutcome::Confirmed, mono)
-            }
-        }
     }
 
     // ---- the disk ----

@@ -3,6 +3,8 @@
 //! The rules N1 to N8 of the grant protocol: totals are durable before they are sent; one question is outstanding; only its answer
 //! counts; a push voids it; what is not needed goes back at once.
 
+use std::collections::BTreeMap;
+
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, SettledRow};
 use super::super::grant::{self, Asked, Told};
@@ -10,7 +12,7 @@ use super::super::id::{AccountId, Attempt, Digest, Epoch};
 use super::super::job::{COUNTER_SETTLES, Evidence, Job, StepEvent};
 use super::super::money::Credits;
 use super::super::rates::charge::{self, Shape};
-use super::super::time::{Boot, Mono, Nanos};
+use super::super::time::{Boot, Mono, Nanos, Now};
 use super::super::usage::HeldGpu;
 use super::super::wire::{Answer, PROTOCOL, Push, Request, RequestEntry, UNIT, Verdict};
 use super::draft::Draft;
@@ -34,6 +36,10 @@ const ASK_AGAIN_SOON: Nanos = Nanos::from_secs(1);
 const POLL_EMPTY: Nanos = Nanos::from_secs(10);
 /// No two questions closer than this, but for a start or a push.
 const ASK_SPACING: Nanos = Nanos::from_millis(100);
+/// The last look before a grant lapses comes this long before it does.
+const LOOK_BEFORE_LAPSE: Nanos = Nanos::from_millis(10);
+/// Jobs that stand still near their account's edge are looked at no more often than this.
+const LOOK_AT_STILL: Nanos = Nanos::from_millis(100);
 /// The expected burn of jobs is at least this part of their greatest one, so that an idle job that wakes is funded.
 const BURN_FLOOR_PART: i128 = 100;
 
@@ -81,28 +87,34 @@ impl Agent {
         self.jobs_of(account).map(Job::owed).sum()
     }
 
-    /// When to look at a job whose last task has gone, to see its counter's last word.
-    #[must_use]
-    pub fn next_last_word(&self, now: Mono) -> Option<(Mono, Vec<Attempt>)> {
-        let due = |job: &Job| job.counter_final_at().filter(|_| job.is_live()).map(|at| (at, job.attempt));
+    /// When to look at jobs whose last task has gone, to see their counters' last word.
+    pub fn last_words(&self, now: Mono) -> impl Iterator<Item = (Mono, Vec<Attempt>)> {
+        let due = move |job: &Job| job.counter_final_at().filter(|_| job.is_live()).map(|at| (at, vec![job.attempt]));
         // One that stood still for longer only waits for its stop to be reported: the ticks look after it.
         let restless = self.restless.iter().filter_map(|attempt| self.jobs.get(attempt)); // one without tasks is one of these
-        let soon = restless.filter_map(due).filter(|(at, _)| now.since(*at) < COUNTER_SETTLES).min()?;
-        Some((soon.0, vec![soon.1]))
+        restless.filter_map(due).filter(move |(at, _)| now.since(*at) < COUNTER_SETTLES)
     }
 
-    /// The earliest instant at which an armed account can be empty, with the jobs to look at then.
+    /// The earliest instant at which each armed account can be empty, with the jobs to look at then; `looked` is when this process last
+    /// looked at each. Jobs that stand still or have no task count as well: another may thaw them, or put a task in, between two ticks.
     #[must_use]
-    pub fn next_edge(&self, settings: &Settings, boot: Boot) -> Option<(Mono, Vec<Attempt>)> {
+    pub fn edges(&self, settings: &Settings, now: Now, looked: &BTreeMap<Attempt, Mono>) -> Vec<(Mono, Vec<Attempt>)> {
+        let seen_at = |job: &Job| looked.get(&job.attempt).map_or(job.counted_to, |at| job.counted_to.max(*at));
         let edge = |(id, account): (&AccountId, &Account)| {
-            account.armed?;
-            let running: Vec<&Job> = self.jobs_of(id).filter(|job| job.may_burn()).collect();
+            account.armed.filter(|_| account.empty_since.is_none())?;
+            let alive: Vec<&Job> = self.jobs_of(id).filter(|job| job.is_live()).collect();
+            let burns = alive.iter().any(|job| job.may_burn());
             // The oldest look decides: what was used since is not known yet.
-            let seen = running.iter().map(|job| job.counted_to).min()?;
-            let lasts = grant::lasts(account.grant.in_hand(boot), self.burn_max(id, settings))?;
-            (account.empty_since.is_none()).then(|| (seen.plus(lasts), running.iter().map(|job| job.attempt).collect()))
+            let seen = alive.iter().map(|job| seen_at(job)).min()?;
+            let lasts = grant::lasts(account.grant.in_hand(now.boot), self.burn_of(alive.iter().copied(), settings))?;
+            let lasts = if burns { lasts } else { lasts.max(LOOK_AT_STILL) };
+            // What was used up to the lapse may still be drawn, if it is seen before.
+            let lapse = now.mono.plus(account.grant.deadline.since(now.boot));
+            let before = Mono(lapse.0.saturating_sub(LOOK_BEFORE_LAPSE.0));
+            let lapse = if seen < before { before } else { lapse };
+            Some((seen.plus(lasts).min(lapse), alive.iter().map(|job| job.attempt).collect()))
         };
-        self.accounts.iter().filter_map(edge).min_by_key(|(at, _): &(Mono, Vec<Attempt>)| *at)
+        self.accounts.iter().filter_map(edge).collect()
     }
 }
 
@@ -158,27 +170,21 @@ struct Standing {
     owed: Credits,
     /// The greatest burn of those that are not over.
     burn_live: Credits,
-    /// Of those of them that have tasks.
-    burn_alive: Credits,
 }
 
 impl Standing {
     /// In one pass.
     fn of(agent: &Agent, settings: &Settings, account: &AccountId) -> Standing {
         let mut burns = Burns::new(agent, settings);
-        let (mut live, mut owed, mut most, mut with_tasks) = (Vec::new(), Credits::ZERO, Burn::default(), Burn::default());
+        let (mut live, mut owed, mut most) = (Vec::new(), Credits::ZERO, Burn::default());
         for job in agent.jobs_of(account) {
             owed = owed.plus(job.owed());
             if job.is_live() {
                 live.push(job.attempt);
-                let burn = burns.of(job);
-                most.add(burn);
-                if job.emptied.is_none() {
-                    with_tasks.add(burn);
-                }
+                most.add(burns.of(job));
             }
         }
-        Standing { live, owed, burn_live: most.total(), burn_alive: with_tasks.total() }
+        Standing { live, owed, burn_live: most.total() }
     }
 }
 
@@ -210,7 +216,7 @@ impl Draft<'_> {
     pub(super) fn review(&mut self, id: &AccountId) {
         let Some(account) = self.agent.accounts.get(id) else { return };
         let in_hand = account.grant.in_hand(self.now.boot);
-        let Standing { live, owed, burn_live, burn_alive } = Standing::of(self.agent, self.settings, id);
+        let Standing { live, owed, burn_live } = Standing::of(self.agent, self.settings, id);
         let empty = owed.is_positive() || (!in_hand.is_positive() && burn_live.is_positive());
         match (empty && !live.is_empty(), account.empty_since) {
             (true, None) => {
@@ -224,7 +230,7 @@ impl Draft<'_> {
             }
             _ => {}
         }
-        self.review_edge(id, in_hand, burn_alive, &live);
+        self.review_edge(id, in_hand, burn_live, &live);
         self.review_warning(id, in_hand, &live);
     }
 
@@ -257,10 +263,10 @@ impl Draft<'_> {
         }
     }
 
-    fn review_edge(&mut self, id: &AccountId, in_hand: Credits, burn_alive: Credits, live: &[Attempt]) {
+    fn review_edge(&mut self, id: &AccountId, in_hand: Credits, burn_live: Credits, live: &[Attempt]) {
         let armed = self.agent.accounts.get(id).is_some_and(|account| account.armed.is_some());
         let enforced = self.agent.mode(self.settings) == Enforcement::Enforce;
-        let lasts = self.lasts_at_most(id, in_hand, burn_alive);
+        let lasts = self.lasts_at_most(id, in_hand, burn_live);
         let near = enforced && lasts.is_some_and(|lasts| lasts < ARM_BEFORE);
         let far = !enforced || lasts.is_none_or(|lasts| DISARM_BEYOND < lasts);
         if near && !armed {
@@ -273,10 +279,10 @@ impl Draft<'_> {
         }
     }
 
-    /// How long what is in hand lasts if every job burns its most, those that stand still and may be thawed included: a job must not run
+    /// How long what is in hand lasts if every job burns its most, those that stand still or have no task included: a job must not run
     /// again before its edge is armed. Never beyond the deadline.
-    fn lasts_at_most(&self, id: &AccountId, in_hand: Credits, burn_alive: Credits) -> Option<Nanos> {
-        let lasts = grant::lasts(in_hand, burn_alive)?;
+    fn lasts_at_most(&self, id: &AccountId, in_hand: Credits, burn_live: Credits) -> Option<Nanos> {
+        let lasts = grant::lasts(in_hand, burn_live)?;
         let deadline = self.agent.accounts.get(id).map_or(Boot(0), |account| account.grant.deadline);
         Some(lasts.min(deadline.since(self.now.boot)))
     }
@@ -454,7 +460,7 @@ impl Draft<'_> {
             return Need::Now;
         }
         let Some(heard) = grant.verdict else { return Need::Soon };
-        let heard_ago = self.now.mono.since(heard.at);
+        let heard_ago = self.now.boot.since(heard.at);
         let in_hand = grant.in_hand(self.now.boot);
         let owed = self.agent.owed(id).is_positive();
         let half_used = in_hand.plus(in_hand) < grant.horizon || in_hand.is_zero();

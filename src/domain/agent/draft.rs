@@ -88,10 +88,10 @@ impl<'a> Draft<'a> {
     }
 
     /// A new spending life, if the last one was not in this boot. Jobs of another boot ended with it.
-    pub fn woke(&mut self, fresh_epoch: Epoch) {
+    pub fn woke(&mut self, fresh_epoch: Epoch, marked: &BTreeSet<Attempt>) {
         let boot = self.settings.boot;
         if self.agent.epoch.is_some_and(|(_, last)| last == boot) {
-            self.doubt_freezes();
+            self.own_marked(marked);
             return;
         }
         self.record(Fact::EpochOpened { epoch: fresh_epoch, boot, at: self.now });
@@ -103,17 +103,12 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The process before this one may have frozen a job near its edge and not lived to write that down. Until looks say otherwise,
-    /// such a freeze is ours: else nobody would ever thaw it.
-    fn doubt_freezes(&mut self) {
-        let near = |job: &&Job| {
-            let account = self.agent.accounts.get(&job.account);
-            job.may_burn()
-                && job.frozen_by.is_none()
-                && account.is_some_and(|account| account.armed.is_some() || account.empty_since.is_some())
-        };
-        let doubtful: Vec<Attempt> = self.agent.jobs.values().filter(near).map(|job| job.attempt).collect();
-        for attempt in doubtful {
+    /// The process before this one may have frozen a job and not lived to write that down: then its mark says that the freeze is ours.
+    /// Else nobody would ever thaw it.
+    fn own_marked(&mut self, marked: &BTreeSet<Attempt>) {
+        let ours = |job: &&Job| job.is_live() && job.frozen_by.is_none() && marked.contains(&job.attempt);
+        let unwritten: Vec<Attempt> = self.agent.jobs.values().filter(ours).map(|job| job.attempt).collect();
+        for attempt in unwritten {
             self.record(Fact::FrozenBySet { attempt, by: Some(FrozenBy::Agent) });
         }
     }
@@ -142,7 +137,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// The job and GPU without a price.
-    pub fn card(&mut self, card: &Card) -> Result<(), String> {
+    pub fn card(&mut self, card: &Card, samples: &[JobSample]) -> Result<(), String> {
         if self.agent.card == Some(card.digest) {
             return Ok(());
         }
@@ -153,6 +148,7 @@ impl<'a> Draft<'a> {
         if let Some((job, held)) = live.flat_map(|job| card.unpriced(&job.gpus).into_iter().map(move |held| (job, held))).next() {
             return Err(format!("job {} holds {} ({}), which the card does not price", job.name, held.gpu, held.model));
         }
+        self.sampled(samples);
         self.record(Fact::CardAdopted { card: Box::new(card.clone()), at: self.now });
         Ok(())
     }
@@ -167,6 +163,7 @@ impl<'a> Draft<'a> {
     /// Looks at some jobs: what they used since the last look, what that costs, and what follows for their accounts.
     pub fn sampled(&mut self, samples: &[JobSample]) {
         let mut rows = Vec::with_capacity(samples.len());
+        let mut waived = Vec::new();
         let mut after: Vec<(&JobSample, Phase)> = Vec::new();
         let mut in_hand = BTreeMap::new();
         let samples = self.agent.inner_first(self.known_to_be_gone(samples));
@@ -175,12 +172,16 @@ impl<'a> Draft<'a> {
             let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { continue };
             after.push((sample, job.phase));
             let hand = in_hand.entry(job.account.clone()).or_insert_with(|| self.in_hand(&job.account));
-            if let Some(row) = self.row(job, sample, sample.at, hand) {
+            if let Some((row, gap)) = self.row(job, sample, sample.at, hand) {
                 self.note_inner(&row);
                 rows.push(row);
+                waived.extend(gap.map(|gap| (sample.attempt, gap)));
             }
         }
         self.note_gaps(&after);
+        for (attempt, gap) in waived {
+            self.record(Fact::GapSeen { attempt, gap });
+        }
         if !rows.is_empty() {
             self.record(Fact::Counted { wall: self.now.wall, rows });
         }
@@ -234,8 +235,8 @@ impl<'a> Draft<'a> {
         self.agent.accounts.get(account).map_or(Credits::ZERO, |account| account.grant.in_hand(self.now.boot))
     }
 
-    /// One job's new totals. `None` if nothing has changed that is worth writing down.
-    fn row(&self, job: &Job, sample: &JobSample, at: Mono, in_hand: &mut Credits) -> Option<Row> {
+    /// One job's new totals, and what of its time was waived. `None` if nothing has changed that is worth writing down.
+    fn row(&self, job: &Job, sample: &JobSample, at: Mono, in_hand: &mut Credits) -> Option<(Row, Option<Gap>)> {
         let segment = job.segments.last()?;
         let populated =
             if is_gone(sample) { Some(Populated::No) } else { sample.populated.seen().copied().filter(|_| !is_unread(job, sample)) };
@@ -264,16 +265,30 @@ impl<'a> Draft<'a> {
         let inner_ns = job.inner_ns.saturating_add(self.inner_ns.get(&job.attempt).copied().unwrap_or(0));
         usage.cpu_ns += u128::from(counter_delta.saturating_sub(inner_ns));
         let level = sample.memory_bytes.seen().copied();
+        let untimed = usage.clone();
         if !still_empty && !self.is_unknown(job, sample) {
             self.add_time(&mut usage, job, sample, at);
         }
-        let anon = self.anon(job, sample, usage.wall_ns.saturating_sub(segment.usage.wall_ns));
+        let cost_of = |usage: &Usage| self.price(job, usage).unwrap_or(segment.cost).max(segment.cost);
+        let mut anon = self.anon(job, sample, usage.wall_ns.saturating_sub(segment.usage.wall_ns));
         usage.memory_anon_byte_ns += anon.byte_ns;
-        let cost = self.price(job, &usage).unwrap_or(segment.cost).max(segment.cost);
+        let mut cost = cost_of(&usage);
+        // A job that had no task and goes on is charged for the time between, unless nobody can pay for that any more: it was not looked
+        // at as one that runs, so it must not run up a debt.
+        let goes_on = job.emptied.is_some() && populated == Some(Populated::Yes);
+        let mut waived = None;
+        if goes_on && in_hand.or_zero() < job.owed().plus(cost.minus(segment.cost)) {
+            anon = self.anon(job, sample, 0);
+            usage = untimed;
+            usage.memory_anon_byte_ns += anon.byte_ns;
+            cost = cost_of(&usage);
+            let (meter, why, rule) = (Meter::WallTime, Missing::NoTask, GapRule::NotBilled);
+            waived = Some(Gap { meter, from: job.counted_to, to: at.max(job.counted_to), why, rule });
+        }
         let charge = job.charge.plus(cost.minus(segment.cost));
         let draw = charge.minus(job.drawn).minus(job.unfunded).or_zero().min(in_hand.or_zero());
         *in_hand = in_hand.minus(draw);
-        Some(Row {
+        let row = Row {
             attempt: job.attempt,
             at: at.max(job.counted_to),
             phase,
@@ -289,7 +304,8 @@ impl<'a> Draft<'a> {
             memory_anon_byte_ns: usage.memory_anon_byte_ns,
             memory_anon: anon.mark,
             inner_ns: inner_ns.saturating_sub(counter_delta),
-        })
+        };
+        Some((row, waived))
     }
 
     /// The time since the last look goes to running or to frozen, by what the job then was; memory only while it ran.
@@ -354,12 +370,15 @@ impl<'a> Draft<'a> {
         for (sample, _) in samples {
             let Some(job) = self.agent.jobs.get(&sample.attempt) else { continue };
             let stretch = |meter, why, rule| Gap { meter, from: job.counted_to, to: sample.at, why, rule };
-            if job.phase == Phase::Awaited && !is_gone(sample) {
+            if job.phase == Phase::Awaited {
                 // Nobody knows when its cgroup came. Within a few looks that is nothing to speak of.
-                if sample.cpu_ns.seen().is_some() && self.level_gap() < sample.at.since(job.counted_to) {
+                let came = sample.cpu_ns.seen().is_some() || is_gone(sample);
+                if came && self.level_gap() < sample.at.since(job.counted_to) {
                     gaps.push((job.attempt, stretch(Meter::WallTime, Missing::NotYet, GapRule::NotBilled)));
                 }
-                continue;
+                if !is_gone(sample) {
+                    continue;
+                }
             }
             // One that was empty may have run once more before it vanished.
             let told =
@@ -522,6 +541,13 @@ fn counter(job: &Job, sample: &JobSample) -> Option<u64> {
 /// Its CPU time cannot be read just now. It is over only once the last of that is known, or lost.
 fn is_unread(job: &Job, sample: &JobSample) -> bool {
     !is_gone(sample) && sample.cpu_ns.seen().is_none() && job.cpu_counter_ns.is_some()
+}
+
+/// Does the look show another state than the last one: frozen, running, without a task, gone?
+pub(in crate::domain) fn is_news(job: &Job, sample: &JobSample) -> bool {
+    let frozen = sample.frozen.seen().is_some_and(|frozen| (*frozen == Frozen::Yes) != (job.phase == Phase::Frozen));
+    let populated = sample.populated.seen().is_some_and(|populated| (*populated == Populated::No) != job.emptied.is_some());
+    frozen || populated || is_gone(sample)
 }
 
 /// Its cgroup or process is not there any more.

@@ -250,7 +250,7 @@ impl Agent {
             let entries: Vec<RequestEntry> = self
                 .accounts
                 .iter()
-                .filter(|(_, account)| account.grant.granted.is_positive() || account.grant.unfunded.is_positive())
+                .filter(|(_, account)| account.grant.has_a_last_word())
                 .map(|(id, account)| final_entry(id, &account.grant))
                 .collect();
             if !entries.is_empty() {
@@ -428,7 +428,7 @@ impl Agent {
             let asked = outstanding.request.entries.iter().find(|asked| asked.account == entry.account);
             let told =
                 asked.map_or(Told::default(), |asked| Told { spent: asked.spent, returned: asked.returned, unfunded: asked.unfunded });
-            self.account(&entry.account).grant.take(entry, told, request, outstanding.first_sent, (at.mono, at.wall));
+            self.account(&entry.account).grant.take(entry, told, request, outstanding.first_sent, at);
         }
     }
 

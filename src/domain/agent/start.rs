@@ -144,13 +144,26 @@ impl Draft<'_> {
     }
 
     fn repeated(&self, start: &PendingStart) -> Option<Reply> {
-        let live = self.agent.jobs.values().rev().find(|job| job.name == start.wanted.name && job.is_live())?;
         let wanted = &start.wanted;
-        let same_place = match (&live.target, &wanted.target) {
+        let same_place = |job: &Job| match (&job.target, &wanted.target) {
             (Target::OwnCgroups(_), Target::OwnCgroups(_)) => true,
             (known, asked) => known == asked,
         };
-        let same = live.account == wanted.account && live.owner == wanted.owner && same_place && live.gpus == start.gpus;
+        let is_same = |job: &Job| job.account == wanted.account && job.owner == wanted.owner && same_place(job) && job.gpus == start.gpus;
+        let known_as = |job: &&Job| {
+            Some(Reply::Started { attempt: job.attempt, target: job.target.clone(), novelty: Novelty::Repeated }).filter(|_| is_same(job))
+        };
+        let of_that_name = || self.agent.jobs.values().chain(&self.agent.closed).rev().filter(|job| job.name == wanted.name);
+        let Some(live) = of_that_name().find(|job| job.is_live()) else {
+            // A call that waited for the authority while the same job, asked for before, began and ended: that attempt was meant.
+            let then = |job: &&Job| {
+                job.boot == self.settings.boot
+                    && job.opened.mono <= start.at.mono
+                    && job.ended.is_some_and(|ended| start.at.mono <= ended.mono)
+            };
+            return of_that_name().filter(then).find_map(|job| known_as(&job));
+        };
+        let same = is_same(live);
         Some(if same {
             Reply::Started { attempt: live.attempt, target: live.target.clone(), novelty: Novelty::Repeated }
         } else {

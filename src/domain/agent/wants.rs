@@ -60,7 +60,7 @@ impl Agent {
     /// A word that is not fresh ends nothing: then the job only stands still, until the authority says it again.
     fn fresh_restraint(&self, job: &Job, settings: &Settings, now: Now) -> Restraint {
         let heard = self.accounts.get(&job.account).and_then(|account| account.grant.exhausted());
-        let fresh = heard.is_some_and(|heard| now.mono.since(heard.at) <= FRESH_FOR);
+        let fresh = heard.is_some_and(|heard| now.boot.since(heard.at) <= FRESH_FOR);
         let restraint = self.restraint(job.attempt, settings);
         if fresh { restraint } else { restraint.min(Restraint::Frozen) }
     }

@@ -42,7 +42,7 @@ impl Bench {
             host: Host { cpu_count: 1, memory_bytes: 1 << 30 },
         };
         let now = Now { mono: Mono(1_000 * MS), boot: Boot(1_000 * MS), wall: Wall(1_800_000_000_000) };
-        let (turn, out) = Turn::wake(Agent::default(), settings, now, Epoch([7; 16]));
+        let (turn, out) = Turn::wake(Agent::default(), settings, now, Epoch([7; 16]), &BTreeSet::new());
         let mut bench = Bench {
             turn,
             now,
@@ -55,7 +55,7 @@ impl Bench {
             detail: None,
             time_limit: None,
         };
-        bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap())));
+        bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
         bench
     }
@@ -350,7 +350,7 @@ fn g3_what_ran_past_zero_is_unfunded_and_the_rest_is_drawn() {
 }
 
 #[test]
-fn g2_a_killed_agent_finds_its_own_freeze_by_the_armed_fact() {
+fn g2_a_killed_agent_finds_its_own_freeze_by_its_mark() {
     let mut bench = Bench::new();
     bench.free = 1_000_000_000;
     bench.start(1, "a");
@@ -363,13 +363,48 @@ fn g2_a_killed_agent_finds_its_own_freeze_by_the_armed_fact() {
     let agent = bench.crashed_at(on_disk);
     now.mono.0 += 300 * MS;
     now.boot.0 += 300 * MS;
-    let (turn, out) = Turn::wake(agent, settings, now, Epoch([9; 16]));
+    let (turn, out) = Turn::wake(agent, settings, now, Epoch([9; 16]), &BTreeSet::from([Attempt(1)]));
     let policy = AccountPolicy::default();
     let mut bench =
         Bench { turn, now, cpu_ns, frozen: Frozen::Yes, out, free: 0, granted: 1_000_000_000, policy, detail: None, time_limit: None };
     bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));
     assert_eq!(bench.job().frozen_by, Some(FrozenBy::Agent));
     assert_eq!(bench.job().charge, Credits::from_nano(1_010_000_000), "the counter went on while the agent was away");
+}
+
+#[test]
+fn g7_a_job_found_frozen_without_our_mark_was_frozen_by_another() {
+    let mut bench = Bench::new();
+    bench.free = 1_000_000_000;
+    bench.start(1, "a");
+    bench.durable();
+    bench.answer();
+    bench.durable();
+    let on_disk = bench.turn.agent().seq;
+    let (settings, now, cpu_ns) = (bench.turn.settings().clone(), bench.now, bench.cpu_ns);
+    let agent = bench.crashed_at(on_disk);
+    let armed = agent.accounts.values().any(|account| account.armed.is_some());
+    assert!(armed, "so near its edge that we might have frozen it");
+    let (turn, out) = Turn::wake(agent, settings, now, Epoch([9; 16]), &BTreeSet::new());
+    let policy = AccountPolicy::default();
+    let mut bench =
+        Bench { turn, now, cpu_ns, frozen: Frozen::Yes, out, free: 0, granted: 1_000_000_000, policy, detail: None, time_limit: None };
+    bench.pass(500);
+    bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));
+    bench.durable();
+    assert_eq!((bench.job().frozen_by, bench.orders()), (Some(FrozenBy::Other), Vec::new()));
+}
+
+#[test]
+fn a_mark_goes_with_the_freeze_that_it_stands_for() {
+    let mut bench = Bench::running(1_000_000_000);
+    let (settings, now) = (bench.turn.settings().clone(), bench.now);
+    let agent = bench.turn.agent().clone();
+    let (_, out) = Turn::wake(agent, settings, now, Epoch([9; 16]), &BTreeSet::from([Attempt(1), Attempt(77)]));
+    let unmarked: Vec<&Effect> = out.iter().filter(|effect| matches!(effect, Effect::Unmark(_))).collect();
+    assert_eq!(unmarked, [&Effect::Unmark(Attempt(77))], "nobody needs the mark of a job that is not there");
+    bench.step(Event::Ticked(vec![bench.sample(Attempt(1))]));
+    assert!(!bench.out.iter().any(|effect| matches!(effect, Effect::Unmark(_))), "nothing was marked");
 }
 
 #[test]
@@ -480,7 +515,7 @@ fn a_start_has_a_bounded_number_of_facts_to_replay() {
         }
     }
     let agent = bench.turn.agent().clone();
-    let (mut next, _) = Turn::wake(agent, bench.turn.settings().clone(), bench.now, Epoch([9; 16]));
+    let (mut next, _) = Turn::wake(agent, bench.turn.settings().clone(), bench.now, Epoch([9; 16]), &BTreeSet::new());
     let sample = JobSample { cpu_ns: Reading::Seen(bench.cpu_ns + MS), ..bench.sample(Attempt(1)) };
     let first = next.step(bench.now, Event::Looked(vec![sample]));
     let saved = first.iter().any(|effect| matches!(effect, Effect::Commit(batch) if batch.checkpoint.is_some()));

@@ -37,7 +37,7 @@ impl World {
             Ev::OtherFreeze(index) if !self.calm && self.jobs[index].exists() && !self.jobs[index].freeze_bit => {
                 let mono = self.mono_of(index);
                 let node = self.jobs[index].node;
-                let doubt = self.audit.is_in_doubt(node, self.now) || self.nodes[node].turn.is_none();
+                let doubt = self.is_held_by_us(node, index);
                 let job = &mut self.jobs[index];
                 job.freeze(mono, mono);
                 job.frozen_by_other = true;
@@ -80,6 +80,16 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Has our own freeze of this job been ordered, or written down, and not undone? Then another's cannot be told from it.
+    fn is_held_by_us(&self, node: usize, index: usize) -> bool {
+        let target = self.jobs[index].target();
+        let replica = self.audit.replica(node).jobs.values();
+        let live = self.nodes[node].turn.iter().flat_map(|turn| turn.agent().jobs.values());
+        let ours =
+            |job: &&Job| job.target == target && (job.frozen_by == Some(FrozenBy::Agent) || self.nodes[node].marks.contains(&job.attempt));
+        replica.chain(live).any(|job| ours(&job))
     }
 
     pub(crate) fn mono_of(&self, index: usize) -> u64 {
@@ -188,6 +198,8 @@ impl World {
             sample.cpu_ns = Reading::Missing(Missing::NotYet);
         }
         self.audit.baseline(n, mono, index, &mut self.jobs[index]);
+        let owner = &mut self.owners[self.jobs[index].account];
+        owner.unpaid |= self.bank.books.paid_in.get(&owner.id).is_none_or(|paid_in| *paid_in == 0);
         let job = &self.jobs[index];
         let wanted = Wanted {
             name: job.name.parse().unwrap(),
@@ -247,6 +259,10 @@ impl World {
         let rate = self.rng.pick(&[0, 10, 80, 1_000, 1_000, CPUS * 1_000]);
         let memory =
             if self.rng.chance(600) && 0 < self.jobs[index].memory_max { self.jobs[index].memory } else { self.rng.range(1, 4 << 30) };
-        self.jobs[index].work(mono, rate / 2, memory);
+        // All of a machine's jobs share its CPUs.
+        let node = self.jobs[index].node;
+        let others = (0..self.jobs.len()).filter(|other| *other != index && self.jobs[*other].node == node && !self.jobs[*other].gone);
+        let left = (CPUS * 1_000).saturating_sub(others.map(|other| self.jobs[other].rate_milli).sum());
+        self.jobs[index].work(mono, (rate / 2).min(left), memory);
     }
 }

@@ -10,7 +10,7 @@ use crate::domain::usage::Meter;
 fn anon_card(version: u64) -> Event {
     let line = "[[line]]\nid = \"anon\"\nmeter = \"memory_anon\"\nprice = \"1\"\nunit = \"GiB-second\"\n";
     let text = format!("card = \"c\"\nversion = {version}\neffective_from = \"2026-01-01T00:00:00Z\"\n{line}");
-    Event::CardArrived(Box::new(Card::parse(&text, "card.toml").unwrap()))
+    Event::CardArrived(Box::new(Card::parse(&text, "card.toml").unwrap()), Vec::new())
 }
 
 fn killed(count: u64) -> Detail {
