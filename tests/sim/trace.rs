@@ -95,5 +95,6 @@ fn facts_wanted() -> bool {
 
 /// What is committed, a line each.
 fn facts(batch: &Batch) -> String {
-    batch.rows.iter().filter_map(|row| Fact::decode(&row.bytes).ok()).map(|fact| format!("\n                  {fact:?}")).collect()
+    let facts = batch.rows.iter().filter_map(|row| Fact::decode(&row.bytes).ok());
+    facts.map(|fact| ["\n                  ".to_owned(), format!("{fact:?}")].concat()).collect::<Vec<_>>().concat()
 }
