@@ -112,7 +112,7 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
     for card in &cards[1..] {
         state.apply(&Fact::CardAdopted { card: card.clone().into(), at });
     }
-    let mut job = state.jobs[&attempt].clone();
+    let mut job = state.jobs.get(&attempt).unwrap().clone();
     job.boot = boot;
     assert_eq!(job.segments.len(), cards.len());
     for (nth, (segment, (_, used))) in job.segments.iter_mut().zip(&case.segments).enumerate() {

@@ -354,5 +354,65 @@ impl Job {
     }
 }
 
-/// Jobs by attempt.
-pub type Jobs = BTreeMap<Attempt, Job>;
+/// Jobs by attempt. Each lies in a place of its own, so that a search goes through a few lines of cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Jobs(BTreeMap<Attempt, Box<Job>>);
+
+impl Jobs {
+    /// That job.
+    #[must_use]
+    pub fn get(&self, attempt: &Attempt) -> Option<&Job> {
+        self.0.get(attempt).map(AsRef::as_ref)
+    }
+
+    /// That job, to be changed.
+    pub fn get_mut(&mut self, attempt: &Attempt) -> Option<&mut Job> {
+        self.0.get_mut(attempt).map(AsMut::as_mut)
+    }
+
+    /// Is it one of these?
+    #[must_use]
+    pub fn contains_key(&self, attempt: &Attempt) -> bool {
+        self.0.contains_key(attempt)
+    }
+
+    /// All of them, the oldest attempt first.
+    #[must_use]
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &Job> + Clone {
+        self.0.values().map(AsRef::as_ref)
+    }
+
+    /// All of them, to be changed.
+    pub fn values_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Job> {
+        self.0.values_mut().map(AsMut::as_mut)
+    }
+
+    /// Their attempts, in order.
+    #[must_use]
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Attempt> + Clone {
+        self.0.keys()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// None at all?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds a job.
+    pub fn insert(&mut self, attempt: Attempt, job: Job) {
+        self.0.insert(attempt, Box::new(job));
+    }
+
+    /// Takes a job out.
+    pub fn remove(&mut self, attempt: &Attempt) -> Option<Job> {
+        self.0.remove(attempt).map(|job| *job)
+    }
+}

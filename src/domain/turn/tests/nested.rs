@@ -35,7 +35,7 @@ fn nest(paths: &[&str]) -> Bench {
 }
 
 fn billed(bench: &Bench, attempt: u64) -> u128 {
-    bench.turn.agent().jobs[&Attempt(attempt)].usage().cpu_ns
+    bench.turn.agent().jobs.get(&Attempt(attempt)).unwrap().usage().cpu_ns
 }
 
 fn look(bench: &mut Bench, counters: &[(u64, u64)]) {
