@@ -150,6 +150,8 @@ pub(crate) fn classify(connection: &Connection, error: &Error) -> Failure {
         ErrorCode::ReadOnly => Failure::ReadOnly(text()),
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Failure::Blocked(text()),
         ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Failure::Damaged(text()),
+        // Our statements fit our tables: then it is the file whose header or tables are not what was written.
+        ErrorCode::Unknown if failure.extended_code == ffi::SQLITE_ERROR => Failure::Damaged(text()),
         ErrorCode::SystemIoFailure => io_failure(failure.extended_code, system_errno(connection), &text()),
         _ => Failure::Fatal(text()),
     }

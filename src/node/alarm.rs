@@ -28,8 +28,6 @@ pub enum Alarm {
     Unmetered,
     /// The last process ended since its journal or authority failed.
     JournalFailed,
-    /// A damaged journal was put aside and a new one begun.
-    JournalSetAside,
     /// The last process ended without having been asked to.
     Crashed,
     /// Several did, shortly after one another.
@@ -55,14 +53,13 @@ enum Kind {
 
 impl Alarm {
     /// Every one.
-    pub const ALL: [Alarm; 14] = [
+    pub const ALL: [Alarm; 13] = [
         Alarm::JournalFull,
         Alarm::JournalReadOnly,
         Alarm::AuthorityFull,
         Alarm::FewDescriptors,
         Alarm::Unmetered,
         Alarm::JournalFailed,
-        Alarm::JournalSetAside,
         Alarm::Crashed,
         Alarm::CrashLoop,
         Alarm::Rebooted,
@@ -82,7 +79,6 @@ impl Alarm {
             Alarm::FewDescriptors => "few_descriptors",
             Alarm::Unmetered => "unmetered",
             Alarm::JournalFailed => "journal_failed",
-            Alarm::JournalSetAside => "journal_set_aside",
             Alarm::Crashed => "crashed",
             Alarm::CrashLoop => "crash_loop",
             Alarm::Rebooted => "rebooted",
@@ -104,7 +100,6 @@ impl Alarm {
             Alarm::FewDescriptors => "raise LimitNOFILE= of the unit, or end what holds descriptors; jobs that are metered are metered on",
             Alarm::Unmetered => "meterctl status names the places; start those jobs, or end them",
             Alarm::JournalFailed => "look at the disk (dmesg, smartctl), then meterctl journal verify",
-            Alarm::JournalSetAside => "keep the folder that is named: it holds what was written before the damage; look at the disk",
             Alarm::Crashed => "journalctl -u meterd tells the signal; oom-kill there means MemoryMax= is too small",
             Alarm::CrashLoop => {
                 "journalctl -u meterd; jobs run on and are not lost, frozen ones stay frozen: meterctl thaw --all lets them go"

@@ -235,6 +235,20 @@ fn is_a_prefix(recovered: &Recovered) -> bool {
     checkpoint && recovered.facts.iter().enumerate().all(right) && recovered.head.seq == from + recovered.facts.len() as u64
 }
 
+#[test]
+fn a_header_of_an_unknown_format_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(dir.path());
+    journal.commit(&batch(1, 6)).unwrap();
+    copy_back(&journal.connection).unwrap();
+    drop(journal);
+    let path = dir.path().join("journal.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[47] = 14; // the schema format number, SQLite's file format section 1.3.8
+    std::fs::write(&path, bytes).unwrap();
+    assert!(matches!(Journal::open(dir.path(), Keep::default()), Err(JournalError::Damaged(_))));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
@@ -267,7 +281,8 @@ proptest! {
         std::fs::write(&path, bytes).unwrap();
         match Journal::open(copy.path(), Keep::default()) {
             Ok((_, recovered)) => prop_assert!(is_a_prefix(&recovered), "{:?}", recovered),
-            Err(JournalError::Damaged(_)) => {}
+            // A header that was spoilt in the right place is another program's.
+            Err(JournalError::Damaged(_) | JournalError::Foreign(_)) => {}
             Err(other) => prop_assert!(false, "{}", other),
         }
     }
