@@ -49,8 +49,10 @@ impl CgroupTree {
         }
     }
 
-    fn dirs(&self) -> impl Iterator<Item = &Path> {
-        std::iter::once(self.v2.as_path()).chain(self.v1_memory.as_deref())
+    /// The directories of that name in every hierarchy: the agent makes one wherever it can read something of a job.
+    fn dirs(&self) -> impl Iterator<Item = PathBuf> {
+        let name = self.v2.file_name().unwrap_or_default().to_owned();
+        self.layout.mounts().into_iter().map(move |(_, mount)| mount.join(&name))
     }
 
     /// Removes the directories and those of jobs that the agent could not remove. What still runs in them is killed, frozen or not: a job
@@ -62,7 +64,7 @@ impl CgroupTree {
         let _ = std::fs::write(self.v2.join("cgroup.kill"), "1"); // a process that this leaves is named below
         let deadline = Instant::now() + EMPTY_WITHIN;
         loop {
-            let left: Vec<String> = self.dirs().filter_map(|dir| remove_dirs(dir).err()).collect();
+            let left: Vec<String> = self.dirs().filter_map(|dir| remove_dirs(&dir).err()).collect();
             if left.is_empty() {
                 return Ok(());
             }

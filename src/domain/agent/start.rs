@@ -292,7 +292,12 @@ impl Draft<'_> {
             Some(sample) if live => self.sampled(std::slice::from_ref(sample)),
             _ => {}
         }
-        self.end_if_never_seen(attempt, stated);
+        // What cannot be read is there all the same: then the next look that can be made decides.
+        let absent =
+            |sample: &JobSample| matches!(sample.cpu_ns, Reading::Missing(Missing::NotYet | Missing::Vanished | Missing::Replaced));
+        if sample.is_none_or(absent) {
+            self.end_if_never_seen(attempt, stated);
+        }
         let phase = self.agent.jobs.get(&attempt).map_or(Phase::Ended, |job| job.phase);
         Reply::StopNoted { attempt, phase }
     }
