@@ -396,6 +396,19 @@ fn g7_a_job_found_frozen_without_our_mark_was_frozen_by_another() {
 }
 
 #[test]
+fn a_push_voids_the_question_that_is_outstanding() {
+    let mut bench = Bench::new();
+    bench.start(1, "a");
+    bench.durable();
+    let asked = |bench: &Bench| bench.turn.agent().outstanding.as_ref().map(|outstanding| outstanding.request.request);
+    let before = asked(&bench);
+    assert!(before.is_some());
+    let account = bench.turn.agent().accounts.keys().next().cloned().unwrap();
+    bench.step(Event::Pushed(Push { account, version: 2 }));
+    assert!(before < asked(&bench), "its answer may have been written before the change");
+}
+
+#[test]
 fn a_mark_goes_with_the_freeze_that_it_stands_for() {
     let mut bench = Bench::running(1_000_000_000);
     let (settings, now) = (bench.turn.settings().clone(), bench.now);
