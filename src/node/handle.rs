@@ -3,6 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
@@ -99,6 +100,9 @@ pub enum Inbox {
 #[error("the agent is busy or ending")]
 pub struct Busy;
 
+/// How long a reader waits for a picture that is not made yet.
+const CURRENT_WITHIN: Duration = Duration::from_secs(1);
+
 /// A way into the loop.
 #[derive(Clone)]
 pub struct Handle {
@@ -136,6 +140,15 @@ impl Handle {
         self.board.picture()
     }
 
+    /// The newest picture, once it shows everything that was answered before this call: who has started a job finds it. If the loop
+    /// makes none within [`CURRENT_WITHIN`], the newest there is.
+    pub async fn current_picture(&self) -> Arc<Picture> {
+        let mut shown = self.board.shown.subscribe();
+        // Neither outcome is an error: the board lives as long as this handle, and an old picture tells its age.
+        drop(tokio::time::timeout(CURRENT_WITHIN, shown.wait_for(|shown| *shown == Shown::All)).await);
+        self.picture()
+    }
+
     /// The board itself.
     #[must_use]
     pub fn board(&self) -> Arc<Board> {
@@ -143,10 +156,19 @@ impl Handle {
     }
 }
 
+/// Does the newest picture show everything that was answered?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Shown {
+    #[default]
+    All,
+    NotYet,
+}
+
 /// The newest picture of the agent, and the number of the last fact on disk, for whoever looks.
 #[derive(Default)]
 pub struct Board {
     picture: RwLock<Arc<Picture>>,
+    shown: watch::Sender<Shown>,
     durable: watch::Sender<u64>,
 }
 
@@ -160,7 +182,14 @@ impl Board {
     /// Hangs up a new one; the one before it comes back.
     pub fn hang(&self, picture: Picture) -> Arc<Picture> {
         let picture = Arc::new(picture);
-        std::mem::replace(&mut *self.picture.write().unwrap_or_else(PoisonError::into_inner), picture)
+        let before = std::mem::replace(&mut *self.picture.write().unwrap_or_else(PoisonError::into_inner), picture);
+        self.shown.send_replace(Shown::All);
+        before
+    }
+
+    /// Something is about to be answered that the newest picture does not show; the next one will.
+    pub fn fall_behind(&self) {
+        self.shown.send_replace(Shown::NotYet);
     }
 
     /// Tells those who follow the journal how far it is on disk.
@@ -239,4 +268,30 @@ pub struct Stats {
     pub cgroup_layout: String,
     /// Which hierarchy serves which need: `cpu_time`, `memory`, `freezing`, `io`, `pids`, `pressure`.
     pub cgroup_needs: std::collections::BTreeMap<String, String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_looks_after_an_answer_waits_for_the_picture_that_shows_it() {
+        let board = Arc::new(Board::default());
+        let handle = Handle::new(crossbeam_channel::bounded(1).0, Arc::clone(&board));
+        assert_eq!(handle.current_picture().await.taken_at_ns, 0, "nothing is owed");
+        board.fall_behind();
+        let looking = tokio::spawn(async move { handle.current_picture().await.taken_at_ns });
+        tokio::time::sleep(CURRENT_WITHIN / 20).await;
+        assert!(!looking.is_finished());
+        drop(board.hang(Picture { taken_at_ns: 7, ..Picture::default() }));
+        assert_eq!(looking.await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_makes_no_picture_is_waited_for_no_longer_than_a_second() {
+        let board = Arc::new(Board::default());
+        let handle = Handle::new(crossbeam_channel::bounded(1).0, Arc::clone(&board));
+        board.fall_behind();
+        assert_eq!(handle.current_picture().await.taken_at_ns, 0);
+    }
 }

@@ -222,13 +222,13 @@ impl Api {
 
     async fn perform(&self, peer: &Peer, operation: Operation, headers: &HeaderMap) -> Result<Answer, Problem> {
         match operation {
-            Operation::Page => Ok(self.page(peer)),
+            Operation::Page => Ok(self.page(peer, &*self.current_picture().await)),
             Operation::Healthz => Ok(self.healthz()),
             Operation::Readyz => Ok(self.readyz(peer)),
             Operation::Metrics => Ok(self.metrics(peer, headers)),
-            Operation::Status => Ok(self.status(peer)),
-            Operation::Jobs => self.jobs(peer),
-            Operation::Job(name) => self.job(peer, &name),
+            Operation::Status => Ok(self.status(peer, &*self.current_picture().await)),
+            Operation::Jobs => self.jobs(peer, &*self.current_picture().await),
+            Operation::Job(name) => self.job(peer, &name, &*self.current_picture().await),
             Operation::Receipt(name) => self.receipt(peer, name).await,
             Operation::Events(wanted) => self.events(peer, wanted).await.map(Answer::Events),
             Operation::Start(request) => self.start(peer, request).await,
@@ -251,6 +251,10 @@ impl Api {
         self.0.handle.picture()
     }
 
+    async fn current_picture(&self) -> Arc<Picture> {
+        self.0.handle.current_picture().await
+    }
+
     fn healthz(&self) -> Answer {
         match alive(&self.picture(), clock::mono(), self.0.interval) {
             Ok(()) => Answer::Document(json!({ "alive": "yes" })),
@@ -265,14 +269,13 @@ impl Api {
         not_ready(picture, now, self.0.interval, silent_for)
     }
 
-    fn seen_status(&self, peer: &Peer) -> Status {
-        let picture = self.picture();
-        let status = Status::of(&picture, clock::mono(), self.reasons(&picture));
+    fn seen_status(&self, peer: &Peer, picture: &Picture) -> Status {
+        let status = Status::of(picture, clock::mono(), self.reasons(picture));
         if peer.who == Who::Stranger { status.for_strangers() } else { status }
     }
 
     fn readyz(&self, peer: &Peer) -> Answer {
-        let reasons = self.seen_status(peer).not_ready;
+        let reasons = self.seen_status(peer, &self.picture()).not_ready;
         if reasons.is_empty() {
             Answer::Document(json!({ "ready": "yes", "reasons": [] }))
         } else {
@@ -280,12 +283,12 @@ impl Api {
         }
     }
 
-    fn status(&self, peer: &Peer) -> Answer {
-        Answer::Document(json!(self.seen_status(peer)))
+    fn status(&self, peer: &Peer, picture: &Picture) -> Answer {
+        Answer::Document(json!(self.seen_status(peer, picture)))
     }
 
-    fn page(&self, peer: &Peer) -> Answer {
-        Answer::Page(page::html(&self.seen_status(peer), self.picture().view.as_ref()))
+    fn page(&self, peer: &Peer, picture: &Picture) -> Answer {
+        Answer::Page(page::html(&self.seen_status(peer, picture), picture.view.as_ref()))
     }
 
     fn metrics(&self, peer: &Peer, headers: &HeaderMap) -> Answer {
@@ -298,18 +301,16 @@ impl Api {
         Answer::Metrics(format, metrics::text(self.picture(), clock::mono(), detail, format))
     }
 
-    fn jobs(&self, peer: &Peer) -> Result<Answer, Problem> {
+    fn jobs(&self, peer: &Peer, picture: &Picture) -> Result<Answer, Problem> {
         self.check(peer, Ask::Jobs)?;
-        let picture = self.picture();
         let jobs = picture.view.iter().flat_map(|view| &view.jobs);
         let shown: Vec<&JobView> = jobs.filter(|job| self.0.access.sees_job(&peer.who, job.owner_uid)).collect();
         Ok(Answer::Document(json!({ "jobs": shown })))
     }
 
-    fn job(&self, peer: &Peer, name: &JobName) -> Result<Answer, Problem> {
+    fn job(&self, peer: &Peer, name: &JobName, picture: &Picture) -> Result<Answer, Problem> {
         self.check(peer, Ask::Jobs)?;
-        let picture = self.picture();
-        let job = known_job(&picture, name).filter(|job| self.0.access.sees_job(&peer.who, job.owner_uid));
+        let job = known_job(picture, name).filter(|job| self.0.access.sees_job(&peer.who, job.owner_uid));
         job.map(|job| Answer::Document(json!(job))).ok_or_else(|| Problem::from(unknown_job(name)))
     }
 
@@ -340,7 +341,7 @@ impl Api {
     async fn start(&self, peer: &Peer, mut request: StartRequest) -> Result<Answer, Problem> {
         self.check(peer, Ask::Start(&request))?;
         let local = local(peer)?;
-        self.check_room(peer, local.uid)?;
+        self.check_room(peer, local.uid, &*self.current_picture().await)?;
         request.owner.get_or_insert(local.uid);
         let job = request.job.clone();
         let (reply, answer) = oneshot::channel();
@@ -358,8 +359,7 @@ impl Api {
     }
 
     /// Has this user room for one more job?
-    fn check_room(&self, peer: &Peer, uid: Uid) -> Result<(), Problem> {
-        let picture = self.picture();
+    fn check_room(&self, peer: &Peer, uid: Uid, picture: &Picture) -> Result<(), Problem> {
         let live = picture.view.iter().flat_map(|view| &view.jobs).filter(|job| job.owner_uid == uid && job.phase != Phase::Ended);
         let is_bounded = self.0.access.standing(&peer.who) == Standing::User && stands(Defence::JobsEach);
         if !is_bounded || live.count() < JOBS_EACH_MAX {
@@ -370,7 +370,7 @@ impl Api {
     }
 
     async fn stop(&self, peer: &Peer, name: JobName, request: StopRequest) -> Result<Answer, Problem> {
-        let owner = known_job(&self.picture(), &name).map(|job| job.owner_uid);
+        let owner = known_job(&*self.current_picture().await, &name).map(|job| job.owner_uid);
         self.check(peer, Ask::Stop(&name, owner))?;
         let ending = Ending { outcome: request.outcome, exit_code: request.exit_code };
         let (reply, answer) = oneshot::channel();
@@ -401,18 +401,16 @@ impl Api {
         blocking(move || ask(&authority)).await?.map_err(Problem::from)
     }
 
-    fn account_document(&self, account: &AccountId, authority: Option<&ledger::AccountView>) -> Value {
-        let picture = self.picture();
-        let views = picture.view.iter().flat_map(|view| &view.accounts);
-        let node: Option<&AccountView> = views.into_iter().find(|view| view.account == *account);
-        json!({ "account": account, "authority": authority, "node": node })
+    async fn account_document(&self, account: &AccountId, authority: &ledger::AccountView) -> Value {
+        account_document(&*self.current_picture().await, account, authority)
     }
 
     async fn accounts(&self, peer: &Peer) -> Result<Answer, Problem> {
         self.check(peer, Ask::Accounts)?;
         let all = self.ask(Embedded::list).await?;
+        let picture = self.current_picture().await;
         let seen = all.iter().filter(|view| self.0.access.sees_account(&peer.who, &view.account));
-        let documents: Vec<Value> = seen.map(|view| self.account_document(&view.account, Some(view))).collect();
+        let documents: Vec<Value> = seen.map(|view| account_document(&picture, &view.account, view)).collect();
         Ok(Answer::Document(json!({ "accounts": documents })))
     }
 
@@ -426,7 +424,7 @@ impl Api {
         self.check_account(peer, &account)?;
         let wanted = account.clone();
         let view = self.ask(move |authority| authority.show(wanted)).await?;
-        Ok(Answer::Document(self.account_document(&account, Some(&view))))
+        Ok(Answer::Document(self.account_document(&account, &view).await))
     }
 
     async fn ledger(&self, peer: &Peer, account: AccountId, limit: u32) -> Result<Answer, Problem> {
@@ -440,7 +438,7 @@ impl Api {
         self.check(peer, Ask::Administer)?;
         let account = create.account.clone();
         let (view, done) = self.ask(move |authority| authority.create_account(create.account, create.policy)).await?;
-        let document = self.account_document(&account, Some(&view));
+        let document = self.account_document(&account, &view).await;
         Ok(match done {
             Done::Now => Answer::Created(document),
             Done::Before => Answer::Document(document),
@@ -458,7 +456,7 @@ impl Api {
         let policy = CreateAccount::parse(&body.to_string()).map_err(Problem::from)?.policy;
         let wanted = account.clone();
         let (view, _) = self.ask(move |authority| authority.set_policy(wanted, policy)).await?;
-        Ok(Answer::Document(self.account_document(&account, Some(&view))))
+        Ok(Answer::Document(self.account_document(&account, &view).await))
     }
 
     async fn top_up(&self, peer: &Peer, account: AccountId, top_up: TopUp) -> Result<Answer, Problem> {
@@ -470,7 +468,7 @@ impl Api {
         };
         let (wanted, named) = (account.clone(), payment.clone());
         let (view, done) = self.ask(move |authority| authority.top_up(wanted, bucket, amount, named)).await?;
-        let mut document = self.account_document(&account, Some(&view));
+        let mut document = self.account_document(&account, &view).await;
         document["payment"] = json!(payment);
         Ok(match done {
             Done::Now => Answer::Created(document),
@@ -489,6 +487,12 @@ fn fresh_payment() -> Result<PaymentId, Problem> {
         return Err(failed());
     }
     text.parse().map_err(|_| failed())
+}
+
+/// What the authority and the node know of an account.
+fn account_document(picture: &Picture, account: &AccountId, authority: &ledger::AccountView) -> Value {
+    let node: Option<&AccountView> = picture.view.iter().flat_map(|view| &view.accounts).find(|view| view.account == *account);
+    json!({ "account": account, "authority": authority, "node": node })
 }
 
 /// The last attempt of that name in the picture; open ones stand before closed ones there.

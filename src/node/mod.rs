@@ -29,6 +29,7 @@ pub mod own_cost;
 pub mod own_folder;
 pub mod priority;
 pub mod process_tree;
+pub mod publish;
 pub mod reconcile;
 pub mod run;
 pub mod self_check;

@@ -17,12 +17,13 @@ use super::clock::ClockWatch;
 use super::defence::{Defence, stands};
 use super::gpu::{GpuName, Gpus};
 use super::gpu_owner::{CgroupTree, OwnerTable, Owners};
-use super::handle::{Board, Caller, Handle, Inbox, Picture, Stats};
+use super::handle::{Caller, Handle, Inbox, Stats};
 use super::hands::Hands;
 use super::journal::{JournalThread, NotTaken};
 use super::layout::Layout;
 use super::marks::Marks;
 use super::process_tree::ProcessTrees;
+use super::publish::Publisher;
 use super::watch::Watch;
 use super::{clock, host, log, own_cgroup, own_cost, reconcile, self_check, sibling};
 use crate::authority::embedded::Embedded;
@@ -39,7 +40,6 @@ use crate::domain::request::{GpuWanted, Place, StartRequest};
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::turn::{Effect, Event, Turn};
 use crate::domain::usage::{HeldGpu, Meter};
-use crate::domain::view::{JobView, View};
 
 /// Messages that may wait for the loop.
 pub const QUEUE_MAX: usize = 8_192;
@@ -107,16 +107,12 @@ pub struct Loop {
     edges: Edges,
     inbox: Receiver<Inbox>,
     handle: Handle,
-    board: Arc<Board>,
     callers: BTreeMap<u64, Waiting>,
     last_caller: u64,
     backlog: VecDeque<Batch>,
     cards: Vec<Card>,
     unwatched: Vec<Attempt>,
-    /// When the last picture was hung up, and how long it took.
-    published: (Mono, Nanos),
-    /// An old picture's jobs that nobody looks at any more: the next one is made over them.
-    spare: Vec<JobView>,
+    publisher: Publisher,
     stats: Stats,
     budget: Budget,
     pace: Pace,
@@ -142,20 +138,18 @@ impl Loop {
         on_tick: Box<dyn FnMut() + Send>,
     ) -> Loop {
         let configured = turn.settings().interval;
-        let board = handle.board();
+        let publisher = Publisher::new(handle.board());
         Loop {
             turn,
             edges,
             inbox,
             handle,
-            board,
             callers: BTreeMap::new(),
             last_caller: 0,
             backlog: VecDeque::new(),
             cards: Vec::new(),
             unwatched: Vec::new(),
-            published: (Mono(0), Nanos(0)),
-            spare: Vec::new(),
+            publisher,
             stats,
             budget,
             pace: Pace::default(),
@@ -200,12 +194,20 @@ impl Loop {
                 self.step(Event::Looked(samples));
                 continue;
             }
+            let picture_due = self.publisher.due();
+            if picture_due.is_some_and(|at| at <= now) {
+                self.publish();
+                continue;
+            }
             let due = self.turn.next_due();
             if due.is_some_and(|due| due <= now) {
                 self.step(Event::Looked(Vec::new()));
             }
-            let until =
-                [Some(next_tick), look.map(|(at, _)| at), due.filter(|due| now < *due)].into_iter().flatten().min().unwrap_or(next_tick);
+            let until = [Some(next_tick), look.map(|(at, _)| at), picture_due, due.filter(|due| now < *due)]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(next_tick);
             match self.inbox.recv_timeout(Duration::from_nanos(until.since(now).0)) {
                 Ok(Inbox::Fatal(why)) => return Ended::Fatal(why),
                 Ok(message) => self.take(message),
@@ -571,7 +573,7 @@ impl Loop {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         // Who hears that a job has started finds it when looking for it.
         if effects.iter().any(|effect| matches!(effect, Effect::Reply(..))) {
-            self.publish_if_cheap();
+            self.publisher.owe(&self.turn, self.edges.gpus.as_ref(), &self.stats);
         }
         for effect in effects {
             match effect {
@@ -729,28 +731,12 @@ impl Loop {
         }
     }
 
-    /// Publishes between two ticks, unless that would take more than a twentieth of the time.
-    fn publish_if_cheap(&mut self) {
-        let since_last = clock::mono().since(self.published.0);
-        if self.published.1.0.saturating_mul(20) <= since_last.0 {
-            self.publish();
-        }
+    fn publish(&mut self) {
+        self.publisher.publish(&self.turn, self.edges.gpus.as_ref(), &self.stats);
     }
 
-    fn publish(&mut self) {
-        let now = clock::now();
-        let (turn, spare) = (&self.turn, std::mem::take(&mut self.spare));
-        let view = View::over(spare, turn.agent(), turn.settings(), turn.durable().0, turn.refused_card(), now);
-        let before = self.board.hang(Picture {
-            view: Some(view),
-            taken_at_ns: now.mono.0,
-            gpus: self.edges.gpus.as_ref().map(|gpus| gpus.latest(now.mono)),
-            host: self.turn.settings().host,
-            stats: self.stats.clone(),
-        });
-        self.spare = Arc::into_inner(before).and_then(|picture| picture.view).map(|view| view.jobs).unwrap_or_default();
-        let done = clock::mono();
-        self.published = (done, done.since(now.mono));
+    fn publish_if_cheap(&mut self) {
+        self.publisher.publish_if_cheap(&self.turn, self.edges.gpus.as_ref(), &self.stats);
     }
 }
 
