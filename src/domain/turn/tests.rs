@@ -8,11 +8,12 @@ use crate::domain::act::{ActOutcome, CgroupDir, Target};
 use crate::domain::agent::start::{Novelty, Wanted};
 use crate::domain::detail::Detail;
 use crate::domain::id::{AccountId, Attempt, BootId, NodeId};
-use crate::domain::job::{FrozenBy, Phase};
+use crate::domain::job::{FrozenBy, GapRule, Phase};
 use crate::domain::meter::{Frozen, Host, Missing, Populated, Reading};
 use crate::domain::money::Credits;
 use crate::domain::outcome::Outcome;
 use crate::domain::time::{Boot, Wall};
+use crate::domain::usage::Meter;
 use crate::domain::wire::{AccountPolicy, AnswerEntry, OnExhaustion, PROTOCOL, UNIT, Verdict};
 
 const MS: u64 = 1_000_000;
@@ -92,8 +93,12 @@ impl Bench {
     }
 
     fn start(&mut self, caller: u64, account: &str) {
+        self.start_named("job", caller, account);
+    }
+
+    fn start_named(&mut self, name: &str, caller: u64, account: &str) {
         let wanted = Wanted {
-            name: "job".parse().unwrap(),
+            name: name.parse().unwrap(),
             account: account.parse().unwrap(),
             owner: Uid::ROOT,
             target: Target::Cgroups(vec![CgroupDir { path: "/sys/fs/cgroup/job".to_owned(), inode: 5 }]),
@@ -563,6 +568,36 @@ fn a_picture_made_over_another_is_the_same_as_one_made_afresh() {
     same(&bench);
     let others = crate::node::sample::view().jobs;
     assert_eq!(over(others, &bench).jobs, afresh(&bench).jobs, "whatever was there before");
+}
+
+#[test]
+fn an_account_at_its_edge_does_not_keep_another_from_its_look() {
+    let mut bench = Bench::new();
+    for (caller, name, nano) in [(1, "one", 5_000_000), (2, "two", 6_000_000)] {
+        (bench.free, bench.granted) = (nano, 0);
+        bench.start_named(name, caller, name);
+        bench.durable();
+        bench.answer();
+        bench.durable();
+    }
+    bench.pass(1);
+    bench.step(Event::Looked(vec![bench.sample(Attempt(1)), bench.sample(Attempt(2))]));
+    // The one may be empty in 5 ms, the other in 6: both before the next look is allowed.
+    let (_, jobs) = bench.turn.next_look(bench.now).expect("both are near their edge");
+    assert_eq!(jobs, [Attempt(1), Attempt(2)]);
+}
+
+#[test]
+fn a_job_that_stopped_somewhere_in_a_long_silence_is_billed_for_none_of_it() {
+    let mut bench = Bench::running(100_000_000_000);
+    bench.work(100);
+    let before = bench.job().ran_ns();
+    bench.pass(30_000);
+    bench.frozen = Frozen::Yes;
+    bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));
+    assert_eq!((bench.job().frozen_by, bench.job().ran_ns()), (Some(FrozenBy::Other), before));
+    let gap = bench.job().gaps.iter().find(|gap| gap.meter == Meter::WallTime).expect("and that is said");
+    assert_eq!((gap.rule, gap.to.since(gap.from)), (GapRule::NotBilled, Nanos::from_secs(30)));
 }
 
 #[test]
