@@ -14,7 +14,7 @@ use crate::domain::job::{Gap, GapRule};
 use crate::domain::outcome::{Basis, Outcome};
 use crate::domain::rates::Unit;
 use crate::domain::rates::charge::LineCharge;
-use crate::domain::receipt::{Receipt, ReceiptSegment, ReceiptState};
+use crate::domain::receipt::{Measure, Receipt, ReceiptSegment, ReceiptState};
 use crate::domain::time::Nanos;
 use crate::domain::usage::Meter;
 
@@ -69,6 +69,10 @@ pub(super) fn head(receipt: &Receipt) -> String {
         let code = receipt.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
         let basis = receipt.basis.map(|basis| format!(", {}", by(basis, receipt.reported))).unwrap_or_default();
         lines.push(("outcome", format!("{outcome}{code}{basis}")));
+    }
+    if receipt.measure == Some(Measure::ProcessTree) {
+        let text = "as a process tree: CPU time is a lower bound, memory counts shared pages for each process";
+        lines.push(("measured", text.to_owned()));
     }
     pairs(&lines)
 }

@@ -2,10 +2,12 @@
 //!
 //! The parent starts a child of itself; the child asks the agent, which puts the child into the job's cgroup before it answers, and then
 //! becomes the command. So not one instruction of the command runs unmetered, and a refused job never runs. The child tells the parent
-//! how far it came through a socket that closes when the command begins.
+//! how far it came through a socket that closes when the command begins. Without a cgroup the child stays above the command ([`reaper`]).
 
-use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
+mod reaper;
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -16,7 +18,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
@@ -24,11 +26,13 @@ use super::client::{Client, Failure, job_path};
 use super::complain;
 use super::exit::Exit;
 use super::job::Resources;
+use crate::domain::act::Target;
 use crate::domain::id::{AccountId, Epoch, JobName, Uid};
 use crate::domain::outcome::Outcome;
 use crate::domain::request::{Place, StartRequest, StopRequest};
 use crate::domain::time::Nanos;
 use crate::node::access::prefix;
+use crate::node::process_tree::adopt_orphans;
 
 /// Between SIGTERM at the time limit and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
@@ -69,6 +73,9 @@ pub struct ChildArguments {
     /// The start request, in JSON.
     #[arg(long)]
     request: String,
+    /// End when the parent is killed.
+    #[arg(long)]
+    ends_with_parent: bool,
     /// What to become.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
@@ -99,13 +106,22 @@ pub(super) fn main(socket: &Path, arguments: &Arguments) -> ExitCode {
         cpus: resources.cpus,
         memory_bytes: resources.memory,
     };
-    run(socket, &request, &arguments.command)
+    run(socket, &request, &arguments.command, IfKilled::GoesOn)
+}
+
+/// What becomes of the command if this program is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfKilled {
+    /// It goes on, and is metered.
+    GoesOn,
+    /// It ends, as far as it is the kernel that ends children with their parent (`PR_SET_PDEATHSIG`).
+    Ends,
 }
 
 /// Runs a command as a job, and ends as it ends. The calling program must have [`become_command`] behind its subcommand `run-child`.
 #[must_use]
-pub fn run(socket: &Path, request: &StartRequest, command: &[OsString]) -> ExitCode {
-    let ended = Parent::start(socket, request, command).and_then(|parent| parent.watch(request.time_limit));
+pub fn run(socket: &Path, request: &StartRequest, command: &[OsString], if_killed: IfKilled) -> ExitCode {
+    let ended = Parent::start(socket, request, command, if_killed).and_then(|parent| parent.watch(request.time_limit));
     match ended {
         Ok(ended) => {
             if let Some(stop) = ended.stop {
@@ -138,6 +154,8 @@ fn random() -> Option<String> {
 enum Event {
     /// The command runs, or how the child ended before that.
     Told(Told),
+    /// The command runs below the child: this is the one to signal.
+    Below(OwnedFd),
     /// The child has ended.
     Ended(ExitStatus),
     /// A signal came.
@@ -181,7 +199,7 @@ struct Ended {
 }
 
 impl Parent {
-    fn start(socket: &Path, request: &StartRequest, command: &[OsString]) -> Result<Parent, Failure> {
+    fn start(socket: &Path, request: &StartRequest, command: &[OsString], if_killed: IfKilled) -> Result<Parent, Failure> {
         // Before the child: from now on no signal ends this process, which has to report the end.
         let signals = Signals::new([SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGINT, SIGQUIT]).map_err(Failure::other)?;
         let tell = format!("meterctl-run-{}", random().ok_or_else(|| Failure::other("the kernel gave no random number"))?);
@@ -191,6 +209,7 @@ impl Parent {
             .arg("run-child")
             .arg("--agent")
             .arg(socket)
+            .args((if_killed == IfKilled::Ends).then_some("--ends-with-parent"))
             .args(["--tell", &tell, "--request", &request.to_json().to_string(), "--"])
             .args(command)
             .spawn()
@@ -205,8 +224,9 @@ impl Parent {
     }
 
     /// Waits for the end, passing signals on and keeping the time limit.
-    fn watch(self, time_limit: Option<Nanos>) -> Result<Ended, Failure> {
+    fn watch(mut self, time_limit: Option<Nanos>) -> Result<Ended, Failure> {
         let mut told = Told::NoJob;
+        let mut passed_on = Vec::new();
         let mut limit = Limit::None;
         let mut asked_to_end = false;
         let mut interrupted: Option<Instant> = None;
@@ -217,6 +237,11 @@ impl Parent {
                     if let (Told::Running, Some(length)) = (told, time_limit) {
                         limit = Limit::Term(Instant::now() + Duration::from_nanos(length.0));
                     }
+                }
+                Some(Event::Below(command)) => {
+                    // What was sent before went to the child, which passes nothing on.
+                    self.pidfd = command;
+                    passed_on.drain(..).for_each(|signal| self.signal(signal));
                 }
                 Some(Event::Signal(SIGINT)) => {
                     asked_to_end = true;
@@ -230,6 +255,7 @@ impl Parent {
                     asked_to_end |= number == SIGTERM || number == SIGHUP;
                     if let Some(signal) = Signal::from_named_raw(number) {
                         self.signal(signal);
+                        passed_on.push(signal);
                     }
                 }
                 Some(Event::Ended(status)) => return Ok(ended(told, status, limit, asked_to_end)),
@@ -320,13 +346,31 @@ fn hear_signals(mut signals: Signals, sender: &Sender<Event>) {
 }
 
 fn hear_child(mut child: Child, listener: &UnixListener, pidfd: &OwnedFd, sender: &Sender<Event>) {
-    let mut text = String::new();
-    if let Some(mut stream) = accept_child(listener, pidfd, child.id()) {
-        // It ends when the child does, or when the child becomes the command.
-        let _ = stream.read_to_string(&mut text);
+    let mut heard = reaper::Heard::default();
+    let mut below = false;
+    if let Some(stream) = accept_child(listener, pidfd, child.id()) {
+        // It ends when the child does, or when the child becomes the command, or when the command below the child has ended.
+        while heard.more(&stream) {
+            if let Some(command) = heard.command.take() {
+                below = true;
+                // Should the child be killed, what is below it comes here and not to the machine's first process.
+                let _ = adopt_orphans();
+                let _ = sender.send(Event::Below(command));
+                let _ = sender.send(Event::Told(Told::Running));
+            }
+        }
     }
-    let _ = sender.send(Event::Told(Told::read(&text)));
+    if let Some(status) = heard.ended() {
+        let _ = sender.send(Event::Ended(status));
+        return;
+    }
+    if !below {
+        let _ = sender.send(Event::Told(Told::read(&heard.text)));
+    }
     if let Ok(status) = child.wait() {
+        if below {
+            reaper::end_orphans();
+        }
         let _ = sender.send(Event::Ended(status));
     }
 }
@@ -368,25 +412,39 @@ fn report(socket: &Path, job: &JobName, stop: StopRequest) {
     }
 }
 
-/// The child's part: asks the agent, then becomes the command. It comes back only if that fails.
+/// The child's part: asks the agent, then becomes the command, or what stands above it. It comes back only if that fails, or at the end.
 #[must_use]
 pub fn become_command(arguments: ChildArguments) -> ExitCode {
-    let ChildArguments { agent, tell, request, command } = arguments;
+    let ChildArguments { agent, tell, request, ends_with_parent, command } = arguments;
+    if ends_with_parent && let Err(errno) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        return parent_is_gone(&errno.into());
+    }
     let address = SocketAddr::from_abstract_name(tell);
     let mut parent = match address.and_then(|address| UnixStream::connect_addr(&address)) {
         Ok(parent) => parent,
         Err(error) => return parent_is_gone(&error),
     };
-    if let Err(failure) = ask(&agent, &request) {
-        complain(&failure.to_string());
-        return failure.exit().into();
-    }
+    let target = match ask(&agent, &request) {
+        Ok(target) => target,
+        Err(failure) => {
+            complain(&failure.to_string());
+            return failure.exit().into();
+        }
+    };
     if let Err(error) = parent.write_all(b"started\n") {
         return parent_is_gone(&error);
     }
+    if matches!(target, Target::Processes(_)) {
+        return reaper::keep(parent, &command);
+    }
     let Some((program, rest)) = command.split_first() else { return Exit::Failed.into() };
     let error = Command::new(program).args(rest).exec();
-    complain(&format!("cannot run {}: {error}", program.to_string_lossy()));
+    not_run(&mut parent, program, &error)
+}
+
+/// As a shell would say it.
+fn not_run(parent: &mut UnixStream, program: &OsStr, error: &std::io::Error) -> ExitCode {
+    complain(&format!("cannot run {}: {error}", program.display()));
     let _ = parent.write_all(b"not run\n");
     ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE })
 }
@@ -396,9 +454,11 @@ fn parent_is_gone(error: &std::io::Error) -> ExitCode {
     Exit::Failed.into()
 }
 
-fn ask(agent: &Path, request: &str) -> Result<(), Failure> {
+/// Where the job's tasks are to be.
+fn ask(agent: &Path, request: &str) -> Result<Target, Failure> {
     let request = serde_json::from_str(request).map_err(Failure::other)?;
-    Client::new(agent)?.write("/v1/jobs", &request).map(|_| ())
+    let answer = Client::new(agent)?.write("/v1/jobs", &request)?;
+    serde_json::from_value(answer["target"].clone()).map_err(Failure::other)
 }
 
 #[cfg(test)]

@@ -101,8 +101,10 @@ pub fn play(part: &Part) -> ExitCode {
 /// Asks the kernel to end this process when the demo ends in whatever way (`PR_SET_PDEATHSIG`; it outlives exec).
 fn end_with(parent: i32, signal: Signal) -> std::io::Result<()> {
     set_parent_process_death_signal(Some(signal))?;
-    let lives = getppid().is_some_and(|pid| pid.as_raw_nonzero().get() == parent);
-    if lives { Ok(()) } else { Err(std::io::Error::other("the demo has ended")) }
+    // Where the job is a process tree, its reaper stands between, which ends with the parent as well.
+    let above = |pid: i32| procfs::process::Process::new(pid).and_then(|process| process.stat()).map(|stat| stat.ppid).ok();
+    let own = getppid().map(|pid| pid.as_raw_nonzero().get());
+    if own == Some(parent) || own.and_then(above) == Some(parent) { Ok(()) } else { Err(std::io::Error::other("the demo has ended")) }
 }
 
 fn become_agent(config: &Path) -> std::io::Result<()> {
@@ -123,7 +125,7 @@ fn run_job(socket: &Path, job: &JobName, account: &AccountId, cpu_percent: u32, 
     let parent = std::process::id().to_string();
     let (cpu, memory) = (cpu_percent.to_string(), memory_mib.to_string());
     let command = [THIS_PROGRAM, "demo-part", "job", "--parent", &parent, "--cpu-percent", &cpu, "--memory-mib", &memory];
-    run::run(socket, &request, &command.map(OsString::from))
+    run::run(socket, &request, &command.map(OsString::from), run::IfKilled::Ends)
 }
 
 /// Says on its output who it is and how much CPU time it used before it became itself ([`STARTED`]), waits for [`GO`], then burns.

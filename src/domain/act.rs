@@ -17,7 +17,7 @@ pub enum Target {
     OwnCgroups(Vec<CgroupDir>),
     /// A Slurm job: its directories come after the prolog and go before the epilog, so they are looked for at each tick.
     SlurmJob(SlurmJob),
-    /// A process and all its descendants: where no cgroup may be used. Children that fork twice and change session can be missed.
+    /// A process and all its descendants: where no cgroup may be used.
     Processes(ProcessRoot),
 }
 

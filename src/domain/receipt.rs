@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::act::Target;
 use super::agent::{Agent, Settings};
 use super::detail::Readings;
 use super::id::{AccountId, Attempt, BootId, Digest, GpuId, GpuModel, JobName, LineId, NodeId, Uid};
@@ -71,6 +72,27 @@ pub struct Receipt {
     pub reported: Option<Outcome>,
     /// Peak memory, I/O, tasks, pressure, kills for memory: as last read.
     pub readings: Option<Readings>,
+    /// What its usage was read from; none on a receipt of an agent that did not say so.
+    pub measure: Option<Measure>,
+}
+
+/// What a job's usage is read from: how exact it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// The counters of its cgroups: they miss nothing.
+    Cgroups,
+    /// `/proc`, process by process: CPU time in clock ticks and as a lower bound, memory with shared pages once for each process.
+    ProcessTree,
+}
+
+impl Measure {
+    fn of(target: &Target) -> Measure {
+        match target {
+            Target::Cgroups(_) | Target::OwnCgroups(_) | Target::SlurmJob(_) => Measure::Cgroups,
+            Target::Processes(_) => Measure::ProcessTree,
+        }
+    }
 }
 
 /// Final or not.
@@ -262,6 +284,7 @@ impl Receipt {
             basis: job.basis,
             reported: job.reported.map(|ending| ending.outcome),
             readings: job.detail.as_ref().map(|detailed| detailed.detail.shown()),
+            measure: Some(Measure::of(&job.target)),
         }
     }
 

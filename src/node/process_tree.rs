@@ -1,8 +1,9 @@
 //! A job as a process and its descendants, read through procfs: where no cgroup may be used.
 //!
-//! Who belongs to it: the root; every child of a member; if the root leads a session (`meterctl run` starts it so), every process of that session.
-//! Once seen, a process stays a member (pid and start time), even when it is reparented. A process that forks twice *and* changes session between two looks is
-//! missed; [`adopt_orphans`] in the process that starts the job closes that hole.
+//! Who belongs to it: the root; every child of a member; if the root leads a session, every process of that session. Once seen, a process
+//! stays a member (pid and start time), even when it is reparented. Who is orphaned before it was ever seen is found only if the root adopts
+//! its orphans ([`adopt_orphans`]): that of `meterctl run` does. Of a tree that somebody else named (`--pid`) a process that forks twice
+//! *and* changes session between two looks is missed.
 //!
 //! **CPU time** is the sum of utime, stime, cutime and cstime over all members, zombies included, plus what members took with them that
 //! nobody in the tree waited for. It never decreases. It is a lower bound, in clock ticks (10 ms): it lacks what a process used after the last

@@ -507,8 +507,11 @@ impl Loop {
 
     fn own(&self, request: &StartRequest, caller: &Caller) -> Result<(Target, Option<Target>), Refusal> {
         let known = self.turn.agent().job_named(request.job.as_str()).filter(|job| job.is_live());
-        if let Some(job) = known {
-            return Ok((job.target.clone(), None));
+        match known.map(|job| &job.target) {
+            // The caller is put into a cgroup; into another's process tree it cannot be put.
+            Some(Target::Processes(_)) => return self.tree_of(caller.pid).map(|target| (target, None)),
+            Some(target) => return Ok((target.clone(), None)),
+            None => {}
         }
         let made = self.edges.layout.as_deref().map(|layout| {
             let name: String =

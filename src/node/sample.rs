@@ -16,7 +16,7 @@ use crate::domain::ledger::{self, EntryKind, EntryStatus, LedgerEntry};
 use crate::domain::meter::{GpuSample, Host, Missing, Reading};
 use crate::domain::money::Credits;
 use crate::domain::rates::{Card, charge};
-use crate::domain::receipt::{Receipt, ReceiptGpu, ReceiptSegment, ReceiptState, VERSION};
+use crate::domain::receipt::{Measure, Receipt, ReceiptGpu, ReceiptSegment, ReceiptState, VERSION};
 use crate::domain::time::{Mono, Nanos, Wall};
 use crate::domain::usage::{HeldGpu, Meter, Usage};
 use crate::domain::view::{AccountState, AccountView, CardView, JobView, Timestamp, View};
@@ -226,6 +226,7 @@ pub(crate) fn receipt() -> Receipt {
         basis: None,
         reported: None,
         readings: Some(detail().shown()),
+        measure: Some(Measure::Cgroups),
     }
 }
 

@@ -323,7 +323,8 @@ impl Agent {
             opened: opened.at,
             phase: if awaited { Phase::Awaited } else { Phase::Running },
             frozen_by: None,
-            seen_populated: Seen::No,
+            // The process was there when it was named.
+            seen_populated: if matches!(opened.target, Target::Processes(_)) { Seen::Yes } else { Seen::No },
             emptied: None,
             reported: None,
             counted_to: opened.at.mono,
