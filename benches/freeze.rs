@@ -18,13 +18,14 @@ use meterd::domain::agent::start::Reply;
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{AccountId, JobName, PaymentId, Uid};
 use meterd::domain::job::{Ending, Step, StepEvent};
+use meterd::domain::ladder::{JobPolicy, Thresholds};
 use meterd::domain::meter::Reading;
 use meterd::domain::money::Credits;
 use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::Card;
 use meterd::domain::receipt::Receipt;
 use meterd::domain::request::{Place, StartRequest};
-use meterd::domain::time::{Mono, Nanos};
+use meterd::domain::time::Mono;
 use meterd::domain::wire::AccountPolicy;
 use meterd::node::config::Config;
 use meterd::node::daemon::Daemon;
@@ -90,7 +91,7 @@ struct Bench {
 impl Bench {
     fn account(&self) -> Result<AccountId, Failure> {
         let account: AccountId = format!("account-{}", self.numbers.fetch_add(1, Ordering::Relaxed)).parse()?;
-        let policy = AccountPolicy { warn_before: Nanos(0), ..AccountPolicy::default() };
+        let policy = AccountPolicy { warn_before: Thresholds::default(), ..AccountPolicy::default() };
         self.daemon.authority().create_account(account.clone(), policy)?;
         Ok(account)
     }
@@ -318,6 +319,7 @@ impl Job {
     /// Has the agent meter it.
     fn meter(&self, bench: &Bench) -> Result<(), Failure> {
         let request = StartRequest {
+            policy: JobPolicy::default(),
             job: self.name.clone(),
             account: self.account.clone(),
             owner: None,

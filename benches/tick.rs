@@ -125,6 +125,7 @@ fn start(daemon: &Daemon, nth: usize, paths: Vec<String>) -> Result<(), Failure>
         daemon.authority().top_up(account.clone(), Bucket::Paid, "1000000".parse()?, format!("p{nth}").parse()?)?;
     }
     let request = StartRequest {
+        policy: meterd::domain::ladder::JobPolicy::default(),
         job: format!("bench-{nth}").parse()?,
         account,
         owner: None,

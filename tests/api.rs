@@ -294,7 +294,7 @@ fn a_policy_change_leaves_the_other_parts_as_they_were() {
     let policy = &changed["authority"]["policy"];
     assert_eq!(
         (&policy["on_exhaustion"], &policy["grace_ns"], &policy["warn_before_ns"]),
-        (&json!("terminate"), &json!(7_000_000_000_u64), &json!(11_000_000_000_u64))
+        (&json!("terminate"), &json!(7_000_000_000_u64), &json!([11_000_000_000_u64]))
     );
     let wrong = served.unix("POST", "/v1/accounts/new/policy", r#"{"warn": 11, "grace_s": -1}"#);
     assert_eq!((wrong.status, wrong.json()["errors"].as_array().unwrap().len()), (422, 2), "{}", wrong.body);

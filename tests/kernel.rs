@@ -140,7 +140,7 @@ fn hands(layout: Option<Arc<Layout>>, trees: ProcessTrees) -> (Hands, Receiver<A
 }
 
 fn act(hands: &(Hands, Receiver<Acted>), target: &Target, act: Act) -> Acted {
-    hands.0.submit(Order { attempt: JOB, target: target.clone(), act }).unwrap();
+    hands.0.submit(Order { attempt: JOB, target: target.clone(), act, signal: None }).unwrap();
     let acted = hands.1.recv_timeout(LONG).unwrap();
     println!("{act}: {:?} in {} ns: {}", acted.outcome, acted.done_at.since(acted.asked_at).0, acted.syscall);
     acted

@@ -25,6 +25,7 @@ use meterd::domain::agent::{Agent as State, Settings};
 use meterd::domain::enforcement::Enforcement;
 use meterd::domain::fact::{Fact, Opened};
 use meterd::domain::id::{Attempt, BootId, Digest, GpuModel, Uid};
+use meterd::domain::ladder::{JobPolicy, Ladder};
 use meterd::domain::meter::Host;
 use meterd::domain::money::Credits;
 use meterd::domain::rates::Card;
@@ -105,6 +106,7 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
             card: cards[0].digest,
             charge: Credits::ZERO,
             drawn: Credits::ZERO,
+            policy: JobPolicy::default(),
             oom_kills: None,
         }
         .into(),
@@ -124,7 +126,8 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
     job.drawn = job.charge.minus(job.unfunded);
     let host = Host { cpu_count: 1, memory_bytes: 1 };
     let interval = Nanos::from_secs(1);
-    let settings = Settings { node: "node".parse().unwrap(), boot, enforcement: Enforcement::Observe, interval, host };
+    let settings =
+        Settings { node: "node".parse().unwrap(), boot, enforcement: Enforcement::Observe, interval, host, ladder: Ladder::default() };
     Ok(Receipt::of(&job, &state, &settings))
 }
 

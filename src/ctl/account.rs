@@ -12,7 +12,9 @@ use super::quantity::{length, show_length};
 use super::table::{Align, pairs, table};
 use super::{Format, print, print_as, show};
 use crate::domain::bucket::Bucket;
+use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
+use crate::domain::ladder::{Then, Victims};
 use crate::domain::ledger::{self, EntryKind, EntryStatus, LedgerEntry};
 use crate::domain::money::Credits;
 use crate::domain::receipt::rfc3339;
@@ -50,15 +52,64 @@ pub(super) struct PolicyArguments {
     /// Between SIGTERM and SIGKILL.
     #[arg(long, value_parser = length, value_name = "LENGTH")]
     grace: Option<Nanos>,
-    /// How long before the expected end the warning comes.
-    #[arg(long, value_parser = length, value_name = "LENGTH")]
-    warn_before: Option<Nanos>,
+    /// How long before the expected end warnings come: up to four lengths, with commas between.
+    #[arg(long, value_parser = length, value_delimiter = ',', value_name = "LENGTH,…")]
+    warn_before: Option<Vec<Nanos>>,
     /// Starts are refused below this much credit.
     #[arg(long, value_name = "CREDITS")]
     start_threshold: Option<Credits>,
     /// Are starts refused whose time limit would use more than there is?
     #[arg(long, value_enum)]
     start_predicted: Option<Predicted>,
+    /// How far the agent goes against its jobs, where the node goes further.
+    #[arg(long, value_enum)]
+    enforcement: Option<Most>,
+    /// How long its jobs stand still at most; 0s: for as long as it takes.
+    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    freeze_ttl: Option<Nanos>,
+    /// What comes after that.
+    #[arg(long, value_enum)]
+    then: Option<Last>,
+    /// Which jobs stop first while credit runs short.
+    #[arg(long, value_enum)]
+    victims: Option<First>,
+    /// From when on.
+    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    victims_before: Option<Nanos>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Most {
+    /// Record what would have been done.
+    Observe,
+    /// Warn as well.
+    Notify,
+    /// Freeze, terminate and kill as well.
+    Enforce,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Last {
+    /// SIGTERM, and SIGKILL after the grace.
+    Terminate,
+    /// SIGKILL.
+    Kill,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+#[expect(clippy::enum_variant_names, reason = "the words of the configuration")]
+enum First {
+    /// All at zero.
+    Together,
+    /// The last one started.
+    NewestFirst,
+    /// The first one started.
+    OldestFirst,
+    /// The one that costs the most.
+    DearestFirst,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -149,6 +200,11 @@ struct Ledger {
     entries: Vec<LedgerEntry>,
 }
 
+/// The word that stands for it on the command line and in a body alike.
+fn word<T: ValueEnum>(value: &T) -> Value {
+    value.to_possible_value().map_or(Value::Null, |value| json!(value.get_name()))
+}
+
 impl PolicyArguments {
     /// What is given, as the parts of a body.
     fn parts(&self) -> Map<String, Value> {
@@ -166,7 +222,12 @@ impl PolicyArguments {
         let parts = [
             ("on_exhaustion", on_exhaustion.map(|on| json!(on))),
             ("grace_s", self.grace.map(seconds)),
-            ("warn_before_s", self.warn_before.map(seconds)),
+            ("warn_before_s", self.warn_before.as_ref().map(|lengths| lengths.iter().copied().map(seconds).collect())),
+            ("enforcement", self.enforcement.as_ref().map(word)),
+            ("freeze_ttl_s", self.freeze_ttl.map(seconds)),
+            ("then", self.then.as_ref().map(word)),
+            ("victims", self.victims.as_ref().map(word)),
+            ("victims_before_s", self.victims_before.map(seconds)),
             ("start_threshold", self.start_threshold.map(|amount| json!(amount))),
             ("start_predicted", predicted.map(|predicted| json!(predicted))),
         ];
@@ -309,7 +370,20 @@ fn policy_text(policy: &AccountPolicy) -> String {
         StartPredicted::Check => "; starts are measured against their time limit",
         StartPredicted::Ignore => "",
     };
-    format!("{at_zero}; warning {} before{threshold}{predicted}", show_length(policy.warn_before))
+    let before: Vec<String> = policy.warn_before.iter().map(show_length).collect();
+    let warning = if before.is_empty() { "no warning".to_owned() } else { format!("warning {} before", before.join(" and ")) };
+    let ttl = policy.freeze_ttl.map_or(String::new(), |ttl| {
+        let then = if policy.then == Then::Kill { "killed" } else { "terminated" };
+        format!("; frozen ones are {then} after {}", show_length(ttl))
+    });
+    let victims = match policy.victims {
+        Victims::Together => String::new(),
+        Victims::NewestFirst => format!("; the newest stops first, {} before", show_length(policy.victims_before)),
+        Victims::OldestFirst => format!("; the oldest stops first, {} before", show_length(policy.victims_before)),
+        Victims::DearestFirst => format!("; the dearest stops first, {} before", show_length(policy.victims_before)),
+    };
+    let most = if policy.enforcement == Enforcement::Enforce { String::new() } else { format!("; no further than {}", policy.enforcement) };
+    format!("{at_zero}{ttl}{victims}; {warning}{threshold}{predicted}{most}")
 }
 
 fn ledger_text(ledger: &Ledger) -> String {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::ValueEnum;
+use serde_json::json;
 
 use super::client::{Client, Failure};
 use super::exit::Exit;
@@ -13,12 +14,12 @@ use crate::domain::request::SetEnforcement;
 /// The new mode.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// From now on, until it is set again.
-    mode: Mode,
+    /// From now on, until it is set again; or confirm.
+    mode: Word,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Mode {
+enum Word {
     /// The kill switch: the same as observe. What the agent froze goes on.
     Off,
     /// Meter, rate, and record what would have been done.
@@ -27,20 +28,21 @@ enum Mode {
     Notify,
     /// Freeze, terminate and kill as well.
     Enforce,
-}
-
-impl From<Mode> for Enforcement {
-    fn from(mode: Mode) -> Enforcement {
-        match mode {
-            Mode::Off | Mode::Observe => Enforcement::Observe,
-            Mode::Notify => Enforcement::Notify,
-            Mode::Enforce => Enforcement::Enforce,
-        }
-    }
+    /// Leave the mode, and let the accounts be stopped that are held back (`blast_radius` in meterd.toml).
+    Confirm,
 }
 
 pub(super) fn main(socket: &Path, arguments: &Arguments) -> Result<Exit, Failure> {
-    set(&Client::new(socket)?, arguments.mode.into())?;
+    let client = Client::new(socket)?;
+    match arguments.mode {
+        Word::Off | Word::Observe => set(&client, Enforcement::Observe)?,
+        Word::Notify => set(&client, Enforcement::Notify)?,
+        Word::Enforce => set(&client, Enforcement::Enforce)?,
+        Word::Confirm => {
+            client.write("/v1/enforcement/confirm", &json!({}))?;
+            print("the accounts that were held back may be stopped\n");
+        }
+    }
     Ok(Exit::Done)
 }
 

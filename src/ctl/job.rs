@@ -15,9 +15,11 @@ use super::quantity;
 use super::{complain, print};
 use crate::domain::act::SlurmJob;
 use crate::domain::id::{AccountId, GpuId, JobName, Uid};
+use crate::domain::ladder::{JobPolicy, WarnSignal};
 use crate::domain::outcome::Outcome;
 use crate::domain::request::{GpuWanted, Place, StartRequest, StopRequest};
 use crate::domain::time::Nanos;
+use crate::domain::wire::OnExhaustion;
 use crate::node::clock;
 use crate::node::spool::{Call, Spool};
 
@@ -60,6 +62,37 @@ pub(super) struct Resources {
     /// How much memory it may use: 4GiB, 512MiB; for the price expected at its start.
     #[arg(long, value_parser = quantity::bytes, value_name = "SIZE")]
     pub(super) memory: Option<u64>,
+    /// What happens to it without credit, where that is stricter than its account's policy.
+    #[arg(long, value_enum)]
+    on_exhaustion: Option<Stop>,
+    /// The signal that warns it when credit is short.
+    #[arg(long, value_parser = warn_signal, value_name = "SIGNAL")]
+    warn_signal: Option<WarnSignal>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Stop {
+    /// Frozen; then SIGTERM, and SIGKILL after the account's grace.
+    Terminate,
+    /// Frozen; then killed.
+    Kill,
+}
+
+impl Resources {
+    pub(super) fn policy(&self) -> JobPolicy {
+        let on_exhaustion = self.on_exhaustion.map(|stop| match stop {
+            Stop::Terminate => OnExhaustion::Terminate,
+            Stop::Kill => OnExhaustion::Kill,
+        });
+        JobPolicy { on_exhaustion, warn_signal: self.warn_signal }
+    }
+}
+
+fn warn_signal(text: &str) -> Result<WarnSignal, String> {
+    let plain = text.strip_prefix("SIG").unwrap_or(text);
+    let found = WarnSignal::ALL.into_iter().find(|(name, _)| *name == plain);
+    found.map(|(_, signal)| signal).ok_or_else(|| format!("one of {}", WarnSignal::ALL.map(|(name, _)| name).join(", ")))
 }
 
 /// What to start.
@@ -155,6 +188,7 @@ impl StartArguments {
             time_limit: self.resources.time_limit,
             cpus: self.resources.cpus,
             memory_bytes: self.resources.memory,
+            policy: self.resources.policy(),
         }
     }
 }

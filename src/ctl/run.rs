@@ -105,6 +105,7 @@ pub(super) fn main(socket: &Path, arguments: &Arguments) -> ExitCode {
         time_limit: resources.time_limit,
         cpus: resources.cpus,
         memory_bytes: resources.memory,
+        policy: resources.policy(),
     };
     run(socket, &request, &arguments.command, IfKilled::GoesOn)
 }

@@ -106,6 +106,7 @@ fn acted_text(when: &str, acted: &Acted) -> String {
         Act::Terminate => "asked to end (SIGTERM)",
         Act::Kill => "killed",
         Act::Remove => "its cgroup removed",
+        Act::Warn => "warned",
     };
     let outcome = match &acted.outcome {
         ActOutcome::Confirmed => format!("the kernel confirmed it {} later", millis(took)),

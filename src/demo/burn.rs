@@ -14,6 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::ctl::run;
 use crate::domain::id::{AccountId, JobName};
+use crate::domain::ladder::JobPolicy;
 use crate::domain::request::{Place, StartRequest};
 
 /// This program, whatever has become of its file meanwhile.
@@ -113,6 +114,7 @@ fn become_agent(config: &Path) -> std::io::Result<()> {
 
 fn run_job(socket: &Path, job: &JobName, account: &AccountId, cpu_percent: u32, memory_mib: usize) -> ExitCode {
     let request = StartRequest {
+        policy: JobPolicy::default(),
         job: job.clone(),
         account: account.clone(),
         owner: None,

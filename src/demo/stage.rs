@@ -198,7 +198,7 @@ impl Stage {
         let folder = self.folder.display();
         let config = format!(
             "state_dir = \"{folder}/state\"\nruntime_dir = \"{folder}/run\"\nrate_card = \"{folder}/ratecard.toml\"\n\
-             enforcement = \"enforce\"\n\n[cgroup]\nparent = \"{name}\"\n\n[status]\nlisten = \"off\"\n\n[gpu]\nnvml = \"off\"\n"
+             enforcement = \"enforce\"\n\n[cgroup]\nparent = \"{name}\"\n\n[status]\nlisten = \"off\"\n\n[warn]\nterminals = \"off\"\n\n[gpu]\nnvml = \"off\"\n"
         );
         std::fs::write(self.config_path(), config)?;
         std::fs::write(self.card_path(), CARD)?;

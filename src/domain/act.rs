@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::id::Attempt;
+use super::ladder::WarnSignal;
 use super::time::Mono;
 
 /// Where a job's tasks are. Durable: after a restart the same place is looked for, and it must still be the same one.
@@ -82,6 +83,8 @@ pub enum Act {
     Kill,
     /// Remove the cgroup that the agent made, once it is empty.
     Remove,
+    /// Say that credit is short: to its tasks by a signal, if one is asked for, and to people.
+    Warn,
 }
 
 impl Act {
@@ -94,6 +97,7 @@ impl Act {
             Act::Terminate => "terminate",
             Act::Kill => "kill",
             Act::Remove => "remove",
+            Act::Warn => "warn",
         }
     }
 }
@@ -113,6 +117,8 @@ pub struct Order {
     pub target: Target,
     /// What.
     pub act: Act,
+    /// The signal of a warning, if one is to be sent.
+    pub signal: Option<WarnSignal>,
 }
 
 /// What came of an order.

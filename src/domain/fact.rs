@@ -11,6 +11,7 @@ use super::detail::Detailed;
 use super::enforcement::Enforcement;
 use super::id::{AccountId, Attempt, BootId, Digest, Epoch, JobName, Uid};
 use super::job::{Ending, Evidence, FrozenBy, Gap, LevelMark, Phase, StepEvent};
+use super::ladder::{JobPolicy, Rung, Victim, Warned};
 use super::meter::Populated;
 use super::money::Credits;
 use super::outcome::Basis;
@@ -104,13 +105,15 @@ pub enum Fact {
         account: AccountId,
         /// Since when.
         since: Option<Mono>,
+        /// When that was seen.
+        at: Mono,
     },
-    /// The account was warned, at this instant; `None` once it is funded again.
+    /// The account was warned; `None` once it has more again.
     WarnedSet {
         /// Whose.
         account: AccountId,
-        /// When.
-        at: Option<Mono>,
+        /// When, and at which threshold.
+        warned: Option<Warned>,
     },
     /// A question to the authority; sent once this is durable.
     Asked {
@@ -193,6 +196,29 @@ pub enum Fact {
         /// When, for people.
         wall: Wall,
     },
+    /// The account's jobs may be frozen, or ended, from now on until it is funded again: one of so many in a window of time.
+    RungAllowed {
+        /// Whose.
+        account: AccountId,
+        /// What.
+        rung: Rung,
+        /// When.
+        at: Mono,
+    },
+    /// An operator looked at who is held back, and lets the next ones be stopped.
+    RungsConfirmed {
+        /// Who.
+        by: Uid,
+    },
+    /// A job stands still so that others of its account can go on; `None` when it need not any more.
+    VictimSet {
+        /// Which job.
+        attempt: Attempt,
+        /// Since when.
+        victim: Option<Victim>,
+        /// When that was decided.
+        at: Mono,
+    },
 }
 
 /// A job's beginning.
@@ -230,6 +256,8 @@ pub struct Opened {
     pub drawn: Credits,
     /// Kills for memory in its cgroups before it began; none if that could not be read.
     pub oom_kills: Option<u64>,
+    /// What its starter wants done with it.
+    pub policy: JobPolicy,
 }
 
 /// One job's usage in its open segment, and its charges, as totals.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::act::{Acted, Target};
 use super::detail::Detailed;
 use super::id::{AccountId, Attempt, BootId, Digest, JobName, Uid};
+use super::ladder::{JobPolicy, Victim};
 use super::meter::Missing;
 use super::money::Credits;
 use super::outcome::{Basis, Outcome};
@@ -104,6 +105,14 @@ pub struct Job {
     pub inside: Option<Attempt>,
     /// What jobs inside this one have used that its own counter has not been relieved of yet, in nanoseconds of CPU time.
     pub inner_ns: u64,
+    /// What its starter wants done with it.
+    pub policy: JobPolicy,
+    /// When it was last warned.
+    pub warned_at: Option<Mono>,
+    /// It stands still for others' sake.
+    pub victim: Option<Victim>,
+    /// What would have been done last, if that had been enforced.
+    pub would: Option<super::act::Act>,
 }
 
 /// A level at its last reading, and for how long the job had run by then: the next reading gives the area between.

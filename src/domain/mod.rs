@@ -14,6 +14,7 @@ pub mod form;
 pub mod grant;
 pub mod id;
 pub mod job;
+pub mod ladder;
 pub mod ledger;
 pub mod meter;
 pub mod money;

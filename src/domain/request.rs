@@ -8,6 +8,7 @@ use super::bucket::Bucket;
 use super::enforcement::Enforcement;
 use super::form::{Fault, Field, Mistake, Presence, Table, quoted, read_json};
 use super::id::{AccountId, GpuId, JobName, PaymentId, Uid};
+use super::ladder::{JobPolicy, THRESHOLDS_MAX, Then, Thresholds, Victims, WarnSignal};
 use super::money::{Credits, NANO};
 use super::outcome::Outcome;
 use super::time::Nanos;
@@ -76,6 +77,8 @@ pub struct StartRequest {
     pub cpus: Option<u32>,
     /// How much memory it may use.
     pub memory_bytes: Option<u64>,
+    /// What is to be done with it without credit (`on_exhaustion`: `terminate` or `kill`), and by which signal it is warned (`warn_signal`).
+    pub policy: JobPolicy,
 }
 
 /// A job has ended, or is to end.
@@ -129,6 +132,9 @@ impl StartRequest {
             let time_limit = table.field("time_limit_s").seconds(1..=TIME_LIMIT_S_MAX).optional();
             let cpus = table.field("cpus").integer(1..=CPUS_MAX).optional();
             let memory_bytes = table.field("memory_bytes").integer(1..=MEMORY_BYTES_MAX).optional();
+            let stop = [("terminate", OnExhaustion::Terminate), ("kill", OnExhaustion::Kill)];
+            let on_exhaustion = table.field("on_exhaustion").word(&stop).optional();
+            let warn_signal = table.field("warn_signal").word(&WarnSignal::ALL).optional();
             Some(StartRequest {
                 job: job?,
                 account: account?,
@@ -138,6 +144,7 @@ impl StartRequest {
                 time_limit: time_limit?,
                 cpus: cpus?,
                 memory_bytes: memory_bytes?,
+                policy: JobPolicy { on_exhaustion: on_exhaustion?, warn_signal: warn_signal? },
             })
         })
     }
@@ -159,6 +166,8 @@ impl StartRequest {
         put(&mut body, "time_limit_s", self.time_limit.map(whole_seconds));
         put(&mut body, "cpus", self.cpus);
         put(&mut body, "memory_bytes", self.memory_bytes);
+        put(&mut body, "on_exhaustion", self.policy.on_exhaustion);
+        put(&mut body, "warn_signal", self.policy.warn_signal);
         body
     }
 }
@@ -289,9 +298,14 @@ impl CreateAccount {
             "account": self.account,
             "on_exhaustion": self.policy.on_exhaustion,
             "grace_s": whole_seconds(self.policy.grace),
-            "warn_before_s": whole_seconds(self.policy.warn_before),
+            "warn_before_s": self.policy.warn_before.iter().map(whole_seconds).collect::<Vec<u64>>(),
             "start_threshold": self.policy.start_threshold,
             "start_predicted": self.policy.start_predicted,
+            "enforcement": self.policy.enforcement,
+            "freeze_ttl_s": self.policy.freeze_ttl.map_or(0, whole_seconds),
+            "then": self.policy.then,
+            "victims": self.policy.victims,
+            "victims_before_s": whole_seconds(self.policy.victims_before),
         })
     }
 }
@@ -304,19 +318,47 @@ pub(crate) fn read_policy(table: &Table<'_>, defaults: &AccountPolicy) -> Option
         ("kill", OnExhaustion::Kill),
         ("allow_negative", OnExhaustion::AllowNegative),
     ];
+    const VICTIMS: [(&str, Victims); 4] = [
+        ("together", Victims::Together),
+        ("newest_first", Victims::NewestFirst),
+        ("oldest_first", Victims::OldestFirst),
+        ("dearest_first", Victims::DearestFirst),
+    ];
     const START_PREDICTED: [(&str, StartPredicted); 2] = [("check", StartPredicted::Check), ("ignore", StartPredicted::Ignore)];
     let on_exhaustion = table.field("on_exhaustion").word(&ON_EXHAUSTION).or(defaults.on_exhaustion);
     let grace = table.field("grace_s").seconds(0..=DAY_S).or(defaults.grace);
-    let warn_before = table.field("warn_before_s").seconds(0..=7 * DAY_S).or(defaults.warn_before);
+    let warn_before = read_thresholds(table.field("warn_before_s"), defaults.warn_before);
     let start_threshold = table.field("start_threshold").amount(TOP_UP_MAX).or(defaults.start_threshold);
     let start_predicted = table.field("start_predicted").word(&START_PREDICTED).or(defaults.start_predicted);
+    let modes = Enforcement::ALL.map(|mode| (mode.name(), mode));
+    let enforcement = table.field("enforcement").word(&modes).or(defaults.enforcement);
+    let no_end = |ttl: Nanos| Ok(Some(ttl).filter(|ttl| *ttl != Nanos(0)));
+    let freeze_ttl = table.field("freeze_ttl_s").seconds(0..=365 * DAY_S).check(no_end).or(defaults.freeze_ttl);
+    let then = table.field("then").word(&[("terminate", Then::Terminate), ("kill", Then::Kill)]).or(defaults.then);
+    let victims = table.field("victims").word(&VICTIMS).or(defaults.victims);
+    let victims_before = table.field("victims_before_s").seconds(1..=7 * DAY_S).or(defaults.victims_before);
     Some(AccountPolicy {
+        enforcement: enforcement?,
+        freeze_ttl: freeze_ttl?,
+        then: then?,
+        victims: victims?,
+        victims_before: victims_before?,
         on_exhaustion: on_exhaustion?,
         grace: grace?,
         warn_before: warn_before?,
         start_threshold: start_threshold?,
         start_predicted: start_predicted?,
     })
+}
+
+/// One length in seconds, or a list of them.
+fn read_thresholds(field: Field<'_>, defaults: Thresholds) -> Option<Thresholds> {
+    let range = 0..=7 * DAY_S;
+    if field.is_integer() {
+        return field.seconds(range).check(|threshold| Ok(Thresholds::one(threshold))).or(defaults);
+    }
+    let list = field.list(THRESHOLDS_MAX, |threshold| threshold.seconds(range.clone()).required());
+    list.check(|list| Thresholds::try_from(list).map_err(|error| Fault::new("too_many", error.to_string()))).or(defaults)
 }
 
 impl TopUp {

@@ -81,6 +81,13 @@ pub enum Event {
         /// By whom.
         by: Uid,
     },
+    /// An operator lets the next accounts be stopped.
+    ConfirmAsked {
+        /// Whom to answer.
+        caller: u64,
+        /// Who.
+        by: Uid,
+    },
     /// Everything up to here is on disk.
     Durable(Seq),
     /// The disk takes nothing now, or again.
@@ -266,6 +273,10 @@ impl Turn {
                 self.catch_up(sample.as_mut_slice());
                 self.draft(now, |draft, replies| replies.push((caller, draft.stop(&name, ending, sample.as_ref()))))
             }
+            Event::ConfirmAsked { caller, by } => self.draft(now, |draft, replies| {
+                draft.confirm(by);
+                replies.push((caller, Reply::Done));
+            }),
             Event::EnforcementAsked { caller, mode, by } => self.draft(now, |draft, replies| {
                 draft.enforcement(mode, by);
                 replies.push((caller, Reply::Done));

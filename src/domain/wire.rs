@@ -7,7 +7,9 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::enforcement::Enforcement;
 use super::id::{AccountId, BootId, Digest, Epoch, NodeId};
+use super::ladder::{Then, Thresholds, Victims};
 use super::money::Credits;
 use super::time::Nanos;
 
@@ -148,13 +150,25 @@ pub struct AccountPolicy {
     /// Between SIGTERM and the kill.
     #[serde(rename = "grace_ns")]
     pub grace: Nanos,
-    /// How long before the expected end the warning comes.
+    /// How long before the expected end the warnings come.
     #[serde(rename = "warn_before_ns")]
-    pub warn_before: Nanos,
+    pub warn_before: Thresholds,
     /// A start is refused below this much free credit.
     pub start_threshold: Credits,
     /// Is a start refused if its time limit would use more than there is?
     pub start_predicted: StartPredicted,
+    /// How far the agent goes against its jobs, where the node goes further.
+    pub enforcement: Enforcement,
+    /// How long its jobs stand still at most, if they do not for ever …
+    #[serde(rename = "freeze_ttl_ns")]
+    pub freeze_ttl: Option<Nanos>,
+    /// … and what comes then.
+    pub then: Then,
+    /// Which jobs stop first …
+    pub victims: Victims,
+    /// … as soon as the credit lasts no longer than this.
+    #[serde(rename = "victims_before_ns")]
+    pub victims_before: Nanos,
 }
 
 impl Default for AccountPolicy {
@@ -162,9 +176,14 @@ impl Default for AccountPolicy {
         AccountPolicy {
             on_exhaustion: OnExhaustion::Freeze,
             grace: Nanos::from_secs(30),
-            warn_before: Nanos::from_secs(60),
+            warn_before: Thresholds::one(Nanos::from_secs(60)),
             start_threshold: Credits::ZERO,
             start_predicted: StartPredicted::Ignore,
+            enforcement: Enforcement::Enforce,
+            freeze_ttl: None,
+            then: Then::Terminate,
+            victims: Victims::Together,
+            victims_before: Nanos::from_secs(300),
         }
     }
 }

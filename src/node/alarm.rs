@@ -26,6 +26,8 @@ pub enum Alarm {
     FewDescriptors,
     /// Tasks run in a cgroup of a job that nobody told the agent of.
     Unmetered,
+    /// More accounts are to be stopped than a window of time allows.
+    HeldBack,
     /// The last process ended since its journal or authority failed.
     JournalFailed,
     /// The last process ended without having been asked to.
@@ -53,12 +55,13 @@ enum Kind {
 
 impl Alarm {
     /// Every one.
-    pub const ALL: [Alarm; 13] = [
+    pub const ALL: [Alarm; 14] = [
         Alarm::JournalFull,
         Alarm::JournalReadOnly,
         Alarm::AuthorityFull,
         Alarm::FewDescriptors,
         Alarm::Unmetered,
+        Alarm::HeldBack,
         Alarm::JournalFailed,
         Alarm::Crashed,
         Alarm::CrashLoop,
@@ -78,6 +81,7 @@ impl Alarm {
             Alarm::AuthorityFull => "authority_full",
             Alarm::FewDescriptors => "few_descriptors",
             Alarm::Unmetered => "unmetered",
+            Alarm::HeldBack => "held_back",
             Alarm::JournalFailed => "journal_failed",
             Alarm::Crashed => "crashed",
             Alarm::CrashLoop => "crash_loop",
@@ -99,6 +103,9 @@ impl Alarm {
             }
             Alarm::FewDescriptors => "raise LimitNOFILE= of the unit, or end what holds descriptors; jobs that are metered are metered on",
             Alarm::Unmetered => "meterctl status names the places; start those jobs, or end them",
+            Alarm::HeldBack => {
+                "find out why so many accounts are empty at once; if it is right: meterctl enforcement confirm; if not: meterctl enforcement off"
+            }
             Alarm::JournalFailed => "look at the disk (dmesg, smartctl), then meterctl journal verify",
             Alarm::Crashed => "journalctl -u meterd tells the signal; oom-kill there means MemoryMax= is too small",
             Alarm::CrashLoop => {
@@ -115,7 +122,12 @@ impl Alarm {
 
     const fn kind(self) -> Kind {
         match self {
-            Alarm::JournalFull | Alarm::JournalReadOnly | Alarm::AuthorityFull | Alarm::FewDescriptors | Alarm::Unmetered => Kind::Holds,
+            Alarm::JournalFull
+            | Alarm::JournalReadOnly
+            | Alarm::AuthorityFull
+            | Alarm::FewDescriptors
+            | Alarm::Unmetered
+            | Alarm::HeldBack => Kind::Holds,
             _ => Kind::Happened,
         }
     }

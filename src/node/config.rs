@@ -5,10 +5,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::notice::Terminals;
 use crate::domain::budget::Budget;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::form::{Fault, Field, Mistake, Table, quoted, read_toml};
 use crate::domain::id::{AccountId, NodeId, Uid};
+use crate::domain::ladder::{Blast, Exempt, Ladder, WarnSignal};
 use crate::domain::request::read_policy;
 use crate::domain::time::Nanos;
 use crate::domain::wire::AccountPolicy;
@@ -22,6 +24,9 @@ const NAME_BYTES_MAX: usize = 255;
 const USERS_MAX: usize = 10_000;
 const ACCOUNTS_MAX: usize = 256;
 const HOOK_UIDS_MAX: usize = 64;
+const EXEMPT_MAX: usize = 4_096;
+const WORDS_MAX: usize = 64;
+const WORD_BYTES_MAX: usize = 4_096;
 
 /// The agent's configuration, checked. The defaults are in [`Config::default_text`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +57,10 @@ pub struct Config {
     pub journal: JournalConfig,
     /// `[budget]`: what the agent itself may cost.
     pub budget: Budget,
+    /// `[exempt]`, `[blast_radius]` and the signal of `[warn]`.
+    pub ladder: Ladder,
+    /// `[warn]`: how people are told.
+    pub warn: WarnConfig,
     /// `[policy]`: what holds for an account whose creator says nothing else.
     pub policy: AccountPolicy,
 }
@@ -154,6 +163,17 @@ pub struct JournalConfig {
     pub keep_mib: u32,
 }
 
+/// How people are told that a job's credit is short, and that it was stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarnConfig {
+    /// On their terminals.
+    pub terminals: Terminals,
+    /// By the site's own command: the program and its arguments; none if empty.
+    pub command: Vec<String>,
+    /// As whom that runs.
+    pub user: String,
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigFailure {
@@ -226,6 +246,8 @@ impl Default for Config {
             log: LogConfig { level: LogLevel::Info, format: LogFormat::Auto },
             journal: JournalConfig { keep_days: 7, keep_mib: 2_048 },
             budget: Budget { cpu_percent: 5, memory_bytes: 256 << 20 },
+            ladder: Ladder::default(),
+            warn: WarnConfig { terminals: Terminals::Owner, command: Vec::new(), user: "nobody".to_owned() },
             policy: AccountPolicy::default(),
         }
     }
@@ -268,8 +290,14 @@ impl Config {
             let log = table.field("log").table_or_defaults(|table| read_log(table, defaults.log));
             let journal = table.field("journal").table_or_defaults(|table| read_journal(table, defaults.journal));
             let budget = table.field("budget").table_or_defaults(|table| read_budget(table, defaults.budget));
+            let exempt = table.field("exempt").table_or_defaults(|table| read_exempt(table, defaults.ladder.exempt));
+            let blast = table.field("blast_radius").table_or_defaults(|table| read_blast(table, defaults.ladder.blast));
+            let warn = table.field("warn").table_or_defaults(|table| read_warn(table, defaults.warn, defaults.ladder.warn_signal));
             let policy = table.field("policy").table_or_defaults(|table| read_policy(table, &defaults.policy));
+            let (warn, warn_signal) = warn?;
             Some(Config {
+                ladder: Ladder { exempt: exempt?, blast: blast?, warn_signal },
+                warn,
                 node: node?,
                 state_dir: state_dir?,
                 runtime_dir: runtime_dir?,
@@ -393,6 +421,42 @@ fn read_budget(table: &Table<'_>, defaults: Budget) -> Option<Budget> {
     let cpu_percent = table.field("cpu_percent").integer(1..=1_000).or(defaults.cpu_percent);
     let memory_mib = table.field("memory_mib").integer(1_u64..=1 << 20).or(defaults.memory_bytes >> 20);
     Some(Budget { cpu_percent: cpu_percent?, memory_bytes: memory_mib? << 20 })
+}
+
+fn read_exempt(table: &Table<'_>, defaults: Exempt) -> Option<Exempt> {
+    let accounts = table.field("accounts").set(EXEMPT_MAX, |account| account.name().required());
+    let uid = |field: Field<'_>| field.integer(0..=u32::MAX - 1).check(|uid| Ok(Uid(uid))).required();
+    let uids = table.field("uids").set(EXEMPT_MAX, uid);
+    let accounts = accounts.check(|accounts| Ok(accounts.into_iter().collect())).or(defaults.accounts);
+    let uids = uids.check(|uids| Ok(uids.into_iter().collect())).or(defaults.uids);
+    Some(Exempt { accounts: accounts?, uids: uids? })
+}
+
+fn read_blast(table: &Table<'_>, defaults: Blast) -> Option<Blast> {
+    let no_limit = |count: u32| Ok(Some(count).filter(|count| *count != 0));
+    let freeze_accounts = table.field("freeze_accounts").integer(0..=100_000).check(no_limit).or(defaults.freeze_accounts);
+    let end_accounts = table.field("end_accounts").integer(0..=100_000).check(no_limit).or(defaults.end_accounts);
+    let window = table.field("window_s").seconds(1..=86_400).or(defaults.window);
+    Some(Blast { freeze_accounts: freeze_accounts?, end_accounts: end_accounts?, window: window? })
+}
+
+fn read_warn(table: &Table<'_>, defaults: WarnConfig, signal: Option<WarnSignal>) -> Option<(WarnConfig, Option<WarnSignal>)> {
+    let mut signals = vec![("none", None)];
+    signals.extend(WarnSignal::ALL.map(|(name, signal)| (name, Some(signal))));
+    let signal = table.field("signal").word(&signals).or(signal);
+    let terminals = table.field("terminals").word(&[("owner", Terminals::Owner), ("off", Terminals::Off)]).or(defaults.terminals);
+    let command = table.field("command").list(WORDS_MAX, |word| word.text(WORD_BYTES_MAX).required()).check(|words| {
+        let absolute = words.first().is_none_or(|program| program.starts_with('/'));
+        let fault =
+            || Fault::new("not_absolute", "the program is named by a relative path").hint("[\"/usr/local/sbin/tell-owner\", \"--mail\"]");
+        if absolute { Ok(words) } else { Err(fault()) }
+    });
+    let user = table.field("user").text(NAME_BYTES_MAX).check(|user| {
+        let root = || Fault::new("runs_as_root", "a command for people needs no root").hint("a user of its own, such as \"nobody\"");
+        if user == "root" { Err(root()) } else { Ok(user) }
+    });
+    let user = user.or(defaults.user);
+    Some((WarnConfig { terminals: terminals?, command: command.or(defaults.command)?, user: user? }, signal?))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crossbeam_channel::bounded;
 use super::access::Access;
 use super::alarm::Alarm;
 use super::cgroup::Sampler;
-use super::config::{Config, Nvml, StatusListen};
+use super::config::{Config, Nvml, StatusListen, WarnConfig};
 use super::gpu::{GpuConfig, Gpus};
 use super::gpu_owner::Owners;
 use super::handle::{Board, Handle, Inbox, Stats};
@@ -23,10 +23,12 @@ use super::layout::{Layout, Need};
 use super::life::{End, Life};
 use super::local_api::Api;
 use super::marks::Marks;
+use super::notice::{Notices, SiteCommand, Telling};
 use super::own_folder::{self, Privacy};
 use super::priority::Scheduling;
 use super::process_tree::ProcessTrees;
-use super::run::{self, Edges, Ended, Loop, WithoutCgroup, fresh_epoch};
+use super::random::fresh_epoch;
+use super::run::{self, Edges, Ended, Loop, WithoutCgroup};
 use super::watch::Watch;
 use super::{clock, descriptors, priority, spool_reader, systemd};
 use crate::authority::embedded::{Embedded, Notice};
@@ -226,6 +228,7 @@ fn settings(config: &Config) -> Result<Settings, StartError> {
         enforcement: config.enforcement,
         interval: config.interval,
         host,
+        ladder: config.ladder.clone(),
     })
 }
 
@@ -263,7 +266,9 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
     let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, cgroup_needs, ..Stats::default() };
     let sampler = Sampler::new(layout.clone(), trees.clone(), clock::mono);
     let without_cgroup = if rustix::process::geteuid().is_root() { WithoutCgroup::Refuse } else { WithoutCgroup::ProcessTree };
+    let notices = Notices::start(telling(config)).map_err(StartError::io("the thread that tells people"))?;
     let edges = Edges {
+        notices,
         layout,
         cgroup_parent: PathBuf::from(&config.cgroup.parent),
         without_cgroup,
@@ -278,6 +283,18 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
         owners,
     };
     Ok((edges, stats))
+}
+
+/// Whom to tell how. A command without its user is not run: never as root.
+fn telling(config: &Config) -> Telling {
+    let WarnConfig { terminals, command, user } = &config.warn;
+    let command = if command.is_empty() { None } else { Some(command.clone()) };
+    let found = command.as_ref().and_then(|_| uzers::get_user_by_name(user)).map(|user| (user.uid(), user.primary_group_id()));
+    let found = found.filter(|(uid, _)| *uid != 0);
+    if command.is_some() && found.is_none() {
+        tracing::error!(event = "no_such_user", %user, "[warn] command is not run: no such user, or root by another name");
+    }
+    Telling { terminals: *terminals, command: command.zip(found).map(|(words, user)| SiteCommand { words, user: Some(user) }) }
 }
 
 fn gpus(config: &Config, owners: &Owners) -> io::Result<Option<Gpus>> {

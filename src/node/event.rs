@@ -11,6 +11,7 @@ use crate::domain::detail::Detailed;
 use crate::domain::fact::{Fact, Opened, Row, SettledRow};
 use crate::domain::id::{AccountId, Attempt, JobName, Uid};
 use crate::domain::job::{Evidence, FrozenBy, Gap, StepEvent};
+use crate::domain::ladder::Rung;
 use crate::domain::receipt::rfc3339;
 use crate::domain::time::{Nanos, Wall};
 
@@ -169,13 +170,18 @@ enum Subject<'f> {
 
 fn subject(fact: &Fact) -> Subject<'_> {
     match fact {
-        Fact::EpochOpened { .. } | Fact::CardAdopted { .. } | Fact::EnforcementSet { .. } | Fact::Corrected { .. } => Subject::Node,
+        Fact::EpochOpened { .. }
+        | Fact::CardAdopted { .. }
+        | Fact::EnforcementSet { .. }
+        | Fact::Corrected { .. }
+        | Fact::RungsConfirmed { .. } => Subject::Node,
         Fact::JobOpened(opened) => Subject::Job(opened.attempt),
         Fact::Counted { rows, .. } => Subject::Counted(rows),
         Fact::Settled { rows } => Subject::Settled(rows),
         Fact::Detailed { rows } => Subject::Detailed(rows),
         Fact::GapSeen { attempt, .. }
         | Fact::Stepped { attempt, .. }
+        | Fact::VictimSet { attempt, .. }
         | Fact::FrozenBySet { attempt, .. }
         | Fact::StopReported { attempt, .. }
         | Fact::JobEnded { attempt, .. }
@@ -185,6 +191,7 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::Disarmed { account }
         | Fact::EmptySet { account, .. }
         | Fact::WarnedSet { account, .. }
+        | Fact::RungAllowed { account, .. }
         | Fact::Pushed { account, .. }
         | Fact::Returned { account, .. } => Subject::Account(account),
         Fact::Asked { request, .. } => {
@@ -217,8 +224,8 @@ const fn kind(fact: &Fact) -> &'static str {
         Fact::Disarmed { .. } => "disarmed",
         Fact::EmptySet { since: Some(_), .. } => "account_empty",
         Fact::EmptySet { since: None, .. } => "account_funded",
-        Fact::WarnedSet { at: Some(_), .. } => "account_warned",
-        Fact::WarnedSet { at: None, .. } => "warning_lifted",
+        Fact::WarnedSet { warned: Some(_), .. } => "account_warned",
+        Fact::WarnedSet { warned: None, .. } => "warning_lifted",
         Fact::Asked { .. } => "asked",
         Fact::Answered { .. } => "answered",
         Fact::Pushed { .. } => "pushed",
@@ -229,6 +236,10 @@ const fn kind(fact: &Fact) -> &'static str {
         Fact::JobEnded { .. } => "job_ended",
         Fact::JobClosed { .. } => "job_closed",
         Fact::Corrected { .. } => "corrected",
+        Fact::RungAllowed { .. } => "rung_allowed",
+        Fact::RungsConfirmed { .. } => "rungs_confirmed",
+        Fact::VictimSet { victim: Some(_), .. } => "victim",
+        Fact::VictimSet { victim: None, .. } => "victim_no_more",
     }
 }
 
@@ -244,6 +255,7 @@ fn of_node(fact: &Fact) -> (String, Value) {
         Fact::EnforcementSet { mode, by } => (format!("enforcement is now {mode}, set by uid {}", by.0), json!({ "mode": mode, "by": by })),
         Fact::Asked { request, .. } => (format!("question {} to the authority", request.request), json!({ "request": request.request })),
         Fact::Answered { request, .. } => (format!("the authority answered question {request}"), json!({ "request": request })),
+        Fact::RungsConfirmed { by } => (format!("uid {} lets the next accounts be stopped", by.0), json!({ "by": by })),
         Fact::Corrected { correction, .. } => (correction.to_string(), json!({ "correction": correction })),
         _ => (String::new(), json!({})),
     }
@@ -258,8 +270,12 @@ fn of_account(fact: &Fact) -> (String, Value) {
         Fact::Disarmed { .. } => ("not near its edge any more".to_owned(), json!({})),
         Fact::EmptySet { since: Some(_), .. } => ("nothing in hand".to_owned(), json!({})),
         Fact::EmptySet { since: None, .. } => ("something in hand again".to_owned(), json!({})),
-        Fact::WarnedSet { at: Some(_), .. } => ("warned: credit is short".to_owned(), json!({})),
-        Fact::WarnedSet { at: None, .. } => ("the warning is lifted".to_owned(), json!({})),
+        Fact::WarnedSet { warned: Some(warned), .. } => {
+            (format!("warned: {} credits are left, less than for {}", warned.left, warned.before), json!({ "warned": warned }))
+        }
+        Fact::RungAllowed { rung: Rung::Freeze, .. } => ("its jobs may be frozen".to_owned(), json!({ "rung": Rung::Freeze })),
+        Fact::RungAllowed { rung: Rung::End, .. } => ("its jobs may be ended".to_owned(), json!({ "rung": Rung::End })),
+        Fact::WarnedSet { warned: None, .. } => ("the warning is lifted".to_owned(), json!({})),
         Fact::Pushed { version, .. } => ("changed at the authority".to_owned(), json!({ "version": version })),
         Fact::Returned { returned, .. } => (format!("{returned} given back in this epoch"), json!({ "returned": returned })),
         _ => (String::new(), json!({})),
@@ -287,6 +303,10 @@ fn of_job(fact: &Fact) -> (String, Value) {
             let code = ending.exit_code.map_or(String::new(), |code| format!(", exit code {code}"));
             (format!("ended: {}{code}", ending.outcome), json!({ "ending": ending }))
         }
+        Fact::VictimSet { victim: Some(victim), .. } => {
+            ("stands still so that others of its account can go on".to_owned(), json!({ "victim": victim }))
+        }
+        Fact::VictimSet { victim: None, .. } => ("need not stand still for others any more".to_owned(), json!({})),
         Fact::JobClosed { .. } => ("closed: its receipt is final".to_owned(), json!({})),
         _ => (String::new(), json!({})),
     }

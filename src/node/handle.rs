@@ -75,6 +75,13 @@ pub enum Inbox {
     Acted(Acted),
     /// A job's last task went.
     Emptied(Attempt),
+    /// An operator lets the next accounts be stopped.
+    ConfirmStops {
+        /// Who.
+        by: Uid,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
+    },
     /// The authority answered.
     Answered(Box<Answer>),
     /// The authority says that an account has changed.

@@ -234,6 +234,7 @@ impl Api {
             Operation::Start(request) => self.start(peer, request).await,
             Operation::Stop(name, request) => self.stop(peer, name, request).await,
             Operation::SetEnforcement(mode) => self.set_enforcement(peer, mode).await,
+            Operation::ConfirmStops => self.confirm_stops(peer).await,
             Operation::Accounts => self.accounts(peer).await,
             Operation::Account(account) => self.account(peer, account).await,
             Operation::Ledger(account, limit) => self.ledger(peer, account, limit).await,
@@ -384,6 +385,13 @@ impl Api {
         self.put(Inbox::Enforcement { mode, by: local(peer)?.uid, reply })?;
         plain_reply(told(answer).await?)?;
         Ok(Answer::Document(json!({ "mode": mode })))
+    }
+
+    async fn confirm_stops(&self, peer: &Peer) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Administer)?;
+        let (reply, answer) = oneshot::channel();
+        self.put(Inbox::ConfirmStops { by: local(peer)?.uid, reply })?;
+        plain_reply(told(answer).await?)
     }
 
     fn put(&self, message: Inbox) -> Result<(), Problem> {

@@ -33,9 +33,9 @@ pub fn fact(fact: &Fact) {
         }
         Fact::JobEnded { attempt, ending, .. } => tracing::info!(event = "job_ended", %attempt, outcome = %ending.outcome),
         Fact::JobClosed { attempt } => tracing::info!(event = "job_closed", %attempt),
-        Fact::EmptySet { account, since: Some(_) } => tracing::warn!(event = "account_empty", %account),
-        Fact::EmptySet { account, since: None } => tracing::info!(event = "account_funded", %account),
-        Fact::WarnedSet { account, at: Some(_) } => tracing::warn!(event = "account_warned", %account),
+        Fact::EmptySet { account, since: Some(_), .. } => tracing::warn!(event = "account_empty", %account),
+        Fact::EmptySet { account, since: None, .. } => tracing::info!(event = "account_funded", %account),
+        Fact::WarnedSet { account, warned: Some(_) } => tracing::warn!(event = "account_warned", %account),
         Fact::Armed { account, .. } => tracing::info!(event = "account_armed", %account),
         Fact::CardAdopted { card, .. } => tracing::info!(event = "card_adopted", card = %card.name, version = card.version),
         Fact::EnforcementSet { mode, by } => tracing::warn!(event = "enforcement_set", %mode, by = by.0),

@@ -207,6 +207,21 @@ impl ProcessTrees {
         Ok(round)
     }
 
+    /// Sends a signal to every live process of a tree, once.
+    ///
+    /// # Errors
+    /// As [`Self::round`], and what the kernel says of the first that cannot be reached.
+    pub fn signal_all(&self, root: ProcessRoot, signal: Signal) -> Result<(), Missing> {
+        self.round(root, Act::Warn)?; // brings the tree up to date, and signals nobody
+        let live: Vec<ProcessRoot> = {
+            let trees = self.lock();
+            let members = trees.get(&root).map(|tree| tree.members.values());
+            members.into_iter().flatten().filter(|member| member.life != Life::Zombie).map(|member| member.id).collect()
+        };
+        let failed = live.into_iter().find_map(|id| self.signal(id, signal).err());
+        failed.map_or(Ok(()), |errno| Err(Missing::Failed(errno.to_string())))
+    }
+
     /// Sends a signal to exactly this process: the descriptor holds the process, the start time proves that it is the one.
     fn signal(&self, id: ProcessRoot, signal: Signal) -> Result<(), Errno> {
         let Some(pid) = i32::try_from(id.pid).ok().and_then(Pid::from_raw) else { return Err(Errno::SRCH) };
@@ -258,7 +273,7 @@ pub fn adopt_orphans() -> Result<(), Errno> {
 /// Which signals a live member needs, in this order.
 fn signals_for(act: Act, life: Life) -> &'static [Signal] {
     match (act, life) {
-        (_, Life::Zombie) | (Act::Freeze, Life::Stopped) | (Act::Thaw, Life::Running) | (Act::Remove, _) => &[],
+        (_, Life::Zombie) | (Act::Freeze, Life::Stopped) | (Act::Thaw, Life::Running) | (Act::Remove | Act::Warn, _) => &[],
         (Act::Freeze, Life::Running) => &[Signal::STOP],
         (Act::Thaw, Life::Stopped) => &[Signal::CONT],
         // The request waits until the process runs again, so that it sees it first.

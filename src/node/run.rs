@@ -22,8 +22,10 @@ use super::hands::Hands;
 use super::journal::{JournalThread, NotTaken};
 use super::layout::Layout;
 use super::marks::Marks;
+use super::notice::{self, Notice, Notices};
 use super::process_tree::ProcessTrees;
 use super::publish::Publisher;
+use super::random::{fresh_epoch, stray};
 use super::watch::Watch;
 use super::{clock, host, log, own_cgroup, own_cost, reconcile, self_check, sibling};
 use crate::authority::embedded::Embedded;
@@ -31,7 +33,7 @@ use crate::domain::act::{Act, ActOutcome, Acted, CgroupDir, Target};
 use crate::domain::agent::start::{PendingStart, Refusal, Reply, Wanted};
 use crate::domain::batch::Batch;
 use crate::domain::budget::{Budget, Change, Cost, Pace};
-use crate::domain::id::{Attempt, Epoch};
+use crate::domain::id::{AccountId, Attempt};
 use crate::domain::job::Removed;
 use crate::domain::meter::{JobSample, Missing, Reading};
 use crate::domain::rates::Card;
@@ -57,6 +59,8 @@ pub struct Edges {
     pub cgroup_parent: PathBuf,
     /// What becomes of `run` where no cgroup can be made.
     pub without_cgroup: WithoutCgroup,
+    /// To tell people.
+    pub notices: Notices,
     /// Process trees.
     pub trees: ProcessTrees,
     /// The reader.
@@ -239,6 +243,7 @@ impl Loop {
             self.next_survey = began.plus(SURVEY_EVERY);
             self.survey();
         }
+        self.name_held_back();
         self.stats.tick_count += 1;
         self.keep_to_budget();
         self.publish();
@@ -275,6 +280,18 @@ impl Loop {
         let mut settings = self.turn.settings().clone();
         settings.interval = interval; // the core tells a silence from a wider interval by it
         self.turn.set_settings(settings);
+    }
+
+    fn name_held_back(&mut self) {
+        let now = clock::now();
+        let held = self.turn.agent().held_back(self.turn.settings(), now);
+        if held.is_empty() {
+            return self.stats.alarms.clear(Alarm::HeldBack);
+        }
+        let some: Vec<&str> = held.iter().map(AccountId::as_str).take(8).collect();
+        let message =
+            format!("{} accounts have no credit and their jobs are not stopped (further), such as {}", held.len(), some.join(", "));
+        self.stats.alarms.raise(Alarm::HeldBack, now, message);
     }
 
     /// Are there tasks in cgroups of jobs that nobody started?
@@ -316,6 +333,10 @@ impl Loop {
                 let caller = self.wait(Waiting { reply, caller: None, made: None });
                 self.step(Event::EnforcementAsked { caller, mode, by });
             }
+            Inbox::ConfirmStops { by, reply } => {
+                let caller = self.wait(Waiting { reply, caller: None, made: None });
+                self.step(Event::ConfirmAsked { caller, by });
+            }
             Inbox::Receipt { name, reply } => {
                 let live = self.turn.agent().job_named(name.as_str()).filter(|job| job.is_live()).map(|job| job.attempt);
                 if let Some(attempt) = live {
@@ -328,6 +349,9 @@ impl Loop {
             }
             Inbox::Acted(acted) => {
                 self.count_acted(&acted);
+                if let Some(event) = notice::Event::of(&acted) {
+                    self.tell(event, acted.attempt);
+                }
                 let sample = self.look(acted.attempt);
                 self.step(Event::Acted(acted, sample));
                 self.publish_if_cheap();
@@ -432,6 +456,7 @@ impl Loop {
             time_limit: request.time_limit,
             cpus: request.cpus,
             memory_bytes: request.memory_bytes,
+            policy: request.policy,
         };
         let at = clock::now();
         let caller = self.wait(Waiting { reply, caller: Some(caller), made });
@@ -587,6 +612,9 @@ impl Loop {
                     self.send_backlog();
                 }
                 Effect::Act(order) => {
+                    if order.act == Act::Warn {
+                        self.tell(notice::Event::Warned, order.attempt);
+                    }
                     if order.act != Act::Remove {
                         tracing::info!(event = "order", act = %order.act, attempt = %order.attempt);
                     }
@@ -734,6 +762,11 @@ impl Loop {
         }
     }
 
+    fn tell(&self, event: notice::Event, attempt: Attempt) {
+        let notice = Notice::of(event, attempt, self.turn.agent(), &self.turn.settings().node, clock::now());
+        self.edges.notices.tell(notice);
+    }
+
     fn publish(&mut self) {
         self.publisher.publish(&self.turn, self.edges.gpus.as_ref(), &self.stats);
     }
@@ -754,28 +787,6 @@ fn enter(layout: &Layout, dirs: &[CgroupDir], process: &Caller) -> Result<(), St
         }
     }
     own_cgroup::enter(layout, dirs, process.pid).map_err(|error| error.to_string())
-}
-
-/// At which instant of an interval the look comes: any, and nobody can tell. A job that knew it, or a part of the interval in which no
-/// look ever comes, would have its memory then and pay for none; what it has on average is what looks at random instants see. The
-/// kernel's random numbers, since a job could work out a generator of ours from the ticks that it sees in the metrics.
-fn stray(interval: Nanos) -> Nanos {
-    let mut bytes = [0_u8; 8];
-    let filled = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
-    match filled {
-        Ok(8) if stands(Defence::UnforeseenLooks) => Nanos(u64::from_ne_bytes(bytes) % interval.0.max(1)),
-        _ => Nanos(0),
-    }
-}
-
-/// 128 random bits.
-///
-/// # Errors
-/// When the kernel gives none.
-pub fn fresh_epoch() -> std::io::Result<Epoch> {
-    let mut bytes = [0_u8; 16];
-    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
-    Ok(Epoch(bytes))
 }
 
 fn missing<T>(reading: &Reading<T>) -> Option<String> {

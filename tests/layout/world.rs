@@ -175,7 +175,7 @@ impl Orders {
     }
 
     pub(crate) fn act(&self, target: &Target, act: Act) -> Acted {
-        self.hands.submit(Order { attempt: JOB, target: target.clone(), act }).unwrap();
+        self.hands.submit(Order { attempt: JOB, target: target.clone(), act, signal: None }).unwrap();
         let acted = self.reports.recv_timeout(LONG).unwrap();
         println!("{act}: {:?} in {} ns: {}", acted.outcome, acted.done_at.since(acted.asked_at).0, acted.syscall);
         acted

@@ -12,6 +12,7 @@ use meterd::domain::enforcement::Enforcement;
 use meterd::domain::fact::Seq;
 use meterd::domain::id::{AccountId, Attempt, BootId, Epoch, Uid};
 use meterd::domain::job::Ending;
+use meterd::domain::ladder::{JobPolicy, Ladder};
 use meterd::domain::ledger::ClosePolicy;
 use meterd::domain::meter::{Frozen, Host, JobSample, Populated, Reading};
 use meterd::domain::money::Credits;
@@ -134,6 +135,7 @@ pub(crate) fn settings(boot: u8) -> Settings {
         enforcement: Enforcement::Enforce,
         interval: Nanos(S),
         host: Host { cpu_count: 64, memory_bytes: 64 << 30 },
+        ladder: Ladder::default(),
     }
 }
 
@@ -212,6 +214,7 @@ impl Node {
         match order.act {
             Act::Freeze => job.frozen = true,
             Act::Thaw => job.frozen = false,
+            Act::Warn => {}
             other => panic!("{other} was never called for"),
         }
         let now = Mono(self.world.mono);
@@ -263,6 +266,7 @@ impl Node {
             time_limit: None,
             cpus: None,
             memory_bytes: None,
+            policy: JobPolicy::default(),
         };
         let at = self.world.now();
         self.note();

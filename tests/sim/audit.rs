@@ -62,6 +62,7 @@ struct NodeAudit {
     counted: BTreeMap<Attempt, (u64, u128)>,
     rough_until: u64,
     full: bool,
+    confirmed: bool,
     crashes: u64,
 }
 
@@ -260,6 +261,7 @@ impl Audit {
             Event::Acted(acted, _) if !matches!(acted.outcome, meterd::domain::act::ActOutcome::Confirmed) => {
                 node.rough_until = node.rough_until.max(now + 10 * S);
             }
+            Event::ConfirmAsked { .. } => node.confirmed = true,
             _ => {}
         }
     }
@@ -355,7 +357,10 @@ impl Audit {
     /// What runs past zero stays within a quarter of a second of everything (0.2 s, and the simulated hands' own delay).
     #[expect(clippy::too_many_arguments, reason = "one call site")]
     fn stops_in_time(&mut self, n: usize, now: u64, world: &Node, agent: &Agent, owner: &Owner, tariffs: &[Tariff], faults: &Faults) {
-        let mode = agent.enforcement.unwrap_or(world.settings.enforcement);
+        let most = agent.accounts.get(&owner.id).map_or(Enforcement::Enforce, |account| account.grant.policy.enforcement);
+        let mode = agent.enforcement.unwrap_or(world.settings.enforcement).min(most);
+        let held_back = world.settings.ladder.blast.freeze_accounts.is_some()
+            && agent.accounts.get(&owner.id).is_none_or(|account| account.allowed.is_none());
         let jobs: Vec<_> = agent.jobs.values().filter(|job| job.account == owner.id).collect();
         let owed: i128 = jobs.iter().map(|job| job.charge.nano() - job.drawn.nano() - job.unfunded.nano()).sum();
         let models: Vec<String> = jobs
@@ -371,8 +376,12 @@ impl Audit {
         let policy = agent.accounts.get(&owner.id).map(|account| account.grant.policy.on_exhaustion);
         // Until its start is on disk a job is not frozen: after a crash nobody would know it and thaw it. Nobody was told that it started.
         let unknown = jobs.iter().any(|job| job.ended.is_none() && !node.replica.jobs.contains_key(&job.attempt));
-        let exempt =
-            mode != Enforcement::Enforce || policy == Some(OnExhaustion::AllowNegative) || now < node.rough_until || arming || unknown;
+        let exempt = mode != Enforcement::Enforce
+            || policy == Some(OnExhaustion::AllowNegative)
+            || now < node.rough_until
+            || arming
+            || unknown
+            || held_back;
         let other_fault = 0 < faults.unread || world.disk.full || 0 < faults.hands;
         let allowed = node.allowed.entry(owner.id.clone()).or_default();
         if exempt || other_fault || owed == 0 {
@@ -395,8 +404,17 @@ impl Audit {
         let job = agent.jobs.get(&order.attempt).or_else(|| agent.closed.iter().find(|job| job.attempt == order.attempt));
         let account = &job.unwrap_or_else(|| panic!("G7: {} for an unknown job", order.act)).account;
         let durable = replica.accounts.get(account).cloned().unwrap_or_default();
-        let mode = |agent: &Agent| agent.enforcement.unwrap_or(world.settings.enforcement);
+        let mode = |agent: &Agent| {
+            let most = agent.accounts.get(account).map_or(Enforcement::Enforce, |account| account.grant.policy.enforcement);
+            agent.enforcement.unwrap_or(world.settings.enforcement).min(most)
+        };
+        let spared = |agent: &Agent| agent.jobs.get(&order.attempt).is_some_and(|job| job.victim.is_some());
         let full = world.disk.full;
+        if order.act == Act::Warn {
+            assert!(Enforcement::Notify <= mode(agent), "G5: a warning while nobody is to be warned");
+            assert!(durable.warned.is_some(), "gate: a warning of {account} that is not durable");
+            return;
+        }
         if order.act != Act::Thaw && order.act != Act::Remove {
             assert_eq!(mode(agent), Enforcement::Enforce, "G5: {} while nothing is enforced", order.act);
             let grant = agent.accounts.get(account).map(|account| account.grant.clone()).unwrap_or_default();
@@ -408,11 +426,13 @@ impl Audit {
                 .filter(|job| job.account == *account)
                 .map(|job| job.charge.nano() - job.drawn.nano() - job.unfunded.nano())
                 .sum();
-            assert!(!(0 < in_hand && good && owed == 0), "G5: {} of {account} with {in_hand} in hand", order.act);
+            let for_others = spared(agent) && order.act == Act::Freeze;
+            assert!(for_others || !(0 < in_hand && good && owed == 0), "G5: {} of {account} with {in_hand} in hand", order.act);
         }
         match order.act {
+            Act::Warn => {}
             Act::Freeze => {
-                let told = durable.armed.is_some() || durable.empty_since.is_some() || full;
+                let told = durable.armed.is_some() || durable.empty_since.is_some() || full || spared(replica);
                 assert!(told, "gate: a freeze of {account}, and nothing of it is durable");
             }
             Act::Thaw => {
@@ -457,7 +477,10 @@ impl Audit {
                 let noted = known(attempt).is_some_and(|job| job.reported.is_some() || job.ended.is_some());
                 assert!(noted, "gate: a stop is confirmed and not durable");
             }
-            Reply::Done => assert!(replica.enforcement.is_some(), "gate: a mode is confirmed and not durable"),
+            Reply::Done => {
+                let told = replica.enforcement.is_some() || self.nodes[n].confirmed;
+                assert!(told, "gate: a mode is confirmed and not durable");
+            }
             Reply::Refused(_) => {}
         }
     }

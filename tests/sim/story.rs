@@ -80,6 +80,10 @@ fn plan(world: &mut World, length: u64) {
         let mode = world.rng.pick(&Enforcement::ALL);
         world.at(at, Ev::Mode(0, mode));
     }
+    if world.rng.chance(100) {
+        let at = start + world.rng.below(length);
+        world.at(at, Ev::Confirm(0));
+    }
     if let ClosePolicy::AfterSilence(_) = world.bank.close {
         for step in 0..4 {
             world.at(start + length * step / 4, Ev::Sweep);
@@ -118,6 +122,10 @@ fn exhausted_jobs_stand_still(world: &World) {
                 continue;
             }
             let account = &agent.accounts[&job.account];
+            let held_back = node.settings.ladder.blast.freeze_accounts.is_some() && account.allowed.is_none();
+            if held_back || account.grant.policy.enforcement != Enforcement::Enforce {
+                continue;
+            }
             let mono = node.mono(world.now);
             if account.empty_since.is_none_or(|since| mono < since.0 + S) {
                 continue; // it is only just running out
@@ -138,7 +146,9 @@ fn exhausted_jobs_stand_still(world: &World) {
 fn funded_jobs_run(world: &World) {
     for job in world.jobs.iter().filter(|job| job.exists() && job.populated && job.frozen_by_us) {
         let node = &world.nodes[job.node];
-        let excused = world.audit.was_full(job.node);
+        let live = node.turn.iter().flat_map(|turn| turn.agent().jobs.values());
+        let spared = live.filter(|live| job.is(&live.target)).any(|live| live.victim.is_some());
+        let excused = spared || world.audit.was_full(job.node);
         assert!(excused || !job.is_frozen(node.mono(world.now)), "L: job {} is funded, and stands still by our hand", job.name);
     }
 }

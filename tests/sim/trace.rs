@@ -64,6 +64,7 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Pushed(push) => format!("push {} {}", push.account, push.version),
         Event::CardArrived(card, _) => format!("card {}", card.version),
         Event::EnforcementAsked { mode, .. } => format!("enforcement {mode}"),
+        Event::ConfirmAsked { .. } => "confirm".to_owned(),
         Event::Durable(seq) => format!("durable {}", seq.0),
         Event::JournalIs(state) => format!("journal {state:?}"),
         Event::Surveyed(unmetered) => format!("survey: {unmetered:?}"),

@@ -9,6 +9,7 @@ use meterd::domain::enforcement::Enforcement;
 use meterd::domain::fact::{Fact, Seq};
 use meterd::domain::id::{AccountId, Attempt, BootId, Epoch, GpuModel, Uid};
 use meterd::domain::job::{Ending, FrozenBy, Job};
+use meterd::domain::ladder::{Blast, JobPolicy, Ladder, Then, Thresholds, Victims};
 use meterd::domain::ledger::ClosePolicy;
 use meterd::domain::meter::{Frozen, Host, JobSample, Missing, Populated, Reading, Tail, TailShare};
 use meterd::domain::outcome::Outcome;
@@ -71,6 +72,7 @@ pub(crate) enum Ev {
     Policy(usize),
     Card,
     Mode(usize, Enforcement),
+    Confirm(usize),
     Sweep,
 }
 
@@ -196,12 +198,18 @@ impl World {
 
     fn new_node(&mut self, index: usize) -> Node {
         let enforcement = if self.rng.chance(850) { Enforcement::Enforce } else { Enforcement::Observe };
+        let mut blast = Blast::default();
+        if self.rng.chance(100) {
+            let window = Nanos::from_secs(self.rng.range(30, 600));
+            blast = Blast { freeze_accounts: Some(1), end_accounts: Some(1), window };
+        }
         let settings = Settings {
             node: format!("node-{index}").parse().unwrap(),
             boot: BootId(self.rng.bytes16()),
             enforcement,
             interval: Nanos(INTERVAL),
             host: Host { cpu_count: u32::try_from(CPUS).unwrap(), memory_bytes: MEMORY },
+            ladder: Ladder { blast, ..Ladder::default() },
         };
         Node {
             settings,
@@ -235,7 +243,17 @@ impl World {
             let policy = AccountPolicy {
                 on_exhaustion,
                 grace: Nanos::from_secs(self.rng.range(1, 20)),
-                warn_before: Nanos::from_secs(self.rng.below(30)),
+                warn_before: Thresholds::try_from(vec![Nanos::from_secs(self.rng.below(30)), Nanos::from_secs(self.rng.below(90))])
+                    .unwrap(),
+                enforcement: if self.rng.chance(930) { Enforcement::Enforce } else { self.rng.pick(&Enforcement::ALL) },
+                freeze_ttl: if self.rng.chance(200) { Some(Nanos::from_secs(self.rng.range(5, 60))) } else { None },
+                then: self.rng.pick(&[Then::Terminate, Then::Kill]),
+                victims: if self.rng.chance(850) {
+                    Victims::Together
+                } else {
+                    self.rng.pick(&[Victims::NewestFirst, Victims::OldestFirst, Victims::DearestFirst])
+                },
+                victims_before: Nanos::from_secs(self.rng.range(3, 60)),
                 start_threshold: meterd::domain::money::Credits::ZERO,
                 start_predicted: StartPredicted::Ignore,
             };

@@ -45,8 +45,9 @@ impl Agent {
         std::fs::write(folder.path().join("card.toml"), card).unwrap();
         let config = format!(
             "node = \"test\"\nstate_dir = \"{at}/state\"\nruntime_dir = \"{at}/run\"\nrate_card = \"{at}/card.toml\"\n{top}\n\
-             {}{}{tables}\n",
+             {}{}{}{tables}\n",
             if tables.contains("[status]") { "" } else { "[status]\nlisten = \"off\"\n" },
+            if tables.contains("[warn]") { "" } else { "[warn]\nterminals = \"off\"\n" },
             if tables.contains("[gpu]") { "" } else { "[gpu]\nnvml = \"off\"\n" }
         );
         std::fs::write(folder.path().join("meterd.toml"), config).unwrap();

@@ -29,7 +29,12 @@ impl Cgroup {
 
     /// A task that burns all it gets.
     pub(crate) fn burn(&mut self) {
-        let child = Command::new("/bin/sh").args(["-c", "read go; while :; do :; done"]).stdin(Stdio::piped()).spawn().unwrap();
+        self.task("read go; while :; do :; done");
+    }
+
+    /// A task of one's own, for a shell.
+    pub(crate) fn task(&mut self, script: &str) {
+        let child = Command::new("/bin/sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
         for dir in &self.all {
             std::fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
         }

@@ -93,7 +93,9 @@ impl Look {
         let frozen = |job: &&JobView| job.account == *name && job.phase == Phase::Frozen && job.frozen_by == Some(FrozenBy::Agent);
         let frozen = self.jobs.iter().filter(frozen).count();
         match (node.state, node.lasts_s) {
-            (AccountState::Funded, Some(lasts)) if Nanos::from_secs(lasts) <= node.policy.warn_before => {
+            (AccountState::Funded, Some(lasts))
+                if node.policy.warn_before.longest().is_some_and(|longest| Nanos::from_secs(lasts) <= longest) =>
+            {
                 Some(format!("{name} is empty in {}", show_seconds(lasts)))
             }
             (AccountState::Funded, _) => None,

@@ -3,19 +3,22 @@
 //! The rules N1 to N8 of the grant protocol: totals are durable before they are sent; one question is outstanding; only its answer
 //! counts; a push voids it; what is not needed goes back at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::act::Act;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, SettledRow};
 use super::super::grant::{self, Asked, Told};
 use super::super::id::{AccountId, Attempt, Digest, Epoch};
-use super::super::job::{COUNTER_SETTLES, Evidence, Job, StepEvent};
+use super::super::job::{COUNTER_SETTLES, Evidence, Job, Phase, StepEvent};
+use super::super::ladder::{Rung, Warned};
 use super::super::money::Credits;
 use super::super::rates::charge::{self, Shape};
 use super::super::time::{Boot, Mono, Nanos, Now};
 use super::super::usage::HeldGpu;
 use super::super::wire::{Answer, PROTOCOL, Push, Request, RequestEntry, UNIT, Verdict};
 use super::draft::Draft;
+use super::restraint::{Restraint, deserved, is_fresh};
 use super::start::PendingStart;
 use super::{Account, Agent, Settings};
 
@@ -220,18 +223,61 @@ impl Draft<'_> {
         let empty = owed.is_positive() || (!in_hand.is_positive() && burn_live.is_positive());
         match (empty && !live.is_empty(), account.empty_since) {
             (true, None) => {
-                self.record(Fact::EmptySet { account: id.clone(), since: Some(self.now.mono) });
+                self.record(Fact::EmptySet { account: id.clone(), since: Some(self.now.mono), at: self.now.mono });
                 self.step_all(id, &live, StepEvent::Emptied);
             }
             (false, Some(_)) => {
-                self.record(Fact::EmptySet { account: id.clone(), since: None });
-                self.record(Fact::WarnedSet { account: id.clone(), at: None });
+                self.record(Fact::EmptySet { account: id.clone(), since: None, at: self.now.mono });
+                self.record(Fact::WarnedSet { account: id.clone(), warned: None });
                 self.step_all(id, &live, StepEvent::Funded);
             }
             _ => {}
         }
         self.review_edge(id, in_hand, burn_live, &live);
         self.review_warning(id, in_hand, &live);
+        self.review_rungs(id);
+        self.review_victims(id, in_hand);
+        self.note_what_would_be_done(id, &live);
+    }
+
+    /// One more account whose jobs are to be stopped: only so many in a window of time, until an operator has looked.
+    fn review_rungs(&mut self, id: &AccountId) {
+        let Some(reached) = self.agent.rung_of(id, self.settings, self.now) else { return };
+        let blast = self.settings.ladder.blast;
+        for rung in [Rung::Freeze, Rung::End].into_iter().filter(|rung| *rung <= reached) {
+            let Some(limit) = blast.limit(rung) else { continue };
+            let allowed = self.agent.accounts.get(id).and_then(|account| account.allowed);
+            if allowed >= Some(rung) {
+                continue;
+            }
+            let since = Mono(self.now.mono.0.saturating_sub(blast.window.0));
+            let lately = self.agent.rungs.iter().filter(|(at, stopped, _)| since <= *at && *stopped == rung);
+            let accounts: BTreeSet<&AccountId> = lately.map(|(_, _, account)| account).collect();
+            let fits = accounts.contains(id) || u32::try_from(accounts.len()).is_ok_and(|count| count < limit);
+            if !fits {
+                return;
+            }
+            self.record(Fact::RungAllowed { account: id.clone(), rung, at: self.now.mono });
+        }
+    }
+
+    /// Where nothing is enforced, the job's steps tell what would have been done.
+    fn note_what_would_be_done(&mut self, id: &AccountId, live: &[Attempt]) {
+        let Some(account) = self.agent.accounts.get(id).filter(|account| account.empty_since.is_some()) else { return };
+        let jobs = live.iter().filter_map(|attempt| self.agent.jobs.get(attempt));
+        let watched = jobs.filter(|job| job.phase != Phase::Awaited && self.agent.mode_for(job, self.settings) < Enforcement::Enforce);
+        let would = |job: &Job| match deserved(job, account, self.now) {
+            Restraint::Free => None,
+            Restraint::Frozen => Some(Act::Freeze),
+            _ if !is_fresh(account, self.now) => Some(Act::Freeze),
+            Restraint::Terminated => Some(Act::Terminate),
+            Restraint::Killed => Some(Act::Kill),
+        };
+        let news: Vec<(Attempt, Act)> =
+            watched.filter_map(|job| Some((job.attempt, would(job).filter(|act| job.would < Some(*act))?))).collect();
+        for (attempt, act) in news {
+            self.step(attempt, StepEvent::WouldAct(act));
+        }
     }
 
     fn step_all(&mut self, id: &AccountId, attempts: &[Attempt], event: impl Fn(Evidence) -> StepEvent) {
@@ -265,7 +311,7 @@ impl Draft<'_> {
 
     fn review_edge(&mut self, id: &AccountId, in_hand: Credits, burn_live: Credits, live: &[Attempt]) {
         let armed = self.agent.accounts.get(id).is_some_and(|account| account.armed.is_some());
-        let enforced = self.agent.mode(self.settings) == Enforcement::Enforce;
+        let enforced = self.agent.mode_for_account(id, self.settings) == Enforcement::Enforce;
         let lasts = self.lasts_at_most(id, in_hand, burn_live);
         let near = enforced && lasts.is_some_and(|lasts| lasts < ARM_BEFORE);
         let far = !enforced || lasts.is_none_or(|lasts| DISARM_BEYOND < lasts);
@@ -289,10 +335,19 @@ impl Draft<'_> {
 
     fn review_warning(&mut self, id: &AccountId, in_hand: Credits, live: &[Attempt]) {
         let Some(account) = self.agent.accounts.get(id) else { return };
-        let lasts = grant::lasts(in_hand.plus(account.grant.free), measured_burn(account));
-        let soon = lasts.is_some_and(|lasts| lasts < account.grant.policy.warn_before);
-        if soon && account.warned.is_none() && account.grant.verdict.is_some() && !live.is_empty() {
-            self.record(Fact::WarnedSet { account: id.clone(), at: Some(self.now.mono) });
+        let left = in_hand.plus(account.grant.free);
+        let lasts = grant::lasts(left, measured_burn(account));
+        let heard = account.grant.verdict.is_some();
+        let (warned, reached) = (account.warned, lasts.and_then(|lasts| account.grant.policy.warn_before.reached(lasts)));
+        // A burn that falls for a moment lifts no warning: only credit does.
+        let more = warned.is_some_and(|warned| warned.left < left && lasts.is_none_or(|lasts| warned.before <= lasts));
+        if more {
+            self.record(Fact::WarnedSet { account: id.clone(), warned: None });
+        }
+        let Some(before) = reached.filter(|_| heard && !live.is_empty()) else { return };
+        if warned.filter(|_| !more).is_none_or(|warned| before < warned.before) {
+            let warned = Warned { at: self.now.mono, before, left };
+            self.record(Fact::WarnedSet { account: id.clone(), warned: Some(warned) });
             self.step_all(id, live, StepEvent::Warned);
         }
     }

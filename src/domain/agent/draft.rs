@@ -153,6 +153,16 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// An operator has looked at who is held back.
+    pub fn confirm(&mut self, by: Uid) {
+        self.record(Fact::RungsConfirmed { by });
+        let empty: Vec<AccountId> =
+            self.agent.accounts.iter().filter(|(_, account)| account.empty_since.is_some()).map(|(id, _)| id.clone()).collect();
+        for id in &empty {
+            self.review(id);
+        }
+    }
+
     /// The mode of enforcement is set.
     pub fn enforcement(&mut self, mode: Enforcement, by: Uid) {
         if self.agent.enforcement != Some(mode) {
@@ -425,7 +435,7 @@ impl<'a> Draft<'a> {
             }
             (Some(Frozen::No), Some(FrozenBy::Other)) => self.record(Fact::FrozenBySet { attempt, by: None }),
             (Some(Frozen::No), Some(FrozenBy::Agent)) => {
-                let wanted = self.agent.restraint(attempt, self.settings) == super::wants::Restraint::Frozen;
+                let wanted = self.agent.restraint(attempt, self.settings, self.now) == super::restraint::Restraint::Frozen;
                 // One that has not taken hold yet is still ours once it does.
                 if !self.doubts.freezing.contains_key(&attempt) {
                     self.record(Fact::FrozenBySet { attempt, by: None });

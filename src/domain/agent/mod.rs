@@ -8,7 +8,9 @@ pub mod credit;
 pub mod draft;
 pub mod ending;
 mod nesting;
+pub mod restraint;
 pub mod start;
+mod victims;
 pub mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,6 +25,7 @@ use super::fact::{Fact, Opened, Row, Seq, SettledRow};
 use super::grant::{Asked, Grant, Told};
 use super::id::{AccountId, Attempt, BootId, Digest, Epoch, NodeId};
 use super::job::{FrozenBy, Job, Jobs, Phase, Removed, Seen, Segment, Step, StepEvent};
+use super::ladder::{Flaps, Ladder, Rung, Victim, Warned};
 use super::meter::{Host, Populated};
 use super::money::Credits;
 use super::rates::Card;
@@ -32,6 +35,9 @@ use super::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry, UNIT};
 
 /// Closed jobs that are kept at hand for `status` and `why`; older ones are in the journal's receipts.
 const CLOSED_KEPT: usize = 128;
+
+/// Most stops of accounts kept, to count those of a window of time.
+const RUNGS_MAX: usize = 1_024;
 
 /// Most charge marks kept for the measured burn: one a second, so ten seconds.
 const MARKS_MAX: usize = 11;
@@ -49,6 +55,8 @@ pub struct Settings {
     pub interval: Nanos,
     /// The machine.
     pub host: Host,
+    /// Whom never to stop, how many at once, how to warn.
+    pub ladder: Ladder,
 }
 
 /// One account on this node.
@@ -60,8 +68,14 @@ pub struct Account {
     pub armed: Option<Seq>,
     /// Nothing in hand since.
     pub empty_since: Option<Mono>,
-    /// Warned at.
-    pub warned: Option<Mono>,
+    /// Its last warning, while it holds.
+    pub warned: Option<Warned>,
+    /// How often it ran empty again right after it was funded.
+    pub flaps: Flaps,
+    /// The furthest that may be done to its jobs since it ran empty, where the number of accounts is limited.
+    pub allowed: Option<Rung>,
+    /// When a job of it was last stopped or let go for others' sake.
+    pub victims_at: Option<Mono>,
     /// Charged on this node in all epochs.
     pub charged: Credits,
     /// `charged` at some instants of the last seconds, for the measured burn.
@@ -116,6 +130,8 @@ pub struct Agent {
     pub unmetered: BTreeMap<String, Wall>,
     /// What was not as believed, counted.
     pub corrections: Corrections,
+    /// Which accounts' jobs could be stopped lately, and how far.
+    pub rungs: VecDeque<(Mono, Rung, AccountId)>,
 }
 
 impl Agent {
@@ -173,12 +189,17 @@ impl Agent {
             Fact::Stepped { attempt, at, wall, event } => {
                 self.corrections.count_step(event);
                 let step = Step { wall: *wall, at: *at, event: event.clone() };
-                self.with_job(*attempt, |job| job.note_step(step));
+                self.with_job(*attempt, |job| {
+                    if let StepEvent::WouldAct(act) = &step.event {
+                        job.would = Some(*act);
+                    }
+                    job.note_step(step);
+                });
             }
             Fact::Armed { account, .. } => self.account(account).armed = Some(self.seq),
             Fact::Disarmed { account } => self.account(account).armed = None,
-            Fact::EmptySet { account, since } => self.set_empty(account, *since),
-            Fact::WarnedSet { account, at } => self.account(account).warned = *at,
+            Fact::EmptySet { account, since, at } => self.set_empty(account, *since, *at),
+            Fact::WarnedSet { account, warned } => self.account(account).warned = *warned,
             Fact::Asked { request, first_sent } => {
                 self.asked = request.request;
                 self.asked_at = *first_sent;
@@ -210,6 +231,9 @@ impl Agent {
             Fact::JobClosed { attempt } => self.close(*attempt),
             Fact::Detailed { rows } => rows.iter().for_each(|(attempt, detailed)| self.take_detail(*attempt, detailed)),
             Fact::Corrected { correction, wall } => self.correct(correction, *wall),
+            Fact::RungAllowed { account, rung, at } => self.allow(account, *rung, *at),
+            Fact::RungsConfirmed { by: _ } => self.rungs.clear(),
+            Fact::VictimSet { attempt, victim, at } => self.set_victim(*attempt, *victim, *at),
         }
     }
 
@@ -264,6 +288,10 @@ impl Agent {
             account.empty_since = None;
             account.warned = None;
             account.marks.clear();
+            (account.flaps, account.allowed, account.victims_at) = (Flaps::default(), None, None);
+        }
+        if self.epoch.is_none_or(|(_, last)| last != boot) {
+            self.rungs.clear(); // their instants mean nothing in this boot
         }
         self.epoch = Some((epoch, boot));
         self.asked = 0;
@@ -272,13 +300,34 @@ impl Agent {
     }
 
     /// Once there is credit again, what was begun against the account's jobs is over.
-    fn set_empty(&mut self, id: &AccountId, since: Option<Mono>) {
-        self.account(id).empty_since = since;
-        if since.is_none() {
-            let attempts: Vec<Attempt> = self.jobs_of(id).map(|job| job.attempt).collect();
-            for attempt in attempts {
-                self.with_job(attempt, |job| job.terminated_at = None);
-            }
+    fn set_empty(&mut self, id: &AccountId, since: Option<Mono>, at: Mono) {
+        let account = self.account(id);
+        account.empty_since = since;
+        if since.is_some() {
+            account.flaps.emptied(at);
+            return;
+        }
+        account.flaps.funded(at);
+        account.allowed = None;
+        let attempts: Vec<Attempt> = self.jobs_of(id).map(|job| job.attempt).collect();
+        for attempt in attempts {
+            self.with_job(attempt, |job| (job.terminated_at, job.would) = (None, None));
+        }
+    }
+
+    fn allow(&mut self, id: &AccountId, rung: Rung, at: Mono) {
+        let account = self.account(id);
+        account.allowed = account.allowed.max(Some(rung));
+        self.rungs.push_back((at, rung, id.clone()));
+        while RUNGS_MAX < self.rungs.len() {
+            self.rungs.pop_front();
+        }
+    }
+
+    fn set_victim(&mut self, attempt: Attempt, victim: Option<Victim>, at: Mono) {
+        self.with_job(attempt, |job| job.victim = victim);
+        if let Some(account) = self.jobs.get(&attempt).and_then(|job| self.accounts.get_mut(&job.account)) {
+            account.victims_at = Some(at);
         }
     }
 
@@ -352,6 +401,10 @@ impl Agent {
             basis: None,
             inside: None,
             inner_ns: 0,
+            policy: opened.policy,
+            warned_at: None,
+            victim: None,
+            would: None,
         };
         let account = self.account(&opened.account);
         account.grant.spent = account.grant.spent.plus(opened.drawn);
@@ -445,6 +498,9 @@ impl Agent {
                 (Act::Remove, ActOutcome::Confirmed | ActOutcome::Gone | ActOutcome::Refused(_)) => job.removed = Removed::Yes,
                 _ => {}
             }
+            if acted.act == Act::Warn {
+                job.warned_at = Some(acted.asked_at); // whatever came of it: it is not repeated
+            }
             if acted.act == Act::Terminate && acted.outcome == ActOutcome::Confirmed && job.terminated_at.is_none() {
                 job.terminated_at = Some(acted.asked_at);
             }
@@ -482,7 +538,7 @@ fn prices_anon(card: &Card) -> bool {
 
 /// Keeps the set of jobs that do not simply run.
 fn note_unrest(restless: &mut BTreeSet<Attempt>, job: &Job) {
-    let simply_runs = job.is_live() && job.phase == Phase::Running && job.emptied.is_none();
+    let simply_runs = job.is_live() && job.phase == Phase::Running && job.emptied.is_none() && job.victim.is_none();
     if !simply_runs {
         restless.insert(job.attempt);
     } else if !restless.is_empty() {

@@ -7,6 +7,7 @@ use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, Opened};
 use super::super::id::{AccountId, Attempt, JobName, Uid};
 use super::super::job::{Ending, Job, Phase};
+use super::super::ladder::JobPolicy;
 use super::super::meter::{JobSample, Missing, Reading};
 use super::super::money::Credits;
 use super::super::outcome::{Basis, Outcome};
@@ -37,6 +38,8 @@ pub struct Wanted {
     pub cpus: Option<u32>,
     /// Memory as stated, in bytes.
     pub memory_bytes: Option<u64>,
+    /// What is to be done with it, where that is stricter than its account's policy.
+    pub policy: JobPolicy,
 }
 
 /// A start that waits for the authority's word.
@@ -149,7 +152,13 @@ impl Draft<'_> {
             (Target::OwnCgroups(_), Target::OwnCgroups(_)) => true,
             (known, asked) => known == asked,
         };
-        let is_same = |job: &Job| job.account == wanted.account && job.owner == wanted.owner && same_place(job) && job.gpus == start.gpus;
+        let is_same = |job: &Job| {
+            job.account == wanted.account
+                && job.owner == wanted.owner
+                && same_place(job)
+                && job.gpus == start.gpus
+                && job.policy == wanted.policy
+        };
         let known_as = |job: &&Job| {
             Some(Reply::Started { attempt: job.attempt, target: job.target.clone(), novelty: Novelty::Repeated }).filter(|_| is_same(job))
         };
@@ -167,7 +176,7 @@ impl Draft<'_> {
         Some(if same {
             Reply::Started { attempt: live.attempt, target: live.target.clone(), novelty: Novelty::Repeated }
         } else {
-            let message = format!("job {} is already metered with another account, owner, place or GPUs", wanted.name);
+            let message = format!("job {} is already metered with another account, owner, place, GPUs or policy", wanted.name);
             Reply::Refused(Refusal::new("changed_repeat", message, "stop the first, or give the second another name"))
         })
     }
@@ -201,6 +210,7 @@ impl Draft<'_> {
             card,
             charge,
             drawn: charge.min(self.in_hand(&wanted.account)),
+            policy: wanted.policy,
             oom_kills: start.sample.detail.as_ref().and_then(|detail| detail.oom_kills.seen().copied()),
         })));
         self.review(&start.wanted.account);
@@ -217,7 +227,7 @@ impl Draft<'_> {
         if heard.is_some_and(|heard| heard.verdict == Verdict::UnknownAccount) {
             return Err(Refusal::new("unknown_account", format!("there is no account {id}"), "meterctl account create"));
         }
-        if self.agent.mode(self.settings) < Enforcement::Enforce {
+        if self.agent.mode_for_account(id, self.settings) < Enforcement::Enforce {
             return Ok(()); // nothing is refused for want of credit while nothing is enforced
         }
         if asked_in_vain == AskedInVain::Yes {

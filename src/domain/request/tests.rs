@@ -101,30 +101,54 @@ fn start() -> impl Strategy<Value = StartRequest> {
         prop::option::of(1..=TIME_LIMIT_S_MAX),
         prop::option::of(1..=CPUS_MAX),
         prop::option::of(1..=MEMORY_BYTES_MAX),
+        job_policy(),
     );
-    (name(), name(), place(), gpus(), limits).prop_map(|(job, account, place, gpus, (uid, limit, cpus, memory_bytes))| StartRequest {
-        job: job.parse().unwrap(),
-        account: account.parse().unwrap(),
-        owner: uid.map(Uid),
-        place,
-        gpus,
-        time_limit: limit.map(Nanos::from_secs),
-        cpus,
-        memory_bytes,
+    (name(), name(), place(), gpus(), limits).prop_map(|(job, account, place, gpus, (uid, limit, cpus, memory_bytes, policy))| {
+        StartRequest {
+            job: job.parse().unwrap(),
+            account: account.parse().unwrap(),
+            owner: uid.map(Uid),
+            place,
+            gpus,
+            time_limit: limit.map(Nanos::from_secs),
+            cpus,
+            memory_bytes,
+            policy,
+        }
     })
+}
+
+fn job_policy() -> impl Strategy<Value = JobPolicy> {
+    let stop = prop::sample::select(vec![OnExhaustion::Terminate, OnExhaustion::Kill]);
+    let signal = prop::sample::select(WarnSignal::ALL.map(|(_, signal)| signal).to_vec());
+    (prop::option::of(stop), prop::option::of(signal)).prop_map(|(on_exhaustion, warn_signal)| JobPolicy { on_exhaustion, warn_signal })
 }
 
 fn policy() -> impl Strategy<Value = AccountPolicy> {
     let on_exhaustion =
         prop::sample::select(vec![OnExhaustion::Freeze, OnExhaustion::Terminate, OnExhaustion::Kill, OnExhaustion::AllowNegative]);
     let start_predicted = prop::sample::select(vec![StartPredicted::Check, StartPredicted::Ignore]);
-    (on_exhaustion, 0..=DAY_S, 0..=7 * DAY_S, 0..=TOP_UP_MAX.nano(), start_predicted).prop_map(
-        |(on_exhaustion, grace, warn, threshold, start_predicted)| AccountPolicy {
+    let warnings = prop::collection::vec(0..=7 * DAY_S, 0..=THRESHOLDS_MAX);
+    let victims = vec![Victims::Together, Victims::NewestFirst, Victims::OldestFirst, Victims::DearestFirst];
+    let ladder = (
+        prop::sample::select(Enforcement::ALL.to_vec()),
+        prop::option::of(1..=DAY_S),
+        prop::sample::select(vec![Then::Terminate, Then::Kill]),
+        prop::sample::select(victims),
+        1..=DAY_S,
+    );
+    (on_exhaustion, 0..=DAY_S, warnings, 0..=TOP_UP_MAX.nano(), start_predicted, ladder).prop_map(
+        |(on_exhaustion, grace, warnings, threshold, start_predicted, (enforcement, ttl, then, victims, before))| AccountPolicy {
             on_exhaustion,
             grace: Nanos::from_secs(grace),
-            warn_before: Nanos::from_secs(warn),
+            warn_before: Thresholds::try_from(warnings.into_iter().map(Nanos::from_secs).collect::<Vec<_>>()).unwrap(),
             start_threshold: Credits::from_nano(threshold),
             start_predicted,
+            enforcement,
+            freeze_ttl: ttl.map(Nanos::from_secs),
+            then,
+            victims,
+            victims_before: Nanos::from_secs(before),
         },
     )
 }

@@ -1,6 +1,7 @@
 //! The gates one by one: what goes out before the disk has the facts, and what waits.
 
 mod evidence;
+mod ladder;
 mod nested;
 
 use super::*;
@@ -9,6 +10,7 @@ use crate::domain::agent::start::{Novelty, Wanted};
 use crate::domain::detail::Detail;
 use crate::domain::id::{AccountId, Attempt, BootId, NodeId};
 use crate::domain::job::{FrozenBy, GapRule, Phase};
+use crate::domain::ladder::{JobPolicy, Ladder};
 use crate::domain::meter::{Frozen, Host, Missing, Populated, Reading};
 use crate::domain::money::Credits;
 use crate::domain::outcome::Outcome;
@@ -31,6 +33,8 @@ struct Bench {
     policy: AccountPolicy,
     detail: Option<Detail>,
     time_limit: Option<Nanos>,
+    job_policy: JobPolicy,
+    thaws: usize,
 }
 
 impl Bench {
@@ -41,6 +45,7 @@ impl Bench {
             enforcement: Enforcement::Enforce,
             interval: Nanos::from_secs(1),
             host: Host { cpu_count: 1, memory_bytes: 1 << 30 },
+            ladder: Ladder::default(),
         };
         let now = Now { mono: Mono(1_000 * MS), boot: Boot(1_000 * MS), wall: Wall(1_800_000_000_000) };
         let (turn, out) = Turn::wake(Agent::default(), settings, now, Epoch([7; 16]), &BTreeSet::new());
@@ -55,6 +60,8 @@ impl Bench {
             policy: AccountPolicy::default(),
             detail: None,
             time_limit: None,
+            job_policy: JobPolicy::default(),
+            thaws: 0,
         };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
@@ -105,6 +112,7 @@ impl Bench {
             time_limit: self.time_limit,
             cpus: None,
             memory_bytes: None,
+            policy: self.job_policy,
         };
         let sample = self.sample(Attempt(u64::MAX));
         self.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus: Vec::new(), sample, at: self.now, asked: None })));
@@ -144,8 +152,10 @@ impl Bench {
         self.step(Event::Answered(Box::new(answer), Epoch([8; 16])));
     }
 
+    /// What was ordered, without the warnings.
     fn orders(&self) -> Vec<Act> {
-        self.out.iter().filter_map(|effect| if let Effect::Act(order) = effect { Some(order.act) } else { None }).collect()
+        let acts = self.out.iter().filter_map(|effect| if let Effect::Act(order) = effect { Some(order.act) } else { None });
+        acts.filter(|act| *act != Act::Warn).collect()
     }
 
     fn replies(&self) -> Vec<&Reply> {
@@ -174,15 +184,17 @@ impl Bench {
 
     fn acted(&mut self, act: Act) {
         self.frozen = if act == Act::Freeze { Frozen::Yes } else { Frozen::No };
-        let acted = Acted {
-            attempt: Attempt(1),
-            act,
-            asked_at: self.now.mono,
-            done_at: self.now.mono,
-            syscall: String::new(),
-            outcome: ActOutcome::Confirmed,
-        };
-        let sample = self.sample(Attempt(1));
+        self.confirm(Attempt(1), act, self.cpu_ns, self.frozen);
+    }
+
+    fn acted_warn(&mut self) {
+        self.confirm(Attempt(1), Act::Warn, self.cpu_ns, self.frozen);
+    }
+
+    fn confirm(&mut self, attempt: Attempt, act: Act, cpu_ns: u64, frozen: Frozen) {
+        let (asked_at, done_at) = (self.now.mono, self.now.mono);
+        let acted = Acted { attempt, act, asked_at, done_at, syscall: String::new(), outcome: ActOutcome::Confirmed };
+        let sample = JobSample { cpu_ns: Reading::Seen(cpu_ns), frozen: Reading::Seen(frozen), ..self.sample(attempt) };
         self.step(Event::Acted(acted, Some(sample)));
     }
 
@@ -370,8 +382,20 @@ fn g2_a_killed_agent_finds_its_own_freeze_by_its_mark() {
     now.boot.0 += 300 * MS;
     let (turn, out) = Turn::wake(agent, settings, now, Epoch([9; 16]), &BTreeSet::from([Attempt(1)]));
     let policy = AccountPolicy::default();
-    let mut bench =
-        Bench { turn, now, cpu_ns, frozen: Frozen::Yes, out, free: 0, granted: 1_000_000_000, policy, detail: None, time_limit: None };
+    let mut bench = Bench {
+        turn,
+        now,
+        cpu_ns,
+        frozen: Frozen::Yes,
+        out,
+        free: 0,
+        granted: 1_000_000_000,
+        policy,
+        detail: None,
+        time_limit: None,
+        job_policy: JobPolicy::default(),
+        thaws: 0,
+    };
     bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));
     assert_eq!(bench.job().frozen_by, Some(FrozenBy::Agent));
     assert_eq!(bench.job().charge, Credits::from_nano(1_010_000_000), "the counter went on while the agent was away");
@@ -392,8 +416,20 @@ fn g7_a_job_found_frozen_without_our_mark_was_frozen_by_another() {
     assert!(armed, "so near its edge that we might have frozen it");
     let (turn, out) = Turn::wake(agent, settings, now, Epoch([9; 16]), &BTreeSet::new());
     let policy = AccountPolicy::default();
-    let mut bench =
-        Bench { turn, now, cpu_ns, frozen: Frozen::Yes, out, free: 0, granted: 1_000_000_000, policy, detail: None, time_limit: None };
+    let mut bench = Bench {
+        turn,
+        now,
+        cpu_ns,
+        frozen: Frozen::Yes,
+        out,
+        free: 0,
+        granted: 1_000_000_000,
+        policy,
+        detail: None,
+        time_limit: None,
+        job_policy: JobPolicy::default(),
+        thaws: 0,
+    };
     bench.pass(500);
     bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));
     bench.durable();

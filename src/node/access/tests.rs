@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::act::SlurmJob;
+use crate::domain::ladder::JobPolicy;
 use crate::domain::request::GpuWanted;
 
 fn access() -> Access {
@@ -26,6 +27,7 @@ fn start() -> StartRequest {
         time_limit: None,
         cpus: None,
         memory_bytes: None,
+        policy: JobPolicy::default(),
     }
 }
 

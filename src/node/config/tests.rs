@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::form::Place;
+use crate::domain::ladder::{Then, Thresholds, Victims};
 use crate::domain::wire::{OnExhaustion, StartPredicted};
 use proptest::prelude::*;
 
@@ -60,9 +61,26 @@ memory_mib = 64
 [policy]
 on_exhaustion = "kill"
 grace_s = 1
-warn_before_s = 2
+warn_before_s = [2, 60]
 start_threshold = "5"
 start_predicted = "check"
+enforcement = "notify"
+freeze_ttl_s = 3600
+then = "kill"
+victims = "dearest_first"
+victims_before_s = 9
+[warn]
+terminals = "off"
+command = ["/bin/tell", "-v"]
+user = "daemon"
+signal = "USR2"
+[exempt]
+accounts = ["ops"]
+uids = [0]
+[blast_radius]
+freeze_accounts = 5
+end_accounts = 0
+window_s = 60
 "#;
     let account = |name: &str| name.parse::<AccountId>().unwrap();
     let expected = Config {
@@ -86,10 +104,21 @@ start_predicted = "check"
         policy: AccountPolicy {
             on_exhaustion: OnExhaustion::Kill,
             grace: Nanos::from_secs(1),
-            warn_before: Nanos::from_secs(2),
+            warn_before: Thresholds::try_from(vec![Nanos::from_secs(60), Nanos::from_secs(2)]).unwrap(),
             start_threshold: "5".parse().unwrap(),
             start_predicted: StartPredicted::Check,
+            enforcement: Enforcement::Notify,
+            freeze_ttl: Some(Nanos::from_secs(3_600)),
+            then: Then::Kill,
+            victims: Victims::DearestFirst,
+            victims_before: Nanos::from_secs(9),
         },
+        ladder: Ladder {
+            exempt: Exempt { accounts: [account("ops")].into(), uids: [Uid::ROOT].into() },
+            blast: Blast { freeze_accounts: Some(5), end_accounts: None, window: Nanos::from_secs(60) },
+            warn_signal: Some(WarnSignal::Usr2),
+        },
+        warn: WarnConfig { terminals: Terminals::Off, command: vec!["/bin/tell".to_owned(), "-v".to_owned()], user: "daemon".to_owned() },
     };
     assert_eq!(Config::parse(text, "meterd.toml"), Ok(expected));
 }

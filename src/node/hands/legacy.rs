@@ -51,7 +51,7 @@ pub(super) fn begin(stopper: Stopper, dirs: Vec<OpenDir>, act: Act) -> Begun {
         Act::Freeze | Act::Kill => legacy.stop(),
         Act::Thaw => legacy.go_on(),
         Act::Terminate => legacy.signal(Signal::TERM).and_then(|()| legacy.go_on()),
-        Act::Remove => Ok(()),
+        Act::Remove | Act::Warn => Ok(()),
     };
     match begun {
         Ok(()) if legacy.dirs.is_empty() => Begun::Done(syscall, ActOutcome::Gone),
@@ -73,7 +73,7 @@ fn syscall(stopper: Stopper, dirs: &[OpenDir], act: Act) -> String {
         (_, Act::Thaw) => signals("SIGCONT"),
         (_, Act::Terminate) => signals("SIGTERM, SIGCONT"),
         (_, Act::Kill) => signals("SIGSTOP, SIGKILL"),
-        (_, Act::Remove) => "none".to_owned(),
+        (_, Act::Remove | Act::Warn) => "none".to_owned(),
     }
 }
 
@@ -89,7 +89,7 @@ impl Legacy {
             Act::Freeze => self.look_stopped(),
             Act::Thaw | Act::Terminate => self.look_going(),
             Act::Kill => self.look_killed(),
-            Act::Remove => Ok(true),
+            Act::Remove | Act::Warn => Ok(true),
         };
         match shown {
             Ok(true) => Some(ActOutcome::Confirmed),

@@ -60,7 +60,7 @@ impl World {
 }
 
 fn order(number: u64, attempt: u64, dir: &CgroupDir, act: Act) -> Numbered {
-    Numbered { number, order: Order { attempt: Attempt(attempt), target: Target::Cgroups(vec![dir.clone()]), act } }
+    Numbered { number, order: Order { attempt: Attempt(attempt), target: Target::Cgroups(vec![dir.clone()]), act, signal: None } }
 }
 
 const FROZEN: &str = "populated 1\nfrozen 1\n";

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::domain::act::{Act, ActOutcome, CgroupDir, Order, ProcessRoot, SlurmJob, Target};
+use crate::domain::ladder::WarnSignal;
 use crate::domain::meter::{Frozen, Missing, Populated};
 use crate::node::cgroup_dir::{self, OpenDir, OpenError, read_events};
 use crate::node::freezer::{self, Stopper, signal_below};
@@ -61,7 +62,10 @@ pub(super) enum Goal {
 
 /// Does the first half of an order: all its writes or signals.
 pub(super) fn begin(layout: Option<&Layout>, trees: &ProcessTrees, order: &Order) -> Begun {
-    let Order { target, act, .. } = order;
+    let Order { target, act, signal, .. } = order;
+    if *act == Act::Warn {
+        return warn(layout, trees, target, *signal);
+    }
     if let Target::Processes(root) = target {
         return begin_tree(trees, *root, *act);
     }
@@ -92,6 +96,44 @@ pub(super) fn begin(layout: Option<&Layout>, trees: &ProcessTrees, order: &Order
         (Act::Freeze | Act::Thaw, _) => begin_freezer(dirs, *act, target),
         (Act::Terminate, _) => begin_terminate(layout, dirs, target),
         (Act::Kill, _) => begin_kill(layout, dirs),
+        (Act::Warn, _) => nothing(ActOutcome::Confirmed), // above
+    }
+}
+
+/// The signal that a warning is, to every task; people are told elsewhere.
+fn warn(layout: Option<&Layout>, trees: &ProcessTrees, target: &Target, signal: Option<WarnSignal>) -> Begun {
+    let Some(signal) = signal else { return Begun::Done("none".to_owned(), ActOutcome::Confirmed) };
+    let syscall = |place: &str| format!("pidfd_send_signal SIG{} to each of {place}", signal.name());
+    if let Target::Processes(root) = target {
+        let said = syscall(&format!("process {} and all its descendants", root.pid));
+        return match trees.signal_all(*root, number(signal)) {
+            Ok(()) => Begun::Done(said, ActOutcome::Confirmed),
+            Err(Missing::Vanished) => Begun::Done(said, ActOutcome::Gone),
+            Err(why) => Begun::Done(said, ActOutcome::Failed(why.to_string())),
+        };
+    }
+    let none = |outcome| Begun::Done("none".to_owned(), outcome);
+    let Some(layout) = layout else { return none(ActOutcome::Failed("no cgroup file system is mounted here".to_owned())) };
+    let dirs = match dirs_for(layout, target, Act::Warn) {
+        Ok(Dirs::V2 { dirs, .. } | Dirs::Legacy(_, dirs)) => dirs,
+        Err(outcome) => return none(outcome),
+    };
+    let said = said(&syscall("").replace(" to each of ", " to each of"), dirs.iter().map(|dir| dir.dir.path.as_str()), "/cgroup.procs");
+    let failed = dirs.iter().find_map(|dir| signal_below(dir, number(signal)).err().map(|errno| (dir, errno)));
+    match failed {
+        None => Begun::Done(said, ActOutcome::Confirmed),
+        Some((dir, errno)) => Begun::Done(said, ActOutcome::Failed(format!("{}: {errno}", dir.dir.path))),
+    }
+}
+
+fn number(signal: WarnSignal) -> Signal {
+    match signal {
+        WarnSignal::Usr1 => Signal::USR1,
+        WarnSignal::Usr2 => Signal::USR2,
+        WarnSignal::Term => Signal::TERM,
+        WarnSignal::Int => Signal::INT,
+        WarnSignal::Hup => Signal::HUP,
+        WarnSignal::Urg => Signal::URG,
     }
 }
 
@@ -112,7 +154,7 @@ fn begin_tree(trees: &ProcessTrees, root: ProcessRoot, act: Act) -> Begun {
         Act::Thaw => "SIGCONT",
         Act::Terminate => "SIGTERM, SIGCONT",
         Act::Kill => "SIGKILL",
-        Act::Remove => return Begun::Done("none".to_owned(), ActOutcome::Refused("a process tree has no cgroup".to_owned())),
+        Act::Remove | Act::Warn => return Begun::Done("none".to_owned(), ActOutcome::Refused("a process tree has no cgroup".to_owned())),
     };
     let syscall = format!("pidfd_send_signal {signal} to process {} and all its descendants", root.pid);
     Begun::Waits(syscall, Work::Tree { root, act, quiet_rounds: 0 })
@@ -166,7 +208,7 @@ fn slurm_dirs(layout: &Layout, job: &SlurmJob, act: Act) -> Result<Vec<OpenDir>,
         dirs.extend(
             match act {
                 Act::Freeze | Act::Thaw => slurm::freeze_leaves(job_dir),
-                Act::Terminate | Act::Kill | Act::Remove => slurm::kill_dirs(job_dir),
+                Act::Terminate | Act::Kill | Act::Remove | Act::Warn => slurm::kill_dirs(job_dir),
             }
             .map_err(failed)?,
         );

@@ -53,6 +53,8 @@ pub enum Operation {
     TopUp(AccountId, TopUp),
     /// `POST /v1/enforcement`.
     SetEnforcement(Enforcement),
+    /// `POST /v1/enforcement/confirm`: the next accounts may be stopped.
+    ConfirmStops,
 }
 
 /// Which facts are told, and from where on.
@@ -122,6 +124,7 @@ impl Operation {
             ["v1", "accounts", account, "policy"] if post => Ok(Operation::SetPolicy(name(account)?, object(body)?)),
             ["v1", "accounts", account, "topup"] if post => Ok(Operation::TopUp(name(account)?, parsed(body, TopUp::parse)?)),
             ["v1", "enforcement"] if post => parsed(body, SetEnforcement::parse).map(|set| Operation::SetEnforcement(set.mode)),
+            ["v1", "enforcement", "confirm"] if post => Ok(Operation::ConfirmStops),
             known if is_path(known) => {
                 Err(Problem::new("wrong_method", format!("{method} is not done to {path}"), "GET reads; POST starts, stops and changes"))
             }
@@ -141,6 +144,7 @@ fn is_path(segments: &[&str]) -> bool {
             | ["v1", "status" | "jobs" | "accounts" | "events" | "enforcement"]
             | ["v1", "jobs" | "accounts", _]
             | ["v1", "jobs", _, "receipt" | "why" | "stop"]
+            | ["v1", "enforcement", "confirm"]
             | ["v1", "accounts", _, "ledger" | "policy" | "topup"]
     )
 }

@@ -65,6 +65,7 @@ impl World {
                 job.exit_for_good = true;
                 (ActOutcome::Confirmed, mono)
             }
+            Act::Warn => (ActOutcome::Confirmed, mono),
             Act::Remove if job.populated => (ActOutcome::Failed("EBUSY".to_owned()), mono),
             Act::Remove => {
                 job.gone = true;

@@ -78,6 +78,11 @@ impl World {
                 let caller = self.caller(n, usize::MAX, Call::Mode);
                 self.step(n, Event::EnforcementAsked { caller, mode, by: Uid::ROOT });
             }
+            Ev::Confirm(n) => {
+                self.audit.rough(n, self.now + 5 * S);
+                let caller = self.caller(n, usize::MAX, Call::Mode);
+                self.step(n, Event::ConfirmAsked { caller, by: Uid::ROOT });
+            }
             _ => {}
         }
     }
@@ -209,6 +214,7 @@ impl World {
             time_limit: None,
             cpus: None,
             memory_bytes: None,
+            policy: JobPolicy::default(),
         };
         let gpus = job.gpus.clone();
         let at = self.nodes[n].now(self.now);

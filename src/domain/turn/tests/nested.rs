@@ -12,6 +12,7 @@ fn start(bench: &mut Bench, caller: u64, path: &str, cpu_ns: u64) {
         time_limit: None,
         cpus: None,
         memory_bytes: None,
+        policy: JobPolicy::default(),
     };
     let sample = reading(bench, u64::MAX, cpu_ns);
     bench.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus: Vec::new(), sample, at: bench.now, asked: None })));

@@ -1,0 +1,315 @@
+//! The ladder: warnings, who is spared, how long jobs stand still, how many accounts at once, and thaws that do not flap.
+
+use super::*;
+use crate::domain::ladder::{Blast, Exempt, Then, Thresholds, Victims, WarnSignal};
+
+const CREDIT: i128 = 1_000_000_000;
+
+/// A job on a policy and settings of one's own, with this much credit, everything on disk.
+fn running_with(nano: i128, policy: AccountPolicy, ladder: Ladder) -> Bench {
+    let mut bench = Bench::new();
+    let settings = Settings { ladder, ..bench.turn.settings().clone() };
+    bench.turn.set_settings(settings);
+    (bench.free, bench.policy) = (nano, policy);
+    bench.start(1, "a");
+    bench.durable();
+    bench.answer();
+    bench.durable();
+    bench.out.clear();
+    bench
+}
+
+/// Works so many seconds, a look a second; the authority and the disk answer at once.
+fn work_s(bench: &mut Bench, seconds: u64) {
+    for _ in 0..seconds {
+        let before = signals(bench).len();
+        bench.work(1_000);
+        settle(bench);
+        if before < signals(bench).len() {
+            bench.acted_warn();
+        }
+    }
+}
+
+fn settle(bench: &mut Bench) {
+    bench.durable();
+    let outstanding = bench.turn.agent().outstanding.as_ref().map(|outstanding| outstanding.request.request);
+    if bench.question().is_some_and(|question| Some(question.request) == outstanding) {
+        bench.answer();
+        bench.durable();
+    }
+}
+
+/// Stands still for so many seconds, looked at each.
+fn stand_s(bench: &mut Bench, seconds: u64) {
+    for _ in 0..seconds {
+        bench.pass(1_000);
+        let sample = bench.sample(Attempt(1));
+        bench.step(Event::Ticked(vec![sample]));
+        settle(bench);
+    }
+}
+
+fn signals(bench: &Bench) -> Vec<Option<WarnSignal>> {
+    let warns = |effect: &Effect| if let Effect::Act(order) = effect { (order.act == Act::Warn).then_some(order.signal) } else { None };
+    bench.out.iter().filter_map(warns).collect()
+}
+
+fn thresholds(seconds: &[u64]) -> Thresholds {
+    Thresholds::try_from(seconds.iter().copied().map(Nanos::from_secs).collect::<Vec<_>>()).unwrap()
+}
+
+fn would(bench: &Bench) -> Vec<Act> {
+    let step = |step: &crate::domain::job::Step| if let StepEvent::WouldAct(act) = &step.event { Some(*act) } else { None };
+    bench.job().steps.iter().filter_map(step).collect()
+}
+
+#[test]
+fn each_threshold_warns_once_and_by_the_jobs_own_signal() {
+    let policy = AccountPolicy { warn_before: thresholds(&[30, 10]), ..AccountPolicy::default() };
+    let mut bench = running_with(50 * CREDIT, policy, Ladder { warn_signal: Some(WarnSignal::Urg), ..Ladder::default() });
+    let mut warned_at = Vec::new();
+    for second in 1..=50 {
+        work_s(&mut bench, 1);
+        if warned_at.len() < signals(&bench).len() {
+            warned_at.push(second);
+        }
+    }
+    assert_eq!(warned_at, [21, 41]);
+    assert_eq!(signals(&bench), [Some(WarnSignal::Urg), Some(WarnSignal::Urg)]);
+}
+
+#[test]
+fn a_top_up_lifts_the_warning_and_the_next_shortage_warns_again() {
+    let policy = AccountPolicy { warn_before: thresholds(&[10]), ..AccountPolicy::default() };
+    let mut bench = running_with(20 * CREDIT, policy, Ladder::default());
+    work_s(&mut bench, 15);
+    assert_eq!(signals(&bench).len(), 1);
+    let warned = |bench: &Bench| bench.turn.agent().accounts.values().next().unwrap().warned.is_some();
+    assert!(warned(&bench));
+    bench.free = 40 * CREDIT; // the next answer brings it
+    work_s(&mut bench, 2);
+    assert!(!warned(&bench));
+    work_s(&mut bench, 36);
+    assert!(warned(&bench));
+    assert_eq!(signals(&bench).len(), 2);
+}
+
+#[test]
+fn a_warning_that_the_crash_swallowed_comes_again() {
+    let policy = AccountPolicy { warn_before: thresholds(&[10]), ..AccountPolicy::default() };
+    let mut bench = running_with(20 * CREDIT, policy, Ladder::default());
+    for _ in 0..15 {
+        bench.work(1_000);
+        settle(&mut bench);
+    }
+    let (agent, settings, now) = (bench.turn.agent().clone(), bench.turn.settings().clone(), bench.now);
+    let (_, effects) = Turn::wake(agent, settings, now, Epoch([9; 16]), &BTreeSet::new());
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Act(order) if order.act == Act::Warn)));
+}
+
+#[test]
+fn notifying_warns_and_stops_nothing_and_says_what_it_would_have_done() {
+    let policy = AccountPolicy { warn_before: thresholds(&[10]), enforcement: Enforcement::Notify, ..AccountPolicy::default() };
+    let mut bench = running_with(12 * CREDIT, policy, Ladder::default());
+    work_s(&mut bench, 19);
+    assert_eq!((bench.orders(), would(&bench), signals(&bench)), (vec![], vec![Act::Freeze], vec![None]));
+}
+
+#[test]
+fn observing_warns_nobody_and_says_what_it_would_have_done_once() {
+    let policy = AccountPolicy { on_exhaustion: OnExhaustion::Kill, enforcement: Enforcement::Observe, ..AccountPolicy::default() };
+    let mut bench = running_with(5 * CREDIT, policy, Ladder::default());
+    work_s(&mut bench, 20);
+    assert_eq!((bench.orders(), would(&bench), signals(&bench)), (vec![], vec![Act::Freeze, Act::Kill], vec![]));
+}
+
+#[test]
+fn the_exempt_are_charged_and_left_alone() {
+    for exempt in [
+        Exempt { accounts: ["a".parse().unwrap()].into(), uids: BTreeSet::new() },
+        Exempt { accounts: BTreeSet::new(), uids: [Uid::ROOT].into() },
+    ] {
+        let mut bench = running_with(5 * CREDIT, AccountPolicy::default(), Ladder { exempt, ..Ladder::default() });
+        work_s(&mut bench, 10);
+        assert_eq!((bench.orders(), bench.job().charge), (vec![], Credits::from_nano(10 * CREDIT)));
+    }
+}
+
+#[test]
+fn a_job_can_be_stricter_than_its_account_and_never_milder() {
+    for (account, job, ends) in [
+        (OnExhaustion::Freeze, Some(OnExhaustion::Kill), true),
+        (OnExhaustion::Freeze, None, false),
+        (OnExhaustion::Kill, Some(OnExhaustion::Terminate), true),
+    ] {
+        let policy = AccountPolicy { on_exhaustion: account, warn_before: Thresholds::default(), ..AccountPolicy::default() };
+        let mut bench = Bench::new();
+        (bench.free, bench.policy) = (5 * CREDIT, policy);
+        bench.job_policy = JobPolicy { on_exhaustion: job, warn_signal: None };
+        bench.start(1, "a");
+        settle(&mut bench);
+        work_s(&mut bench, 6);
+        bench.acted(Act::Freeze);
+        settle(&mut bench);
+        stand_s(&mut bench, 2);
+        assert_eq!(bench.orders().contains(&Act::Kill), ends, "{account:?} {job:?}: {:?}", bench.orders());
+    }
+}
+
+#[test]
+fn who_stands_still_for_longer_than_the_ttl_is_ended() {
+    let policy = AccountPolicy { freeze_ttl: Some(Nanos::from_secs(60)), then: Then::Kill, ..AccountPolicy::default() };
+    let mut bench = running_with(5 * CREDIT, policy, Ladder::default());
+    work_s(&mut bench, 6);
+    bench.acted(Act::Freeze);
+    stand_s(&mut bench, 55);
+    assert!(!bench.orders().contains(&Act::Kill));
+    stand_s(&mut bench, 10);
+    assert!(bench.orders().contains(&Act::Kill));
+}
+
+#[test]
+fn no_more_accounts_are_ended_in_a_window_than_allowed_until_somebody_confirms() {
+    let policy = AccountPolicy { on_exhaustion: OnExhaustion::Kill, ..AccountPolicy::default() };
+    let blast = Blast { end_accounts: Some(0), ..Blast::default() };
+    let mut bench = running_with(5 * CREDIT, policy, Ladder { blast, ..Ladder::default() });
+    work_s(&mut bench, 6);
+    bench.acted(Act::Freeze);
+    stand_s(&mut bench, 30);
+    assert!(!bench.orders().contains(&Act::Kill), "frozen, which can be undone");
+    assert_eq!(bench.turn.agent().held_back(bench.turn.settings(), bench.now), ["a".parse().unwrap()]);
+    let ladder = Ladder { blast: Blast { end_accounts: Some(1), ..blast }, ..Ladder::default() };
+    let settings = Settings { ladder, ..bench.turn.settings().clone() };
+    bench.turn.set_settings(settings);
+    bench.step(Event::ConfirmAsked { caller: 9, by: Uid::ROOT });
+    settle(&mut bench);
+    stand_s(&mut bench, 1);
+    assert!(bench.orders().contains(&Act::Kill));
+    assert!(bench.turn.agent().held_back(bench.turn.settings(), bench.now).is_empty());
+}
+
+#[test]
+fn accounts_of_a_window_are_counted_and_a_confirmation_begins_anew() {
+    let blast = Blast { freeze_accounts: Some(1), ..Blast::default() };
+    let mut bench = Bench::new();
+    let settings = Settings { ladder: Ladder { blast, ..Ladder::default() }, ..bench.turn.settings().clone() };
+    bench.turn.set_settings(settings);
+    for (caller, name) in [(1, "one"), (2, "two")] {
+        (bench.free, bench.granted) = (CREDIT, 0);
+        bench.start_named(name, caller, name);
+        bench.durable();
+        bench.answer();
+        bench.durable();
+    }
+    let frozen = |bench: &Bench| -> Vec<Attempt> {
+        let freeze =
+            |effect: &Effect| if let Effect::Act(order) = effect { (order.act == Act::Freeze).then_some(order.attempt) } else { None };
+        bench.out.iter().filter_map(freeze).collect()
+    };
+    bench.pass(2_000);
+    bench.cpu_ns += 2_000 * MS;
+    bench.step(Event::Looked(vec![bench.sample(Attempt(1)), bench.sample(Attempt(2))]));
+    bench.durable();
+    assert_eq!(frozen(&bench), [Attempt(1)], "one account a window");
+    assert_eq!(bench.turn.agent().held_back(bench.turn.settings(), bench.now), ["two".parse().unwrap()]);
+    bench.step(Event::ConfirmAsked { caller: 9, by: Uid::ROOT });
+    bench.durable();
+    assert!(frozen(&bench).contains(&Attempt(2)));
+}
+
+/// Suspend and resume flapped on a single tick that reported too little.
+#[test]
+fn f14_a_tick_that_reports_too_little_thaws_nothing() {
+    let mut bench = Bench::running(2 * CREDIT);
+    bench.work(2_010);
+    bench.acted(Act::Freeze);
+    settle(&mut bench);
+    bench.out.clear();
+    for cpu_ns in [Reading::Seen(0), Reading::Missing(Missing::NotSupported), Reading::Seen(bench.cpu_ns - 1)] {
+        bench.pass(1_000);
+        bench.step(Event::Ticked(vec![JobSample { cpu_ns, ..bench.sample(Attempt(1)) }]));
+        settle(&mut bench);
+    }
+    assert_eq!(bench.orders(), []);
+}
+
+/// The same with credit that comes in drops: the first thaws come at once, then each later than the one before.
+#[test]
+fn f14_credit_in_drops_does_not_make_a_job_flap() {
+    let mut bench = Bench::running(CREDIT);
+    let mut version = 1;
+    for _ in 0..300 {
+        bench.pass(200);
+        if bench.frozen == Frozen::No {
+            bench.cpu_ns += 200 * MS;
+        }
+        let sample = bench.sample(Attempt(1));
+        bench.step(Event::Ticked(vec![sample]));
+        settle(&mut bench);
+        for act in bench.orders() {
+            bench.thaws += usize::from(act == Act::Thaw);
+            bench.out.retain(|effect| !matches!(effect, Effect::Act(_)));
+            bench.acted(act);
+            settle(&mut bench);
+        }
+        if bench.frozen == Frozen::Yes {
+            (bench.free, version) = (CREDIT / 10, version + 1);
+            bench.step(Event::Pushed(Push { account: "a".parse().unwrap(), version }));
+            settle(&mut bench);
+        }
+    }
+    // At one a 300 ms it would have flapped two hundred times in this minute.
+    assert!((3..=9).contains(&bench.thaws), "{} thaws in a minute", bench.thaws);
+}
+
+#[test]
+fn the_newest_job_stands_still_so_that_the_oldest_can_go_on() {
+    let policy = AccountPolicy {
+        victims: Victims::NewestFirst,
+        victims_before: Nanos::from_secs(60),
+        warn_before: Thresholds::default(),
+        ..AccountPolicy::default()
+    };
+    let mut bench = Bench::new();
+    (bench.free, bench.policy) = (100 * CREDIT, policy);
+    for (caller, name) in [(1, "old"), (2, "new")] {
+        bench.start_named(name, caller, "a");
+        settle(&mut bench);
+    }
+    bench.out.clear();
+    let (mut cpu, mut frozen) = ([0_u64; 2], [Frozen::No; 2]);
+    let mut stopped_at = None;
+    for second in 0..80 {
+        bench.pass(1_000);
+        let mut samples = Vec::new();
+        for nth in 0..2 {
+            cpu[nth] += if frozen[nth] == Frozen::No { 500 * MS } else { 0 };
+            let sample = bench.sample(Attempt(nth as u64 + 1));
+            samples.push(JobSample { cpu_ns: Reading::Seen(cpu[nth]), frozen: Reading::Seen(frozen[nth]), ..sample });
+        }
+        bench.step(Event::Ticked(samples));
+        settle(&mut bench);
+        let froze = |effect: &Effect| matches!(effect, Effect::Act(order) if order.act == Act::Freeze && order.attempt == Attempt(2));
+        if stopped_at.is_none() && bench.out.iter().any(froze) {
+            stopped_at = Some(second);
+            frozen[1] = Frozen::Yes;
+            bench.confirm(Attempt(2), Act::Freeze, cpu[1], Frozen::Yes);
+        }
+    }
+    let stopped_at: u64 = stopped_at.expect("the newest is stopped");
+    assert!((35..60).contains(&stopped_at), "as soon as what is left lasts less than a minute: at {stopped_at} s");
+    let job = |nth: u64| bench.turn.agent().jobs.get(&Attempt(nth)).unwrap();
+    assert_eq!((job(1).phase, job(1).victim), (Phase::Running, None));
+    assert!(job(2).victim.is_some());
+    // There is plenty again: it goes on.
+    bench.free = 1_000 * CREDIT;
+    bench.out.clear();
+    bench.step(Event::Pushed(Push { account: "a".parse().unwrap(), version: 9 }));
+    settle(&mut bench);
+    bench.pass(1_000);
+    let sample = bench.sample(Attempt(1));
+    bench.step(Event::Ticked(vec![JobSample { cpu_ns: Reading::Seen(cpu[0]), ..sample }]));
+    bench.durable();
+    assert!(bench.out.iter().any(|effect| matches!(effect, Effect::Act(order) if order.act == Act::Thaw && order.attempt == Attempt(2))));
+}

@@ -1,0 +1,313 @@
+//! Tells people: on the terminals of a job's owner, as `wall` does for all, and by the site's own command. One thread, one bounded
+//! queue: neither a slow terminal nor a slow command holds up anything else, and what does not fit is dropped and counted.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+
+use crate::domain::act::{Act, ActOutcome, Acted};
+use crate::domain::agent::Agent;
+use crate::domain::agent::credit::measured_burn;
+use crate::domain::grant;
+use crate::domain::id::{AccountId, Attempt, JobName, NodeId, Uid};
+use crate::domain::money::Credits;
+use crate::domain::time::{Nanos, Now};
+
+/// Notices that may wait.
+const QUEUE_MAX: usize = 1_024;
+/// How long the site's command may take.
+const COMMAND_WITHIN: Duration = Duration::from_secs(10);
+/// Terminals of one owner that are written to.
+const TERMINALS_MAX: usize = 32;
+/// Where they are.
+const TERMINALS: &str = "/dev/pts";
+
+/// What is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Credit is short.
+    Warned,
+    /// The job stands still.
+    Frozen,
+    /// It goes on.
+    Thawed,
+    /// It was asked to end.
+    Terminated,
+    /// It was ended.
+    Killed,
+}
+
+impl Event {
+    /// What there is to tell of something done; a warning is told when it is ordered.
+    #[must_use]
+    pub fn of(acted: &Acted) -> Option<Event> {
+        match (acted.act, &acted.outcome) {
+            (Act::Freeze, ActOutcome::Confirmed) => Some(Event::Frozen),
+            (Act::Thaw, ActOutcome::Confirmed) => Some(Event::Thawed),
+            (Act::Terminate, ActOutcome::Confirmed) => Some(Event::Terminated),
+            (Act::Kill, ActOutcome::Confirmed) => Some(Event::Killed),
+            _ => None,
+        }
+    }
+
+    /// Its name for the command.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Event::Warned => "warned",
+            Event::Frozen => "frozen",
+            Event::Thawed => "thawed",
+            Event::Terminated => "terminated",
+            Event::Killed => "killed",
+        }
+    }
+}
+
+/// One thing to tell of one job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    event: Event,
+    node: NodeId,
+    attempt: Attempt,
+    job: JobName,
+    account: AccountId,
+    owner: Uid,
+    left: Credits,
+    lasts: Option<Nanos>,
+}
+
+impl Notice {
+    /// What there is to tell of a job; none if it is not known.
+    #[must_use]
+    pub fn of(event: Event, attempt: Attempt, agent: &Agent, node: &NodeId, now: Now) -> Option<Notice> {
+        let job = agent.jobs.get(&attempt)?;
+        let account = agent.accounts.get(&job.account)?;
+        let left = account.grant.in_hand(now.boot).plus(account.grant.free);
+        Some(Notice {
+            event,
+            node: node.clone(),
+            attempt,
+            job: job.name.clone(),
+            account: job.account.clone(),
+            owner: job.owner,
+            left,
+            lasts: grant::lasts(left, measured_burn(account)),
+        })
+    }
+
+    /// The sentence for a terminal. Names are of a narrow alphabet, so nothing in it can steer the terminal.
+    fn sentence(&self) -> String {
+        let Notice { job, account, left, .. } = self;
+        match self.event {
+            Event::Warned => {
+                let lasts = self.lasts.map_or(String::new(), |lasts| format!(", which lasts about {} s", lasts.0 / 1_000_000_000));
+                format!("job {job}: account {account} has {left} credits left{lasts}. Without more the job is stopped.")
+            }
+            Event::Frozen => format!("job {job} stands still: account {account} has no credit for it. It goes on when there is some."),
+            Event::Thawed => format!("job {job} goes on: account {account} has credit again."),
+            Event::Terminated => format!("job {job} was asked to end (SIGTERM): account {account} has no credit."),
+            Event::Killed => format!("job {job} was ended: account {account} has no credit."),
+        }
+    }
+
+    fn environment(&self) -> [(&'static str, String); 8] {
+        [
+            ("METERD_EVENT", self.event.name().to_owned()),
+            ("METERD_NODE", self.node.to_string()),
+            ("METERD_JOB", self.job.to_string()),
+            ("METERD_ATTEMPT", self.attempt.to_string()),
+            ("METERD_ACCOUNT", self.account.to_string()),
+            ("METERD_UID", self.owner.0.to_string()),
+            ("METERD_CREDITS_LEFT", self.left.to_string()),
+            ("METERD_LASTS_S", self.lasts.map_or(String::new(), |lasts| (lasts.0 / 1_000_000_000).to_string())),
+        ]
+    }
+}
+
+/// Whether terminals are written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Terminals {
+    /// Those of the job's owner that let messages through (`mesg y`).
+    Owner,
+    /// None.
+    Off,
+}
+
+/// The site's own command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteCommand {
+    /// The program and its arguments; no shell sees them.
+    pub words: Vec<String>,
+    /// As whom it runs, where the agent is root: user and group.
+    pub user: Option<(u32, u32)>,
+}
+
+/// How people are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telling {
+    /// On terminals.
+    pub terminals: Terminals,
+    /// By a command.
+    pub command: Option<SiteCommand>,
+}
+
+/// The way to the thread. It ends when this is dropped, after what is in the queue.
+#[derive(Debug)]
+pub struct Notices(Option<Sender<Notice>>);
+
+impl Notices {
+    /// Nobody is told.
+    #[must_use]
+    pub const fn none() -> Notices {
+        Notices(None)
+    }
+
+    /// Starts the thread, if anybody is to be told.
+    ///
+    /// # Errors
+    /// When the kernel gives no thread.
+    pub fn start(telling: Telling) -> std::io::Result<Notices> {
+        if telling.terminals == Terminals::Off && telling.command.is_none() {
+            return Ok(Notices(None));
+        }
+        let (sender, receiver) = bounded::<Notice>(QUEUE_MAX);
+        let run = move || receiver.iter().for_each(|notice| tell(&telling, &notice));
+        std::thread::Builder::new().name("notices".to_owned()).spawn(run)?;
+        Ok(Notices(Some(sender)))
+    }
+
+    /// Has it told, if there is room.
+    pub fn tell(&self, notice: Option<Notice>) {
+        if let (Some(sender), Some(notice)) = (&self.0, notice)
+            && sender.try_send(notice).is_err()
+        {
+            tracing::warn!(event = "notice_dropped", "too many wait: a command or a terminal is slow");
+        }
+    }
+}
+
+fn tell(telling: &Telling, notice: &Notice) {
+    if telling.terminals == Terminals::Owner {
+        let line = format!("\r\nmeterd on {}: {}\r\n", notice.node, notice.sentence());
+        let written = write_to_terminals(Path::new(TERMINALS), notice.owner, line.as_bytes());
+        tracing::debug!(event = "terminals", job = %notice.job, written);
+    }
+    if let Some(command) = &telling.command
+        && let Err(why) = run(command, notice)
+    {
+        tracing::warn!(event = "command_failed", command = %command.words[0], job = %notice.job, %why);
+    }
+}
+
+/// Writes to each terminal of that owner that lets messages through, and never waits for one. How many took it.
+fn write_to_terminals(dir: &Path, owner: Uid, line: &[u8]) -> usize {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    let open = |path: PathBuf| {
+        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NOCTTY;
+        let file = OpenOptions::new().write(true).custom_flags(i32::try_from(flags.bits()).unwrap_or(0)).open(path).ok()?;
+        let found = file.metadata().ok()?;
+        // As `write(1)`: the owner says with `mesg` whether others may write.
+        let may = found.file_type().is_char_device() && found.uid() == owner.0 && found.mode() & 0o020 != 0;
+        may.then_some(file)
+    };
+    let numbered = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    let terminals = entries.filter(|entry| numbered(&entry.file_name())).filter_map(|entry| open(entry.path()));
+    terminals.take(TERMINALS_MAX).filter_map(|mut terminal| terminal.write_all(line).ok()).count()
+}
+
+fn run(site: &SiteCommand, notice: &Notice) -> Result<(), String> {
+    let mut command = Command::new(&site.words[0]);
+    command.args(&site.words[1..]).env_clear().envs(notice.environment()).env("PATH", "/usr/bin:/bin").current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    if let Some((uid, gid)) = site.user.filter(|_| rustix::process::geteuid().is_root()) {
+        command.uid(uid).gid(gid); // std drops the supplementary groups with it
+    }
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    let deadline = Instant::now() + COMMAND_WITHIN;
+    loop {
+        match child.try_wait().map_err(|error| error.to_string())? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(status.to_string()),
+            None if deadline <= Instant::now() => {
+                end(&mut child);
+                return Err(format!("ended after {} s", COMMAND_WITHIN.as_secs()));
+            }
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// It and what it started.
+fn end(child: &mut Child) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL); // already gone
+    }
+    let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice() -> Notice {
+        Notice {
+            event: Event::Warned,
+            node: "node-1".parse().unwrap(),
+            attempt: Attempt(7),
+            job: "job-7".parse().unwrap(),
+            account: "physics".parse().unwrap(),
+            owner: Uid(rustix::process::getuid().as_raw()),
+            left: "1.5".parse().unwrap(),
+            lasts: Some(Nanos::from_secs(55)),
+        }
+    }
+
+    #[test]
+    fn the_command_gets_its_words_and_an_environment_of_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let script = format!("env | sort > {0}.part; echo \"$1\" >> {0}.part; mv {0}.part {0}", out.display());
+        let words = ["/bin/sh", "-c", &script, "name", "a b; $HOME"].map(str::to_owned).to_vec();
+        run(&SiteCommand { words, user: None }, &notice()).unwrap();
+        let said = std::fs::read_to_string(out).unwrap();
+        let lines: Vec<&str> = said.lines().filter(|line| !["PWD=", "SHLVL=", "_="].iter().any(|own| line.starts_with(own))).collect();
+        assert_eq!(
+            lines,
+            [
+                "METERD_ACCOUNT=physics",
+                "METERD_ATTEMPT=7",
+                "METERD_CREDITS_LEFT=1.5",
+                "METERD_EVENT=warned",
+                "METERD_JOB=job-7",
+                "METERD_LASTS_S=55",
+                "METERD_NODE=node-1",
+                &format!("METERD_UID={}", rustix::process::getuid().as_raw()),
+                "PATH=/usr/bin:/bin",
+                "a b; $HOME"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_command_that_fails_or_is_not_there_is_said() {
+        let of = |words: &[&str]| run(&SiteCommand { words: words.iter().map(|word| (*word).to_owned()).collect(), user: None }, &notice());
+        assert!(of(&["/bin/sh", "-c", "exit 3"]).unwrap_err().contains('3'));
+        assert!(of(&["/nowhere/at-all"]).is_err());
+    }
+
+    #[test]
+    fn what_is_no_terminal_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("0"), "").unwrap();
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("1")).unwrap();
+        let owner = Uid(rustix::process::getuid().as_raw());
+        assert_eq!(write_to_terminals(dir.path(), owner, b"hello"), 0);
+        assert_eq!(std::fs::read(dir.path().join("0")).unwrap(), b"");
+    }
+}
