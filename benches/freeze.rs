@@ -6,6 +6,8 @@
 //! what the whole machine can burn in a fifth of a second. Needs root and a cgroup v2 tree.
 //! `cargo bench --bench freeze` (more rounds: `METERD_BENCH_ROUNDS=200`).
 
+mod support;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -30,8 +32,8 @@ use meterd::domain::wire::AccountPolicy;
 use meterd::node::config::Config;
 use meterd::node::daemon::Daemon;
 use meterd::node::handle::{Caller, Inbox};
-use meterd::node::layout::Layout;
-use meterd::node::{clock, own_cgroup, priority};
+use meterd::node::{clock, priority};
+use support::Cgroups;
 
 /// One credit for a core-second: unfunded credits are core-seconds past zero.
 const CARD: &str = "card = \"bench\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n[[line]]\nid = \"cpu\"\nmeter = \"cpu_time\"\nprice = \"1\"\nunit = \"core-second\"\n";
@@ -82,8 +84,7 @@ fn burn(full: &AtomicBool, duty_percent: u64) {
 
 struct Bench {
     daemon: Daemon,
-    layout: Layout,
-    parent: PathBuf,
+    cgroups: Cgroups,
     /// For names of jobs, accounts and payments.
     numbers: AtomicU64,
 }
@@ -114,12 +115,7 @@ fn bench() -> Result<(), Failure> {
     let config =
         Config::parse(&text, "bench.toml").map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     let card = Card::parse(CARD, "card.toml").map_err(|mistakes| format!("{mistakes:?}"))?;
-    let bench = Bench {
-        daemon: Daemon::start(&config, Some(card))?,
-        layout: Layout::detect()?,
-        parent: PathBuf::from(format!("meterd-bench-{}", std::process::id())),
-        numbers: AtomicU64::new(0),
-    };
+    let bench = Bench { daemon: Daemon::start(&config, Some(card))?, cgroups: Cgroups::below("bench")?, numbers: AtomicU64::new(0) };
     let cpus = std::thread::available_parallelism()?.get();
     println!("{cpus} CPUs; all times in milliseconds; {rounds} rounds a row (a tenth of that for 1,000 tasks, at least 10)");
     println!("{:<34} {:>24}   {:>24}   {:>24}", "", "decision -> frozen", "the kernel alone", "past zero (core-ms)");
@@ -131,9 +127,6 @@ fn bench() -> Result<(), Failure> {
     bench.daemon.handle().report(Inbox::Drain);
     let ended = bench.daemon.wait();
     drop(std::fs::remove_dir_all(&state));
-    for mount in [&bench.layout.v2, &bench.layout.v1_memory].into_iter().flatten() {
-        drop(std::fs::remove_dir(mount.join(&bench.parent)));
-    }
     println!("agent: {ended:?}");
     result
 }
@@ -256,9 +249,13 @@ fn row(bench: &Bench, title: &str, tasks: u64, duty_percent: u64, rounds: usize)
             job = Job::start(bench, tasks, duty_percent, each)?;
             kernel.append(&mut job.kernel);
         }
+        let since = job.seen;
         let (length, unfunded) = job.run_dry(bench, duty_percent)?;
         decided.push(length);
         past_zero.push(unfunded);
+        if fifth_of_a_second() / 4 < unfunded {
+            println!("    {unfunded} core-us past zero in round {}: {}", decided.len(), job.story(bench, since)?);
+        }
     }
     job.end(bench)?;
     print_row(title, &mut decided, &mut kernel, &mut past_zero);
@@ -299,7 +296,7 @@ impl Job {
     /// A cgroup with busy tasks, of which the agent knows nothing yet.
     fn make(bench: &Bench, account: &AccountId, tasks: u64, duty_percent: u64) -> Result<Job, Failure> {
         let nth = bench.numbers.fetch_add(1, Ordering::Relaxed);
-        let dirs = own_cgroup::make(&bench.layout, &bench.parent, &format!("job-{nth}"))?;
+        let dirs = bench.cgroups.make(&format!("job-{nth}"))?;
         let name: JobName = format!("bench-{nth}").parse()?;
         let mut job =
             Job { name, account: account.clone(), dirs, children: Vec::new(), unfunded: Credits::ZERO, seen: 0, kernel: Vec::new() };
@@ -309,7 +306,7 @@ impl Job {
                 .args(["--spin", &(tasks / processes).to_string(), &duty_percent.to_string()])
                 .stdin(Stdio::piped())
                 .spawn()?;
-            own_cgroup::enter(&bench.layout, &job.dirs, child.id())?;
+            bench.cgroups.enter(&job.dirs, child.id())?;
             job.children.push(child);
         }
         job.tell_children(b"1")?;
@@ -359,6 +356,27 @@ impl Job {
         answer.blocking_recv()?.ok_or_else(|| "the job is not known".into())
     }
 
+    /// What happened since that instant, each step in milliseconds since then; of a first round since the job was opened.
+    fn story(&self, bench: &Bench, since: u64) -> Result<String, Failure> {
+        let receipt = self.receipt(bench)?;
+        let steps: Vec<&Step> = receipt.steps.iter().filter(|step| since <= step.at.0).collect();
+        let from = if since == 0 { steps.first().map_or(0, |step| step.at.0) } else { since };
+        let told = |step: &&Step| {
+            let what = match &step.event {
+                StepEvent::Acted(acted) => {
+                    format!("{} asked for at {}, done", acted.act, acted.asked_at.0.saturating_sub(from) / 1_000_000)
+                }
+                StepEvent::Armed(_) => "armed".to_owned(),
+                StepEvent::Emptied(_) => "empty".to_owned(),
+                StepEvent::Exhausted(_) => "exhausted".to_owned(),
+                StepEvent::Funded(_) => "funded".to_owned(),
+                other => format!("{other:?}"),
+            };
+            format!("{what} at {}", step.at.0.saturating_sub(from) / 1_000_000)
+        };
+        Ok(format!("opened {}; {}", receipt.opened, steps.iter().map(told).collect::<Vec<_>>().join(", ")))
+    }
+
     /// Lets the job run until it is frozen: microseconds from decision to frozen, and core-microseconds past zero.
     fn run_dry(&mut self, bench: &Bench, duty_percent: u64) -> Result<(u64, u64), Failure> {
         if duty_percent < 100 {
@@ -398,7 +416,7 @@ impl Job {
         let ending = Ending { outcome: Outcome::Cancelled, exit_code: None };
         bench.daemon.handle().report(Inbox::Stop { name: self.name.clone(), ending, reply });
         answer.blocking_recv()?;
-        own_cgroup::remove(&bench.layout, &self.dirs)?;
+        bench.cgroups.remove(&self.dirs)?;
         Ok(())
     }
 }

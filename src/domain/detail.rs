@@ -10,6 +10,8 @@ use super::time::{Mono, Nanos};
 
 /// Between two such readings of one job.
 pub const DETAIL_EVERY: Nanos = Nanos::from_secs(10);
+/// The same on a node with so many jobs that they cannot all be read so often.
+pub const DETAIL_AT_LEAST_EVERY: Nanos = Nanos::from_secs(120);
 
 /// One look at all of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::act::{Act, ActOutcome, Acted, Order};
+use super::agent::credit::ASK_SPACING;
 use super::agent::draft::{self, Doubts, Draft};
 use super::agent::start::{AskedInVain, PendingStart, Reply, overdue};
 use super::agent::{Agent, Settings};
@@ -41,6 +42,8 @@ const CHECKPOINT_TICKS: u32 = 60;
 pub const REPLAY_MAX: u64 = 4_096;
 /// With this many facts on their way to the disk, looks at jobs that are not near their edge are left out: counters lose nothing by it.
 const BEHIND_MAX: u64 = 512;
+/// What to ask the authority is considered anew after this, though nothing has happened.
+const CONSIDER_AGAIN: Nanos = Nanos::from_millis(50);
 /// Most starts that wait for the authority at once.
 const STARTS_MAX: usize = 1_024;
 
@@ -157,6 +160,17 @@ pub struct Turn {
     ticks: u32,
     checkpointed: Seq,
     refused_card: Option<String>,
+    /// When it was last considered what to ask the authority, and after which fact.
+    considered: Option<(Seq, Mono)>,
+}
+
+/// Is there something to ask the authority?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    /// That is to be considered.
+    ToConsider,
+    /// It was, a moment ago, and nothing has happened since.
+    Considered,
 }
 
 impl Turn {
@@ -183,6 +197,7 @@ impl Turn {
             ticks: CHECKPOINT_TICKS,
             checkpointed: Seq(0),
             refused_card: None,
+            considered: None,
         };
         let mut effects = turn.draft(now, |draft, _| draft.woke(fresh_epoch, marked));
         let of_nobody = |attempt: &&Attempt| turn.agent.jobs.get(attempt).is_none_or(|job| !job.is_live());
@@ -240,7 +255,13 @@ impl Turn {
             Event::Durable(seq) => {
                 self.durable = self.durable.max(seq);
                 self.opened.retain(|_, opened| seq < *opened);
-                self.draft(now, |_, _| ())
+                // Nothing is asked for that was not a moment ago, unless it is time to.
+                let asking = if self.considered.is_some_and(|(at, then)| at == self.agent.seq && now.mono.since(then) < CONSIDER_AGAIN) {
+                    Asking::Considered
+                } else {
+                    Asking::ToConsider
+                };
+                self.draft_asking(now, asking, |_, _| ())
             }
             Event::JournalIs(state) => {
                 self.journal = state;
@@ -331,6 +352,9 @@ impl Turn {
 
     /// A tail tells what came after the last look. If that one was left out, its part is missing too.
     fn catch_up(&mut self, samples: &mut [JobSample]) {
+        if self.skipped.is_empty() {
+            return;
+        }
         for sample in samples {
             if sample.cpu_ns.seen().is_none() && sample.tail.is_none() {
                 continue; // it told nothing: what was left out still is
@@ -345,6 +369,7 @@ impl Turn {
 
     fn tick(&mut self, now: Now, samples: Vec<JobSample>) -> Vec<Effect> {
         self.ticks += 1;
+        self.agent.jobs.fetch();
         if BEHIND_MAX < self.agent.seq.0 - self.durable.0 || self.journal == JournalState::Full {
             // The disk is behind: only what is near its edge or has changed its state is counted now, the rest at the next tick that is.
             let counts = |sample: &JobSample| {
@@ -418,6 +443,10 @@ impl Turn {
 
     /// Makes facts, and lets out what the disk allows.
     fn draft(&mut self, now: Now, work: impl FnOnce(&mut Draft<'_>, &mut Vec<(u64, Reply)>)) -> Vec<Effect> {
+        self.draft_asking(now, Asking::ToConsider, work)
+    }
+
+    fn draft_asking(&mut self, now: Now, asking: Asking, work: impl FnOnce(&mut Draft<'_>, &mut Vec<(u64, Reply)>)) -> Vec<Effect> {
         let first = Seq(self.agent.seq.0 + 1);
         let mut replies = Vec::new();
         let mut draft = Draft::new(&mut self.agent, &self.settings, now, &self.doubts);
@@ -425,8 +454,14 @@ impl Turn {
         if draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Pushed { .. } | Fact::EpochOpened { .. })) {
             self.starts.iter_mut().for_each(|start| start.asked = None); // their question is void
         }
-        draft.ask(&self.starts);
+        if asking == Asking::ToConsider || !self.starts.is_empty() {
+            draft.ask(&self.starts);
+        }
         let (facts, receipts) = draft.finish();
+        if asking == Asking::ToConsider {
+            let spaced = ASK_SPACING <= now.boot.since(self.agent.asked_at);
+            self.considered = spaced.then_some((self.agent.seq, now.mono));
+        }
         let opened = |(seq, fact): &(Seq, Fact)| match fact {
             Fact::JobOpened(opened) => Some((opened.attempt, *seq)),
             _ => None,

@@ -2,41 +2,47 @@
 //! procfs. A cgroup that was there and is gone is [`Missing::Vanished`], its last CPU time is told by its parent ([`JobSample::tail`]).
 
 mod detail;
+mod dirs;
+mod due;
 mod family;
 mod files;
 mod nest;
+mod reading;
 mod watched;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::family::{Family, Key};
-use self::files::Files;
+use self::dirs::{Dirs, Key};
+use self::due::Due;
+use self::family::Family;
+use self::files::{Files, Opened};
+use self::reading::{Look, Origin, Sources};
 use self::watched::{TailOpen, Watched};
 use super::cgroup_dir::{self, OpenDir};
 use super::defence::{Defence, stands};
-use super::freezer;
+use super::descriptors::Room;
 use super::layout::{Controller, Hierarchy, Layout, PlaceError};
 use super::process_tree::ProcessTrees;
 use super::{sibling, slurm};
 use crate::domain::act::{CgroupDir, ProcessRoot, SlurmJob, Target};
-use crate::domain::detail::{DETAIL_EVERY, Detail};
+use crate::domain::detail::Detail;
 use crate::domain::id::Attempt;
-use crate::domain::meter::{Frozen, JobSample, Missing, Populated, Reading, Tail, TailShare};
-use crate::domain::time::{Mono, Nanos};
+use crate::domain::meter::{JobSample, Missing, Reading, Tail, TailShare};
+use crate::domain::time::Mono;
 
 pub use super::cgroup_dir::{IdentifyError, identify};
 
 /// Descriptors of files that are kept open at most, unless told otherwise: each pins 4 KiB of kernel memory, and saves two thirds of a
-/// reading. Directories' descriptors, which pin nothing, come on top: one a directory.
+/// reading. Directories' descriptors, which pin nothing, come on top: one a directory, as long as there is room ([`Room`]).
 pub const KEPT_FILES_MAX: usize = 16_384;
 
 /// Where changes of `cgroup.events` are told, it is still read at every so many-th look at all jobs: nothing told is lost for long.
-const EVENTS_EVERY: u64 = 32;
+const EVENTS_EVERY: usize = 128;
 
-/// Into so many parts the ten seconds between two readings of details are divided.
-const SPREAD: u64 = 10;
+/// Places that a new job finds free, if something that is worth less can be closed: for its counters and for whoever watches its end.
+const PLACES_OF_A_JOB: usize = 8;
 
 /// Which jobs to look at.
 #[derive(Clone, Copy, Debug)]
@@ -80,17 +86,27 @@ pub enum AttachError {
 
 #[derive(Debug)]
 enum Job {
-    Cgroups { keys: Vec<Key> },
-    Slurm { job: SlurmJob, keys: Vec<Key> },
+    Cgroups { sources: Sources },
+    Slurm { job: SlurmJob, sources: Sources },
     Processes { root: ProcessRoot },
 }
 
 impl Job {
-    fn keys(&self) -> &[Key] {
+    fn sources(&self) -> Option<&Sources> {
         match self {
-            Job::Cgroups { keys } | Job::Slurm { keys, .. } => keys,
-            Job::Processes { .. } => &[],
+            Job::Cgroups { sources } | Job::Slurm { sources, .. } => Some(sources),
+            Job::Processes { .. } => None,
         }
+    }
+
+    fn set_sources(&mut self, now: Sources) {
+        if let Job::Cgroups { sources } | Job::Slurm { sources, .. } = self {
+            *sources = now;
+        }
+    }
+
+    fn keys(&self) -> &[Key] {
+        self.sources().map_or(&[], Sources::keys)
     }
 }
 
@@ -102,19 +118,21 @@ pub struct Sampler {
     clock: fn() -> Mono,
     files: Files,
     jobs: BTreeMap<Attempt, Job>,
-    dirs: BTreeMap<Key, Watched>,
+    dirs: Dirs,
+    /// Directories that were kept open, those that are worth least first.
+    kept_dirs: [VecDeque<Key>; 2],
     /// By the parent's path.
     families: BTreeMap<String, Family>,
-    next_key: Key,
     /// Looks at all jobs.
-    looks: u64,
+    looks: usize,
+    /// Jobs whose directories Slurm makes.
+    slurm_jobs: BTreeSet<Attempt>,
     /// The jobs directly inside each.
     nests: BTreeMap<Attempt, BTreeSet<Attempt>>,
     /// Every named directory, by its path.
     paths: BTreeMap<String, Attempt>,
     anon: AnonRead,
-    /// When each job's detail is to be read next.
-    detail_due: BTreeMap<Attempt, Mono>,
+    due: Due,
 }
 
 /// When anonymous memory is read.
@@ -139,21 +157,19 @@ impl Sampler {
     /// A reader of jobs in this layout; with `None` only process trees can be attached.
     #[must_use]
     pub fn new(layout: Option<Arc<Layout>>, trees: ProcessTrees, clock: fn() -> Mono) -> Sampler {
-        let files = Files::keeping_at_most(KEPT_FILES_MAX);
-        let (jobs, dirs, families) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let (anon, detail_due) = (AnonRead::WithDetails, BTreeMap::new());
         Sampler {
             layout,
             trees,
             clock,
-            files,
-            jobs,
-            dirs,
-            families,
-            next_key: 0,
+            files: Files::keeping_at_most(KEPT_FILES_MAX, Room::within_limit()),
+            jobs: BTreeMap::new(),
+            dirs: Dirs::default(),
+            kept_dirs: Default::default(),
+            families: BTreeMap::new(),
             looks: 0,
-            anon,
-            detail_due,
+            slurm_jobs: BTreeSet::new(),
+            anon: AnonRead::WithDetails,
+            due: Due::default(),
             nests: BTreeMap::new(),
             paths: BTreeMap::new(),
         }
@@ -162,7 +178,14 @@ impl Sampler {
     /// The same reader, keeping at most that many files open. Call it before the first job is attached.
     #[must_use]
     pub fn keeping_at_most(mut self, files: usize) -> Sampler {
-        self.files = Files::keeping_at_most(files);
+        self.files = Files::keeping_at_most(files, Arc::clone(&self.files.room));
+        self
+    }
+
+    /// The same reader, keeping only descriptors for which there is room. Call it before the first job is attached.
+    #[must_use]
+    pub fn within(mut self, room: Arc<Room>) -> Sampler {
+        self.files.room = room;
         self
     }
 
@@ -191,10 +214,12 @@ impl Sampler {
             return Err(AttachError::Already(attempt));
         }
         let job = match target {
-            Target::Cgroups(dirs) | Target::OwnCgroups(dirs) => Job::Cgroups { keys: self.attach_dirs(attempt, dirs)? },
+            Target::Cgroups(dirs) | Target::OwnCgroups(dirs) => Job::Cgroups { sources: self.attach_dirs(attempt, dirs)? },
             Target::SlurmJob(job) => {
-                self.layout.as_ref().filter(|layout| layout.v2.is_some()).ok_or(AttachError::NoCgroups)?;
-                Job::Slurm { job: job.clone(), keys: Vec::new() }
+                let layout = self.layout.as_ref().filter(|layout| layout.v2.is_some()).ok_or(AttachError::NoCgroups)?;
+                let sources = Sources::of(Origin::Slurm, Vec::new(), &self.dirs, layout);
+                self.slurm_jobs.insert(attempt);
+                Job::Slurm { job: job.clone(), sources }
             }
             Target::Processes(root) => {
                 if self.trees.holds_agent(*root) {
@@ -205,14 +230,12 @@ impl Sampler {
             }
         };
         self.jobs.insert(attempt, job);
-        // Spread over the ten seconds, so that they do not all fall due at once.
-        let first = Nanos(attempt.0 % SPREAD * (DETAIL_EVERY.0 / SPREAD));
-        self.detail_due.insert(attempt, (self.clock)().plus(first));
+        self.due.begin(attempt, (self.clock)());
         self.enter_paths(attempt);
         Ok(())
     }
 
-    fn attach_dirs(&mut self, attempt: Attempt, dirs: &[CgroupDir]) -> Result<Vec<Key>, AttachError> {
+    fn attach_dirs(&mut self, attempt: Attempt, dirs: &[CgroupDir]) -> Result<Sources, AttachError> {
         let layout = self.layout.clone().ok_or(AttachError::NoCgroups)?;
         let own = layout.own_dirs().unwrap_or_default();
         let mut named = BTreeMap::new();
@@ -223,9 +246,8 @@ impl Sampler {
             }
             let name = layout.cgroup_name(&place);
             // The same name in another hierarchy is the same job's: its tasks would be billed twice.
-            let is_taken = |other: &&Watched| {
-                other.live().is_some() && (other.dir == *dir || (other.hierarchy != place.hierarchy && other.name == name))
-            };
+            let is_taken =
+                |other: &&Watched| other.is_live() && (other.dir == *dir || (other.hierarchy != place.hierarchy && other.name == name));
             if let Some(other) = self.dirs.values().find(is_taken).filter(|_| stands(Defence::OneHolder)) {
                 return Err(AttachError::Taken { path: dir.path.clone(), holder: other.attempt });
             }
@@ -240,37 +262,54 @@ impl Sampler {
         named.retain(|dir, _| !paths.iter().any(|upper| sibling::is_below(&dir.path, upper)));
         let placed: Vec<(&str, Hierarchy)> = named.iter().map(|(dir, (hierarchy, _))| (dir.path.as_str(), *hierarchy)).collect();
         self.refuse_partly_inside(attempt, &placed)?;
-        let open = |(dir, (hierarchy, name)): (CgroupDir, (Hierarchy, PathBuf))| {
+        let mut keys = Vec::new();
+        for (dir, (hierarchy, name)) in named {
             let opened = cgroup_dir::open(&layout, &dir).map_err(Missing::from);
-            Watched::new(attempt, dir, name, hierarchy, opened)
-        };
-        let watched: Vec<Watched> = named.into_iter().map(open).collect();
-        Ok(watched.into_iter().map(|dir| self.watch(dir)).collect())
+            keys.push(self.watch(attempt, dir, name, hierarchy, opened));
+        }
+        Ok(Sources::of(Origin::Named, keys, &self.dirs, &layout))
     }
 
-    fn watch(&mut self, dir: Watched) -> Key {
-        let key = self.next_key;
-        self.next_key += 1;
-        if counts_cpu(dir.hierarchy) && dir.live().is_some() {
-            let parent = parent_of(&dir.dir.path);
-            self.families.entry(parent.to_owned()).or_insert_with(|| Family::new(parent, dir.hierarchy)).keys.insert(key);
+    fn watch(&mut self, attempt: Attempt, dir: CgroupDir, name: PathBuf, hierarchy: Hierarchy, opened: Result<OpenDir, Missing>) -> Key {
+        self.make_room();
+        let path = dir.path.clone();
+        let dir = Watched::new(attempt, dir, name, hierarchy, opened, &self.files);
+        let is_live = dir.is_live();
+        let key = self.dirs.insert(dir);
+        // Those that tell nothing but details are worth least.
+        let worth = usize::from(counts_cpu(hierarchy) || hierarchy.has(Controller::Memory));
+        self.kept_dirs[worth].push_back(key);
+        if counts_cpu(hierarchy) && is_live {
+            let parent = parent_of(&path);
+            let begin = || Family::new(parent, hierarchy, &self.files);
+            self.families.entry(parent.to_owned()).or_insert_with(begin).keys.insert(key);
         }
-        self.dirs.insert(key, dir);
         key
+    }
+
+    /// Closes directories until a job finds places for its counters.
+    fn make_room(&mut self) {
+        while self.files.room.free() < PLACES_OF_A_JOB {
+            let [details, counters] = &mut self.kept_dirs;
+            let Some(key) = details.pop_front().or_else(|| counters.pop_front()) else { return };
+            if let Some(dir) = self.dirs.get_mut(key) {
+                dir.close_directory();
+            }
+        }
     }
 
     /// Looks after a job no more. Its tail goes unnoticed from then on.
     pub fn detach(&mut self, attempt: Attempt) {
         let Some(job) = self.jobs.remove(&attempt) else { return };
-        self.detail_due.remove(&attempt);
+        self.due.forget(attempt);
+        self.slurm_jobs.remove(&attempt);
         if let Job::Processes { root } = job {
             self.trees.forget(root);
         }
         for key in job.keys() {
-            if let Some(dir) = self.dirs.get_mut(key) {
-                dir.release(&mut self.files);
-            }
-            let Some(dir) = self.dirs.remove(key) else { continue };
+            let Some(mut dir) = self.dirs.remove(*key) else { continue };
+            dir.release(&mut self.files);
+            self.kept_dirs.iter_mut().for_each(|kept| kept.retain(|kept| kept != key));
             let parent = parent_of(&dir.dir.path);
             if let Some(family) = self.families.get_mut(parent) {
                 family.leave(*key, &dir);
@@ -290,9 +329,9 @@ impl Sampler {
     /// after that. A look at single jobs reads them always.
     pub fn told_of(&mut self, attempt: Attempt) {
         // Of a Slurm job the leaves are read, and nobody watches those.
-        if let Some(Job::Cgroups { keys }) = self.jobs.get(&attempt) {
-            for key in keys {
-                if let Some(dir) = self.dirs.get_mut(key) {
+        if let Some(Job::Cgroups { sources }) = self.jobs.get(&attempt) {
+            for key in sources.keys() {
+                if let Some(dir) = self.dirs.get_mut(*key) {
                     dir.events_are_told();
                 }
             }
@@ -303,7 +342,7 @@ impl Sampler {
     pub fn changed(&mut self, attempts: &[Attempt]) {
         for attempt in attempts {
             for key in self.jobs.get(attempt).map_or(&[][..], Job::keys) {
-                if let Some(dir) = self.dirs.get_mut(key) {
+                if let Some(dir) = self.dirs.get_mut(*key) {
                     dir.forget_events();
                 }
             }
@@ -316,8 +355,7 @@ impl Sampler {
             Which::Only(attempts) => self.changed(attempts),
             Which::All => {
                 self.looks += 1;
-                let turn = self.looks % EVENTS_EVERY;
-                self.dirs.iter_mut().filter(|(key, _)| **key % EVENTS_EVERY == turn).for_each(|(_, dir)| dir.forget_events());
+                self.dirs.part_mut(self.looks, EVENTS_EVERY).for_each(Watched::forget_events);
             }
         }
     }
@@ -345,12 +383,15 @@ impl Sampler {
         wanted.sort_unstable();
         wanted.dedup();
         self.find_slurm_dirs(&wanted);
+        if matches!(which, Which::All) {
+            self.dirs.fetch();
+        }
         let begun = match which {
             Which::All => self.families.iter_mut().map(|(path, family)| (path.clone(), family.read(&mut self.files))).collect(),
             // Few jobs: their own readings cost less than to add up the whole subtree.
             Which::Only(_) => BTreeMap::new(),
         };
-        let mut samples: Vec<JobSample> = wanted.iter().filter_map(|attempt| self.sample_cgroups(*attempt)).collect();
+        let mut samples = self.sample_cgroups(which, &wanted);
         // Nearly always nothing has vanished.
         let vanished = self.files.vanished();
         if matches!(which, Which::All) {
@@ -365,49 +406,85 @@ impl Sampler {
         }
         samples.extend(self.sample_trees(&wanted));
         samples.sort_by_key(|sample| sample.attempt);
-        for sample in &mut samples {
-            let due = matches!(which, Which::All) && self.detail_due.get(&sample.attempt).is_some_and(|due| *due <= sample.at);
-            self.add_detail(sample, if due { Closeness::Now } else { closeness });
-        }
+        self.add_details(&mut samples, which, closeness);
         self.take_off_inner_memory(&mut samples);
         samples
     }
 
-    fn add_detail(&mut self, sample: &mut JobSample, closeness: Closeness) {
-        if closeness == Closeness::WhenDue && self.anon == AnonRead::WithDetails {
+    fn sample_cgroups(&mut self, which: Which<'_>, wanted: &[Attempt]) -> Vec<JobSample> {
+        let Sampler { layout: Some(layout), dirs, files, jobs, clock, .. } = self else { return Vec::new() };
+        let mut look = Look { dirs, files, layout };
+        let wanted: Vec<(Attempt, &Sources)> = match which {
+            Which::All => jobs.iter().filter_map(|(attempt, job)| Some((*attempt, job.sources()?))).collect(),
+            Which::Only(_) => wanted.iter().filter_map(|attempt| Some((*attempt, jobs.get(attempt)?.sources()?))).collect(),
+        };
+        let mut samples: Vec<JobSample> = wanted.iter().map(|(attempt, sources)| look.begin(*attempt, sources, *clock)).collect();
+        for (sample, (_, sources)) in samples.iter_mut().zip(&wanted) {
+            look.add_memory(sample, sources);
+        }
+        samples
+    }
+
+    /// What is not read at each look, of those whose turn it is.
+    fn add_details(&mut self, samples: &mut [JobSample], which: Which<'_>, closeness: Closeness) {
+        if closeness == Closeness::Now {
+            for sample in samples {
+                self.add_detail(sample);
+            }
             return;
         }
-        let whole = closeness == Closeness::Now;
+        let due = if matches!(which, Which::All) { self.due.now((self.clock)()) } else { Vec::new() };
+        for attempt in due {
+            if let Ok(at) = samples.binary_search_by_key(&attempt, |sample| sample.attempt) {
+                self.add_detail(&mut samples[at]);
+            }
+        }
+        if self.anon == AnonRead::EachLook {
+            for sample in samples.iter_mut().filter(|sample| sample.memory_anon_bytes.is_none()) {
+                self.add_anon(sample);
+            }
+        }
+    }
+
+    fn add_anon(&mut self, sample: &mut JobSample) {
+        let Sampler { layout, dirs, files, jobs, trees, .. } = self;
+        sample.memory_anon_bytes = match (jobs.get(&sample.attempt), layout) {
+            (Some(Job::Processes { root }), _) => Some(trees.detail(*root).1),
+            (Some(Job::Cgroups { sources } | Job::Slurm { sources, .. }), Some(layout)) => Some(Look { dirs, files, layout }.anon(sources)),
+            _ => None,
+        };
+    }
+
+    fn add_detail(&mut self, sample: &mut JobSample) {
+        self.due.done(sample.attempt, sample.at);
         match self.jobs.get(&sample.attempt) {
             Some(Job::Processes { root }) => {
                 let (pids, anon) = self.trees.detail(*root);
                 sample.memory_anon_bytes = Some(anon.clone());
-                if whole {
-                    let none = Detail::missing(&Missing::NotSupported);
-                    sample.detail = Some(Box::new(Detail { pids, memory_anon_bytes: anon, ..none }));
-                }
+                let none = Detail::missing(&Missing::NotSupported);
+                sample.detail = Some(Box::new(Detail { pids, memory_anon_bytes: anon, ..none }));
             }
             Some(job) => {
-                let open: Vec<&OpenDir> = job.keys().iter().filter_map(|key| self.dirs.get(key)?.live()).collect();
+                let Some(layout) = &self.layout else { return };
+                let opened: Vec<Opened<'_>> = job.keys().iter().filter_map(|key| self.dirs.get(*key)?.open(layout).ok()).collect();
+                let open: Vec<&OpenDir> = opened.iter().map(|opened| &**opened).collect();
                 if open.is_empty() {
                     sample.memory_anon_bytes = Some(Reading::Missing(Missing::Vanished)); // the last level holds to the end
-                } else if whole {
+                } else {
                     let detail = detail::read(&open);
                     sample.memory_anon_bytes = Some(detail.memory_anon_bytes.clone());
                     sample.detail = Some(Box::new(detail));
-                } else {
-                    sample.memory_anon_bytes = Some(detail::read_anon(&open));
                 }
             }
-            None => return,
-        }
-        if whole {
-            self.detail_due.insert(sample.attempt, sample.at.plus(DETAIL_EVERY));
+            None => {}
         }
     }
 
     /// Slurm's directories come late and can come anew: they are looked for at each look.
     fn find_slurm_dirs(&mut self, wanted: &[Attempt]) {
+        if self.slurm_jobs.is_empty() {
+            return;
+        }
         let Some(layout) = self.layout.clone() else { return };
         let slurm_jobs: Vec<(Attempt, SlurmJob)> = wanted
             .iter()
@@ -423,15 +500,16 @@ impl Sampler {
         for (attempt, job) in slurm_jobs {
             let Ok(found) = slurm::job_dirs(&scopes, &job) else { continue };
             for open in found {
-                let known = self
-                    .jobs
-                    .get(&attempt)
-                    .is_some_and(|job| job.keys().iter().filter_map(|key| self.dirs.get(key)).any(|dir| dir.dir.inode == open.dir.inode));
-                if !known {
-                    let key = self.watch(Watched::new(attempt, open.dir.clone(), PathBuf::from(&open.dir.path), Hierarchy::V2, Ok(open)));
-                    if let Some(Job::Slurm { keys, .. }) = self.jobs.get_mut(&attempt) {
-                        keys.push(key);
-                    }
+                let keys = self.jobs.get(&attempt).map_or(&[][..], Job::keys);
+                if keys.iter().filter_map(|key| self.dirs.get(*key)).any(|dir| dir.dir.inode == open.dir.inode) {
+                    continue;
+                }
+                let mut keys = keys.to_vec();
+                let dir = open.dir.clone();
+                keys.push(self.watch(attempt, dir.clone(), PathBuf::from(dir.path), Hierarchy::V2, Ok(open)));
+                let sources = Sources::of(Origin::Slurm, keys, &self.dirs, &layout);
+                if let Some(job) = self.jobs.get_mut(&attempt) {
+                    job.set_sources(sources);
                 }
             }
         }
@@ -442,7 +520,7 @@ impl Sampler {
         let gone: BTreeSet<String> = gone
             .iter()
             .flat_map(|attempt| self.jobs.get(attempt).map_or(&[][..], Job::keys))
-            .filter_map(|key| self.dirs.get(key))
+            .filter_map(|key| self.dirs.get(*key))
             .filter(|dir| dir.tail_open == TailOpen::Yes && counts_cpu(dir.hierarchy))
             .map(|dir| parent_of(&dir.dir.path).to_owned())
             .collect();
@@ -453,8 +531,8 @@ impl Sampler {
             let Some(family) = self.families.get_mut(&path) else { continue };
             let begun_ns = family.read(&mut self.files);
             for key in &family.keys {
-                if let Some(dir) = self.dirs.get_mut(key) {
-                    dir.read_cpu(&mut self.files);
+                if let (Some(dir), Some(layout)) = (self.dirs.get_mut(*key), &self.layout) {
+                    dir.read_cpu(layout, &mut self.files);
                 }
             }
             begun.insert(path, begun_ns);
@@ -469,7 +547,7 @@ impl Sampler {
     fn with_open_tail(&self, samples: &[JobSample]) -> Vec<Attempt> {
         let is_open = |attempt: &Attempt| {
             let keys = self.jobs.get(attempt).map_or(&[][..], Job::keys);
-            keys.iter().filter_map(|key| self.dirs.get(key)).any(|dir| dir.tail_open == TailOpen::Yes)
+            keys.iter().filter_map(|key| self.dirs.get(*key)).any(|dir| dir.tail_open == TailOpen::Yes)
         };
         samples.iter().map(|sample| sample.attempt).filter(is_open).collect()
     }
@@ -477,137 +555,12 @@ impl Sampler {
     fn take_tail(&mut self, attempt: Attempt) -> Option<Tail> {
         let mut whole: Option<Tail> = None;
         for key in self.jobs.get(&attempt)?.keys() {
-            let Some(tail) = self.dirs.get_mut(key).and_then(|dir| dir.tail.take()) else { continue };
+            let Some(tail) = self.dirs.get_mut(*key).and_then(|dir| dir.tail.take()) else { continue };
             let before = whole.unwrap_or(Tail { cpu_ns: 0, share: TailShare::Exact });
             let share = if before.share == TailShare::Exact { tail.share } else { before.share };
             whole = Some(Tail { cpu_ns: before.cpu_ns.saturating_add(tail.cpu_ns), share });
         }
         whole
-    }
-
-    fn sample_cgroups(&mut self, attempt: Attempt) -> Option<JobSample> {
-        let layout = self.layout.clone()?;
-        let (keys, if_none) = match self.jobs.get(&attempt)? {
-            Job::Cgroups { keys } => (keys.clone(), Missing::NotSupported),
-            Job::Slurm { keys, .. } => (keys.clone(), Missing::NotYet),
-            Job::Processes { .. } => return None,
-        };
-        let is_slurm = matches!(self.jobs.get(&attempt), Some(Job::Slurm { .. }));
-        let cpu_from = self.first_of(&keys, &[|at| at == Hierarchy::V2, |at| at.has(Controller::Cpuacct)]);
-        let memory_from = self.first_of(&keys, &[|at| at.has(Controller::Memory), |at| at == Hierarchy::V2]);
-        let (mut cpu, mut memory) = (Sum::default(), Sum::default());
-        for key in &keys {
-            let Some(dir) = self.dirs.get_mut(key) else { continue };
-            if Some(dir.hierarchy) == cpu_from {
-                let reading = dir.read_cpu(&mut self.files);
-                cpu.add(reading, dir.cpu_ns);
-            }
-        }
-        let at = (self.clock)();
-        for key in &keys {
-            let Some(dir) = self.dirs.get_mut(key) else { continue };
-            if Some(dir.hierarchy) == memory_from {
-                memory.add(dir.read_memory(&layout, &mut self.files), None);
-            }
-        }
-        let (populated, frozen) = self.read_state(&layout, &keys, is_slurm, &if_none);
-        Some(JobSample {
-            attempt,
-            at,
-            cpu_ns: cpu.whole(&if_none),
-            memory_bytes: memory.whole(&if_none),
-            populated,
-            frozen,
-            tail: None,
-            memory_anon_bytes: None,
-            detail: None,
-        })
-    }
-
-    /// Has the job tasks, and are they all frozen? Told by cgroup2 where the job has a directory there; else by the v1 freezer and
-    /// `cgroup.procs`; where nothing freezes, by the state of every process.
-    fn read_state(&mut self, layout: &Layout, keys: &[Key], is_slurm: bool, if_none: &Missing) -> (Reading<Populated>, Reading<Frozen>) {
-        if let Some(state) = self.read_told_state(layout, keys, is_slurm) {
-            return state;
-        }
-        let (mut populated, mut v2, mut v1) = (Vec::new(), Vec::new(), Vec::new());
-        let mut v2_offers = true;
-        for key in keys {
-            let Some(dir) = self.dirs.get_mut(key) else { continue };
-            if dir.hierarchy.has(Controller::Freezer) {
-                v1.push(dir.read_freezer(&mut self.files));
-            }
-            if dir.hierarchy != Hierarchy::V2 {
-                continue;
-            }
-            let events = dir.read_events(&mut self.files);
-            v2_offers &= events.seen().is_none_or(|events| events.frozen.is_some() && !layout.hides("cgroup.freeze"));
-            v2.push(match (is_slurm, dir.live()) {
-                (true, Some(job)) => slurm_frozen(job),
-                _ => events.clone().map(|events| events.frozen.unwrap_or(Frozen::No)),
-            });
-            populated.push(events.map(|events| events.populated));
-        }
-        let first = self.first_of(keys, &[|at| at == Hierarchy::V2, |at| at.has(Controller::Freezer), |_| true]);
-        if populated.is_empty() {
-            populated = self.read_each(keys, first, Watched::read_procs);
-        }
-        let frozen = match (v2.is_empty() || !v2_offers, v1.is_empty()) {
-            (false, true) => join(&v2, Frozen::No, if_none),
-            // Either of them holds the tasks, whoever set it.
-            (false, false) => match join(&v1, Frozen::No, if_none) {
-                Reading::Seen(Frozen::Yes) => Reading::Seen(Frozen::Yes),
-                _ => join(&v2, Frozen::No, if_none),
-            },
-            (true, false) => join(&v1, Frozen::No, if_none),
-            (true, true) => {
-                let each = self.read_each(keys, first, |dir, _| match dir.live() {
-                    Some(open) => freezer::is_stopped(open),
-                    None => Reading::Missing(Missing::Vanished),
-                });
-                join(&each, Frozen::No, if_none)
-            }
-        };
-        (join(&populated, Populated::Yes, if_none), frozen)
-    }
-
-    /// The same for a job with one directory in cgroup2 and none in a v1 freezer, as nearly all are.
-    fn read_told_state(&mut self, layout: &Layout, keys: &[Key], is_slurm: bool) -> Option<(Reading<Populated>, Reading<Frozen>)> {
-        let mut found = None;
-        for key in keys {
-            let hierarchy = self.dirs.get(key)?.hierarchy;
-            if hierarchy.has(Controller::Freezer) || (hierarchy == Hierarchy::V2 && found.replace(*key).is_some()) {
-                return None;
-            }
-        }
-        if is_slurm || layout.hides("cgroup.freeze") {
-            return None;
-        }
-        let events = self.dirs.get_mut(&found?)?.read_events(&mut self.files);
-        let Reading::Seen(events) = events else { return None };
-        Some((Reading::Seen(events.populated), Reading::Seen(events.frozen?)))
-    }
-
-    /// A reading of each of the job's directories in that hierarchy.
-    fn read_each<T>(
-        &mut self,
-        keys: &[Key],
-        of: Option<Hierarchy>,
-        read: impl Fn(&mut Watched, &mut Files) -> Reading<T>,
-    ) -> Vec<Reading<T>> {
-        let mut readings = Vec::new();
-        for key in keys {
-            if let Some(dir) = self.dirs.get_mut(key).filter(|dir| Some(dir.hierarchy) == of) {
-                readings.push(read(dir, &mut self.files));
-            }
-        }
-        readings
-    }
-
-    /// The hierarchy that the first of these rules finds among the job's directories.
-    fn first_of(&self, keys: &[Key], rules: &[fn(Hierarchy) -> bool]) -> Option<Hierarchy> {
-        let hierarchies = || keys.iter().filter_map(|key| self.dirs.get(key)).map(|dir| dir.hierarchy);
-        rules.iter().find_map(|rule| hierarchies().find(|hierarchy| rule(*hierarchy)))
     }
 
     fn sample_trees(&mut self, wanted: &[Attempt]) -> Vec<JobSample> {
@@ -647,24 +600,6 @@ fn parent_of(path: &str) -> &str {
     path.rsplit_once('/').map_or("/", |(parent, _)| if parent.is_empty() { "/" } else { parent })
 }
 
-/// Are all leaves that hold tasks frozen? The job's own `frozen` never says so: its slurmstepd runs on.
-fn slurm_frozen(job: &OpenDir) -> Reading<Frozen> {
-    let leaves = match slurm::freeze_leaves(job) {
-        Ok(leaves) => leaves,
-        Err(errno) => return Reading::Missing(cgroup_dir::missing_for(errno)),
-    };
-    let mut all = None;
-    for leaf in leaves {
-        match leaf.events() {
-            Ok(events) if events.populated == Populated::No => {}
-            Ok(events) => all = Some(if all == Some(Frozen::No) { Frozen::No } else { events.frozen.unwrap_or(Frozen::No) }),
-            Err(Missing::Vanished) => {}
-            Err(why) => return Reading::Missing(why),
-        }
-    }
-    Reading::Seen(all.unwrap_or(Frozen::No))
-}
-
 /// A sum over a job's directories.
 #[derive(Default)]
 struct Sum {
@@ -692,10 +627,10 @@ impl Sum {
         }
     }
 
-    fn whole(self, if_none: &Missing) -> Reading<u64> {
+    fn whole(self, if_none: impl FnOnce() -> Missing) -> Reading<u64> {
         match (self.failed, self.live, self.vanished) {
             (Some(why), ..) | (None, 0, Some(why)) => Reading::Missing(why),
-            (None, 0, None) => Reading::Missing(if_none.clone()),
+            (None, 0, None) => Reading::Missing(if_none()),
             (None, ..) => Reading::Seen(self.total),
         }
     }

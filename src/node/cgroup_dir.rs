@@ -178,6 +178,19 @@ impl OpenDir {
         list(&self.fd)
     }
 
+    /// How many sub-cgroups it has: the kernel counts them as links.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn child_count(&self) -> Result<usize, Errno> {
+        let links = usize::try_from(fstat(&self.fd)?.st_nlink).unwrap_or(0);
+        match links.checked_sub(2) {
+            Some(children) => Ok(children),
+            // A file system that does not count them so.
+            None => self.children().map(|children| children.len()),
+        }
+    }
+
     /// Opens one of its files for reading.
     ///
     /// # Errors

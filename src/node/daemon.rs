@@ -89,7 +89,7 @@ impl Daemon {
     /// See [`StartError`]. Nothing is left running then.
     pub fn start(config: &Config, card: Option<Card>) -> Result<Daemon, StartError> {
         if let Some(limit) = descriptors::raise_limit().filter(|limit| *limit < descriptors::WANTED) {
-            tracing::info!(event = "few_descriptors", limit, "enough for about a fifth as many jobs");
+            tracing::info!(event = "few_descriptors", limit, "jobs beyond about a seventh as many cost more CPU time each");
         }
         folder(&config.state_dir, Privacy::Secret)?;
         folder(&config.runtime_dir, Privacy::Open)?;
@@ -251,7 +251,8 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
     let hands = hands.map_err(StartError::io("the hands' thread"))?;
     let emptied = handle.clone();
     let watch = Watch::start(layout.clone(), trees.clone(), move |attempt| emptied.report(Inbox::Emptied(attempt)));
-    let watch = watch.map_err(StartError::io("the watcher's thread"))?;
+    let room = descriptors::Room::within_limit();
+    let watch = watch.map_err(StartError::io("the watcher's thread"))?.within(Arc::clone(&room));
     let durable = handle.clone();
     let mut told = JournalState::Writable;
     let journal = JournalThread::start(journal, move |notice| tell_journal(&durable, &mut told, &notice));
@@ -264,7 +265,7 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
     let owners = Owners::default();
     let gpus = gpus(config, &owners).map_err(StartError::io("the GPU thread"))?;
     let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, cgroup_needs, ..Stats::default() };
-    let sampler = Sampler::new(layout.clone(), trees.clone(), clock::mono);
+    let sampler = Sampler::new(layout.clone(), trees.clone(), clock::mono).within(room);
     let without_cgroup = if rustix::process::geteuid().is_root() { WithoutCgroup::Refuse } else { WithoutCgroup::ProcessTree };
     let notices = Notices::start(telling(config)).map_err(StartError::io("the thread that tells people"))?;
     let edges = Edges {

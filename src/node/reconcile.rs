@@ -1,6 +1,7 @@
 //! Looks, at start and every half minute, for tasks in the cgroups of jobs that nobody told the agent of: below its own parent, and Slurm's jobs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub struct Survey {
 /// Compares the kernel's cgroups with the places of jobs: those that are live, and those that are just being made.
 #[must_use]
 pub fn survey<'a>(layout: &Layout, parent: &Path, targets: impl Iterator<Item = &'a Target>) -> Survey {
-    let (mut dirs, mut slurm_names) = (BTreeSet::new(), BTreeSet::new());
+    let (mut dirs, mut slurm_names) = (Vec::new(), BTreeSet::new());
     for target in targets {
         match target {
             Target::Cgroups(places) | Target::OwnCgroups(places) => dirs.extend(places.iter().map(|place| Path::new(&place.path))),
@@ -38,8 +39,10 @@ pub fn survey<'a>(layout: &Layout, parent: &Path, targets: impl Iterator<Item = 
             Target::Processes(_) => {}
         }
     }
-    // Nearly all are found at once; only a stranger is compared with every one.
-    let is_metered = |place: &Path| dirs.contains(place) || dirs.iter().any(|dir| place.starts_with(dir) || dir.starts_with(place));
+    // Nearly all are found at once, by their text; only a stranger is compared with every one.
+    let texts: HashSet<&OsStr> = dirs.iter().map(|dir| dir.as_os_str()).collect();
+    let is_metered =
+        |place: &Path| texts.contains(place.as_os_str()) || dirs.iter().any(|dir| place.starts_with(dir) || dir.starts_with(place));
     let mut found = Survey::default();
     for (_, mount) in layout.mounts() {
         for place in children(&mount.join(parent)).into_iter().filter(|place| !is_metered(place)) {

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::cgroup_dir::{self, OpenError, missing_for, read_events};
+use super::descriptors::{Place, Room};
 use super::layout::{Hierarchy, Layout};
 use super::priority::raise_priority;
 use super::process_tree::ProcessTrees;
@@ -32,6 +33,7 @@ pub struct Watch {
     layout: Option<Arc<Layout>>,
     trees: ProcessTrees,
     thread: Option<JoinHandle<()>>,
+    room: Arc<Room>,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,7 @@ struct Spot {
     fd: OwnedFd,
     kind: Kind,
     populated: Populated,
+    _place: Place,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,14 +90,21 @@ impl Watch {
             waiting.run(&mut on_empty);
         };
         let thread = std::thread::Builder::new().name("watch".to_owned()).spawn(run)?;
-        Ok(Watch { shared, layout, trees, thread: Some(thread) })
+        Ok(Watch { shared, layout, trees, thread: Some(thread), room: Room::within_limit() })
+    }
+
+    /// The same watcher, keeping only descriptors for which there is room.
+    #[must_use]
+    pub fn within(mut self, room: Arc<Room>) -> Watch {
+        self.room = room;
+        self
     }
 
     /// Watches a job from now on. Adding it again replaces what was watched for it.
     ///
     /// # Errors
     /// Why it cannot be watched: [`Missing::NotYet`] for a Slurm job whose cgroup is not there, [`Missing::Vanished`],
-    /// [`Missing::Replaced`], [`Missing::NotSupported`] where there is no cgroup2 directory.
+    /// [`Missing::Replaced`], [`Missing::NotSupported`] where there is no cgroup2 directory; and when there is no room for a descriptor.
     pub fn add(&self, attempt: Attempt, target: &Target) -> Result<(), Missing> {
         let found = match target {
             Target::Cgroups(dirs) | Target::OwnCgroups(dirs) => self.open_events(dirs)?,
@@ -109,7 +119,7 @@ impl Watch {
         let mut spots = Vec::new();
         for fd in found {
             let populated = read_events(&fd)?.populated;
-            spots.push(Spot { attempt, fd, kind: Kind::Events, populated });
+            spots.push(Spot { attempt, fd, kind: Kind::Events, populated, _place: self.place()? });
         }
         self.shared.replace(attempt, spots)
     }
@@ -140,7 +150,12 @@ impl Watch {
         if self.trees.identify(root.pid)? != root {
             return Err(Missing::Replaced);
         }
-        self.shared.replace(attempt, vec![Spot { attempt, fd, kind: Kind::Process, populated: Populated::Yes }])
+        let spot = Spot { attempt, fd, kind: Kind::Process, populated: Populated::Yes, _place: self.place()? };
+        self.shared.replace(attempt, vec![spot])
+    }
+
+    fn place(&self) -> Result<Place, Missing> {
+        self.room.take().ok_or_else(|| Missing::Failed("no descriptor is left to watch it with".to_owned()))
     }
 
     /// The jobs whose `cgroup.events` have changed since the last call. A change is named here only once the notification is armed

@@ -1,6 +1,6 @@
-//! Anonymous memory as a meter: read each second where the job's card prices it, else every ten seconds, for the receipt.
+//! Anonymous memory as a meter: read each second where the job's card prices it, else with the details, for the receipt.
 
-use super::super::detail::DETAIL_EVERY;
+use super::super::detail::DETAIL_AT_LEAST_EVERY;
 use super::super::job::{Job, LevelMark, Phase};
 use super::super::meter::{JobSample, Missing, Populated, Reading, area};
 use super::super::time::Nanos;
@@ -58,7 +58,7 @@ impl Draft<'_> {
 
     /// Longer than this between two readings, and nobody knows what was in between.
     fn anon_gap(&self, job: &Job) -> Nanos {
-        if self.prices_anon(job) { self.level_gap() } else { self.level_gap().max(Nanos(3 * DETAIL_EVERY.0)) }
+        if self.prices_anon(job) { self.level_gap() } else { self.level_gap().max(Nanos(3 * DETAIL_AT_LEAST_EVERY.0)) }
     }
 
     fn prices_anon(&self, job: &Job) -> bool {

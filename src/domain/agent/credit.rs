@@ -38,7 +38,7 @@ const ASK_AGAIN_SOON: Nanos = Nanos::from_secs(1);
 /// An account that is known to be exhausted asks this often, in case a push was lost.
 const POLL_EMPTY: Nanos = Nanos::from_secs(10);
 /// No two questions closer than this, but for a start or a push.
-const ASK_SPACING: Nanos = Nanos::from_millis(100);
+pub(in crate::domain) const ASK_SPACING: Nanos = Nanos::from_millis(100);
 /// The last look before a grant lapses comes this long before it does.
 const LOOK_BEFORE_LAPSE: Nanos = Nanos::from_millis(10);
 /// Jobs that stand still near their account's edge are looked at no more often than this.

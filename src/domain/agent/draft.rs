@@ -175,13 +175,13 @@ impl<'a> Draft<'a> {
         let mut rows = Vec::with_capacity(samples.len());
         let mut waived = Vec::new();
         let mut after: Vec<(&JobSample, Phase)> = Vec::new();
-        let mut in_hand = BTreeMap::new();
+        let mut in_hand = InHand::default();
         let samples = self.agent.inner_first(self.known_to_be_gone(samples));
         self.inner_ns.clear();
         for sample in samples.iter() {
             let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { continue };
             after.push((sample, job.phase));
-            let hand = in_hand.entry(job.account.clone()).or_insert_with(|| self.in_hand(&job.account));
+            let hand = in_hand.of(&job.account, || self.in_hand(&job.account));
             if let Some((row, gap)) = self.row(job, sample, sample.at, hand) {
                 self.note_inner(&row);
                 rows.push(row);
@@ -199,7 +199,7 @@ impl<'a> Draft<'a> {
         for (sample, before) in after {
             self.look_at(sample, before);
         }
-        for account in in_hand.into_keys() {
+        for account in in_hand.places.into_keys() {
             self.review(&account);
         }
     }
@@ -217,9 +217,9 @@ impl<'a> Draft<'a> {
 
     /// What is not read each second, where it was read.
     fn note_details<'s>(&mut self, samples: impl Iterator<Item = &'s JobSample>) {
-        let live = |sample: &&JobSample| self.agent.jobs.get(&sample.attempt).is_some_and(Job::is_live);
+        let live = |(attempt, _): &(Attempt, Detailed)| self.agent.jobs.get(attempt).is_some_and(Job::is_live);
         let detailed = |sample: &JobSample| Some((sample.attempt, Detailed { at: sample.at, detail: (**sample.detail.as_ref()?).clone() }));
-        let rows: Vec<(Attempt, Detailed)> = samples.filter(live).filter_map(detailed).collect();
+        let rows: Vec<(Attempt, Detailed)> = samples.filter_map(detailed).filter(live).collect();
         if !rows.is_empty() {
             self.record(Fact::Detailed { rows });
         }
@@ -535,6 +535,27 @@ impl<'a> Draft<'a> {
         } else {
             self.record(Fact::HandsActed { acted: acted.clone(), wall: self.now.wall });
         }
+    }
+}
+
+/// What is left in hand of each account while rows are made. Rows of one account mostly follow one another: then nothing is searched.
+#[derive(Default)]
+struct InHand {
+    places: BTreeMap<AccountId, usize>,
+    left: Vec<(AccountId, Credits)>,
+    last: usize,
+}
+
+impl InHand {
+    fn of(&mut self, account: &AccountId, at_first: impl FnOnce() -> Credits) -> &mut Credits {
+        if self.left.get(self.last).is_none_or(|(last, _)| last != account) {
+            self.last = self.places.get(account).copied().unwrap_or(self.left.len());
+            if self.last == self.left.len() {
+                self.places.insert(account.clone(), self.last);
+                self.left.push((account.clone(), at_first()));
+            }
+        }
+        &mut self.left[self.last].1
     }
 }
 

@@ -183,7 +183,7 @@ impl Agent {
             Fact::CardAdopted { card, at } => self.adopt(card, *at),
             Fact::EnforcementSet { mode, by: _ } => self.enforcement = Some(*mode),
             Fact::JobOpened(opened) => self.open(opened),
-            Fact::Counted { wall, rows } => rows.iter().for_each(|row| self.count(row, *wall)),
+            Fact::Counted { wall, rows } => self.count_all(rows, *wall),
             Fact::GapSeen { attempt, gap } => self.with_job(*attempt, |job| job.note_gap(gap.clone())),
             Fact::Settled { rows } => rows.iter().for_each(|row| self.settle(row)),
             Fact::Stepped { attempt, at, wall, event } => {
@@ -265,7 +265,7 @@ impl Agent {
                 Some(before) => detailed.detail.clone().or_before(&before.detail),
                 None => detailed.detail.clone(),
             };
-            job.detail = Some(Detailed { at: detailed.at, detail });
+            job.detail = Some(Box::new(Detailed { at: detailed.at, detail }));
         });
     }
 
@@ -415,7 +415,15 @@ impl Agent {
         self.nest(opened.attempt);
     }
 
-    fn count(&mut self, row: &Row, wall: Wall) {
+    fn count_all(&mut self, rows: &[Row], wall: Wall) {
+        let mut run = Run::default();
+        for row in rows {
+            self.count(row, wall, &mut run);
+        }
+        run.post(&mut self.accounts);
+    }
+
+    fn count(&mut self, row: &Row, wall: Wall, run: &mut Run) {
         let Some(job) = self.jobs.get_mut(&row.attempt) else { return };
         let before = job.charge;
         let grew = job.segments.last().map_or(0, |segment| row.cpu_ns.saturating_sub(segment.usage.cpu_ns));
@@ -455,10 +463,13 @@ impl Agent {
         let drawn = row.drawn.minus(job.drawn);
         job.drawn = row.drawn;
         let charged = job.charge.minus(before);
-        let Some(account) = self.accounts.get_mut(&job.account) else { return };
-        account.grant.spent = account.grant.spent.plus(drawn);
-        account.charged = account.charged.plus(charged);
-        mark(account, row.at);
+        if run.account.as_ref() != Some(&job.account) {
+            run.post(&mut self.accounts);
+            run.account = Some(job.account.clone());
+        }
+        run.drawn = run.drawn.plus(drawn);
+        run.charged = run.charged.plus(charged);
+        run.at = row.at;
         self.relieve_outer(row.attempt, u64::try_from(grew).unwrap_or(u64::MAX));
     }
 
@@ -529,6 +540,26 @@ impl Agent {
         };
         let kept: Vec<Digest> = self.cards.keys().filter(|digest| used(digest)).copied().collect();
         self.cards.retain(|digest, _| kept.contains(digest));
+    }
+}
+
+/// Rows of one account that follow one another: it is looked up once for all of them.
+#[derive(Default)]
+struct Run {
+    account: Option<AccountId>,
+    drawn: Credits,
+    charged: Credits,
+    at: Mono,
+}
+
+impl Run {
+    /// Adds it to its account, and begins anew.
+    fn post(&mut self, accounts: &mut BTreeMap<AccountId, Account>) {
+        let run = std::mem::take(self);
+        let Some(account) = run.account.and_then(|id| accounts.get_mut(&id)) else { return };
+        account.grant.spent = account.grant.spent.plus(run.drawn);
+        account.charged = account.charged.plus(run.charged);
+        mark(account, run.at);
     }
 }
 

@@ -59,7 +59,7 @@ impl Agent {
 
     /// Puts what is inside before what is around it.
     pub(super) fn inner_first<'s>(&self, samples: Cow<'s, [JobSample]>) -> Cow<'s, [JobSample]> {
-        if self.jobs.values().all(|job| job.inside.is_none()) {
+        if samples.iter().all(|sample| self.jobs.get(&sample.attempt).is_none_or(|job| job.inside.is_none())) {
             return samples;
         }
         let mut samples = samples.into_owned();

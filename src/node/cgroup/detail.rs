@@ -8,7 +8,8 @@ use crate::domain::meter::{Missing, Reading};
 use crate::node::cgroup_dir::{OpenDir, field, missing_for, number, read_all};
 use crate::node::layout::{Controller, Hierarchy};
 
-use rustix::io::Errno;
+use super::watched::anon_of;
+use rustix::io::{Errno, pread};
 
 /// All of it, from the job's open directories.
 pub(super) fn read(dirs: &[&OpenDir]) -> Detail {
@@ -37,11 +38,6 @@ pub(super) fn read(dirs: &[&OpenDir]) -> Detail {
     }
 }
 
-/// Anonymous memory of the job's open directories, alone.
-pub(super) fn read_anon(dirs: &[&OpenDir]) -> Reading<u64> {
-    sum(&in_hierarchy(dirs, Controller::Memory), anon)
-}
-
 /// The job's directories where that controller is: in v1 if it has any there, else in cgroup2.
 fn in_hierarchy<'d>(dirs: &[&'d OpenDir], controller: Controller) -> Vec<&'d OpenDir> {
     let v1: Vec<&OpenDir> = dirs.iter().copied().filter(|dir| dir.hierarchy.has(controller)).collect();
@@ -65,23 +61,27 @@ fn sum(dirs: &[&OpenDir], read: impl Fn(&OpenDir) -> Result<u64, Missing>) -> Re
     total(dirs, read, u64::saturating_add)
 }
 
-fn text(dir: &OpenDir, file: &str) -> Result<Vec<u8>, Missing> {
-    dir.file(file).and_then(read_all).map_err(|errno| match errno {
+/// What `parse` makes of a file's text.
+fn by_text<T>(dir: &OpenDir, file: &str, parse: impl FnOnce(&[u8]) -> T) -> Result<T, Missing> {
+    let why = |errno| match errno {
         // The same answer for a file that this kernel does not offer, and for any file of a removed cgroup.
         Errno::NOENT if dir.is_there() => Missing::NotSupported,
         errno => missing_for(errno),
-    })
+    };
+    let file = dir.file(file).map_err(why)?;
+    let mut page = [0_u8; 4_096];
+    // The kernel makes such a file's text in one piece: what leaves room in the page is all of it.
+    let length = pread(&file, &mut page, 0).map_err(why)?;
+    if length < page.len() { Ok(parse(&page[..length])) } else { Ok(parse(&read_all(&file).map_err(why)?)) }
 }
 
-fn by<T>(dir: &OpenDir, v2_file: &str, v1_file: &str, parse: impl Fn(&[u8]) -> Option<T>) -> Result<T, Missing> {
+fn by<T>(dir: &OpenDir, v2_file: &str, v1_file: &str, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<T, Missing> {
     let file = if dir.hierarchy == Hierarchy::V2 { v2_file } else { v1_file };
-    parse(&text(dir, file)?).ok_or(Missing::Malformed)
+    by_text(dir, file, parse)?.ok_or(Missing::Malformed)
 }
 
-/// `anon` of cgroup2's `memory.stat`; in v1 `total_rss`, which counts what is below too.
 fn anon(dir: &OpenDir) -> Result<u64, Missing> {
-    let key: &[u8] = if dir.hierarchy == Hierarchy::V2 { b"anon" } else { b"total_rss" };
-    by(dir, "memory.stat", "memory.stat", |text| field(text, key))
+    by(dir, "memory.stat", "memory.stat", |text| anon_of(dir.hierarchy, text))
 }
 
 /// `oom_kill` counts what is below too in cgroup2, and only the directory itself in v1: there the sub-directories are added.
@@ -89,7 +89,11 @@ fn oom_kills(dir: &OpenDir) -> Result<u64, Missing> {
     if dir.hierarchy == Hierarchy::V2 {
         return by(dir, "memory.events", "memory.events", |text| field(text, b"oom_kill"));
     }
-    let mut count = field(&text(dir, "memory.oom_control")?, b"oom_kill").ok_or(Missing::NotSupported)?; // before Linux 4.13
+    let own = by_text(dir, "memory.oom_control", |text| field(text, b"oom_kill"))?;
+    let mut count = own.ok_or(Missing::NotSupported)?; // before Linux 4.13
+    if dir.child_count().map_err(missing_for)? == 0 {
+        return Ok(count);
+    }
     for child in dir.children().map_err(missing_for)? {
         match dir.child(&child.name).map_err(missing_for).and_then(|child| oom_kills(&child)) {
             Ok(below) => count = count.saturating_add(below),
@@ -102,14 +106,14 @@ fn oom_kills(dir: &OpenDir) -> Result<u64, Missing> {
 
 fn io(dir: &OpenDir) -> Result<Io, Missing> {
     if dir.hierarchy == Hierarchy::V2 {
-        return parse_io_stat(&text(dir, "io.stat")?).ok_or(Missing::Malformed);
+        return by(dir, "io.stat", "io.stat", parse_io_stat);
     }
-    let recursive = |name: &str| match text(dir, &format!("{name}_recursive")) {
-        Err(Missing::NotSupported) => text(dir, name),
+    let recursive = |name: &str| match by_text(dir, &format!("{name}_recursive"), parse_blkio) {
+        Err(Missing::NotSupported) => by_text(dir, name, parse_blkio),
         other => other,
     };
-    let bytes = parse_blkio(&recursive("blkio.throttle.io_service_bytes")?).ok_or(Missing::Malformed)?;
-    let ops = parse_blkio(&recursive("blkio.throttle.io_serviced")?).ok_or(Missing::Malformed)?;
+    let bytes = recursive("blkio.throttle.io_service_bytes")?.ok_or(Missing::Malformed)?;
+    let ops = recursive("blkio.throttle.io_serviced")?.ok_or(Missing::Malformed)?;
     Ok(Io { read_bytes: bytes.0, write_bytes: bytes.1, read_ops: ops.0, write_ops: ops.1 })
 }
 
@@ -151,14 +155,12 @@ fn parse_blkio(text: &[u8]) -> Option<(u64, u64)> {
 }
 
 fn pressure(dir: &OpenDir) -> Result<Pressure, Missing> {
-    let stall = |file: &str, kind: &[u8]| parse_pressure(&text(dir, file)?, kind).ok_or(Missing::Malformed);
-    Ok(Pressure {
-        cpu_some_us: stall("cpu.pressure", b"some")?,
-        memory_some_us: stall("memory.pressure", b"some")?,
-        memory_full_us: stall("memory.pressure", b"full")?,
-        io_some_us: stall("io.pressure", b"some")?,
-        io_full_us: stall("io.pressure", b"full")?,
-    })
+    let some = |text: &[u8]| parse_pressure(text, b"some");
+    let both = |text: &[u8]| Some((some(text)?, parse_pressure(text, b"full")?));
+    let cpu_some_us = by(dir, "cpu.pressure", "cpu.pressure", some)?;
+    let (memory_some_us, memory_full_us) = by(dir, "memory.pressure", "memory.pressure", both)?;
+    let (io_some_us, io_full_us) = by(dir, "io.pressure", "io.pressure", both)?;
+    Ok(Pressure { cpu_some_us, memory_some_us, memory_full_us, io_some_us, io_full_us })
 }
 
 /// The `total` of a line of a pressure file (psi.rst): `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`.

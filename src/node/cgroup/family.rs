@@ -5,25 +5,23 @@
 //! a sibling's work during a look is never taken for the tail. The tail lacks at most what was used within those two looks
 //! (milliseconds); it never holds what another one used, unless a cgroup was both made and removed beside them between the looks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use rustix::fs::{Mode, OFlags, fstat, openat};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags, openat};
 
-use super::files::{Files, Slot};
+use super::dirs::{Dirs, Key};
+use super::files::{Files, Opened, Slot};
 use super::watched::{TailOpen, Watched, cpu_ns_of};
 use crate::domain::act::CgroupDir;
 use crate::domain::meter::vanished_tails;
-use crate::node::cgroup_dir::{OpenDir, list};
+use crate::node::cgroup_dir::OpenDir;
+use crate::node::descriptors::Place;
 use crate::node::layout::Hierarchy;
-
-/// Names one watched directory; never used again.
-pub(super) type Key = u64;
 
 /// A directory that holds watched ones.
 #[derive(Debug)]
 pub(super) struct Family {
-    parent: Option<OpenDir>,
+    parent: Option<(OpenDir, Place)>,
     stat: Slot,
     procs: Slot,
     pub(super) keys: BTreeSet<Key>,
@@ -33,44 +31,46 @@ pub(super) struct Family {
 }
 
 impl Family {
-    pub(super) fn new(parent: &str, hierarchy: Hierarchy) -> Family {
+    /// Without room for the parent's descriptor no tail is told.
+    pub(super) fn new(parent: &str, hierarchy: Hierarchy, files: &Files) -> Family {
         // Below a mount that is trusted, from a path that was classified. It may be the mount itself.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = openat(rustix::fs::CWD, parent, flags, Mode::empty());
         let dir = CgroupDir { path: parent.to_owned(), inode: 0 };
-        let parent = open.ok().map(|fd| OpenDir { dir, hierarchy, fd });
+        let parent = files.room.take().zip(open.ok()).map(|(place, fd)| (OpenDir { dir, hierarchy, fd }, place));
         Family { parent, stat: Slot::default(), procs: Slot::default(), keys: BTreeSet::new(), settled_ns: None }
     }
 
     /// The parent's CPU time, in nanoseconds. Reading it makes the kernel add up the whole subtree in one pass (`css_rstat_flush`); else each
     /// dirty child's reading walks the list of its dirty siblings.
     pub(super) fn read(&mut self, files: &mut Files) -> Option<u64> {
-        cpu_ns_of(self.parent.as_ref()?, &mut self.stat, files).ok()
+        let (parent, _) = self.parent.as_ref()?;
+        cpu_ns_of(parent.hierarchy, &mut self.stat, files, || Ok(Opened::Kept(parent))).ok()
     }
 
     /// Ends a look at which every child was read: tells the tails of those that vanished since the last one, and takes the new baseline.
     /// `begun_ns` is the parent's CPU time at the beginning of this look.
-    pub(super) fn settle(&mut self, begun_ns: Option<u64>, dirs: &mut BTreeMap<Key, Watched>, files: &mut Files) {
+    pub(super) fn settle(&mut self, begun_ns: Option<u64>, dirs: &mut Dirs, files: &mut Files) {
         let (mut read_count, mut vanished) = (0, Vec::new());
         for key in &self.keys {
-            let Some(dir) = dirs.get(key) else { continue };
-            read_count += usize::from(dir.live().is_some() && dir.cpu_ns.is_some());
+            let Some(dir) = dirs.get(*key) else { continue };
+            read_count += usize::from(dir.is_live() && dir.cpu_ns.is_some());
             if dir.tail_open == TailOpen::Yes {
                 vanished.push(*key);
             }
         }
         let whole = self.are_all_children(read_count, files);
         if let (true, Some(before_ns), Some(begun_ns), false) = (whole, self.settled_ns, begun_ns, vanished.is_empty()) {
-            let read_delta_ns: u64 = self.keys.iter().filter_map(|key| dirs.get(key)).map(delta_ns).sum();
+            let read_delta_ns: u64 = self.keys.iter().filter_map(|key| dirs.get(*key)).map(delta_ns).sum();
             let tails = vanished_tails(begun_ns.saturating_sub(before_ns), read_delta_ns, vanished.len());
             for (key, tail) in vanished.iter().zip(tails) {
-                if let Some(dir) = dirs.get_mut(key) {
+                if let Some(dir) = dirs.get_mut(*key) {
                     dir.tail = Some(tail);
                 }
             }
         }
         for key in &self.keys {
-            if let Some(dir) = dirs.get_mut(key) {
+            if let Some(dir) = dirs.get_mut(*key) {
                 dir.tail_open = TailOpen::No;
                 dir.cpu_at_look_ns = dir.cpu_ns;
             }
@@ -82,15 +82,15 @@ impl Family {
     /// Are these all the parent's children, and has it no processes of its own? Each of those that were read is a child; so where there are
     /// as many children, they are all.
     fn are_all_children(&mut self, read_count: usize, files: &mut Files) -> bool {
-        let Some(parent) = &self.parent else { return false };
-        let no_processes = files.read(parent, "cgroup.procs", &mut self.procs).is_ok_and(<[u8]>::is_empty);
-        no_processes && child_count(parent).is_ok_and(|children| children == read_count)
+        let Some((parent, _)) = &self.parent else { return false };
+        let no_processes = files.read(&mut self.procs, "cgroup.procs", || Ok(Opened::Kept(parent))).is_ok_and(<[u8]>::is_empty);
+        no_processes && parent.child_count().is_ok_and(|children| children == read_count)
     }
 
     /// A child is watched no more. If it was not known to be gone, what it goes on to use is nobody's tail.
     pub(super) fn leave(&mut self, key: Key, dir: &Watched) {
         self.keys.remove(&key);
-        if dir.live().is_some() || dir.tail_open == TailOpen::Yes {
+        if dir.is_live() || dir.tail_open == TailOpen::Yes {
             self.settled_ns = None;
         }
     }
@@ -99,16 +99,6 @@ impl Family {
     pub(super) fn release(&mut self, files: &mut Files) {
         files.release(&mut self.stat);
         files.release(&mut self.procs);
-    }
-}
-
-/// How many children a directory has: cgroups count them as links.
-fn child_count(parent: &OpenDir) -> Result<usize, Errno> {
-    let links = usize::try_from(fstat(&parent.fd)?.st_nlink).unwrap_or(0);
-    match links.checked_sub(2) {
-        Some(children) => Ok(children),
-        // A file system that does not count them so.
-        None => list(&parent.fd).map(|children| children.len()),
     }
 }
 

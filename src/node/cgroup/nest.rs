@@ -74,7 +74,7 @@ impl Sampler {
     /// A job's directories, by their paths; and whether they make or enlarge a nest.
     pub(super) fn enter_paths(&mut self, attempt: Attempt) {
         let keys = self.jobs.get(&attempt).map_or(Vec::new(), |job| job.keys().to_vec());
-        let paths: Vec<String> = keys.iter().filter_map(|key| self.dirs.get(key)).map(|dir| dir.dir.path.clone()).collect();
+        let paths: Vec<String> = keys.iter().filter_map(|key| self.dirs.get(*key)).map(|dir| dir.dir.path.clone()).collect();
         let related = |path: &String| self.nearest_above(path, attempt).is_some() || self.below(path, attempt).next().is_some();
         let is_related = paths.iter().any(related);
         self.paths.extend(paths.into_iter().map(|path| (path, attempt)));

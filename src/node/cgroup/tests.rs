@@ -1,6 +1,7 @@
 //! On constructed directories (texts as in cgroup-v2.rst and cpuacct.rst); the real kernel is in `tests/kernel.rs`.
 
 use super::*;
+use crate::domain::meter::{Frozen, Populated};
 use proptest::prelude::*;
 use std::fs;
 
@@ -190,18 +191,53 @@ fn no_more_files_are_kept_than_allowed_and_none_of_a_detached_job() {
 }
 
 #[test]
+fn with_few_descriptors_counters_are_kept_before_directories_and_every_job_is_read() {
+    let mut world = world(&[]);
+    let room = Room::of(12);
+    world.sampler = Sampler::new(world.sampler.layout.clone(), ProcessTrees::default(), || Mono(7)).within(Arc::clone(&room));
+    for nth in 0..20 {
+        let dir = world.dir(&format!("v2/{nth}"), &BUSY);
+        world.sampler.attach(Attempt(nth), &Target::Cgroups(vec![dir])).unwrap();
+        let samples = world.sampler.sample(Which::All);
+        let usable = |sample: &JobSample| (sample.cpu_ns.seen(), sample.memory_bytes.seen()) == (Some(&1_500_000), Some(&4_096));
+        assert!(samples.len() as u64 == nth + 1 && samples.iter().all(usable), "{samples:?}");
+        assert!(samples.iter().all(|sample| sample.frozen == Reading::Seen(Frozen::No)));
+    }
+    assert_eq!(room.free(), 0);
+    assert!(10 <= world.sampler.kept_files(), "directories gave way: {}", world.sampler.kept_files());
+    let details = world.sampler.sample_closely(&[Attempt(0), Attempt(19)]);
+    assert!(details.iter().all(|sample| sample.detail.is_some()), "a directory that is not kept is opened for it");
+    fs::remove_dir_all(world.root.path().join("v2/19")).unwrap();
+    assert_eq!(world.sampler.sample(Which::All)[19].cpu_ns, Reading::Missing(Missing::Vanished));
+    (0..20).for_each(|nth| world.sampler.detach(Attempt(nth)));
+    assert_eq!(room.free(), 12, "everything was given back");
+}
+
+#[test]
+fn a_directory_that_is_not_kept_open_is_never_taken_for_another_of_its_name() {
+    let mut world = world(&[]);
+    world.sampler = Sampler::new(world.sampler.layout.clone(), ProcessTrees::default(), || Mono(7)).within(Room::of(0));
+    let dir = world.dir("v2/a", &BUSY);
+    world.sampler.attach(JOB, &Target::Cgroups(vec![dir])).unwrap();
+    assert_eq!(world.one().cpu_ns, Reading::Seen(1_500_000));
+    fs::rename(world.root.path().join("v2/a"), world.root.path().join("v2/other")).unwrap();
+    world.dir("v2/a", &BUSY);
+    assert_eq!(world.one().cpu_ns, Reading::Missing(Missing::Replaced));
+}
+
+#[test]
 fn a_job_whose_one_directory_has_gone_keeps_what_that_one_used() {
     let mut sum = Sum::default();
     sum.add(Reading::Seen(5), Some(5));
     sum.add(Reading::Missing(Missing::Vanished), Some(7));
-    assert_eq!(sum.whole(&Missing::NotSupported), Reading::Seen(12));
+    assert_eq!(sum.whole(|| Missing::NotSupported), Reading::Seen(12));
     let mut all_gone = Sum::default();
     all_gone.add(Reading::Missing(Missing::Vanished), Some(7));
-    assert_eq!(all_gone.whole(&Missing::NotSupported), Reading::Missing(Missing::Vanished));
+    assert_eq!(all_gone.whole(|| Missing::NotSupported), Reading::Missing(Missing::Vanished));
     let mut unreadable = Sum::default();
     unreadable.add(Reading::Seen(5), Some(5));
     unreadable.add(Reading::Missing(Missing::Denied), Some(7));
-    assert_eq!(unreadable.whole(&Missing::NotSupported), Reading::Missing(Missing::Denied));
+    assert_eq!(unreadable.whole(|| Missing::NotSupported), Reading::Missing(Missing::Denied));
 }
 
 /// The parent of `kids`, whose counters are written by hand.
@@ -230,7 +266,7 @@ proptest! {
         fs::remove_dir_all(world.root.path().join("v2/jobs/gone")).unwrap();
         // A removed directory's kept files still read on an ordinary file system: nothing is kept of it here.
         let key = world.sampler.jobs[&Attempt(1)].keys()[0];
-        world.sampler.dirs.get_mut(&key).unwrap().release(&mut world.sampler.files);
+        world.sampler.dirs.get_mut(key).unwrap().release(&mut world.sampler.files);
         family_of(&world, earlier + gone + tail + sibling + more, &[("sibling", sibling + more)]);
         let second = world.sampler.sample(Which::All);
         prop_assert_eq!(second[0].tail, Some(Tail { cpu_ns: tail * 1_000, share: TailShare::Exact }));
