@@ -8,7 +8,7 @@ use super::exit::Exit;
 use super::quantity::show_length;
 use super::receipt::{gaps_text, head, money_text, segment_text};
 use super::{Format, show};
-use crate::domain::act::{Act, ActOutcome, Acted};
+use crate::domain::act::{Act, ActOutcome, Acted, NO_SYSCALL};
 use crate::domain::id::JobName;
 use crate::domain::job::{Evidence, Step, StepEvent};
 use crate::domain::money::Credits;
@@ -59,6 +59,11 @@ fn step_text(step: &Step) -> String {
         StepEvent::Emptied(evidence) => with_evidence(&when, "empty: nothing in hand", evidence),
         StepEvent::Exhausted(evidence) => with_evidence(&when, "exhausted: the authority says that nothing is left", evidence),
         StepEvent::Funded(evidence) => with_evidence(&when, "funded: there is something in hand again", evidence),
+        StepEvent::StoodAside(evidence) => {
+            with_evidence(&when, "stands aside: credit is short, and it stands still so that others of its account can go on", evidence)
+        }
+        StepEvent::StepsBack(evidence) => with_evidence(&when, "need not stand aside any more", evidence),
+        StepEvent::FrozenTooLong(evidence) => with_evidence(&when, "has stood still for as long as its account's policy lets it", evidence),
         StepEvent::WouldAct(act) => format!("  {when}  not enforced: this would have been done now: {act}\n"),
         StepEvent::Acted(acted) => acted_text(&when, acted),
         StepEvent::FrozenByOther => format!("  {when}  frozen by somebody else: the agent will not thaw it\n"),
@@ -99,6 +104,9 @@ fn verdict_text(verdict: Verdict) -> &'static str {
 }
 
 fn acted_text(when: &str, acted: &Acted) -> String {
+    if acted.act == Act::Warn && acted.outcome == ActOutcome::Confirmed && acted.syscall == NO_SYSCALL {
+        return format!("  {when}  the warning is out: to people, by no signal\n");
+    }
     let took = acted.done_at.since(acted.asked_at);
     let what = match acted.act {
         Act::Freeze => "frozen",
@@ -106,7 +114,7 @@ fn acted_text(when: &str, acted: &Acted) -> String {
         Act::Terminate => "asked to end (SIGTERM)",
         Act::Kill => "killed",
         Act::Remove => "its cgroup removed",
-        Act::Warn => "warned",
+        Act::Warn => "warned by a signal",
     };
     let outcome = match &acted.outcome {
         ActOutcome::Confirmed => format!("the kernel confirmed it {} later", millis(took)),

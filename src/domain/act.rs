@@ -121,6 +121,9 @@ pub struct Order {
     pub signal: Option<WarnSignal>,
 }
 
+/// What [`Acted::syscall`] says where nothing was written and nobody signalled.
+pub const NO_SYSCALL: &str = "none";
+
 /// What came of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acted {

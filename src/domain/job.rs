@@ -273,6 +273,12 @@ pub enum StepEvent {
     FoundThawed,
     /// It was not as the agent believed.
     Corrected(super::correction::Correction),
+    /// Credit is short, and it stands still so that others of its account can go on for longer.
+    StoodAside(Evidence),
+    /// It need not any more.
+    StepsBack(Evidence),
+    /// It has stood still for as long as its account's policy lets it.
+    FrozenTooLong(Evidence),
 }
 
 /// Counter, quantity, cost and balance at the moment of a decision.

@@ -16,7 +16,7 @@ use super::super::money::Credits;
 use super::super::rates::charge::{self, Shape};
 use super::super::time::{Boot, Mono, Nanos, Now};
 use super::super::usage::HeldGpu;
-use super::super::wire::{Answer, PROTOCOL, Push, Request, RequestEntry, UNIT, Verdict};
+use super::super::wire::{Answer, OnExhaustion, PROTOCOL, Push, Request, RequestEntry, UNIT, Verdict};
 use super::draft::Draft;
 use super::restraint::{Restraint, deserved, is_fresh};
 use super::start::PendingStart;
@@ -235,9 +235,25 @@ impl Draft<'_> {
         }
         self.review_edge(id, in_hand, burn_live, &live);
         self.review_warning(id, in_hand, &live);
+        self.note_frozen_too_long(id, &live);
         self.review_rungs(id);
         self.review_victims(id, in_hand);
         self.note_what_would_be_done(id, &live);
+    }
+
+    /// Why a job that was only to be frozen is ended.
+    fn note_frozen_too_long(&mut self, id: &AccountId, live: &[Attempt]) {
+        let Some(account) = self.agent.accounts.get(id).filter(|account| account.empty_since.is_some()) else { return };
+        let policy = &account.grant.policy;
+        let jobs = live.iter().filter_map(|attempt| self.agent.jobs.get(attempt));
+        let over = |job: &&Job| {
+            policy.on_exhaustion == OnExhaustion::Freeze
+                && job.policy.on_exhaustion.is_none()
+                && job.phase == Phase::Frozen
+                && Restraint::Frozen < deserved(job, account, self.now)
+        };
+        let unaware: Vec<Attempt> = jobs.filter(over).filter(|job| !noted_since_emptied(job)).map(|job| job.attempt).collect();
+        self.step_all(id, &unaware, StepEvent::FrozenTooLong);
     }
 
     /// One more account whose jobs are to be stopped: only so many in a window of time, until an operator has looked.
@@ -280,7 +296,7 @@ impl Draft<'_> {
         }
     }
 
-    fn step_all(&mut self, id: &AccountId, attempts: &[Attempt], event: impl Fn(Evidence) -> StepEvent) {
+    pub(super) fn step_all(&mut self, id: &AccountId, attempts: &[Attempt], event: impl Fn(Evidence) -> StepEvent) {
         // All but the job's own counter and cost is the account's.
         let of_account = self.evidence(id);
         for attempt in attempts {
@@ -552,6 +568,12 @@ impl Draft<'_> {
             at_least: Credits::from_nano(i128::from(useful)),
         }
     }
+}
+
+/// Has it been noted, since the account last ran empty, that the job has stood still for too long?
+fn noted_since_emptied(job: &Job) -> bool {
+    let since = job.steps.iter().rev().take_while(|step| !matches!(step.event, StepEvent::Emptied(_)));
+    since.into_iter().any(|step| matches!(step.event, StepEvent::FrozenTooLong(_)))
 }
 
 /// Has the authority's word been noted since the account last ran empty?

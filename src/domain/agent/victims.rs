@@ -5,7 +5,7 @@ use super::super::enforcement::Enforcement;
 use super::super::fact::Fact;
 use super::super::grant;
 use super::super::id::{AccountId, Attempt};
-use super::super::job::Job;
+use super::super::job::{Job, StepEvent};
 use super::super::ladder::{Victim, Victims};
 use super::super::money::Credits;
 use super::super::time::Nanos;
@@ -24,7 +24,7 @@ impl Draft<'_> {
             self.agent.jobs_of(id).filter(|job| job.is_live()).filter_map(|job| Some((job.attempt, job.victim?))).collect();
         if !wanted {
             for (attempt, _) in standing {
-                self.set_victim(attempt, None);
+                self.set_victim(id, attempt, None);
             }
             return;
         }
@@ -39,7 +39,7 @@ impl Draft<'_> {
             let share = Credits::from_nano(burn.nano() / i128::try_from(runners.len()).unwrap_or(1));
             let victim = Victim { at: self.now.mono, burn_per_s: share };
             if let Some(attempt) = first(policy.victims, &runners) {
-                self.set_victim(attempt, Some(victim));
+                self.set_victim(id, attempt, Some(victim));
             }
             return;
         }
@@ -56,13 +56,14 @@ impl Draft<'_> {
                 if !(fits && settled || alone && nth == 0) {
                     break;
                 }
-                self.set_victim(attempt, None);
+                self.set_victim(id, attempt, None);
             }
         }
     }
 
-    fn set_victim(&mut self, attempt: Attempt, victim: Option<Victim>) {
+    fn set_victim(&mut self, id: &AccountId, attempt: Attempt, victim: Option<Victim>) {
         self.record(Fact::VictimSet { attempt, victim, at: self.now.mono });
+        self.step_all(id, &[attempt], if victim.is_some() { StepEvent::StoodAside } else { StepEvent::StepsBack });
     }
 }
 

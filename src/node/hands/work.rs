@@ -6,7 +6,7 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use crate::domain::act::{Act, ActOutcome, CgroupDir, Order, ProcessRoot, SlurmJob, Target};
+use crate::domain::act::{Act, ActOutcome, CgroupDir, NO_SYSCALL, Order, ProcessRoot, SlurmJob, Target};
 use crate::domain::ladder::WarnSignal;
 use crate::domain::meter::{Frozen, Missing, Populated};
 use crate::node::cgroup_dir::{self, OpenDir, OpenError, read_events};
@@ -69,7 +69,7 @@ pub(super) fn begin(layout: Option<&Layout>, trees: &ProcessTrees, order: &Order
     if let Target::Processes(root) = target {
         return begin_tree(trees, *root, *act);
     }
-    let nothing = |outcome| Begun::Done("none".to_owned(), outcome);
+    let nothing = |outcome| Begun::Done(NO_SYSCALL.to_owned(), outcome);
     let Some(layout) = layout else { return nothing(ActOutcome::Failed("no cgroup file system is mounted here".to_owned())) };
     let dirs = match dirs_for(layout, target, *act) {
         Ok(dirs) => dirs,
@@ -102,7 +102,7 @@ pub(super) fn begin(layout: Option<&Layout>, trees: &ProcessTrees, order: &Order
 
 /// The signal that a warning is, to every task; people are told elsewhere.
 fn warn(layout: Option<&Layout>, trees: &ProcessTrees, target: &Target, signal: Option<WarnSignal>) -> Begun {
-    let Some(signal) = signal else { return Begun::Done("none".to_owned(), ActOutcome::Confirmed) };
+    let Some(signal) = signal else { return Begun::Done(NO_SYSCALL.to_owned(), ActOutcome::Confirmed) };
     let syscall = |place: &str| format!("pidfd_send_signal SIG{} to each of {place}", signal.name());
     if let Target::Processes(root) = target {
         let said = syscall(&format!("process {} and all its descendants", root.pid));
@@ -112,7 +112,7 @@ fn warn(layout: Option<&Layout>, trees: &ProcessTrees, target: &Target, signal: 
             Err(why) => Begun::Done(said, ActOutcome::Failed(why.to_string())),
         };
     }
-    let none = |outcome| Begun::Done("none".to_owned(), outcome);
+    let none = |outcome| Begun::Done(NO_SYSCALL.to_owned(), outcome);
     let Some(layout) = layout else { return none(ActOutcome::Failed("no cgroup file system is mounted here".to_owned())) };
     let dirs = match dirs_for(layout, target, Act::Warn) {
         Ok(Dirs::V2 { dirs, .. } | Dirs::Legacy(_, dirs)) => dirs,

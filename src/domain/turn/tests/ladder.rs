@@ -167,6 +167,8 @@ fn who_stands_still_for_longer_than_the_ttl_is_ended() {
     assert!(!bench.orders().contains(&Act::Kill));
     stand_s(&mut bench, 10);
     assert!(bench.orders().contains(&Act::Kill));
+    let reasons = bench.job().steps.iter().filter(|step| matches!(step.event, StepEvent::FrozenTooLong(_)));
+    assert_eq!(reasons.count(), 1, "and why is said once");
 }
 
 #[test]
@@ -302,6 +304,7 @@ fn the_newest_job_stands_still_so_that_the_oldest_can_go_on() {
     let job = |nth: u64| bench.turn.agent().jobs.get(&Attempt(nth)).unwrap();
     assert_eq!((job(1).phase, job(1).victim), (Phase::Running, None));
     assert!(job(2).victim.is_some());
+    assert!(job(2).steps.iter().any(|step| matches!(step.event, StepEvent::StoodAside(_))));
     // There is plenty again: it goes on.
     bench.free = 1_000 * CREDIT;
     bench.out.clear();
