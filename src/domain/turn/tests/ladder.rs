@@ -316,3 +316,24 @@ fn the_newest_job_stands_still_so_that_the_oldest_can_go_on() {
     bench.durable();
     assert!(bench.out.iter().any(|effect| matches!(effect, Effect::Act(order) if order.act == Act::Thaw && order.attempt == Attempt(2))));
 }
+
+/// The authority said "exhausted" before the grace; when the grace is over, it has been silent for too long.
+#[test]
+fn g5_a_word_that_has_grown_old_kills_nobody() {
+    let policy = AccountPolicy { on_exhaustion: OnExhaustion::Terminate, grace: Nanos::from_secs(30), ..AccountPolicy::default() };
+    let mut bench = running_with(5 * CREDIT, policy, Ladder::default());
+    work_s(&mut bench, 6);
+    bench.acted(Act::Freeze);
+    stand_s(&mut bench, 1);
+    assert!(bench.orders().contains(&Act::Terminate));
+    bench.acted(Act::Terminate);
+    for _ in 0..60 {
+        bench.pass(1_000); // it ignores the request, works on, and nobody answers any more
+        bench.cpu_ns += 1_000 * MS;
+        let sample = bench.sample(Attempt(1));
+        bench.step(Event::Ticked(vec![sample]));
+        bench.durable();
+    }
+    assert!(!bench.orders().contains(&Act::Kill), "{:?}", bench.orders());
+    assert_eq!(bench.orders().last(), Some(&Act::Freeze), "it stands still until the authority says it again");
+}
