@@ -87,8 +87,9 @@ fn wake_once_a_second(nth: u64) -> ! {
 
 fn agent(dir: &Path) -> Result<(), Failure> {
     die_with_the_bench();
+    // Whatever it costs here, it is to look once a second: no budget that would have it look less often.
     let text = format!(
-        "node = \"bench\"\nstate_dir = \"{0}/state\"\nruntime_dir = \"{0}/run\"\nenforcement = \"enforce\"\n[status]\nlisten = \"off\"\n[gpu]\nnvml = \"off\"\n",
+        "node = \"bench\"\nstate_dir = \"{0}/state\"\nruntime_dir = \"{0}/run\"\nenforcement = \"enforce\"\n[status]\nlisten = \"off\"\n[budget]\ncpu_percent = 100\nmemory_mib = 4096\n[gpu]\nnvml = \"off\"\n",
         dir.display()
     );
     let config =
