@@ -12,6 +12,7 @@ use super::print;
 use crate::domain::fact::Fact;
 use crate::domain::id::Digest;
 use crate::domain::receipt::rfc3339;
+use crate::node::clock;
 use crate::node::journal::{self, JournalError, StoredFact};
 
 /// What to do with the journal.
@@ -21,6 +22,9 @@ pub(super) enum Command {
     Verify(Place),
     /// Print facts as JSON lines: seq, wall, chain, fact.
     Export(Export),
+    /// With no agent running: keep the journal in a folder of its own, so that the next start begins a new one with what verifies of it. A damaged
+    /// one is set aside by the agent itself.
+    SetAside(Place),
 }
 
 /// Where the journal is.
@@ -46,6 +50,10 @@ pub(super) fn main(command: &Command) -> Result<Exit, Failure> {
         Command::Verify(place) => {
             let verified = journal::verify(&place.state_dir).map_err(Failure::other)?;
             print(&format!("OK: {} facts, head {} {}\n", verified.rows, verified.head.seq, verified.head.link));
+        }
+        Command::SetAside(place) => {
+            let folder = journal::set_aside(&place.state_dir, clock::now().wall).map_err(Failure::other)?;
+            print(&format!("set aside in {}; the next start begins a new journal, in a new epoch\n", folder.display()));
         }
         Command::Export(export) => {
             let mut out = std::io::BufWriter::new(std::io::stdout().lock());

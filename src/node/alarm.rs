@@ -44,6 +44,8 @@ pub enum Alarm {
     Suspended,
     /// The wall clock was set.
     ClockStepped,
+    /// A damaged journal was set aside, and nobody has fetched it yet.
+    JournalSetAside,
 }
 
 /// Does a state hold, or did it happen?
@@ -55,7 +57,7 @@ enum Kind {
 
 impl Alarm {
     /// Every one.
-    pub const ALL: [Alarm; 14] = [
+    pub const ALL: [Alarm; 15] = [
         Alarm::JournalFull,
         Alarm::JournalReadOnly,
         Alarm::AuthorityFull,
@@ -70,6 +72,7 @@ impl Alarm {
         Alarm::Stalled,
         Alarm::Suspended,
         Alarm::ClockStepped,
+        Alarm::JournalSetAside,
     ];
 
     /// Its stable name.
@@ -90,6 +93,7 @@ impl Alarm {
             Alarm::Stalled => "stalled",
             Alarm::Suspended => "suspended",
             Alarm::ClockStepped => "clock_stepped",
+            Alarm::JournalSetAside => "journal_set_aside",
         }
     }
 
@@ -116,6 +120,9 @@ impl Alarm {
                 "look for who stopped the process or took its CPU; counters have lost nothing, memory was not billed meanwhile"
             }
             Alarm::Suspended => "nothing: what slept is not billed, grants have aged",
+            Alarm::JournalSetAside => {
+                "find out why (dmesg, smartctl), compare receipts and ledger with what is there, then move the folder elsewhere"
+            }
             Alarm::ClockStepped => "nothing: no charge depends on the wall clock; times before and after differ by the step",
         }
     }
@@ -127,7 +134,8 @@ impl Alarm {
             | Alarm::AuthorityFull
             | Alarm::FewDescriptors
             | Alarm::Unmetered
-            | Alarm::HeldBack => Kind::Holds,
+            | Alarm::HeldBack
+            | Alarm::JournalSetAside => Kind::Holds,
             _ => Kind::Happened,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::domain::id::BootId;
+use crate::domain::id::{BootId, Digest};
 use crate::domain::time::{Boot, Mono, Nanos, Now, Wall};
 
 /// What a test adds to the wall clock (milliseconds) and to the time asleep (nanoseconds), since nobody may set a machine's clock for it.
@@ -51,6 +51,14 @@ pub fn process_cpu_ns() -> u64 {
 pub fn boot_id() -> std::io::Result<BootId> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     text.trim().parse().map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+}
+
+/// The machine's name for itself (machine-id(5)), hashed, since the name is not to leave it; none where it has none.
+#[must_use]
+pub fn machine() -> Option<Digest> {
+    let text = std::fs::read_to_string("/etc/machine-id").ok()?;
+    let name = text.trim();
+    (name.len() == 32).then(|| crate::domain::chain::link(crate::domain::chain::GENESIS, 0, name.as_bytes()))
 }
 
 /// What a clock did between two looks.

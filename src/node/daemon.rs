@@ -1,5 +1,6 @@
 //! Puts the agent together: opens what it remembers, starts the edges, runs the loop on a thread of its own, and takes it all down.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -11,14 +12,14 @@ use crossbeam_channel::bounded;
 
 use super::access::Access;
 use super::alarm::Alarm;
-use super::cgroup::Sampler;
+use super::cgroup::{Sampler, Which};
 use super::config::{Config, Nvml, StatusListen, WarnConfig};
 use super::gpu::{GpuConfig, Gpus};
 use super::gpu_owner::Owners;
 use super::handle::{Board, Handle, Inbox, Stats};
 use super::hands::Hands;
 use super::host;
-use super::journal::{Journal, JournalError, JournalNotice, JournalThread, Keep, Recovered, Reserve};
+use super::journal::{self, Journal, JournalError, JournalNotice, JournalThread, Keep, Kept, Recovered, Reserve};
 use super::layout::{Layout, Need};
 use super::life::{End, Life};
 use super::local_api::Api;
@@ -34,14 +35,18 @@ use super::{clock, descriptors, priority, spool_reader, systemd};
 use crate::authority::embedded::{Embedded, Notice};
 use crate::authority::store::Store;
 use crate::domain::agent::{Agent, Settings};
+use crate::domain::batch::Batch;
 use crate::domain::budget::Budget;
 use crate::domain::fact::{Fact, Seq};
-use crate::domain::id::{NodeId, Uid};
+use crate::domain::id::{Attempt, BootId, Digest, NodeId, Uid};
 use crate::domain::ledger::ClosePolicy;
 use crate::domain::meter::{Host, Reading};
 use crate::domain::rates::Card;
 use crate::domain::time::Nanos;
 use crate::domain::turn::{JournalState, Turn};
+
+/// Between two looks for what was set aside.
+const SET_ASIDE_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why the agent did not start. Each has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +55,7 @@ pub enum StartError {
     #[error("journal: {0}")]
     Journal(#[from] JournalError),
     /// A fact or checkpoint cannot be read by this version.
-    #[error("journal: {0}")]
+    #[error("journal: {0}: install the version that wrote it; or, to begin anew without it: meterctl journal set-aside")]
     Unreadable(String),
     /// The embedded authority's store cannot be used.
     #[error("authority: {0}")]
@@ -94,11 +99,10 @@ impl Daemon {
         folder(&config.state_dir, Privacy::Secret)?;
         folder(&config.runtime_dir, Privacy::Open)?;
         let began = clock::mono();
-        let (journal, recovered) = Journal::open(&config.state_dir, keep(config))?;
-        let agent = recover(&recovered)?;
-        let jobs = agent.jobs.values().filter(|job| job.is_live()).count();
-        tracing::info!(event = "recovered", replayed = recovered.facts.len(), jobs, took_ms = clock::mono().since(began).millis());
         let settings = settings(config)?;
+        let (journal, agent, replayed) = open_journal(config, settings.boot)?;
+        let jobs = agent.jobs.values().filter(|job| job.is_live()).count();
+        tracing::info!(event = "recovered", replayed, jobs, took_ms = clock::mono().since(began).millis());
         let (inbox, queue) = bounded(run::QUEUE_MAX);
         let board = Arc::new(Board::default());
         let handle = Handle::new(inbox, Arc::clone(&board));
@@ -113,6 +117,7 @@ impl Daemon {
         for (alarm, message) in said {
             stats.alarms.raise(alarm, clock::now(), message);
         }
+        runtime.spawn(attend_set_aside(config.state_dir.clone(), handle.clone()));
         let socket = config.runtime_dir.join("meterd.sock");
         let socket = serve(config, &handle, &edges.authority, &runtime, socket)?;
         let authority = Arc::clone(&edges.authority);
@@ -216,6 +221,70 @@ pub fn recover(recovered: &Recovered) -> Result<Agent, StartError> {
         }
     }
     Ok(agent)
+}
+
+/// The journal, the state in it, and how many facts were read for it. One that is damaged is set aside, and a new one begins with what is
+/// left of the state.
+fn open_journal(config: &Config, boot: BootId) -> Result<(Journal, Agent, usize), StartError> {
+    let (dir, machine) = (&config.state_dir, clock::machine());
+    let (mut journal, recovered, why) = Journal::open_or_set_aside(dir, keep(config), machine, clock::now().wall)?;
+    if let Some(why) = why {
+        tracing::error!(event = "journal_set_aside", %why);
+    }
+    let is_new = recovered.checkpoint.is_none() && recovered.facts.is_empty();
+    let Some(folder) = journal::unread_aside(dir).filter(|_| is_new) else {
+        return Ok((journal, recover(&recovered)?, recovered.facts.len()));
+    };
+    let agent = salvage(&folder, machine, boot);
+    let checkpoint = Some(agent.encode());
+    journal.commit(&Batch { first_seq: 1, checkpoint, ..Batch::default() })?;
+    journal::note_read(&folder).map_err(StartError::io(folder.display().to_string()))?;
+    Ok((journal, agent, 0))
+}
+
+/// What is left of the state, as far as the journal that was set aside can be believed.
+fn salvage(folder: &Path, machine: Option<Digest>, boot: BootId) -> Agent {
+    let mut agent = Agent::default();
+    let last = journal::good_prefix(folder, machine, |kept| match kept {
+        Kept::Checkpoint(seq, bytes) => {
+            agent = Agent::decode(bytes).filter(|agent| agent.seq == Seq(seq)).unwrap_or_default();
+        }
+        Kept::Fact(seq, bytes) => {
+            if agent.seq.0.checked_add(1) == Some(seq)
+                && let Ok(fact) = Fact::decode(bytes)
+            {
+                agent.apply(&fact);
+            }
+        }
+    });
+    let counters = counters(&agent, boot);
+    let salvaged = agent.salvaged(boot, clock::now(), &counters);
+    let jobs: Vec<String> = salvaged.jobs.values().map(|job| job.name.to_string()).collect();
+    tracing::error!(event = "salvaged", facts = last, ?jobs, "these jobs are counted from now on, in a new epoch; others are not known");
+    salvaged
+}
+
+/// The CPU time of each live job, as it is read now.
+fn counters(agent: &Agent, boot: BootId) -> BTreeMap<Attempt, u64> {
+    let mut sampler = Sampler::new(Layout::detect().ok().map(Arc::new), ProcessTrees::default(), clock::mono);
+    for job in agent.jobs.values().filter(|job| job.is_live() && job.boot == boot) {
+        if let Err(error) = sampler.attach(job.attempt, &job.target) {
+            tracing::warn!(event = "not_attached", job = %job.name, %error);
+        }
+    }
+    let seen = sampler.sample(Which::All);
+    seen.iter().filter_map(|sample| Some((sample.attempt, *sample.cpu_ns.seen()?))).collect()
+}
+
+/// Says that something was set aside, for as long as it lies there.
+async fn attend_set_aside(state_dir: PathBuf, handle: Handle) {
+    let mut clock = tokio::time::interval(SET_ASIDE_EVERY);
+    loop {
+        clock.tick().await;
+        let folders = journal::list_aside(&state_dir);
+        let message = folders.last().map(|folder| format!("{} damaged journals are kept, the last in {}", folders.len(), folder.display()));
+        handle.report(Inbox::Alarm(Alarm::JournalSetAside, message));
+    }
 }
 
 fn settings(config: &Config) -> Result<Settings, StartError> {

@@ -2,6 +2,7 @@
 //!
 //! A batch is durable as a whole or not at all. What is read back is checked against the chain: a damaged file gives an error, never wrong facts.
 
+mod aside;
 mod reader;
 mod reserve;
 #[cfg(test)]
@@ -9,7 +10,7 @@ mod tests;
 mod thread;
 
 use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
@@ -20,6 +21,7 @@ use crate::domain::id::Digest;
 use crate::domain::time::{Nanos, Wall};
 use crate::sqlite::{Failure, Kind, classify, copy_back, int, open_for_writing};
 
+pub use aside::{Kept, good_prefix, list as list_aside, read as note_read, set_aside, unread as unread_aside};
 pub(crate) use reader::look;
 pub use reader::{ends, for_each_fact, for_each_linked, read_facts, read_page, read_receipt, read_receipt_of, read_receipts, verify};
 use reserve::ReserveFile;
@@ -51,6 +53,7 @@ const PRUNE_MAX: u32 = 10_000;
 /// The journal, open for writing. One process at a time.
 pub struct Journal {
     connection: Connection,
+    dir: PathBuf,
     /// Held, with its lock, for as long as the journal is open.
     _lock: File,
     reserve: ReserveFile,
@@ -142,6 +145,9 @@ pub enum Damage {
     /// The rest of the file.
     #[error("{0}")]
     File(String),
+    /// Nothing, but it is not of here.
+    #[error("it was written on another machine")]
+    OtherMachine,
 }
 
 /// The room that is kept for the last readings.
@@ -238,14 +244,18 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Locked`] beside another writer, [`JournalError::Damaged`] where the chain or the file is broken; else see [`JournalError`].
     pub fn open(dir: &Path, keep: Keep) -> Result<(Journal, Recovered), JournalError> {
-        let lock = locked(dir)?;
+        Journal::open_locked(locked(dir)?, dir, keep)
+    }
+
+    fn open_locked(lock: File, dir: &Path, keep: Keep) -> Result<(Journal, Recovered), JournalError> {
         let reserve = ReserveFile::open(dir);
         let connection = open_for_writing(&dir.join(FILE), &KIND)?;
         let recovered = recover(&connection)?;
         let anchor = meta(&connection, "anchor")?;
         let kept_bytes = meta(&connection, "kept")?.seq;
         let head = recovered.head;
-        let journal = Journal { connection, _lock: lock, reserve, keep, head, anchor, kept_bytes, commits: 0, failed: None };
+        let journal =
+            Journal { connection, dir: dir.to_owned(), _lock: lock, reserve, keep, head, anchor, kept_bytes, commits: 0, failed: None };
         Ok((journal, recovered))
     }
 
@@ -272,6 +282,9 @@ impl Journal {
         let result = result.and_then(|()| self.copy_back_when_due());
         if let Err(error @ (JournalError::Fatal(_) | JournalError::Damaged(_))) = &result {
             self.failed = Some(error.to_string());
+        }
+        if let Err(JournalError::Damaged(damage)) = &result {
+            aside::note_damage(&self.dir, damage);
         }
         result
     }

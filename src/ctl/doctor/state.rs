@@ -14,6 +14,7 @@ use crate::domain::job::{FrozenBy, Job};
 use crate::domain::meter::Frozen;
 use crate::domain::receipt::rfc3339;
 use crate::domain::time::{Nanos, Wall};
+use crate::node::alarm::Alarm;
 use crate::node::config::Config;
 use crate::node::journal::{self, JournalError};
 use crate::node::layout::Layout;
@@ -150,6 +151,10 @@ fn writing(agent: &Agent) -> crate::sqlite::Writing {
 
 /// The last checkpoint and what follows: all that a start reads.
 fn the_journal(dir: &Path, agent: &Agent, now: Wall, findings: &mut Findings) {
+    if let Some(folder) = journal::list_aside(dir).last() {
+        let finding = format!("a damaged journal was set aside in {}", folder.display());
+        findings.warning("journal_set_aside", finding, Alarm::JournalSetAside.hint());
+    }
     let (recovered, newest) = match journal::look(dir, writing(agent)) {
         Ok(found) => found,
         Err(JournalError::Absent(_)) => {
@@ -161,7 +166,7 @@ fn the_journal(dir: &Path, agent: &Agent, now: Wall, findings: &mut Findings) {
         }
         Err(error @ JournalError::Damaged(_)) => {
             let remedy =
-                "end the agent, keep a copy of journal.db and its -wal, and start with a new one: the balances are in authority.db";
+                "start the agent: it sets the journal aside, and begins a new one with what verifies of it; dmesg if the disk fails";
             return findings.error("journal_damaged", error.to_string(), remedy);
         }
         Err(error) => return findings.error("journal_unreadable", error.to_string(), "run it as root; dmesg if the disk fails"),

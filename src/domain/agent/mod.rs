@@ -9,6 +9,7 @@ pub mod draft;
 pub mod ending;
 mod nesting;
 pub mod restraint;
+mod salvage;
 pub mod start;
 mod victims;
 pub mod wants;
