@@ -95,3 +95,13 @@ fn a_mistake_in_the_configuration_ends_with_78_which_is_not_restarted() {
         assert!(said.contains("meterd.toml:1:") && said.contains("did you mean enforcement?"), "{said}");
     }
 }
+
+#[test]
+fn the_unit_leaves_systemd_no_reason_to_take_away_the_right_to_run_the_sites_command_as_another() {
+    let unit = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/meterd.service")).unwrap();
+    let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let bounding = value("CapabilityBoundingSet").unwrap();
+    assert!(["CAP_SETUID", "CAP_SETGID"].iter().all(|right| bounding.split(' ').any(|word| word == *right)), "{bounding}");
+    // With both, systemd drops CAP_SETUID after it has set the filter, root or not.
+    assert!(value("SystemCallFilter").is_some() && value("User").is_none());
+}
