@@ -279,6 +279,10 @@ fn what_is_wrong_with_the_journal_and_the_balances_is_found() {
     for code in ["journal_damaged", "authority_damaged", "clock_stepped_back", "journal_newer"] {
         well.has_not(code);
     }
+    let held = rusqlite::Connection::open(state.join("authority.db")).unwrap();
+    held.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
+    of_agent(&agent).has_not("authority_damaged");
+    drop(held);
     add_fact(&state, Wall(clock::now().wall.0 + 86_400_000), some_fact());
     of_agent(&agent).has("clock_stepped_back", "warning");
     add_fact(&state, clock::now().wall, vec![200, 1, 2]);

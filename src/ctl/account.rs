@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Client, Failure, account_path, typed};
 use super::exit::Exit;
-use super::quantity::{length, show_length};
+use super::quantity::{length, length_or_none, show_length};
 use super::table::{Align, pairs, table};
 use super::{Format, print, print_as, show};
 use crate::domain::bucket::Bucket;
@@ -65,7 +65,7 @@ pub(super) struct PolicyArguments {
     #[arg(long, value_enum)]
     enforcement: Option<Most>,
     /// How long its jobs stand still at most; 0s: for as long as it takes.
-    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    #[arg(long, value_parser = length_or_none, value_name = "LENGTH")]
     freeze_ttl: Option<Nanos>,
     /// What comes after that.
     #[arg(long, value_enum)]

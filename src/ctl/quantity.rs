@@ -30,6 +30,14 @@ pub fn length(text: &str) -> Result<Nanos, String> {
     if seconds == 0 { Err(wrong()) } else { Ok(Nanos::from_secs(seconds)) }
 }
 
+/// Reads a length, or none: `0` or `0s`.
+///
+/// # Errors
+/// What it is not, and how one is written.
+pub fn length_or_none(text: &str) -> Result<Nanos, String> {
+    if matches!(text, "0" | "0s") { Ok(Nanos::from_secs(0)) } else { length(text) }
+}
+
 /// Reads an amount of memory: bytes, or with a unit: `kB`, `MB`, `GB`, `TB` (powers of 1,000) or `KiB`, `MiB`, `GiB`, `TiB` (of 1,024).
 ///
 /// # Errors
@@ -99,6 +107,7 @@ mod tests {
         }
         for bad in ["", "0", "h", "2 h", "-1", "1.5h", "1y", "99999999999999999999", "2hé"] {
             assert!(length(bad).is_err(), "{bad}");
+            assert_eq!(length_or_none(bad), if bad == "0" { Ok(Nanos(0)) } else { length(bad) }, "{bad}");
         }
     }
 

@@ -16,6 +16,7 @@ use crate::domain::agent::Agent;
 use crate::domain::agent::credit::measured_burn;
 use crate::domain::grant;
 use crate::domain::id::{AccountId, Attempt, JobName, NodeId, Uid};
+use crate::domain::job::StepEvent;
 use crate::domain::money::Credits;
 use crate::domain::time::{Nanos, Now};
 
@@ -44,10 +45,13 @@ pub enum Event {
 }
 
 impl Event {
-    /// What there is to tell of something done; a warning is told when it is ordered.
+    /// What there is to tell of something done, after what was done to the job `before`; a warning is told when it is ordered. A kill is
+    /// repeated until the last task is gone, and told once.
     #[must_use]
-    pub fn of(acted: &Acted) -> Option<Event> {
+    pub fn of<'a>(acted: &Acted, before: impl IntoIterator<Item = &'a StepEvent>) -> Option<Event> {
+        let killed = |event: &StepEvent| matches!(event, StepEvent::Acted(acted) if (acted.act, &acted.outcome) == (Act::Kill, &ActOutcome::Confirmed));
         match (acted.act, &acted.outcome) {
+            (Act::Kill, _) if before.into_iter().any(killed) => None,
             (Act::Freeze, ActOutcome::Confirmed) => Some(Event::Frozen),
             (Act::Thaw, ActOutcome::Confirmed) => Some(Event::Thawed),
             (Act::Terminate, ActOutcome::Confirmed) => Some(Event::Terminated),
@@ -254,6 +258,7 @@ fn end(child: &mut Child) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::time::Mono;
 
     fn notice() -> Notice {
         Notice {
@@ -292,6 +297,18 @@ mod tests {
                 "a b; $HOME"
             ]
         );
+    }
+
+    #[test]
+    fn a_kill_that_is_repeated_is_told_once() {
+        let acted = |act, outcome| Acted { attempt: Attempt(7), act, asked_at: Mono(1), done_at: Mono(2), syscall: String::new(), outcome };
+        let kill = acted(Act::Kill, ActOutcome::Confirmed);
+        let (failed, frozen) = (acted(Act::Kill, ActOutcome::Unconfirmed), acted(Act::Freeze, ActOutcome::Confirmed));
+        let before = [failed, frozen.clone()].map(StepEvent::Acted);
+        assert_eq!(Event::of(&kill, &before), Some(Event::Killed));
+        let again = [kill.clone(), frozen.clone()].map(StepEvent::Acted);
+        assert_eq!(Event::of(&kill, &again), None);
+        assert_eq!(Event::of(&frozen, &again), Some(Event::Frozen), "each freeze is news");
     }
 
     #[test]

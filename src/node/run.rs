@@ -349,7 +349,8 @@ impl Loop {
             }
             Inbox::Acted(acted) => {
                 self.count_acted(&acted);
-                if let Some(event) = notice::Event::of(&acted) {
+                let before = self.turn.agent().jobs.get(&acted.attempt).into_iter().flat_map(|job| &job.steps);
+                if let Some(event) = notice::Event::of(&acted, before.map(|step| &step.event)) {
                     self.tell(event, acted.attempt);
                 }
                 let sample = self.look(acted.attempt);

@@ -7,7 +7,7 @@ use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 
 use super::Findings;
 use super::agent::Agent;
-use crate::authority::store;
+use crate::authority::store::{self, StoreError};
 use crate::domain::act::Target;
 use crate::domain::agent::Agent as State;
 use crate::domain::job::{FrozenBy, Job};
@@ -137,8 +137,10 @@ fn spool(shown: &str, dir: &Path, agent: &Agent, now: Wall, findings: &mut Findi
 
 fn balances(dir: &Path, agent: &Agent, findings: &mut Findings) {
     let path = dir.join("authority.db");
+    // Held by another process: an agent that started meanwhile, such as by the doctor's own call on systemd's socket.
     if path.exists()
         && let Err(error) = store::look(&path, writing(agent))
+        && !matches!(error, StoreError::Blocked(_))
     {
         let finding = format!("the balances cannot be read: {error}");
         findings.error("authority_damaged", finding, "end the agent, keep a copy of the file, and put the last backup in its place");
