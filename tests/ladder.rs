@@ -57,7 +57,7 @@ impl Terminal {
         let owner = OWNER.to_string();
         let mut command = Command::new("setpriv");
         command.args(["--reuid", &owner, "--regid", &owner, "--clear-groups", "script", "--quiet", "--flush", "--command"]);
-        command.arg("mesg y; echo ready; exec sleep 1000").arg(transcript);
+        command.arg("chmod g+w $(tty); echo ready; exec sleep 1000").arg(transcript);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         Terminal(child)
     }

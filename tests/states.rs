@@ -345,7 +345,8 @@ fn a_missed_start_a_missed_stop_and_drift_are_corrected_in_the_open_and_billed_o
     let message = node.wait_for_alarm("unmetered");
     assert!(message.contains(&stray.v2.display().to_string()), "{message}");
     let corrections = |node: &Node, kind: &str| node.agent.done("GET", "/v1/status", None)["corrections"][kind].as_u64().unwrap();
-    assert_eq!(corrections(&node, "missed_start"), 1 + u64::from(1 < stray.all.len()));
+    // One directory is the stray's own, one its parent's: with v1 memory two of each.
+    assert_eq!(corrections(&node, "missed_start"), stray.all.len() as u64 / 2);
     // Somebody freezes a job that is believed to run: not ours to thaw.
     std::fs::write(node.jobs[1].v2.join("cgroup.freeze"), "1").unwrap();
     node.agent.wait_for("the drift is seen", |agent| agent.done("GET", "/v1/jobs/job-1", None)["frozen_by"] == "other");

@@ -39,7 +39,8 @@ pub(crate) struct World {
 impl World {
     /// A world with these v1 controllers, and with cgroup2 but for the files named, or without it.
     pub(crate) fn make(v1: &[Controller], v2_without: Option<&[&'static str]>) -> Option<World> {
-        support::need("kernel", World::try_make(v1, v2_without))
+        // A machine with the unified layout alone has a kernel, and no v1 controllers.
+        support::need(if v1.is_empty() { "kernel" } else { "v1" }, World::try_make(v1, v2_without))
     }
 
     fn try_make(v1: &[Controller], v2_without: Option<&[&'static str]>) -> Result<World, String> {
