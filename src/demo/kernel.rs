@@ -148,6 +148,20 @@ impl Place {
         }
     }
 
+    /// CPU time of the process that stands above a process tree's command and keeps its orphans, in nanoseconds; none of a cgroup.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn above_ns(&self) -> io::Result<u64> {
+        match self {
+            Place::Cgroup(_) => Ok(0),
+            Place::Process(pid) => {
+                let parent = process(*pid).and_then(|process| process.stat()).map_err(io::Error::other)?.ppid;
+                Place::Process(u32::try_from(parent).unwrap_or(0)).cpu_ns()
+            }
+        }
+    }
+
     /// Does it stand still?
     ///
     /// # Errors

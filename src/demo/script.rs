@@ -245,13 +245,20 @@ fn compare_with_the_kernel(stage: &mut Stage) -> Result<(), Stop> {
             };
             let counter = process.place.cpu_ns().map_err(|error| Stop::failed(STEP, "the counter can be read", error))?;
             let price = Credits::from_nano(i128::from(used / CPU_NS_PER_NANO_CREDIT));
-            // A process has used CPU time before it became a job, and /proc counts in ticks; a job's cgroup is new and exact.
+            // A process has used CPU time before it became a job, the one that stands above it belongs to the job too, and /proc counts in
+            // ticks; a job's cgroup is new and exact.
             let (metered, how) = match &process.place {
                 Place::Cgroup(_) => (used == counter, String::new()),
                 Place::Process(_) => {
                     let tick = 1_000_000_000 / procfs::ticks_per_second().max(1);
                     let least = counter.saturating_sub(process.used_before_ns.saturating_add(tick));
-                    ((least..=counter).contains(&used), format!(", of which up to {} before it was a job", millis(process.used_before_ns)))
+                    let above = process.place.above_ns().map_err(|error| Stop::failed(STEP, "the counter can be read", error))?;
+                    let how = format!(
+                        ", of which up to {} before it was a job, and the process above it {}",
+                        millis(process.used_before_ns),
+                        millis(above)
+                    );
+                    ((least..=counter.saturating_add(above)).contains(&used), how)
                 }
             };
             let text = format!(

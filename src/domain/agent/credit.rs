@@ -227,8 +227,12 @@ impl Draft<'_> {
                 self.step_all(id, &live, StepEvent::Emptied);
             }
             (false, Some(_)) => {
+                let more = account.warned.is_some_and(|warned| warned.left < in_hand.plus(account.grant.free));
                 self.record(Fact::EmptySet { account: id.clone(), since: None, at: self.now.mono });
-                self.record(Fact::WarnedSet { account: id.clone(), warned: None });
+                // Its own next grant is no more credit: who was warned has been.
+                if more {
+                    self.record(Fact::WarnedSet { account: id.clone(), warned: None });
+                }
                 self.step_all(id, &live, StepEvent::Funded);
             }
             _ => {}

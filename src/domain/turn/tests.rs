@@ -35,6 +35,8 @@ struct Bench {
     time_limit: Option<Nanos>,
     job_policy: JobPolicy,
     thaws: usize,
+    /// What the authority keeps for later answers.
+    rest: i128,
 }
 
 impl Bench {
@@ -62,6 +64,7 @@ impl Bench {
             time_limit: None,
             job_policy: JobPolicy::default(),
             thaws: 0,
+            rest: 0,
         };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
@@ -129,7 +132,13 @@ impl Bench {
         self.granted += self.free;
         self.free = 0;
         let spent = request.entries[0].spent.nano();
-        let verdict = if self.granted == spent { Verdict::Exhausted } else { Verdict::Final };
+        let verdict = if 0 < self.rest {
+            Verdict::Granted
+        } else if self.granted == spent {
+            Verdict::Exhausted
+        } else {
+            Verdict::Final
+        };
         let entry = AnswerEntry {
             account,
             unit: UNIT.to_owned(),
@@ -137,7 +146,7 @@ impl Bench {
             valid_for: Nanos::from_secs(600),
             verdict,
             settled: request.entries[0].spent,
-            free: Credits::from_nano(self.free),
+            free: Credits::from_nano(self.free + self.rest),
             version: 1,
             policy: self.policy,
         };
@@ -395,6 +404,7 @@ fn g2_a_killed_agent_finds_its_own_freeze_by_its_mark() {
         time_limit: None,
         job_policy: JobPolicy::default(),
         thaws: 0,
+        rest: 0,
     };
     bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));
     assert_eq!(bench.job().frozen_by, Some(FrozenBy::Agent));
@@ -429,6 +439,7 @@ fn g7_a_job_found_frozen_without_our_mark_was_frozen_by_another() {
         time_limit: None,
         job_policy: JobPolicy::default(),
         thaws: 0,
+        rest: 0,
     };
     bench.pass(500);
     bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));

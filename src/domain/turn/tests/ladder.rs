@@ -25,9 +25,7 @@ fn work_s(bench: &mut Bench, seconds: u64) {
         let before = signals(bench).len();
         bench.work(1_000);
         settle(bench);
-        if before < signals(bench).len() {
-            bench.acted_warn();
-        }
+        heed(bench, before);
     }
 }
 
@@ -43,10 +41,19 @@ fn settle(bench: &mut Bench) {
 /// Stands still for so many seconds, looked at each.
 fn stand_s(bench: &mut Bench, seconds: u64) {
     for _ in 0..seconds {
+        let before = signals(bench).len();
         bench.pass(1_000);
         let sample = bench.sample(Attempt(1));
         bench.step(Event::Ticked(vec![sample]));
         settle(bench);
+        heed(bench, before);
+    }
+}
+
+/// The hands have given the warning, if one was ordered.
+fn heed(bench: &mut Bench, before: usize) {
+    if before < signals(bench).len() {
+        bench.acted_warn();
     }
 }
 
@@ -336,4 +343,22 @@ fn g5_a_word_that_has_grown_old_kills_nobody() {
     }
     assert!(!bench.orders().contains(&Act::Kill), "{:?}", bench.orders());
     assert_eq!(bench.orders().last(), Some(&Act::Freeze), "it stands still until the authority says it again");
+}
+
+/// The authority grants what is left in pieces, and each is used up before the next comes: that is no new credit.
+#[test]
+fn an_account_that_lives_from_grant_to_grant_is_warned_once() {
+    let policy = AccountPolicy { warn_before: thresholds(&[30]), ..AccountPolicy::default() };
+    let mut bench = Bench::new();
+    (bench.free, bench.rest, bench.policy) = (2 * CREDIT, 18 * CREDIT, policy);
+    bench.start(1, "a");
+    settle(&mut bench);
+    bench.out.clear();
+    for _ in 0..6 {
+        work_s(&mut bench, 3); // runs dry
+        let piece = bench.rest.min(3 * CREDIT);
+        (bench.free, bench.rest) = (piece, bench.rest - piece);
+        stand_s(&mut bench, 12);
+    }
+    assert_eq!(signals(&bench).len(), 1);
 }
