@@ -100,6 +100,9 @@ fn facts_come_without_gap_or_repetition_while_the_agent_is_killed_and_started_ag
         .spawn()
         .unwrap();
     let _follow = Running(follow);
+    let told = || lines(&std::fs::read(&out).unwrap());
+    // An agent that was never there is not waited for.
+    agent.wait_for("the follower is there", |_| !told().is_empty());
     for _ in 0..3 {
         make_facts(&agent, 8);
         agent.kill();
@@ -107,7 +110,6 @@ fn facts_come_without_gap_or_repetition_while_the_agent_is_killed_and_started_ag
     }
     make_facts(&agent, 6);
     let all = events(&agent, &[]);
-    let told = || lines(&std::fs::read(&out).unwrap());
     agent.wait_for("the follower has heard it all", |_| all.len() <= told().len());
     let told = seqs(&told());
     assert_eq!(told, (1..=told.len() as u64).collect::<Vec<_>>(), "{}", std::fs::read_to_string(&err).unwrap());

@@ -31,7 +31,7 @@ use meterd::domain::money::Credits;
 use meterd::domain::rates::Card;
 use meterd::domain::rates::charge::{self, RateError};
 use meterd::domain::receipt::{Receipt, verify};
-use meterd::domain::time::{Nanos, Now};
+use meterd::domain::time::{Boot, Nanos, Now};
 use meterd::domain::usage::{HeldGpu, Usage};
 use num_bigint::BigInt;
 use proptest::test_runner::{Config, TestError, TestRunner};
@@ -126,8 +126,15 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
     job.drawn = job.charge.minus(job.unfunded);
     let host = Host { cpu_count: 1, memory_bytes: 1 };
     let interval = Nanos::from_secs(1);
-    let settings =
-        Settings { node: "node".parse().unwrap(), boot, enforcement: Enforcement::Observe, interval, host, ladder: Ladder::default() };
+    let settings = Settings {
+        node: "node".parse().unwrap(),
+        boot,
+        enforcement: Enforcement::Observe,
+        interval,
+        host,
+        ladder: Ladder::default(),
+        woke_at: Boot::default(),
+    };
     Ok(Receipt::of(&job, &state, &settings))
 }
 

@@ -180,6 +180,7 @@ impl Turn {
     #[must_use]
     pub fn wake(agent: Agent, settings: Settings, now: Now, fresh_epoch: Epoch, marked: &BTreeSet<Attempt>) -> (Turn, Vec<Effect>) {
         let durable = agent.seq;
+        let settings = Settings { woke_at: now.boot, ..settings };
         let mut turn = Turn {
             agent,
             settings,

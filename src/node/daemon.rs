@@ -42,7 +42,7 @@ use crate::domain::id::{Attempt, BootId, Digest, NodeId, Uid};
 use crate::domain::ledger::ClosePolicy;
 use crate::domain::meter::{Host, Reading};
 use crate::domain::rates::Card;
-use crate::domain::time::Nanos;
+use crate::domain::time::{Boot, Nanos};
 use crate::domain::turn::{JournalState, Turn};
 
 /// Between two looks for what was set aside.
@@ -298,6 +298,7 @@ fn settings(config: &Config) -> Result<Settings, StartError> {
         interval: config.interval,
         host,
         ladder: config.ladder.clone(),
+        woke_at: Boot::default(),
     })
 }
 

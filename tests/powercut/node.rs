@@ -136,6 +136,7 @@ pub(crate) fn settings(boot: u8) -> Settings {
         interval: Nanos(S),
         host: Host { cpu_count: 64, memory_bytes: 64 << 30 },
         ladder: Ladder::default(),
+        woke_at: Boot::default(),
     }
 }
 

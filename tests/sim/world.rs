@@ -210,6 +210,7 @@ impl World {
             interval: Nanos(INTERVAL),
             host: Host { cpu_count: u32::try_from(CPUS).unwrap(), memory_bytes: MEMORY },
             ladder: Ladder { blast, ..Ladder::default() },
+            woke_at: Boot::default(),
         };
         Node {
             settings,

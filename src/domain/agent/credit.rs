@@ -289,7 +289,7 @@ impl Draft<'_> {
         let would = |job: &Job| match deserved(job, account, self.now) {
             Restraint::Free => None,
             Restraint::Frozen => Some(Act::Freeze),
-            _ if !is_fresh(account, self.now) => Some(Act::Freeze),
+            _ if !is_fresh(account, self.settings, self.now) => Some(Act::Freeze),
             Restraint::Terminated => Some(Act::Terminate),
             Restraint::Killed => Some(Act::Kill),
         };

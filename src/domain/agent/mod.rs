@@ -58,6 +58,8 @@ pub struct Settings {
     pub host: Host,
     /// Whom never to stop, how many at once, how to warn.
     pub ladder: Ladder,
+    /// When this process began: set by [`super::turn::Turn::wake`].
+    pub woke_at: Boot,
 }
 
 /// One account on this node.

@@ -62,7 +62,7 @@ impl Agent {
     pub(super) fn fresh_restraint(&self, job: &Job, settings: &Settings, now: Now) -> Restraint {
         let restraint = self.restraint(job.attempt, settings, now);
         let account = self.accounts.get(&job.account);
-        if account.is_some_and(|account| is_fresh(account, now)) { restraint } else { restraint.min(Restraint::Frozen) }
+        if account.is_some_and(|account| is_fresh(account, settings, now)) { restraint } else { restraint.min(Restraint::Frozen) }
     }
 
     /// The furthest rung that the account's jobs have come to, whether or not that is allowed.
@@ -73,7 +73,7 @@ impl Agent {
         match most {
             Restraint::Free => None,
             Restraint::Frozen => Some(Rung::Freeze),
-            Restraint::Terminated | Restraint::Killed if !is_fresh(account, now) => Some(Rung::Freeze),
+            Restraint::Terminated | Restraint::Killed if !is_fresh(account, settings, now) => Some(Rung::Freeze),
             Restraint::Terminated | Restraint::Killed => Some(Rung::End),
         }
     }
@@ -127,6 +127,7 @@ fn severity(rule: OnExhaustion) -> u8 {
     }
 }
 
-pub(super) fn is_fresh(account: &Account, now: Now) -> bool {
-    account.grant.exhausted().is_some_and(|heard| now.boot.since(heard.at) <= FRESH_FOR)
+/// A word that an earlier process heard is not fresh: nobody knows what was pushed since.
+pub(super) fn is_fresh(account: &Account, settings: &Settings, now: Now) -> bool {
+    account.grant.exhausted().is_some_and(|heard| settings.woke_at <= heard.at && now.boot.since(heard.at) <= FRESH_FOR)
 }

@@ -48,6 +48,7 @@ impl Bench {
             interval: Nanos::from_secs(1),
             host: Host { cpu_count: 1, memory_bytes: 1 << 30 },
             ladder: Ladder::default(),
+            woke_at: Boot::default(),
         };
         let now = Now { mono: Mono(1_000 * MS), boot: Boot(1_000 * MS), wall: Wall(1_800_000_000_000) };
         let (turn, out) = Turn::wake(Agent::default(), settings, now, Epoch([7; 16]), &BTreeSet::new());

@@ -362,3 +362,26 @@ fn an_account_that_lives_from_grant_to_grant_is_warned_once() {
     }
     assert_eq!(signals(&bench).len(), 1);
 }
+
+/// What was pushed meanwhile is lost with the process that heard it.
+#[test]
+fn g5_a_word_that_the_process_before_heard_ends_nothing() {
+    let policy = AccountPolicy { on_exhaustion: OnExhaustion::Kill, ..AccountPolicy::default() };
+    let mut bench = running_with(5 * CREDIT, policy, Ladder::default());
+    work_s(&mut bench, 6);
+    bench.acted(Act::Freeze);
+    settle(&mut bench);
+    bench.pass(1_000);
+    let (agent, settings) = (bench.turn.agent().clone(), bench.turn.settings().clone());
+    let (turn, out) = Turn::wake(agent, settings, bench.now, Epoch([9; 16]), &BTreeSet::from([Attempt(1)]));
+    (bench.turn, bench.out) = (turn, out);
+    for _ in 0..3 {
+        bench.pass(1_000);
+        let sample = bench.sample(Attempt(1));
+        bench.step(Event::Ticked(vec![sample]));
+        bench.durable();
+    }
+    assert_eq!(bench.orders(), [], "nobody has answered this process yet");
+    stand_s(&mut bench, 12);
+    assert!(bench.orders().contains(&Act::Kill), "{:?}", bench.orders());
+}
