@@ -256,7 +256,11 @@ impl Draft<'_> {
                 && job.phase == Phase::Frozen
                 && Restraint::Frozen < deserved(job, account, self.now)
         };
-        let unaware: Vec<Attempt> = jobs.filter(over).filter(|job| !noted_since_emptied(job)).map(|job| job.attempt).collect();
+        let unaware: Vec<Attempt> = jobs
+            .filter(over)
+            .filter(|job| !noted_since_emptied(job, |event| matches!(event, StepEvent::FrozenTooLong(_))))
+            .map(|job| job.attempt)
+            .collect();
         self.step_all(id, &unaware, StepEvent::FrozenTooLong);
     }
 
@@ -443,7 +447,7 @@ impl Draft<'_> {
             self.record(Fact::Settled { rows });
         }
         if newly {
-            let unaware = |job: &&Job| job.is_live() && !exhausted_since_emptied(job);
+            let unaware = |job: &&Job| job.is_live() && !noted_since_emptied(job, |event| matches!(event, StepEvent::Exhausted(_)));
             let fresh: Vec<Attempt> = self.agent.jobs_of(id).filter(unaware).map(|job| job.attempt).collect();
             self.step_all(id, &fresh, StepEvent::Exhausted);
         }
@@ -574,14 +578,8 @@ impl Draft<'_> {
     }
 }
 
-/// Has it been noted, since the account last ran empty, that the job has stood still for too long?
-fn noted_since_emptied(job: &Job) -> bool {
-    let since = job.steps.iter().rev().take_while(|step| !matches!(step.event, StepEvent::Emptied(_)));
-    since.into_iter().any(|step| matches!(step.event, StepEvent::FrozenTooLong(_)))
-}
-
-/// Has the authority's word been noted since the account last ran empty?
-fn exhausted_since_emptied(job: &Job) -> bool {
-    let noted = job.steps.iter().rev().find(|step| matches!(step.event, StepEvent::Exhausted(_) | StepEvent::Emptied(_)));
-    noted.is_some_and(|step| matches!(step.event, StepEvent::Exhausted(_)))
+/// Has such a step been noted since the job's account last ran empty?
+fn noted_since_emptied(job: &Job, is_such: impl Fn(&StepEvent) -> bool) -> bool {
+    let mut since = job.steps.iter().rev().take_while(|step| !matches!(step.event, StepEvent::Emptied(_)));
+    since.any(|step| is_such(&step.event))
 }

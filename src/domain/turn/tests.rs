@@ -212,8 +212,15 @@ impl Bench {
         self.turn.agent().job_named("job").expect("the job is known")
     }
 
+    /// A new process goes on from this state, with the marks of these jobs.
+    fn wake(&mut self, agent: Agent, marked: &[Attempt]) {
+        let settings = self.turn.settings().clone();
+        let marked = marked.iter().copied().collect();
+        (self.turn, self.out) = Turn::wake(agent, settings, self.now, Epoch([9; 16]), &marked);
+    }
+
     /// What a start after a crash knows: the facts that the disk had.
-    fn crashed_at(self, seq: Seq) -> Agent {
+    fn crashed_at(&self, seq: Seq) -> Agent {
         let mut agent = Agent::default();
         let rows = self.out.iter().filter_map(|effect| if let Effect::Commit(batch) = effect { Some(batch) } else { None });
         for batch in rows {
@@ -386,27 +393,10 @@ fn g2_a_killed_agent_finds_its_own_freeze_by_its_mark() {
     bench.durable();
     let on_disk = bench.turn.agent().seq;
     bench.work(1_010); // the freeze goes out, its facts do not reach the disk
-    let (settings, mut now, cpu_ns) = (bench.turn.settings().clone(), bench.now, bench.cpu_ns);
     let agent = bench.crashed_at(on_disk);
-    now.mono.0 += 300 * MS;
-    now.boot.0 += 300 * MS;
-    let (turn, out) = Turn::wake(agent, settings, now, Epoch([9; 16]), &BTreeSet::from([Attempt(1)]));
-    let policy = AccountPolicy::default();
-    let mut bench = Bench {
-        turn,
-        now,
-        cpu_ns,
-        frozen: Frozen::Yes,
-        out,
-        free: 0,
-        granted: 1_000_000_000,
-        policy,
-        detail: None,
-        time_limit: None,
-        job_policy: JobPolicy::default(),
-        thaws: 0,
-        rest: 0,
-    };
+    bench.pass(300);
+    bench.frozen = Frozen::Yes;
+    bench.wake(agent, &[Attempt(1)]);
     bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));
     assert_eq!(bench.job().frozen_by, Some(FrozenBy::Agent));
     assert_eq!(bench.job().charge, Credits::from_nano(1_010_000_000), "the counter went on while the agent was away");
@@ -421,27 +411,11 @@ fn g7_a_job_found_frozen_without_our_mark_was_frozen_by_another() {
     bench.answer();
     bench.durable();
     let on_disk = bench.turn.agent().seq;
-    let (settings, now, cpu_ns) = (bench.turn.settings().clone(), bench.now, bench.cpu_ns);
     let agent = bench.crashed_at(on_disk);
     let armed = agent.accounts.values().any(|account| account.armed.is_some());
     assert!(armed, "so near its edge that we might have frozen it");
-    let (turn, out) = Turn::wake(agent, settings, now, Epoch([9; 16]), &BTreeSet::new());
-    let policy = AccountPolicy::default();
-    let mut bench = Bench {
-        turn,
-        now,
-        cpu_ns,
-        frozen: Frozen::Yes,
-        out,
-        free: 0,
-        granted: 1_000_000_000,
-        policy,
-        detail: None,
-        time_limit: None,
-        job_policy: JobPolicy::default(),
-        thaws: 0,
-        rest: 0,
-    };
+    bench.frozen = Frozen::Yes;
+    bench.wake(agent, &[]);
     bench.pass(500);
     bench.step(Event::Looked(vec![bench.sample(Attempt(1))]));
     bench.durable();

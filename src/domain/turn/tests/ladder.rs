@@ -110,9 +110,8 @@ fn a_warning_that_the_crash_swallowed_comes_again() {
         bench.work(1_000);
         settle(&mut bench);
     }
-    let (agent, settings, now) = (bench.turn.agent().clone(), bench.turn.settings().clone(), bench.now);
-    let (_, effects) = Turn::wake(agent, settings, now, Epoch([9; 16]), &BTreeSet::new());
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Act(order) if order.act == Act::Warn)));
+    bench.wake(bench.turn.agent().clone(), &[]);
+    assert!(bench.out.iter().any(|effect| matches!(effect, Effect::Act(order) if order.act == Act::Warn)));
 }
 
 #[test]
@@ -372,9 +371,7 @@ fn g5_a_word_that_the_process_before_heard_ends_nothing() {
     bench.acted(Act::Freeze);
     settle(&mut bench);
     bench.pass(1_000);
-    let (agent, settings) = (bench.turn.agent().clone(), bench.turn.settings().clone());
-    let (turn, out) = Turn::wake(agent, settings, bench.now, Epoch([9; 16]), &BTreeSet::from([Attempt(1)]));
-    (bench.turn, bench.out) = (turn, out);
+    bench.wake(bench.turn.agent().clone(), &[Attempt(1)]);
     for _ in 0..3 {
         bench.pass(1_000);
         let sample = bench.sample(Attempt(1));
