@@ -96,7 +96,7 @@ pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
     let mut text = format!("rate card {} version {}, {} to {}\n", segment.card, segment.card_version, segment.from, segment.to);
     let _ = writeln!(
         text,
-        "  ran {}, CPU time {}, frozen {} (priced 0)",
+        "  ran {}, CPU time {}, stopped by the agent {} (priced 0)",
         length(&segment.running_ns),
         length(&segment.cpu_ns),
         length(&segment.frozen_ns)

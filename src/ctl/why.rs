@@ -66,7 +66,9 @@ fn step_text(step: &Step) -> String {
         StepEvent::FrozenTooLong(evidence) => with_evidence(&when, "has stood still for as long as its account's policy lets it", evidence),
         StepEvent::WouldAct(act) => format!("  {when}  not enforced: this would have been done now: {act}\n"),
         StepEvent::Acted(acted) => acted_text(&when, acted),
-        StepEvent::FrozenByOther => format!("  {when}  frozen by somebody else: the agent will not thaw it\n"),
+        StepEvent::FrozenByOther => {
+            format!("  {when}  frozen by somebody else: the agent will not thaw it, and what it holds goes on being charged\n")
+        }
         StepEvent::Corrected(correction) => format!("  {when}  not as believed; {correction}\n"),
         StepEvent::FoundThawed => format!("  {when}  found running while it was to be frozen\n"),
     }

@@ -326,6 +326,13 @@ impl Job {
         self.is_live() && self.phase == Phase::Running && self.emptied.is_none()
     }
 
+    /// May it cost anything now? One that somebody else froze holds what it holds, and may go on at any instant.
+    #[must_use]
+    pub fn may_cost(&self) -> bool {
+        let still = self.phase == Phase::Frozen && self.frozen_by == Some(FrozenBy::Other);
+        self.is_live() && self.emptied.is_none() && (self.phase == Phase::Running || still)
+    }
+
     /// From when on its counter may be taken as final: its last task has gone, and the kernel has had time to add that task's last
     /// slice of time (it does so only once the task has left its CPU).
     #[must_use]

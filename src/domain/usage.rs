@@ -17,7 +17,7 @@ pub enum Meter {
     MemoryCharged,
     /// Time for which a GPU was held, used or not, in device-nanoseconds.
     GpuHeld,
-    /// Time for which the job ran, in nanoseconds.
+    /// Time for which the job ran, or somebody other than the agent had it stopped, in nanoseconds.
     WallTime,
     /// One for each attempt.
     JobStarts,
@@ -59,11 +59,11 @@ pub struct Usage {
     pub memory_byte_ns: u128,
     /// Nanoseconds for which each GPU was held, while running.
     pub gpu_held_ns: BTreeMap<GpuId, u128>,
-    /// Nanoseconds of running.
+    /// Nanoseconds of running, or of standing still by another's hand.
     pub wall_ns: u128,
     /// 1 in an attempt's first segment, 0 in the others.
     pub job_starts: u64,
-    /// Nanoseconds spent frozen: shown on the receipt, priced 0.
+    /// Nanoseconds that the agent had it stopped: shown on the receipt, priced 0.
     pub frozen_ns: u128,
     /// Byte-nanoseconds of anonymous memory, while running.
     pub memory_anon_byte_ns: u128,

@@ -148,6 +148,8 @@ impl KernelJob {
             self.cpu_milli_ns += ran * u128::from(self.rate_milli);
             self.run_least += ran;
             self.run_most += ran;
+            // Held by another's hand: charged while its account has something, which only the agent knows.
+            self.run_most += if self.frozen_by_other { u128::from(mono - until) } else { 0 };
         } else if !self.gone && self.was_populated {
             self.empty_run += ran;
         } else if self.exists() {

@@ -1,7 +1,7 @@
 //! Anonymous memory as a meter: read each second where the job's card prices it, else with the details, for the receipt.
 
 use super::super::detail::DETAIL_AT_LEAST_EVERY;
-use super::super::job::{Job, LevelMark, Phase};
+use super::super::job::{Job, LevelMark};
 use super::super::meter::{JobSample, Missing, Populated, Reading, area};
 use super::super::time::Nanos;
 use super::super::usage::Meter;
@@ -39,7 +39,7 @@ impl Draft<'_> {
 
     /// Why the anonymous memory of a running job is not known over the time since its last look, if its card prices it.
     pub(super) fn anon_missing(&self, job: &Job, sample: &JobSample) -> Option<Missing> {
-        if job.phase != Phase::Running || job.emptied.is_some() || !self.prices_anon(job) {
+        if !self.prices_anon(job) || !self.is_paid_for(job) {
             return None;
         }
         let ended = is_gone(sample) || sample.populated.seen() == Some(&Populated::No);

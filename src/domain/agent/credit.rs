@@ -59,10 +59,10 @@ enum Need {
 }
 
 impl Agent {
-    /// The greatest burn of an account's running jobs, nano-credits per second: the whole host's CPUs and memory once, and the GPUs that are held.
+    /// The greatest burn of an account's jobs that the agent has not stopped, nano-credits per second: the whole host's CPUs and memory once, and the GPUs that are held.
     #[must_use]
     pub fn burn_max(&self, account: &AccountId, settings: &Settings) -> Credits {
-        self.burn_of(self.jobs_of(account).filter(|job| job.may_burn()), settings)
+        self.burn_of(self.jobs_of(account).filter(|job| job.may_cost()), settings)
     }
 
     fn burn_of<'a>(&'a self, jobs: impl Iterator<Item = &'a Job>, settings: &Settings) -> Credits {
@@ -106,7 +106,7 @@ impl Agent {
         let edge = |(id, account): (&AccountId, &Account)| {
             account.armed.filter(|_| account.empty_since.is_none())?;
             let alive: Vec<&Job> = self.jobs_of(id).filter(|job| job.is_live()).collect();
-            let burns = alive.iter().any(|job| job.may_burn());
+            let burns = alive.iter().any(|job| job.may_cost());
             // The oldest look decides: what was used since is not known yet.
             let seen = alive.iter().map(|job| seen_at(job)).min()?;
             let lasts = grant::lasts(account.grant.in_hand(now.boot), self.burn_of(alive.iter().copied(), settings))?;

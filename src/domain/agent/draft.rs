@@ -267,7 +267,7 @@ impl<'a> Draft<'a> {
             Some(Populated::Yes) => job.emptied.is_some(),
             None => false,
         };
-        let still_frozen = job.phase == Phase::Frozen && phase == Phase::Frozen && !empties;
+        let still_frozen = job.phase == Phase::Frozen && phase == Phase::Frozen && !empties && !self.is_paid_for(job);
         if counter_delta == 0 && ((still_empty && phase == job.phase) || still_frozen) {
             return None;
         }
@@ -318,17 +318,24 @@ impl<'a> Draft<'a> {
         Some((row, waived))
     }
 
-    /// The time since the last look goes to running or to frozen, by what the job then was; memory only while it ran.
+    /// Is its time charged? What it holds is, until the agent itself stops it: not for as long as the agent wants it to stand still. A job
+    /// that another froze, its own user maybe, has its memory, its GPUs and its place all the same.
+    pub(super) fn is_paid_for(&self, job: &Job) -> bool {
+        let free = || self.agent.restraint(job.attempt, self.settings, self.now) == super::restraint::Restraint::Free;
+        job.may_cost() && (job.phase == Phase::Running || free())
+    }
+
+    /// The time since the last look goes to running or to frozen, by what the job then was; memory only while it is paid for.
     fn add_time(&self, usage: &mut Usage, job: &Job, sample: &JobSample, at: Mono) {
         let length = at.since(job.counted_to);
         match job.phase {
-            Phase::Running => {
+            _ if job.phase == Phase::Running || self.is_paid_for(job) => {
                 usage.wall_ns += u128::from(length.0);
                 usage.gpu_held_ns.values_mut().for_each(|held| *held += u128::from(length.0));
                 usage.memory_byte_ns += self.memory(job, sample, length).unwrap_or(0);
             }
             Phase::Frozen => usage.frozen_ns += u128::from(length.0),
-            Phase::Awaited | Phase::Ended => {}
+            Phase::Running | Phase::Awaited | Phase::Ended => {}
         }
     }
 
@@ -408,8 +415,7 @@ impl<'a> Draft<'a> {
             if self.is_unknown(job, sample) {
                 gaps.push((job.attempt, stretch(Meter::WallTime, Missing::AgentDown, GapRule::NotBilled)));
             }
-            if job.phase == Phase::Running
-                && job.emptied.is_none()
+            if self.is_paid_for(job)
                 && let Err(why) = self.memory(job, sample, sample.at.since(job.counted_to))
             {
                 gaps.push((job.attempt, stretch(Meter::MemoryCharged, why, GapRule::NotBilled)));

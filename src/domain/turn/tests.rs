@@ -3,6 +3,7 @@
 mod evidence;
 mod ladder;
 mod nested;
+mod still;
 
 use super::*;
 use crate::domain::act::{ActOutcome, CgroupDir, Target};
