@@ -14,7 +14,7 @@ use meterd::node::handle::{Handle, Inbox};
 use meterd::node::journal::JournalError;
 use meterd::node::priority::raise_priority;
 use meterd::node::run::Ended;
-use meterd::node::{log, systemd};
+use meterd::node::{core_dump, log, systemd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -87,6 +87,9 @@ fn load(path: &Path) -> Result<(Config, Card), Vec<String>> {
 }
 
 fn serve(path: &Path, config: &Config, card: Card) -> Exit {
+    if let Err(error) = core_dump::forbid() {
+        tracing::warn!(event = "core_dumps", %error, "a crash may leave a core with what this agent knows of everybody");
+    }
     // Recovery must not wait for a CPU that jobs keep busy. Threads that are started from here are ordinary ones; this one only waits later.
     if let Reading::Missing(why) = raise_priority() {
         tracing::debug!(event = "start_priority", %why);

@@ -54,6 +54,8 @@ pub enum Defence {
     SpoolRegular,
     /// A spooled file is not longer than a call can be.
     SpoolSize,
+    /// A crash of the agent leaves no core.
+    NoCore,
     /// What the agent keeps lies where nobody else can read or write it.
     StateFolder,
     /// The socket lies where nobody else can replace it.

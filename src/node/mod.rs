@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod cgroup_dir;
 pub mod clock;
 pub mod config;
+pub mod core_dump;
 pub mod daemon;
 pub mod defence;
 pub mod descriptors;

@@ -1,6 +1,8 @@
 //! To change what is not one's own: credit, accounts, others' jobs, the spool; and to keep others from the agent.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,7 +10,7 @@ use serde_json::json;
 use crate::scene::{ATTACKER, Cgroup, SECRET, Scene, VICTIM, give, open_to_all};
 use crate::{Attempt, Half, Play, Without, check, check_behind};
 
-pub(crate) const ATTEMPTS: [Attempt; 28] = [
+pub(crate) const ATTEMPTS: [Attempt; 30] = [
     Attempt {
         what: "put credit into one's own account",
         without: check("Administer"),
@@ -249,6 +251,36 @@ pub(crate) const ATTEMPTS: [Attempt; 28] = [
         },
     },
     Attempt {
+        what: "end the agent by a body that is nested too deeply for its stack",
+        without: Without::Deployment("a reader that goes down as far as the text does"),
+        play: |play| {
+            if play.half == Half::Lacking {
+                let mut reader = Command::new(std::env::current_exe().unwrap());
+                reader.args(["--exact", DEEP_READER]).env("METERD_ATTEMPT_DEEP", "unbounded");
+                return reader.output().unwrap().status.signal().is_some();
+            }
+            let scene = Scene::start("");
+            let refused = ["[", "{\"job\":", "{\"gpus\":[", "[{\"a\":"].iter().all(|opening| {
+                let body = opening.repeat(DEEP_BYTES / opening.len());
+                std::fs::write(scene.agent.path("home/deep"), body).unwrap();
+                scene.tries("call POST /v1/jobs \"$(cat \"$HOME/deep\")\" | has '^400'")
+            });
+            !refused || !scene.tries("call GET /v1/status | has '^200'")
+        },
+    },
+    Attempt {
+        what: "have one job on two accounts, by its name",
+        without: Without::Deployment("the first one has ended"),
+        play: |play| {
+            let lacks = "MappedAccount";
+            let mut scene = Scene::start(lacks);
+            if play.half == Half::Defended {
+                scene.run_as(ATTACKER, "own", "u64001-a", "exec sleep 1000");
+            }
+            scene.tries(r#"call POST /v1/jobs '{"job":"u64001-a","account":"secret-lab","own":true}' | has '^201'"#)
+        },
+    },
+    Attempt {
         what: "have the agent read its configuration again, or end it",
         without: Without::Deployment("signals, for a process of one's own"),
         play: |play| {
@@ -259,6 +291,24 @@ pub(crate) const ATTEMPTS: [Attempt; 28] = [
         },
     },
 ];
+
+/// As much as a body may have.
+const DEEP_BYTES: usize = 60 << 10;
+const DEEP_READER: &str = "change::a_reader_goes_as_deep_as_it_is_let";
+
+/// A part of an attempt, in a process of its own: what a reader without a bound comes to. By itself: what the product's comes to.
+#[test]
+fn a_reader_goes_as_deep_as_it_is_let() {
+    fn depth(text: &mut std::slice::Iter<'_, u8>) -> usize {
+        let frame = std::hint::black_box([0_u8; 256]);
+        text.next().map_or(0, |byte| 1 + depth(text) + usize::from(frame[usize::from(*byte)]))
+    }
+    let text = "[".repeat(DEEP_BYTES);
+    if std::env::var_os("METERD_ATTEMPT_DEEP").is_some() {
+        assert_eq!(depth(&mut text.as_bytes().iter()), DEEP_BYTES);
+    }
+    assert!(meterd::domain::request::StartRequest::parse(&text).is_err());
+}
 
 fn starts(play: &Play, body: &str) -> bool {
     Scene::start(&play.lacks).tries(&format!("call POST /v1/jobs '{body}' | has '^201'"))

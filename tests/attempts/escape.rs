@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::scene::{ATTACKER, Cgroup, Scene, VICTIM, give};
 use crate::{Attempt, Half, Play, Without, check, check_behind};
 
-pub(crate) const ATTEMPTS: [Attempt; 8] = [
+pub(crate) const ATTEMPTS: [Attempt; 9] = [
     Attempt {
         what: "leave the job's cgroup for another one",
         without: Without::Deployment("the folder above the job's cgroup, given to the user"),
@@ -29,6 +29,11 @@ pub(crate) const ATTEMPTS: [Attempt; 8] = [
             );
             scene.tries(&thawed)
         },
+    },
+    Attempt {
+        what: "kill the process that meterctl run keeps above a process tree, and work on",
+        without: Without::Deployment("a tree that is named by its pid, with nothing above it"),
+        play: without_keeper,
     },
     Attempt {
         what: "make cgroups of one's own below the job's",
@@ -136,6 +141,37 @@ fn leave(play: &Play) -> bool {
     scene.agent.wait_for("it has tried", |_| home.join("done").exists());
     std::thread::sleep(Duration::from_millis(100));
     !Scene::pids(&other).is_empty()
+}
+
+/// A process tree on an agent that can make no cgroup. Its daemon leaves the session, kills what stands above it, and works on.
+fn without_keeper(play: &Play) -> bool {
+    let scene = Scene::start("");
+    let own = scene.as_own_agent();
+    let socket = scene.agent.path("home/run/meterd.sock");
+    let ask = |path: &str, body| crate::agent::ask(&socket, "POST", path, Some(&body)).unwrap();
+    ask("/v1/accounts", json!({ "account": "tree" }));
+    ask("/v1/accounts/tree/topup", json!({ "amount": "100", "bucket": "paid", "payment": "tree" }));
+    let perl = "use POSIX qw(setsid); my $above = $ARGV[0] || getppid; unless (fork) { setsid; unless (fork) { kill 9, $above; \
+                1 while (times)[0] < 0.5; open my $out, q(>), qq($ENV{HOME}/worked); exit } POSIX::_exit(0) } sleep 1000";
+    let mut task = if play.half == Half::Lacking {
+        let mut task = scene.beside(&format!("read go; exec perl -e '{perl}' $$"));
+        let pid = task.0.id();
+        assert_eq!(ask("/v1/jobs", json!({ "job": "tree", "account": "tree", "process": { "pid": pid } })).0, 201);
+        task.go();
+        task
+    } else {
+        scene.beside(&format!("METERD_SOCKET=$HOME/run/meterd.sock exec \"$D/meterctl\" run --account tree --job tree -- perl -e '{perl}'"))
+    };
+    task.0.wait().unwrap();
+    // Either it ends with its job, or it has half a second to work.
+    let worked = scene.agent.path("home/worked");
+    for _ in 0..(if play.half == Half::Lacking { 400 } else { 120 }) {
+        std::thread::sleep(Duration::from_millis(if worked.exists() { 0 } else { 50 }));
+    }
+    let receipt = crate::agent::ask(&socket, "GET", "/v1/jobs/tree/receipt", None).unwrap().1;
+    let billed_ns: u128 = receipt["segments"][0]["cpu_ns"].as_str().unwrap().parse().unwrap();
+    drop(own);
+    worked.exists() && billed_ns < 400_000_000
 }
 
 /// The job's cgroup lies in a folder of the user's. While the agent restarts, the user ends its frozen job, removes the cgroup, and makes

@@ -246,6 +246,26 @@ impl Scene {
         self.script(script).status.success()
     }
 
+    /// An agent that runs as the attacker, in its home.
+    pub(crate) fn as_own_agent(&self) -> Running {
+        place(Path::new(env!("CARGO_BIN_EXE_meterd")), &self.agent.path("meterd"));
+        let config = self.agent.path("own.toml");
+        let home = self.agent.path("home");
+        let at = home.display();
+        let card = self.agent.path("card.toml");
+        let text = format!(
+            "state_dir = \"{at}/state\"\nruntime_dir = \"{at}/run\"\nrate_card = \"{}\"\n[status]\nlisten = \"off\"\n[gpu]\nnvml = \"off\"\n",
+            card.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = self.program(ATTACKER, &self.agent.path("meterd"));
+        command.arg("--config").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let running = Running(command.spawn().unwrap());
+        let socket = home.join("run/meterd.sock");
+        self.agent.wait_for("the user's own agent answers", |_| crate::agent::ask(&socket, "GET", "/healthz", None).is_some());
+        running
+    }
+
     /// A script by the attacker that goes on beside the test.
     pub(crate) fn beside(&self, script: &str) -> Running {
         let mut command = self.program(ATTACKER, Path::new("/bin/sh"));

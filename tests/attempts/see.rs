@@ -1,13 +1,13 @@
 //! To see what is another's: jobs, receipts, balances, files, what callers say.
 
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::scene::{ATTACKER, SECRET, Scene, give, open_to_all, place};
+use crate::scene::{ATTACKER, SECRET, Scene, give, open_to_all};
 use crate::{Attempt, Half, Play, Without, check};
 
-pub(crate) const ATTEMPTS: [Attempt; 15] = [
+pub(crate) const ATTEMPTS: [Attempt; 19] = [
     Attempt {
         what: "list everybody's jobs",
         without: check("JobOwner"),
@@ -59,6 +59,24 @@ pub(crate) const ATTEMPTS: [Attempt; 15] = [
         play: |play| Scene::with_victim(&play.lacks).tries("perl \"$D/call.pl\" \"$TCP\" GET /v1/jobs | has secret"),
     },
     Attempt {
+        what: "follow everybody's jobs in the stream of events",
+        without: check("JobOwner"),
+        play: |play| Scene::with_victim(&play.lacks).tries("call GET '/v1/events?since=0' | has u64002-secret"),
+    },
+    Attempt {
+        what: "follow another's job in the stream of events by its name, with meterctl",
+        without: check("JobOwner"),
+        play: |play| Scene::with_victim(&play.lacks).tries("\"$D/meterctl\" events --since 0 --job u64002-secret | has u64002-secret"),
+    },
+    Attempt {
+        what: "follow another's payments in the stream of events",
+        without: check("AccountOwner"),
+        play: |play| {
+            Scene::with_victim(&play.lacks).tries("call GET '/v1/events?since=0&account=secret-lab' | has '\"account\":\"secret-lab\"'")
+        },
+    },
+    Attempt { what: "have the agent leave a core, with what it knows of everybody, when it crashes", without: check("NoCore"), play: core },
+    Attempt {
         what: "read the journal's file",
         without: check("StateFolder"),
         play: |play| {
@@ -108,36 +126,33 @@ pub(crate) const ATTEMPTS: [Attempt; 15] = [
         without: Without::Deployment("an agent that runs as the user"),
         play: |play| {
             let scene = Scene::start("");
-            let own = as_own_agent(&scene);
+            let own = scene.as_own_agent();
             let pid = if play.half == Half::Lacking { own.0.id() } else { scene.agent.pid() };
             scene.tries(&format!("cat /proc/{pid}/environ >/dev/null && ls /proc/{pid}/fd >/dev/null && : </proc/{pid}/mem"))
         },
     },
 ];
 
+/// Somebody starts the agent with no limit on cores, in a folder of everybody's; how it comes to crash does not matter.
+fn core(play: &Play) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let unlimited: Vec<String> = ["env", "-C", folder.path().to_str().unwrap(), "prlimit", "--core=unlimited"].map(str::to_owned).into();
+    let probe = Command::new(&unlimited[0]).args(&unlimited[1..]).args(["sh", "-c", "kill -ABRT $$"]).status().unwrap();
+    let dumps = if probe.core_dumped() { Ok(()) } else { Err("this machine's pattern for cores leaves none".to_owned()) };
+    if crate::support::need("core dumps", dumps).is_none() {
+        return play.half == Half::Lacking;
+    }
+    let mut scene = Scene::with_victim(&play.lacks);
+    scene.agent.kill();
+    scene.agent.before = unlimited;
+    scene.agent.launch();
+    scene.agent.signal("ABRT"); // as systemd's watchdog does
+    scene.agent.end().core_dumped()
+}
+
 fn readable_state(folder: &Path) {
     std::fs::create_dir(folder.join("state")).unwrap();
     open_to_all(&folder.join("state"), 0o755);
-}
-
-/// A program that runs as the attacker, as an agent would that was set up so.
-fn as_own_agent(scene: &Scene) -> crate::scene::Running {
-    place(Path::new(env!("CARGO_BIN_EXE_meterd")), &scene.agent.path("meterd"));
-    let config = scene.agent.path("own.toml");
-    let home = scene.agent.path("home");
-    let at = home.display();
-    let card = scene.agent.path("card.toml");
-    let text = format!(
-        "state_dir = \"{at}/state\"\nruntime_dir = \"{at}/run\"\nrate_card = \"{}\"\n[status]\nlisten = \"off\"\n[gpu]\nnvml = \"off\"\n",
-        card.display()
-    );
-    std::fs::write(&config, text).unwrap();
-    let mut command = scene.program(ATTACKER, &scene.agent.path("meterd"));
-    command.arg("--config").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let running = crate::scene::Running(command.spawn().unwrap());
-    let socket = home.join("run/meterd.sock");
-    scene.agent.wait_for("the user's own agent answers", |_| crate::agent::ask(&socket, "GET", "/healthz", None).is_some());
-    running
 }
 
 thread_local! {

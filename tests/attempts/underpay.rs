@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::scene::{ATTACKER, Cgroup, Running, Scene, give};
 use crate::{Attempt, Half, Play, Without, check, support};
 
-pub(crate) const ATTEMPTS: [Attempt; 9] = [
+pub(crate) const ATTEMPTS: [Attempt; 10] = [
     Attempt {
         what: "work in a storm of processes that each live for some milliseconds",
         without: Without::Deployment("metered as a process tree, not by its cgroup"),
@@ -64,17 +64,14 @@ pub(crate) const ATTEMPTS: [Attempt; 9] = [
         play: other_memory,
     },
     Attempt {
-        what: "freeze one's own job, and hold its memory for nothing",
-        without: Without::Deployment("cgroup.freeze of the job's cgroup, given to the user"),
-        play: |play| {
-            let mut scene = Scene::start("");
-            scene.run_as(ATTACKER, "own", "u64001-a", "exec sleep 1000");
-            let dir = scene.made_for("u64001-a");
-            if play.half == Half::Lacking {
-                give(&dir.join("cgroup.freeze"), ATTACKER);
-            }
-            scene.tries(&format!("echo 1 >{}/cgroup.freeze", dir.display()))
-        },
+        what: "freeze one's own job by its cgroup, and hold its memory for nothing",
+        without: Without::Deployment("frozen by the agent, for want of credit"),
+        play: |play| stands_still(play, &["cgroup.freeze"]),
+    },
+    Attempt {
+        what: "stop every process of one's own job, and hold its memory for nothing",
+        without: Without::Deployment("frozen by the agent, for want of credit"),
+        play: |play| stands_still(play, &[]),
     },
     Attempt {
         what: "report the job as ended and work on",
@@ -131,6 +128,43 @@ fn underbilled(truth: &Cgroup, script: &str, dirs: &[PathBuf], place: impl FnOnc
     assert!(used > 200_000_000, "it worked: {used} ns");
     println!("  used {used} ns, billed {billed} ns");
     billed * 5 < used * 4
+}
+
+/// Stands still with 64 MiB, by the agent's hand or by its own. Is it charged for no memory meanwhile? Given are files of its cgroup; without
+/// any it is a process tree, and stops by SIGSTOP.
+fn stands_still(play: &Play, given: &[&str]) -> bool {
+    let scene = if play.half == Half::Lacking { Scene::poor("") } else { Scene::start("") };
+    let hold = "my $x = qq(x) x 67108864; ";
+    let burn = if play.half == Half::Lacking { "1 while 1" } else { "sleep 1000" };
+    let cgroup = Cgroup::make();
+    let mut task = scene.beside(&format!("read go; exec perl -e '{hold}{burn}'"));
+    let place = if given.is_empty() { json!({ "pid": task.0.id() }) } else { json!(cgroup.dirs) };
+    if !given.is_empty() {
+        enter(&task, &cgroup.dirs);
+    }
+    for file in given {
+        give(&cgroup.dirs[0].join(file), ATTACKER);
+    }
+    let key = if given.is_empty() { "process" } else { "cgroups" };
+    scene.agent.done("POST", "/v1/jobs", Some(&json!({ "job": "measured", "account": "own", key: place })));
+    task.go();
+    scene.agent.wait_for("it has its memory", |_| 60 <= memory_mib(&scene, "measured"));
+    if play.half == Half::Defended {
+        let stop = given
+            .first()
+            .map_or_else(|| format!("kill -STOP {}", task.0.id()), |file| format!("echo 1 >{}/{file}", cgroup.dirs[0].display()));
+        assert!(scene.tries(&stop));
+    }
+    scene.agent.wait_for("it stands still", |_| scene.job("measured")["phase"] == "frozen");
+    let billed = || {
+        let receipt = scene.agent.done("GET", "/v1/jobs/measured/receipt", None);
+        receipt["segments"][0]["memory_charged_byte_ns"].as_str().unwrap().parse::<u128>().unwrap()
+    };
+    // What was before is counted by the look that finds it still.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let before = billed();
+    std::thread::sleep(Duration::from_secs(4));
+    billed() - before < (60 << 20) * 1_000_000_000
 }
 
 fn enter(task: &Running, dirs: &[PathBuf]) {

@@ -97,11 +97,16 @@ impl Agent {
 
     /// Waits for the process to end by itself.
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.end().code()
+    }
+
+    /// The same, with the signal that ended it, if one did.
+    pub(crate) fn end(&mut self) -> std::process::ExitStatus {
         let mut child = self.child.take().unwrap();
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait().unwrap() {
-                return status.code();
+                return status;
             }
             assert!(Instant::now() < deadline, "the agent does not end");
             std::thread::sleep(Duration::from_millis(20));
