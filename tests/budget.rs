@@ -31,8 +31,11 @@ fn an_agent_over_its_budget_widens_its_interval_and_says_so() {
     agent.wait_for("the interval is widened twice", |agent| 400 <= interval_ms(agent));
     let status = agent.done("GET", "/v1/status", None);
     assert_eq!(status["agent"]["over_budget"], Value::from("memory"));
+    let alarm = status["alarms"].as_array().unwrap().iter().find(|alarm| alarm["code"] == "over_budget").unwrap().clone();
+    assert!(alarm["message"].as_str().unwrap().contains("more memory than [budget] allows"), "{alarm}");
     let (_, metrics) = agent.ask("GET", "/metrics", None);
     let metrics = metrics.as_str().unwrap();
+    assert!(metrics.contains("meterd_alarm{alarm=\"over_budget\"} 1\n"), "{metrics}");
     assert!(
         metrics.contains("meterd_over_budget{of=\"memory\"} 1\n") && metrics.contains("meterd_over_budget{of=\"cpu\"} 0\n"),
         "{metrics}"
@@ -47,6 +50,7 @@ fn an_agent_within_its_budget_keeps_its_interval_and_tells_what_it_costs() {
     agent.wait_for("twenty ticks", |agent| 20 <= agent.done("GET", "/v1/status", None)["agent"]["tick_count"].as_u64().unwrap());
     let status = agent.done("GET", "/v1/status", None);
     assert_eq!((interval_ms(&agent), &status["agent"]["over_budget"]), (100, &Value::Null));
+    assert!(!status["alarms"].to_string().contains("over_budget"), "{status}");
     let (_, metrics) = agent.ask("GET", "/metrics", None);
     let metrics = metrics.as_str().unwrap();
     for name in [

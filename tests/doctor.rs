@@ -314,6 +314,7 @@ fn what_is_wrong_with_a_running_agent_is_found() {
     let locks = fs::read_to_string("/proc/locks").unwrap();
     let pid =
         locks.lines().find(|line| line.contains(&format!(":{lock} "))).and_then(|line| line.split_whitespace().nth(4)).unwrap().to_owned();
+    of_agent(&agent).has_not("over_budget");
     of_agent(&agent).has_not("few_descriptors");
     assert!(Command::new("prlimit").args(["--pid", &pid, "--nofile=100:100"]).status().unwrap().success());
     of_agent(&agent).has("few_descriptors", "warning");

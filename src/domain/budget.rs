@@ -86,7 +86,7 @@ pub struct Pace {
     doublings: u32,
     over_ticks: u32,
     roomy_ticks: u32,
-    /// Why it was last widened; none while it is not.
+    /// What it costs too much of, or why it was last widened; none while it is neither.
     over: Option<Over>,
 }
 
@@ -98,7 +98,7 @@ impl Pace {
         widened.min(INTERVAL_MAX).max(configured)
     }
 
-    /// Why the interval is wider than configured; none if it is not.
+    /// What the agent costs too much of, or did when the interval was last widened; none once it is as configured again.
     #[must_use]
     pub fn over(&self) -> Option<Over> {
         self.over
@@ -109,17 +109,24 @@ impl Pace {
         let Some(over) = budget.exceeded_by(cost) else { return self.within(budget, cost) };
         self.roomy_ticks = 0;
         self.over_ticks += 1;
-        // Once at the widest there is nothing left to do.
-        if self.over_ticks < OVER_TICKS || INTERVAL_MAX <= self.interval(configured) {
+        if self.over_ticks < OVER_TICKS {
             return None;
         }
-        (self.over_ticks, self.over) = (0, Some(over));
+        self.over = Some(over);
+        // Once at the widest there is nothing left to do.
+        if INTERVAL_MAX <= self.interval(configured) {
+            return None;
+        }
+        self.over_ticks = 0;
         self.doublings += 1;
         Some(Change::Widened(over))
     }
 
     fn within(&mut self, budget: &Budget, cost: &Cost) -> Option<Change> {
         self.over_ticks = 0;
+        if self.doublings == 0 {
+            self.over = None;
+        }
         let roomy = self.doublings != 0 && !budget.is_over(2 * u128::from(cost.cpu.0), cost, ROOMY_PERCENT);
         self.roomy_ticks = if roomy { self.roomy_ticks + 1 } else { 0 };
         if self.roomy_ticks < ROOMY_TICKS {
@@ -159,6 +166,16 @@ mod tests {
         assert_eq!(BUDGET.exceeded_by(&cost(50)), None);
         assert_eq!(BUDGET.exceeded_by(&Cost { cpu: Nanos(50_000_001), ..cost(0) }), Some(Over::Cpu));
         assert_eq!(BUDGET.exceeded_by(&Cost { resident_bytes: (1 << 20) + 1, ..cost(0) }), Some(Over::Memory));
+    }
+
+    #[test]
+    fn an_interval_that_cannot_be_widened_does_not_hide_what_costs_too_much() {
+        let mut pace = Pace::default();
+        for _ in 0..OVER_TICKS {
+            assert_eq!(pace.ticked(&BUDGET, &cost(90), INTERVAL_MAX), None);
+        }
+        assert_eq!((pace.over(), pace.interval(INTERVAL_MAX)), (Some(Over::Cpu), INTERVAL_MAX));
+        assert_eq!((pace.ticked(&BUDGET, &cost(10), INTERVAL_MAX), pace.over()), (None, None));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub enum Alarm {
     ClockStepped,
     /// A damaged journal was set aside, and nobody has fetched it yet.
     JournalSetAside,
+    /// The agent itself costs more than its budget.
+    OverBudget,
 }
 
 /// Does a state hold, or did it happen?
@@ -57,7 +59,7 @@ enum Kind {
 
 impl Alarm {
     /// Every one.
-    pub const ALL: [Alarm; 15] = [
+    pub const ALL: [Alarm; 16] = [
         Alarm::JournalFull,
         Alarm::JournalReadOnly,
         Alarm::AuthorityFull,
@@ -73,6 +75,7 @@ impl Alarm {
         Alarm::Suspended,
         Alarm::ClockStepped,
         Alarm::JournalSetAside,
+        Alarm::OverBudget,
     ];
 
     /// Its stable name.
@@ -94,6 +97,7 @@ impl Alarm {
             Alarm::Suspended => "suspended",
             Alarm::ClockStepped => "clock_stepped",
             Alarm::JournalSetAside => "journal_set_aside",
+            Alarm::OverBudget => "over_budget",
         }
     }
 
@@ -123,6 +127,7 @@ impl Alarm {
             Alarm::JournalSetAside => {
                 "find out why (dmesg, smartctl), compare receipts and ledger with what is there, then move the folder elsewhere"
             }
+            Alarm::OverBudget => "find out why (meterctl top: how many jobs?), or raise [budget]; levels are known more coarsely meanwhile",
             Alarm::ClockStepped => "nothing: no charge depends on the wall clock; times before and after differ by the step",
         }
     }
@@ -135,7 +140,8 @@ impl Alarm {
             | Alarm::FewDescriptors
             | Alarm::Unmetered
             | Alarm::HeldBack
-            | Alarm::JournalSetAside => Kind::Holds,
+            | Alarm::JournalSetAside
+            | Alarm::OverBudget => Kind::Holds,
             _ => Kind::Happened,
         }
     }

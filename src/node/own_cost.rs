@@ -3,6 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::alarm::Alarm;
+use super::handle::Stats;
+use crate::domain::budget::Over;
+use crate::domain::time::Now;
+
 /// CPU time by the thread's name, in nanoseconds: of all that bear it together. `schedstat` is exact, where `stat` counts hundredths of a
 /// second. A thread that ends meanwhile is left out.
 ///
@@ -31,6 +36,25 @@ pub fn descriptors() -> io::Result<u64> {
         return Ok(told);
     }
     std::fs::read_dir("/proc/self/fd").map(|entries| u64::try_from(entries.count()).unwrap_or(u64::MAX))
+}
+
+/// Says what the agent costs too much of, for as long as it does.
+pub fn tell_over(stats: &mut Stats, now: Now) {
+    let interval_ms = stats.interval_ns / 1_000_000;
+    match stats.over_budget {
+        Some(over) => {
+            let what = match over {
+                Over::Cpu => "CPU time",
+                Over::Memory => "memory",
+            };
+            stats.alarms.raise(
+                Alarm::OverBudget,
+                now,
+                format!("the agent costs more {what} than [budget] allows; it looks at jobs every {interval_ms} ms"),
+            );
+        }
+        None => stats.alarms.clear(Alarm::OverBudget),
+    }
 }
 
 #[cfg(test)]

@@ -269,6 +269,7 @@ impl Loop {
         let interval = self.pace.interval(self.configured);
         self.stats.interval_ns = interval.0;
         self.stats.over_budget = self.pace.over();
+        own_cost::tell_over(&mut self.stats, clock::now());
         match change {
             Some(Change::Widened(over)) => {
                 self.stats.widened_count += 1;

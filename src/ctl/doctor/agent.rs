@@ -145,6 +145,10 @@ fn says(status: &Status, config: &Config, findings: &mut Findings) {
         let finding = format!("{} of {} ticks were left out", agent.tick_missed_count, agent.tick_count + agent.tick_missed_count);
         findings.warning("ticks_missed", finding, "the node is overloaded, or interval_ms is too short for its jobs");
     }
+    if let Some(what) = &agent.over_budget {
+        let finding = format!("the agent costs more {what} than its budget, and looks at jobs less often");
+        findings.warning("over_budget", finding, "find out why (meterctl top: how many jobs?), or raise [budget]");
+    }
     for (thread, scheduling) in [("loop", &agent.loop_scheduling), ("hands", &agent.hands_scheduling)] {
         if let Some(why) = scheduling.strip_prefix("as any other thread: ") {
             let finding = format!("the {thread} runs without real-time priority ({why}): on a busy node jobs are stopped late");

@@ -79,6 +79,8 @@ impl Look {
                 alarms.push(format!("{} cannot be read: {why}", job.job));
             }
         }
+        let over = self.status.agent.over_budget.iter();
+        alarms.extend(over.map(|what| format!("the agent costs more {what} than its budget, and looks at jobs less often")));
         let more = alarms.len().saturating_sub(ALARMS_MAX);
         if 0 < more {
             alarms.truncate(ALARMS_MAX);
@@ -204,12 +206,13 @@ mod tests {
     #[test]
     fn alarms_name_what_is_wrong_and_are_bounded() {
         let mut look = sample();
-        assert_eq!(look.alarms(), ["lab is empty in 41 s", "slurm:4711 cannot be read: permission denied"]);
+        let over = "the agent costs more cpu than its budget, and looks at jobs less often";
+        assert_eq!(look.alarms(), ["lab is empty in 41 s", "slurm:4711 cannot be read: permission denied", over]);
         look.accounts[0].node.as_mut().unwrap().state = AccountState::Exhausted;
         look.old = Some("gone".to_owned());
         assert_eq!(look.alarms()[..2], ["the agent does not answer: gone", "lab is exhausted, 1 jobs frozen"]);
         look.jobs = vec![look.jobs[1].clone(); 30];
         assert_eq!(look.alarms().len(), ALARMS_MAX + 1);
-        assert_eq!(look.alarms().last().unwrap(), "and 24 more");
+        assert_eq!(look.alarms().last().unwrap(), "and 25 more");
     }
 }

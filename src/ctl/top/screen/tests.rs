@@ -24,6 +24,7 @@ fn press(screen: &mut Screen, code: KeyCode) -> After {
 /// As many running jobs, on one account.
 fn crowd(count: u64) -> Screen {
     let mut look = look::sample();
+    look.status.agent.over_budget = None; // it has a line of its own
     let model = look.jobs[1].clone();
     look.jobs = (0..count)
         .map(|number| {
