@@ -189,8 +189,8 @@ impl Api {
         }
         let mut rates = self.0.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates
-            .take(&peer.who, clock::mono())
-            .map_err(|()| Answer::from(Problem::new("too_many_calls", "this user makes too many calls", "wait a second between calls")))
+            .take(peer.guest, clock::mono())
+            .map_err(|()| Answer::from(Problem::new("too_many_calls", "too many calls come from here", "wait a second between calls")))
     }
 
     async fn dispatch(

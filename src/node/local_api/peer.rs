@@ -1,10 +1,12 @@
 //! Who is at the other end of a connection, and how long it may take.
 //!
 //! A connection must have sent its whole request ten seconds after it was accepted or last answered, and must take its answer as fast.
-//! Connections are bounded in all and for each ordinary user, so that nobody can keep hooks and operators out.
+//! Connections are bounded in all, for each ordinary user, and over TCP for each address and all of them together, so that nobody can keep
+//! hooks and operators out.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,8 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ORDINARY_MAX: usize = 192;
 /// Connections of hooks and operators.
 const TRUSTED_MAX: usize = 64;
-/// Connections of one ordinary user, or of all strangers.
+/// Connections of one ordinary user, or of one address.
 const EACH_MAX: usize = 32;
+/// Connections over TCP: whoever has one loopback address has all of them.
+const STRANGERS_MAX: usize = 64;
 
 /// The other end of one connection.
 #[derive(Clone, Debug)]
@@ -38,7 +42,17 @@ pub(super) struct Peer {
     pub(super) who: Who,
     /// Its process; none over TCP.
     pub(super) local: Option<Arc<LocalPeer>>,
+    pub(super) guest: Guest,
     pub(super) activity: Arc<Activity>,
+}
+
+/// To whom connections and calls are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Guest {
+    /// At the socket: the kernel says who it is.
+    User(Uid),
+    /// Over TCP: nobody knows more than from where.
+    Address(IpAddr),
 }
 
 /// A process on this machine.
@@ -82,7 +96,8 @@ pub(super) struct Doors(Mutex<Open>);
 struct Open {
     trusted: usize,
     ordinary: usize,
-    each: BTreeMap<Option<Uid>, usize>,
+    strangers: usize,
+    each: BTreeMap<Guest, usize>,
 }
 
 /// One open connection; dropping it gives its place back.
@@ -95,19 +110,21 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug)]
 enum Holder {
     Trusted,
-    /// Strangers are one.
-    Ordinary(Option<Uid>),
+    Ordinary(Guest),
 }
 
 impl Doors {
     fn enter(self: &Arc<Doors>, holder: Holder) -> Option<Place> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let room_for = |key| open.each.get(&key).copied().unwrap_or(0) < EACH_MAX || !stands(Defence::ConnectionsEach);
-        let room = open.ordinary < ORDINARY_MAX || !stands(Defence::ConnectionsInAll);
+        let is_stranger = matches!(holder, Holder::Ordinary(Guest::Address(_)));
+        let in_all = open.ordinary < ORDINARY_MAX && (!is_stranger || open.strangers < STRANGERS_MAX);
+        let room = in_all || !stands(Defence::ConnectionsInAll);
         match holder {
             Holder::Trusted if open.trusted < TRUSTED_MAX => open.trusted += 1,
             Holder::Ordinary(key) if room && room_for(key) => {
                 open.ordinary += 1;
+                open.strangers += usize::from(is_stranger);
                 *open.each.entry(key).or_default() += 1;
             }
             _ => return None,
@@ -123,6 +140,7 @@ impl Drop for Place {
             Holder::Trusted => open.trusted -= 1,
             Holder::Ordinary(key) => {
                 open.ordinary -= 1;
+                open.strangers -= usize::from(matches!(key, Guest::Address(_)));
                 if let Some(count) = open.each.get_mut(&key) {
                     *count -= 1;
                     if *count == 0 {
@@ -173,14 +191,15 @@ impl Listener for UnixDoor {
                 }
             };
             let Some((who, local)) = credentials(&stream) else { continue };
+            let guest = Guest::User(local.uid);
             let holder = match self.access.standing(&who) {
                 Standing::Hook | Standing::Operator => Holder::Trusted,
-                Standing::User | Standing::Stranger => Holder::Ordinary(Some(local.uid)),
+                Standing::User | Standing::Stranger => Holder::Ordinary(guest),
             };
             // Beyond its bound a connection is closed unheard: an answer would need a place too.
             let Some(place) = self.doors.enter(holder) else { continue };
             let activity = Arc::new(Activity::default());
-            let peer = Peer { who, local: Some(Arc::new(local)), activity: Arc::clone(&activity) };
+            let peer = Peer { who, local: Some(Arc::new(local)), guest, activity: Arc::clone(&activity) };
             return (Timed::new(stream, place, activity), peer);
         }
     }
@@ -196,16 +215,16 @@ impl Listener for TcpDoor {
 
     async fn accept(&mut self) -> (Self::Io, Peer) {
         loop {
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, guest) = match self.listener.accept().await {
+                Ok((stream, address)) => (stream, Guest::Address(address.ip().to_canonical())),
                 Err(error) => {
                     wait_after(&error).await;
                     continue;
                 }
             };
-            let Some(place) = self.doors.enter(Holder::Ordinary(None)) else { continue };
+            let Some(place) = self.doors.enter(Holder::Ordinary(guest)) else { continue };
             let activity = Arc::new(Activity::default());
-            let peer = Peer { who: Who::Stranger, local: None, activity: Arc::clone(&activity) };
+            let peer = Peer { who: Who::Stranger, local: None, guest, activity: Arc::clone(&activity) };
             return (Timed::new(stream, place, activity), peer);
         }
     }
@@ -326,19 +345,36 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
 mod tests {
     use super::*;
 
+    fn address(number: u8) -> Guest {
+        Guest::Address(IpAddr::from([127, 0, 0, number]))
+    }
+
+    #[test]
+    fn one_address_cannot_take_every_connection_of_strangers_nor_all_of_them_those_of_users() {
+        let doors = Arc::new(Doors::default());
+        let enter = |number| doors.enter(Holder::Ordinary(address(number)));
+        let one: Vec<Place> = std::iter::from_fn(|| enter(1)).collect();
+        assert_eq!(one.len(), EACH_MAX);
+        let others: Vec<Place> = (2..50).flat_map(|number| (0..EACH_MAX).map(move |_| number)).filter_map(enter).collect();
+        assert_eq!(one.len() + others.len(), STRANGERS_MAX);
+        assert!(doors.enter(Holder::Ordinary(Guest::User(Uid(1)))).is_some());
+        drop(others);
+        assert!(enter(3).is_some());
+    }
+
     #[test]
     fn one_user_cannot_take_every_connection() {
         let doors = Arc::new(Doors::default());
-        let one: Vec<Place> = std::iter::from_fn(|| doors.enter(Holder::Ordinary(Some(Uid(1))))).collect();
+        let one: Vec<Place> = std::iter::from_fn(|| doors.enter(Holder::Ordinary(Guest::User(Uid(1))))).collect();
         assert_eq!(one.len(), EACH_MAX);
         let others: Vec<Place> = (2..50_u32)
             .flat_map(|uid| (0..EACH_MAX).map(move |_| uid))
-            .filter_map(|uid| doors.enter(Holder::Ordinary(Some(Uid(uid)))))
+            .filter_map(|uid| doors.enter(Holder::Ordinary(Guest::User(Uid(uid)))))
             .collect();
         assert_eq!(one.len() + others.len(), ORDINARY_MAX);
-        assert!(doors.enter(Holder::Ordinary(None)).is_none());
+        assert!(doors.enter(Holder::Ordinary(address(1))).is_none());
         assert!(doors.enter(Holder::Trusted).is_some(), "hooks and operators still come in");
         drop(one);
-        assert!(doors.enter(Holder::Ordinary(Some(Uid(1)))).is_some());
+        assert!(doors.enter(Holder::Ordinary(Guest::User(Uid(1)))).is_some());
     }
 }
