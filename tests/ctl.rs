@@ -160,6 +160,25 @@ fn a_hook_never_fails_and_writes_down_what_the_agent_did_not_hear() {
 }
 
 #[test]
+fn a_hook_that_is_killed_while_it_waits_for_the_agent_has_left_its_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, spool) = (folder.path().join("silent.sock"), folder.path().join("spool"));
+    let silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut command = meterctl(&socket);
+    let mut hook = command.args(["job", "stop", "slurm:1", "--exit-code", "3", "--hook", "--spool"]).arg(&spool).spawn().unwrap();
+    let heard = silent.accept().unwrap();
+    hook.kill().unwrap();
+    hook.wait().unwrap();
+    drop(heard);
+    let files: Vec<_> = std::fs::read_dir(&spool).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let file = std::fs::File::options().write(true).open(&files[0]).unwrap();
+    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(20)).unwrap();
+    let read = meterd::node::spool::Spool::open(&spool).unwrap().read().unwrap();
+    assert!(read.len() == 1 && format!("{read:?}").contains("exit_code: Some(3)"), "{read:?}");
+}
+
+#[test]
 fn what_the_agent_froze_is_thawed_without_it() {
     let Some(()) = support::need("kernel", kernel()) else { return };
     let mut agent = Agent::start(CARD, "enforcement = \"enforce\"", "[cgroup]\nparent = \"meterd-test-ctl\"");

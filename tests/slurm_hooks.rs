@@ -84,6 +84,21 @@ fn the_epilog_tells_the_exit_code_or_the_signal() {
 }
 
 #[test]
+fn where_a_step_was_ended_by_a_signal_the_epilog_does_not_call_the_job_completed() {
+    let ended = |steps| {
+        let variables = [("SLURM_JOB_ID", "7"), ("SLURM_JOB_EXIT_CODE2", "0:0"), ("SLURM_JOB_DERIVED_EC", steps)];
+        words("epilog.sh", &variables)
+    };
+    for cancelled in ["0:15", "0:9", "15", "9"] {
+        assert_eq!(ended(cancelled), "job|stop|--hook|slurm:7|--outcome|unknown|", "{cancelled}");
+    }
+    // 256 is exit code 1, 4294967294 is what Slurm writes for none.
+    for completed in ["0:0", "0", "1:0", "256", "4294967294", "", "?"] {
+        assert_eq!(ended(completed), "job|stop|--hook|slurm:7|--exit-code|0|", "{completed}");
+    }
+}
+
+#[test]
 fn a_hook_ends_with_0_whatever_happens_and_drains_no_node() {
     for hook in ["prolog.sh", "epilog.sh"] {
         for (what, stub) in [("meterctl fails", FAILS), ("meterctl hangs", HANGS)] {

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Slurm Prolog: tells the metering agent that a job begins. For slurm.conf:
-#   Prolog=/etc/slurm/prolog.d/50-meterd      PrologFlags=Alloc
+#   Prolog=/etc/slurm/meterd-prolog.sh      PrologFlags=Alloc
 # slurmd runs it as root, without PATH. It always ends with 0: anything else would drain the node.
-# When the agent does not answer, meterctl writes the call down and the agent reads it later.
+# meterctl writes the call down before it makes it: when the agent does not answer, or meterctl is ended by timeout, the agent reads it later.
 
 name="slurm:${SLURM_JOB_ID:-}"
 if [ "${SLURM_JOB_RESTART_COUNT:-0}" != 0 ]; then

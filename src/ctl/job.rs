@@ -245,16 +245,27 @@ fn answer_text(call: &Call, answer: &Value) -> String {
     }
 }
 
-/// Makes a hook's call, or writes it down.
+/// Makes a hook's call, or leaves it to the agent. It is written down before: whoever kills this program does not end the call with it.
 fn from_hook(socket: &Path, spool: &Path, call: &Call) -> Exit {
     let at = clock::now().wall;
+    let written = Spool::open_or_make(spool).and_then(|open| open.begin(at, call).map(|file| (open, file)));
     let made = Client::within(socket, HOOK_WITHIN).and_then(|client| make(&client, call));
-    let Err(failure) = made else { return Exit::Done };
-    complain(&failure.to_string());
-    if !failure.is_passing() {
-        return Exit::Done; // the agent said no: it would say so again
-    }
-    match Spool::open_or_make(spool).and_then(|spool| spool.write(at, call)) {
+    let decided = made.map_or_else(
+        |failure| {
+            complain(&failure.to_string());
+            !failure.is_passing() // the agent said no: it would say so again
+        },
+        |_| true,
+    );
+    let left = match (decided, written) {
+        (true, Ok((open, file))) => {
+            let _ = open.withdraw(&file); // read once it is old, it has no effect
+            return Exit::Done;
+        }
+        (true, Err(_)) => return Exit::Done,
+        (false, written) => written.and_then(|(open, file)| open.leave(&file)),
+    };
+    match left {
         Ok(file) => {
             complain(&format!("written down for the agent as {}", spool.join(file).display()));
             Exit::Done

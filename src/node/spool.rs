@@ -1,15 +1,17 @@
 //! What scheduler hooks wrote down while the agent did not answer: one file a call, read in the order of their names.
 //!
 //! A file is called `<milliseconds since 1970, 16 digits>-<pid>-<start|stop>.json` and holds `{"spool": 1, "call": "start", "job": …,
-//! "at_ms": …, "body": …}`. It counts as said by its owner. It is written under a hidden name, synchronised, and renamed, so a file
-//! that is seen is whole.
+//! "at_ms": …, "body": …}`. It counts as said by its owner. A hook writes it under a hidden name before it calls, and removes it when the
+//! agent has answered; else it synchronises and renames it, so a file that is seen is whole. One that stays hidden for longer than a hook
+//! may live is of a hook that was killed meanwhile: it is read too.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, fsync, mkdirat, open, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, fsync, mkdirat, open, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
@@ -22,6 +24,8 @@ use crate::node::defence::{Defence, stands};
 pub const VERSION: u64 = 1;
 /// Largest file, in bytes: a body and its envelope.
 const FILE_BYTES_MAX: usize = BODY_BYTES_MAX + 4_096;
+/// A hidden file that is older than this is nobody's any more: a hook ends within two seconds.
+const ABANDONED_AFTER: Duration = Duration::from_secs(10);
 /// Most files read in one go; the rest comes with the next one.
 const FILES_MAX: usize = 4_096;
 
@@ -89,23 +93,40 @@ impl Spool {
         }
     }
 
-    /// Writes a call down; it is durable when this returns.
+    /// Writes a call down that is about to be made. It outlives this process, though not yet a power cut: that would take time.
+    /// The file's name is for [`Spool::withdraw`] or [`Spool::leave`].
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn write(&self, at: Wall, call: &Call) -> io::Result<String> {
+    pub fn begin(&self, at: Wall, call: &Call) -> io::Result<String> {
         let (kind, job, body) = match call {
             Call::Start(start) => ("start", &start.job, start.to_json()),
             Call::Stop(job, stop) => ("stop", job, stop.to_json()),
         };
         let text = json!({ "spool": VERSION, "call": kind, "job": job, "at_ms": at.0, "body": body }).to_string();
-        let name = format!("{:016}-{}-{kind}.json", at.0, std::process::id());
-        let hidden = format!(".{name}");
+        let hidden = format!(".{:016}-{}-{kind}.json", at.0, std::process::id());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(openat(&self.dir, &hidden, flags, Mode::RUSR | Mode::WUSR)?);
         file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        renameat(&self.dir, &hidden, &self.dir, &name)?;
+        Ok(hidden)
+    }
+
+    /// The call is made, or refused for good.
+    ///
+    /// # Errors
+    /// What the kernel says. A file that stays is read once it is old: the same call again has no effect.
+    pub fn withdraw(&self, hidden: &str) -> io::Result<()> {
+        Ok(unlinkat(&self.dir, hidden, AtFlags::empty())?)
+    }
+
+    /// The call could not be made: leaves it to the agent. It is durable when this returns, under the name that this gives.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn leave(&self, hidden: &str) -> io::Result<String> {
+        let name = hidden.trim_start_matches('.').to_owned();
+        fsync(openat(&self.dir, hidden, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)?;
+        renameat(&self.dir, hidden, &self.dir, &name)?;
         fsync(&self.dir)?;
         Ok(name)
     }
@@ -119,11 +140,11 @@ impl Spool {
         for entry in Dir::read_from(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.starts_with('.') && name.strip_suffix(".json").is_some() {
+            if name.strip_suffix(".json").is_some() && (!name.starts_with('.') || self.is_abandoned(&name)) {
                 names.push(name);
             }
         }
-        names.sort();
+        names.sort_by(|one, two| one.trim_start_matches('.').cmp(two.trim_start_matches('.')));
         names.truncate(FILES_MAX);
         Ok(names.into_iter().map(|file| self.read_one(&file).map_err(|why| Rejected { file, why })).collect())
     }
@@ -137,6 +158,13 @@ impl Spool {
             Ok(()) | Err(Errno::NOENT) => Ok(fsync(self.dir.as_fd())?),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Was the hook that wrote it ended before it could tell what became of the call?
+    fn is_abandoned(&self, hidden: &str) -> bool {
+        let Ok(stat) = statat(&self.dir, hidden, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+        let written = u64::try_from(stat.st_mtime).map(|secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs));
+        written.is_ok_and(|written| written.elapsed().is_ok_and(|age| ABANDONED_AFTER < age))
     }
 
     fn read_one(&self, file: &str) -> Result<Spooled, String> {
@@ -203,13 +231,32 @@ mod tests {
         (folder, spool)
     }
 
+    fn write(spool: &Spool, at_ms: u64, call: &Call) -> String {
+        spool.leave(&spool.begin(Wall(at_ms), call).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_call_whose_hook_was_killed_before_it_knew_more_is_read_once_no_hook_can_live_any_more() {
+        let (folder, spool) = spool();
+        let (made, killed) = (spool.begin(Wall(1), &stop("made")).unwrap(), spool.begin(Wall(2), &stop("killed")).unwrap());
+        write(&spool, 3, &stop("later"));
+        let jobs = || -> Vec<Call> { spool.read().unwrap().into_iter().map(|read| read.unwrap().call).collect() };
+        assert_eq!(jobs(), [stop("later")], "the hooks may still be at it");
+        spool.withdraw(&made).unwrap();
+        let file = File::options().write(true).open(folder.path().join("spool").join(&killed)).unwrap();
+        file.set_modified(SystemTime::now() - ABANDONED_AFTER - Duration::from_secs(2)).unwrap();
+        assert_eq!(jobs(), [stop("killed"), stop("later")]);
+        spool.remove(&killed).unwrap();
+        assert_eq!(jobs(), [stop("later")]);
+    }
+
     #[test]
     fn calls_come_back_oldest_first_and_until_they_are_removed() {
         let (_folder, spool) = spool();
         let start = r#"{"job": "a", "account": "lab", "cgroups": ["/sys/fs/cgroup/a"], "gpus": [0], "time_limit_s": 60}"#;
         let start = Call::Start(StartRequest::parse(start).unwrap());
-        spool.write(Wall(2_000), &stop("a")).unwrap();
-        spool.write(Wall(1_000), &start).unwrap();
+        write(&spool, 2_000, &stop("a"));
+        write(&spool, 1_000, &start);
         for _ in 0..2 {
             let read: Vec<Spooled> = spool.read().unwrap().into_iter().map(Result::unwrap).collect();
             assert_eq!(
@@ -229,7 +276,7 @@ mod tests {
     fn what_is_no_whole_regular_file_is_rejected_and_named() {
         let (folder, spool) = spool();
         let dir = folder.path().join("spool");
-        let good = spool.write(Wall(1), &stop("a")).unwrap();
+        let good = write(&spool, 1, &stop("a"));
         std::fs::write(folder.path().join("elsewhere"), "{}").unwrap();
         symlink(folder.path().join("elsewhere"), dir.join("link.json")).unwrap();
         std::fs::hard_link(folder.path().join("elsewhere"), dir.join("hard.json")).unwrap();

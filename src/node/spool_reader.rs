@@ -11,9 +11,10 @@ use super::defence::{Defence, stands};
 use super::handle::{Caller, Handle, Inbox};
 use super::spool::{Call, Spool, Spooled};
 use crate::domain::agent::start::Reply;
-use crate::domain::id::Uid;
+use crate::domain::id::{JobName, Uid};
 use crate::domain::job::Ending;
 use crate::domain::request::Place;
+use crate::domain::time::Wall;
 
 /// Between two looks into the directory.
 const EVERY: Duration = Duration::from_secs(10);
@@ -65,7 +66,10 @@ enum Decided {
 }
 
 async fn make(spooled: Spooled, access: &Access, handle: &Handle) -> Decided {
-    let Spooled { file, owner, call, .. } = spooled;
+    let Spooled { file, owner, at, call } = spooled;
+    if matches!(&call, Call::Start(request) if is_begun(handle, &request.job, at)) {
+        return Decided::Yes; // its hook was ended after it had called, before it knew the answer
+    }
     let owner = if stands(Defence::SpoolOwner) { owner } else { Uid::ROOT };
     let who = Who::Local { uid: owner, groups: Vec::new() };
     let allowed = match &call {
@@ -98,6 +102,12 @@ async fn make(spooled: Spooled, access: &Access, handle: &Handle) -> Decided {
         Ok(_) => Decided::Yes,
         Err(_) => Decided::NotYet,
     }
+}
+
+/// Is there an attempt of this name that began after that start was called for?
+fn is_begun(handle: &Handle, job: &JobName, at: Wall) -> bool {
+    let picture = handle.picture();
+    picture.view.iter().flat_map(|view| &view.jobs).any(|view| view.job == *job && at <= view.opened.0)
 }
 
 fn owner_of(handle: &Handle, job: &str) -> Option<Uid> {
