@@ -110,7 +110,7 @@ fn serve(path: &Path, config: &Config, card: Card) -> Exit {
         tracing::error!(event = "no_signals", %error);
         return Exit::Failed;
     }
-    tracing::info!(event = "started", node = ?config.node, enforcement = %config.enforcement, version = env!("CARGO_PKG_VERSION"));
+    tracing::info!(event = "started", node = %daemon.node(), enforcement = %config.enforcement, version = env!("CARGO_PKG_VERSION"));
     match daemon.wait() {
         Ended::Drained => {
             tracing::info!(event = "ended", "everything known is on disk; frozen jobs stay frozen");

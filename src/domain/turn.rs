@@ -29,6 +29,11 @@ use super::wire::{Answer, Push, Request};
 const LOOK_AGAIN: Nanos = Nanos::from_millis(10);
 /// An order that has had no report is given again after this.
 const ORDER_AGAIN: Nanos = Nanos::from_millis(2_500);
+/// A kill that is done and has not ended the job is done again after this, doubled each time up to [`KILL_AGAIN_MAX`]: its tasks may be slow
+/// to go, or others have come.
+const KILL_AGAIN: Nanos = Nanos::from_millis(50);
+/// The longest wait between two.
+const KILL_AGAIN_MAX: Nanos = Nanos::from_secs(1);
 /// A freeze that was ordered may take hold as late as this; a job found frozen later was frozen by another.
 const TAKES_HOLD_WITHIN: Nanos = Nanos::from_secs(10);
 /// The first retransmission of a question; doubled each time up to [`SEND_AGAIN_MAX`].
@@ -133,6 +138,16 @@ pub enum Effect {
 struct Wanted {
     since: Seq,
     ordered: Option<Mono>,
+    /// When it may be ordered again, counted from then.
+    again: Nanos,
+    /// How long to wait after the next kill that is done.
+    after_kill: Nanos,
+}
+
+impl Wanted {
+    const fn since(since: Seq) -> Wanted {
+        Wanted { since, ordered: None, again: ORDER_AGAIN, after_kill: KILL_AGAIN }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -274,7 +289,7 @@ impl Turn {
             Event::Acted(acted, mut sample) => {
                 self.catch_up(sample.as_mut_slice());
                 if acted.outcome == ActOutcome::Confirmed {
-                    self.wanted.remove(&(acted.attempt, acted.act)); // what did not succeed is tried again, but not at once
+                    self.done_once(acted.attempt, acted.act); // what did not succeed is tried again, but not at once
                 }
                 if acted.outcome == ActOutcome::Confirmed && matches!(acted.act, Act::Freeze | Act::Thaw) {
                     self.doubts.freezing.remove(&acted.attempt);
@@ -497,6 +512,19 @@ impl Turn {
         effects
     }
 
+    /// What was done is wanted no more, or it is news: but for a kill, after which the job is there until its last task has gone.
+    fn done_once(&mut self, attempt: Attempt, act: Act) {
+        match self.wanted.get_mut(&(attempt, act)) {
+            Some(wanted) if act == Act::Kill => {
+                wanted.again = wanted.after_kill;
+                wanted.after_kill = Nanos(wanted.after_kill.0.saturating_mul(2)).min(KILL_AGAIN_MAX);
+            }
+            _ => {
+                self.wanted.remove(&(attempt, act));
+            }
+        }
+    }
+
     /// The orders that may go out now: those whose facts are durable, and freezes of durably armed accounts at once.
     fn orders(&mut self, now: Now) -> Vec<Effect> {
         let wants = self.agent.wants(&self.settings, now);
@@ -510,11 +538,11 @@ impl Turn {
             // A job that the disk does not know yet would stand still for ever if we died now.
             let known = !self.opened.contains_key(&order.attempt);
             let urgent = known && order.act == Act::Freeze && (self.is_armed_durably(order.attempt) || self.journal == JournalState::Full);
-            let wanted = self.wanted.entry((order.attempt, order.act)).or_insert(Wanted { since: seq, ordered: None });
+            let wanted = self.wanted.entry((order.attempt, order.act)).or_insert_with(|| Wanted::since(seq));
             let allowed = urgent || wanted.since <= self.durable;
-            let again = wanted.ordered.is_none_or(|at| ORDER_AGAIN <= now.mono.since(at));
+            let again = wanted.ordered.is_none_or(|at| wanted.again <= now.mono.since(at));
             if allowed && again {
-                wanted.ordered = Some(now.mono);
+                (wanted.ordered, wanted.again) = (Some(now.mono), ORDER_AGAIN);
                 if order.act == Act::Freeze {
                     self.doubts.freezing.insert(order.attempt, now.mono);
                 }

@@ -78,6 +78,7 @@ impl StartError {
 
 /// A running agent.
 pub struct Daemon {
+    node: NodeId,
     handle: Handle,
     thread: JoinHandle<Ended>,
     authority: Arc<Embedded>,
@@ -123,6 +124,7 @@ impl Daemon {
         let authority = Arc::clone(&edges.authority);
         let epoch = fresh_epoch().map_err(StartError::io("random bits"))?;
         let marked = edges.marks.all().map_err(StartError::io("the marks of frozen jobs"))?;
+        let node = settings.node.clone();
         let (turn, woken) = Turn::wake(agent, settings, clock::now(), epoch, &marked);
         if let Some(card) = card {
             handle.report(Inbox::Card(Box::new(card)));
@@ -137,7 +139,13 @@ impl Daemon {
             systemd::alive();
         };
         let thread = spawn_loop(turn, edges, queue, handle.clone(), (stats, config.budget), Box::new(on_tick), woken)?;
-        Ok(Daemon { handle, thread, authority, runtime, socket, life })
+        Ok(Daemon { node, handle, thread, authority, runtime, socket, life })
+    }
+
+    /// What the node is called.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        &self.node
     }
 
     /// A way to speak to it.

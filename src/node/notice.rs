@@ -101,7 +101,7 @@ impl Notice {
             account: job.account.clone(),
             owner: job.owner,
             left,
-            lasts: grant::lasts(left, measured_burn(account)),
+            lasts: told_length(event, grant::lasts(left, measured_burn(account)), account.warned.map(|warned| warned.before)),
         })
     }
 
@@ -131,6 +131,15 @@ impl Notice {
             ("METERD_CREDITS_LEFT", self.left.to_string()),
             ("METERD_LASTS_S", self.lasts.map_or(String::new(), |lasts| (lasts.0 / 1_000_000_000).to_string())),
         ]
+    }
+}
+
+/// How long what is left lasts: a warning comes since that fell below a threshold, and never tells of more than that one, though the burn
+/// may have fallen again by the time it is told.
+fn told_length(event: Event, lasts: Option<Nanos>, threshold: Option<Nanos>) -> Option<Nanos> {
+    match threshold.filter(|_| event == Event::Warned) {
+        Some(threshold) => Some(lasts.map_or(threshold, |lasts| lasts.min(threshold))),
+        None => lasts,
     }
 }
 
@@ -233,6 +242,7 @@ fn run(site: &SiteCommand, notice: &Notice) -> Result<(), String> {
         command.uid(uid).gid(gid); // std drops the supplementary groups with it
     }
     let mut child = command.spawn().map_err(|error| error.to_string())?;
+    be_killed_like_others(child.id());
     let deadline = Instant::now() + COMMAND_WITHIN;
     loop {
         match child.try_wait().map_err(|error| error.to_string())? {
@@ -244,6 +254,14 @@ fn run(site: &SiteCommand, notice: &Notice) -> Result<(), String> {
             }
             None => std::thread::sleep(Duration::from_millis(20)),
         }
+    }
+}
+
+/// The agent is spared where memory is short; what it runs for the site is not. From here, since the site's user may not write it.
+fn be_killed_like_others(pid: u32) {
+    let spared = std::fs::read_to_string("/proc/self/oom_score_adj").is_ok_and(|adjust| adjust.starts_with('-'));
+    if spared && let Err(error) = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0") {
+        tracing::debug!(event = "warn_command_spared", %error);
     }
 }
 
@@ -259,6 +277,32 @@ fn end(child: &mut Child) {
 mod tests {
     use super::*;
     use crate::domain::time::Mono;
+
+    #[test]
+    fn a_warning_never_tells_of_more_than_its_threshold() {
+        let secs = |secs| Some(Nanos::from_secs(secs));
+        assert_eq!(told_length(Event::Warned, secs(600), secs(60)), secs(60));
+        assert_eq!(told_length(Event::Warned, secs(40), secs(60)), secs(40));
+        assert_eq!(told_length(Event::Warned, None, secs(60)), secs(60), "it stands still for a moment");
+        assert_eq!(told_length(Event::Frozen, secs(600), secs(60)), secs(600));
+    }
+
+    #[test]
+    fn what_runs_for_the_site_is_not_spared_where_memory_is_short() {
+        const OWN: &str = "/proc/self/oom_score_adj";
+        let before = std::fs::read_to_string(OWN).unwrap();
+        if std::fs::write(OWN, "-100").is_err() {
+            return println!("NOT RUN kernel: only root may spare itself");
+        }
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let adjust = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        assert_eq!(adjust(child.id()).trim(), "-100");
+        be_killed_like_others(child.id());
+        let told = adjust(child.id());
+        end(&mut child);
+        std::fs::write(OWN, before.trim()).unwrap();
+        assert_eq!(told.trim(), "0");
+    }
 
     fn notice() -> Notice {
         Notice {

@@ -382,3 +382,32 @@ fn g5_a_word_that_the_process_before_heard_ends_nothing() {
     stand_s(&mut bench, 12);
     assert!(bench.orders().contains(&Act::Kill), "{:?}", bench.orders());
 }
+
+/// A Slurm job is there for seconds after its tasks were killed.
+#[test]
+fn a_kill_that_has_not_ended_its_job_is_done_again_ever_more_rarely() {
+    let policy = AccountPolicy { on_exhaustion: OnExhaustion::Kill, ..AccountPolicy::default() };
+    let mut bench = running_with(5 * CREDIT, policy, Ladder::default());
+    work_s(&mut bench, 6);
+    bench.acted(Act::Freeze);
+    let kills = |bench: &Bench| bench.orders().iter().filter(|act| **act == Act::Kill).count();
+    while kills(&bench) == 0 {
+        stand_s(&mut bench, 1);
+    }
+    let mut done = 0;
+    let mut at_ms = Vec::new();
+    for ms in (0..10_000).step_by(10) {
+        if done < kills(&bench) {
+            done += 1;
+            at_ms.push(ms);
+            bench.acted(Act::Kill);
+        }
+        bench.pass(10);
+        let sample = bench.sample(Attempt(1));
+        bench.step(Event::Looked(vec![sample]));
+        settle(&mut bench);
+    }
+    let waits: Vec<u64> = at_ms.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(waits[2..7], [200, 400, 800, 1_000, 1_000], "{waits:?}");
+    assert!(at_ms.len() < 16, "{at_ms:?}");
+}
