@@ -7,6 +7,9 @@
 //! The loop is measured before and after the agent. Needs root and a cgroup v2 tree. `cargo bench --bench tick` (`METERD_BENCH_JOBS=1000`,
 //! `METERD_BENCH_TICKS=60`).
 
+#[cfg(target_arch = "x86_64")]
+#[path = "../src/allocator.rs"]
+mod allocator;
 mod support;
 
 use std::io::{BufRead, BufReader, Write};

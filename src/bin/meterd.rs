@@ -1,5 +1,9 @@
 //! The agent: a service on every compute node. `meterd demo` shows what it does on this machine.
 
+#[cfg(target_arch = "x86_64")]
+#[path = "../allocator.rs"]
+mod allocator;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
