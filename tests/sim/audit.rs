@@ -57,6 +57,8 @@ struct NodeAudit {
     last: BTreeMap<AccountId, (i128, i128)>,
     last_epoch: Option<Epoch>,
     allowed: BTreeMap<AccountId, i128>,
+    /// Attempts that were counted at least once since the last crash.
+    met: BTreeSet<Attempt>,
     armed_at: BTreeMap<AccountId, u64>,
     /// When each job was last counted, and its memory in this segment.
     counted: BTreeMap<Attempt, (u64, u128)>,
@@ -120,6 +122,7 @@ impl Audit {
         let node = &mut self.nodes[n];
         node.expected.clear();
         node.armed_at.clear();
+        node.met.clear();
         node.crashes += 1;
         node.rough_until = node.rough_until.max(now + 60 * S);
     }
@@ -383,7 +386,12 @@ impl Audit {
             || unknown
             || held_back;
         let other_fault = 0 < faults.unread || world.disk.full || 0 < faults.hands;
+        let first_counted = jobs.iter().filter(|job| job.opened.mono < job.counted_to && node.met.insert(job.attempt)).count();
         let allowed = node.allowed.entry(owner.id.clone()).or_default();
+        if 0 < first_counted {
+            // What its tasks used while its start waited for an answer is charged; nobody could stop them then.
+            *allowed = owed + bound;
+        }
         if exempt || other_fault || owed == 0 {
             // What is used until the next look, which may be a tick away, counts as used before the exemption ended.
             *allowed = if owed == 0 { 0 } else { owed + 6 * bound };
