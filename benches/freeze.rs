@@ -316,6 +316,7 @@ impl Job {
     /// Has the agent meter it.
     fn meter(&self, bench: &Bench) -> Result<(), Failure> {
         let request = StartRequest {
+            traits: std::collections::BTreeMap::new(),
             policy: JobPolicy::default(),
             job: self.name.clone(),
             account: self.account.clone(),

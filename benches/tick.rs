@@ -131,6 +131,7 @@ fn start(daemon: &Daemon, nth: usize, paths: Vec<String>) -> Result<(), Failure>
         daemon.authority().top_up(account.clone(), Bucket::Paid, "1000000".parse()?, format!("p{nth}").parse()?)?;
     }
     let request = StartRequest {
+        traits: std::collections::BTreeMap::new(),
         policy: meterd::domain::ladder::JobPolicy::default(),
         job: format!("bench-{nth}").parse()?,
         account,

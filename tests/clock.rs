@@ -50,6 +50,7 @@ fn ask<T>(daemon: &Daemon, message: impl FnOnce(tokio::sync::oneshot::Sender<T>)
 
 fn start(daemon: &Daemon, job: &JobName, cgroup: &Cgroup) {
     let request = StartRequest {
+        traits: std::collections::BTreeMap::new(),
         policy: meterd::domain::ladder::JobPolicy::default(),
         job: job.clone(),
         account: "a".parse().unwrap(),

@@ -25,13 +25,15 @@ use meterd::domain::agent::{Agent as State, Settings};
 use meterd::domain::enforcement::Enforcement;
 use meterd::domain::fact::{Fact, Opened};
 use meterd::domain::id::{Attempt, BootId, Digest, GpuModel, Uid};
+use meterd::domain::job::Ending;
 use meterd::domain::ladder::{JobPolicy, Ladder};
 use meterd::domain::meter::Host;
 use meterd::domain::money::Credits;
-use meterd::domain::rates::Card;
-use meterd::domain::rates::charge::{self, RateError};
+use meterd::domain::outcome::Outcome;
+use meterd::domain::rates::charge::RateError;
+use meterd::domain::rates::{Card, Trait, Uncovered};
 use meterd::domain::receipt::{Receipt, verify};
-use meterd::domain::time::{Boot, Nanos, Now};
+use meterd::domain::time::{Boot, Nanos, Now, Wall};
 use meterd::domain::usage::{HeldGpu, Usage};
 use num_bigint::BigInt;
 use proptest::test_runner::{Config, TestError, TestRunner};
@@ -42,13 +44,15 @@ use serde_json::{Value, json};
 const CASES: u32 = 4_000;
 /// Of everything that the two ratings are compared on, so many at least.
 const EACH_AT_LEAST: u64 = 100;
+/// And of each pair of rules so many, in the short run.
+const PAIR_AT_LEAST: u64 = 20;
 
 type Counts = BTreeMap<String, u64>;
 
 /// Numbers that no price depends on, so that no card can say whether they are true: they begin so …
 const WITHOUT_PRICE: [&str; 8] = ["/attempt", "/owner_uid", "/exit_code", "/notes_dropped", "/gaps/", "/steps/", "/readings/", "/basis/"];
 /// … or end so: time spent frozen costs nothing.
-const FREE: &str = "/frozen_ns";
+const FREE: [&str; 2] = ["/frozen_ns", "/paused_ns"];
 
 fn devices(models: &[&str]) -> Vec<HeldGpu> {
     let device = |(nth, model): (usize, &&str)| HeldGpu { gpu: format!("GPU-{nth}").parse().unwrap(), model: GpuModel::new(model) };
@@ -65,20 +69,32 @@ fn usage(used: &Used, gpus: &[HeldGpu]) -> Usage {
         job_starts: used.job_starts,
         frozen_ns: used.frozen_ns,
         memory_anon_byte_ns: used.memory_anon_byte_ns,
+        paused_ns: used.paused_ns,
     }
 }
 
-/// … and as the second rating reads it.
-fn plain(used: &Used, models: &[&str]) -> Value {
-    let device =
-        |(nth, (model, held)): (usize, (&&str, &u128))| json!({ "gpu": format!("GPU-{nth}"), "model": model, "held_ns": held.to_string() });
+/// … and the job as the second rating reads it.
+fn plain(case: &Case) -> Value {
+    let segment = |((_, used), from): (&(String, Used), &&str)| {
+        let device = |(nth, (model, held)): (usize, (&&str, &u128))| json!({ "gpu": format!("GPU-{nth}"), "model": model, "held_ns": held.to_string() });
+        json!({
+            "from": from,
+            "cpu_ns": used.cpu_ns.to_string(),
+            "memory_charged_byte_ns": used.memory_byte_ns.to_string(),
+            "memory_anon_byte_ns": used.memory_anon_byte_ns.to_string(),
+            "running_ns": used.running_ns.to_string(),
+            "frozen_ns": used.frozen_ns.to_string(),
+            "paused_ns": used.paused_ns.to_string(),
+            "job_starts": used.job_starts,
+            "gpus": case.models.iter().zip(&used.held_ns).enumerate().map(device).collect::<Vec<_>>(),
+        })
+    };
     json!({
-        "cpu_ns": used.cpu_ns.to_string(),
-        "memory_charged_byte_ns": used.memory_byte_ns.to_string(),
-        "memory_anon_byte_ns": used.memory_anon_byte_ns.to_string(),
-        "running_ns": used.running_ns.to_string(),
-        "job_starts": used.job_starts,
-        "gpus": models.iter().zip(&used.held_ns).enumerate().map(device).collect::<Vec<_>>(),
+        "cpus": case.cpus,
+        "memory_bytes": case.memory_bytes,
+        "outcome": case.outcome,
+        "traits": case.traits,
+        "segments": case.segments.iter().zip(&case.from).map(segment).collect::<Vec<_>>(),
     })
 }
 
@@ -98,8 +114,8 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
             target: Target::Processes(ProcessRoot { pid: 2, start_ticks: 3 }),
             gpus: gpus.clone(),
             time_limit: None,
-            cpus: None,
-            memory_bytes: None,
+            cpus: case.cpus,
+            memory_bytes: case.memory_bytes,
             at,
             cpu_counter_ns: None,
             memory_level_bytes: None,
@@ -107,6 +123,8 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
             charge: Credits::ZERO,
             drawn: Credits::ZERO,
             policy: JobPolicy::default(),
+            traits: case.traits.iter().map(|(which, value)| (which_trait(which), value.parse().unwrap())).collect(),
+            pending: Credits::ZERO,
             oom_kills: None,
         }
         .into(),
@@ -117,9 +135,16 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
     let mut job = state.jobs.get(&attempt).unwrap().clone();
     job.boot = boot;
     assert_eq!(job.segments.len(), cards.len());
-    for (nth, (segment, (_, used))) in job.segments.iter_mut().zip(&case.segments).enumerate() {
+    let outcome = |name: &str| Outcome::ALL.into_iter().find(|outcome| outcome.name() == name).unwrap();
+    let ended = case.outcome.map(outcome);
+    job.ending = ended.map(|outcome| Ending { outcome, exit_code: None });
+    for (segment, ((_, used), from)) in job.segments.iter_mut().zip(case.segments.iter().zip(&case.from)) {
         segment.usage = usage(used, &gpus);
-        segment.cost = charge::total(&cards[nth], &segment.usage, &gpus).map_err(|why| (nth, why))?;
+        segment.from = Wall(u64::try_from(from.parse::<jiff::Timestamp>().unwrap().as_millisecond()).unwrap());
+    }
+    for (nth, card) in cards.iter().enumerate() {
+        let charge = job.charge(nth, &job.segments[nth].usage, card, ended).map_err(|why| (nth, why))?;
+        (job.segments[nth].cost, job.segments[nth].pending) = (charge.cost, charge.pending);
     }
     job.charge = job.segments.iter().map(|segment| segment.cost).sum();
     job.unfunded = Credits::from_nano(job.charge.nano() / 1_000 * i128::from(case.unfunded_permille));
@@ -138,6 +163,10 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
     Ok(Receipt::of(&job, &state, &settings))
 }
 
+fn which_trait(name: &str) -> Trait {
+    Trait::ALL.into_iter().find(|(known, _)| *known == name).unwrap().1
+}
+
 fn count(counts: &RefCell<Counts>, what: impl Into<String>) {
     *counts.borrow_mut().entry(what.into()).or_default() += 1;
 }
@@ -154,37 +183,96 @@ fn count_line(counts: &RefCell<Counts>, line: &Charged) {
         let kind = tariff.gpu_model.as_ref().map_or("none", |model| if model.ends_with('*') { "prefix" } else { "exact" });
         count(counts, format!("selector {kind}"));
     }
+    let features = features(line);
+    for (nth, feature) in features.iter().enumerate() {
+        count(counts, format!("rule {feature}"));
+        for other in &features[..nth] {
+            count(counts, format!("pair {other} + {feature}"));
+        }
+    }
     if *line.exact.denom() == BigInt::from(2) {
         count(counts, format!("half a nano-credit {}", tariff.round));
     }
+}
+
+/// What of the grammar a line uses beside a price for a unit.
+const FEATURES: [&str; 14] = [
+    "increment",
+    "minimum",
+    "connect_fee",
+    "advance",
+    "settle_at_end",
+    "atomic_at_start",
+    "anchor job",
+    "allocated",
+    "max_of",
+    "state",
+    "outcome",
+    "dates",
+    "select",
+    "tiers",
+];
+/// Pairs that no line can have.
+const APART: [(&str, &str); 9] = [
+    ("advance", "settle_at_end"),
+    ("advance", "atomic_at_start"),
+    ("settle_at_end", "atomic_at_start"),
+    ("advance", "max_of"),
+    ("advance", "outcome"),
+    ("atomic_at_start", "allocated"),
+    ("atomic_at_start", "max_of"),
+    ("atomic_at_start", "outcome"),
+    ("allocated", "max_of"),
+];
+
+fn features(line: &Charged) -> Vec<&'static str> {
+    let says = &line.tariff.says;
+    let is = |key: &str, word: &str| says.get(key).and_then(toml::Value::as_str) == Some(word);
+    let has = |feature: &str| match feature {
+        "advance" | "settle_at_end" | "atomic_at_start" => is("timing", feature),
+        "anchor job" => is("anchor", "job"),
+        "allocated" | "max_of" => is("basis", feature),
+        "dates" => says.contains_key("effective_from") || says.contains_key("effective_to"),
+        other => says.contains_key(other),
+    };
+    FEATURES.into_iter().filter(|feature| has(feature)).collect()
 }
 
 /// One case through both ratings: line by line, and then once more with one number changed.
 fn compare(case: &Case, counts: &RefCell<Counts>) {
     let texts: Vec<String> = case.segments.iter().map(|(text, _)| text.clone()).collect();
     let cards: Vec<Card> = texts.iter().map(|text| Card::parse(text, "card.toml").unwrap()).collect();
-    let second: Vec<_> = case.segments.iter().map(|(text, used)| rate(text, &plain(used, &case.models))).collect();
+    let plain = plain(case);
+    let second: Vec<_> = texts.iter().enumerate().map(|(nth, text)| rate(text, &plain, nth)).collect();
     let receipt = match receipt(case, &cards) {
         Ok(receipt) => receipt,
-        Err((nth, RateError::Unpriced(gpu))) => {
-            assert_eq!(second[nth].as_ref().unwrap_err(), &NoPrice::Gpu(gpu.to_string()));
-            return count(counts, "refused: a GPU without a price");
-        }
-        Err((nth, RateError::Overflow(_) | RateError::TotalOverflow)) => {
-            assert_eq!(second[nth].as_ref().unwrap_err(), &NoPrice::TooLarge);
-            return count(counts, "refused: too large");
+        Err((nth, why)) => {
+            let (expected, what) = match why {
+                RateError::Unpriced(gpu) | RateError::Uncovered(Uncovered::Gpu(gpu)) => {
+                    (NoPrice::Gpu(gpu.to_string()), "refused: a GPU without a price")
+                }
+                RateError::Overflow(_) | RateError::TotalOverflow => (NoPrice::TooLarge, "refused: too large"),
+                RateError::Uncovered(Uncovered::Meter(meter)) => (NoPrice::Meter(meter.to_string()), "refused: no line for such a job"),
+                RateError::Inconsistent => (NoPrice::Contradiction, "refused: a contradiction"),
+                RateError::Uncovered(Uncovered::NotStated { line, .. }) => (NoPrice::NotStated(line.to_string()), "refused: not stated"),
+            };
+            let against = second[nth].as_ref().unwrap_err();
+            assert!(against.contains(&expected), "{expected:?} is not in {against:?}");
+            return count(counts, what);
         }
     };
     let json: Value = serde_json::from_str(&receipt.to_json()).unwrap();
     let mut sum = BigInt::ZERO;
     for (segment, charged) in json["segments"].as_array().unwrap().iter().zip(&second) {
-        let charged = charged.as_ref().unwrap();
+        let charged = charged.as_ref().unwrap_or_else(|against| panic!("{against:?} against {segment:#}"));
         let lines = segment["lines"].as_array().unwrap();
         assert_eq!(lines.len(), charged.len(), "which lines apply: {segment:#}");
         for (said, line) in lines.iter().zip(charged) {
             assert_eq!(said["line"], line.tariff.id.as_str());
             assert_eq!(said["quantity"], line.quantity.to_string());
             assert_eq!(nano(&said["cost"]), Some(line.cost.clone()), "{said:#} is exactly {}", line.exact);
+            assert_eq!(nano(&said["pending"]), Some(line.pending.clone()), "{said:#} is exactly {}", line.exact);
+            assert_eq!(second_rating::decimal(said["billed"].as_str().unwrap()).as_ref(), Some(&line.billed), "{said:#}");
             count_line(counts, line);
         }
         let cost: BigInt = charged.iter().map(|line| &line.cost).sum();
@@ -210,7 +298,9 @@ fn compare(case: &Case, counts: &RefCell<Counts>) {
 #[test]
 fn g1_every_line_segment_and_total_is_what_the_second_rating_says() {
     let counts = RefCell::new(Counts::new());
-    let mut runner = TestRunner::new(Config { failure_persistence: None, max_shrink_iters: 500, ..Config::with_cases(CASES) });
+    // METERD_RATING_CASES=100000 for the long run.
+    let cases = std::env::var("METERD_RATING_CASES").ok().map_or(CASES, |cases| cases.parse().unwrap());
+    let mut runner = TestRunner::new(Config { failure_persistence: None, max_shrink_iters: 500, ..Config::with_cases(cases) });
     let result = runner.run(&random::case(), |case| {
         compare(&case, &counts);
         Ok(())
@@ -229,12 +319,18 @@ fn g1_every_line_segment_and_total_is_what_the_second_rating_says() {
         .flat_map(|(meter, units)| [format!("meter {meter}")].into_iter().chain(units.iter().map(|unit| format!("unit {unit}"))));
     let rounds = ROUNDINGS.iter().flat_map(|round| [format!("round {round}"), format!("half a nano-credit {round}")]);
     let selectors = ["selector exact", "selector prefix", "selector none", "per above 1", "change: rejected by both"].map(str::to_owned);
-    let refusals = ["refused: a GPU without a price", "refused: too large"].map(str::to_owned);
-    for what in units.chain(rounds).chain(selectors).chain(refusals) {
+    let refusals = ["refused: a GPU without a price", "refused: too large", "refused: no line for such a job", "refused: not stated"];
+    let refusals = refusals.map(str::to_owned);
+    let rules = FEATURES.map(|feature| format!("rule {feature}"));
+    let apart = |a: &str, b: &str| APART.contains(&(a, b)) || APART.contains(&(b, a));
+    let ordered = FEATURES.iter().enumerate().flat_map(|(nth, b)| FEATURES[..nth].iter().map(move |a| (*a, *b)));
+    let pairs = ordered.filter(|(a, b)| !apart(a, b)).map(|(a, b)| format!("pair {a} + {b}"));
+    for what in units.chain(rounds).chain(selectors).chain(refusals).chain(rules).chain(pairs) {
         let seen = counts.get(&what).copied().unwrap_or(0);
-        assert!(EACH_AT_LEAST <= seen, "{what}: compared only {seen} times");
+        let least = if what.starts_with("pair ") && cases == CASES { PAIR_AT_LEAST } else { EACH_AT_LEAST };
+        assert!(least <= seen, "{what}: compared only {seen} times");
     }
-    assert!(3_000 <= counts["receipts"], "only {} receipts", counts["receipts"]);
+    assert!(u64::from(cases / 2) <= counts["receipts"], "only {} receipts", counts["receipts"]);
 }
 
 #[test]
@@ -415,7 +511,7 @@ fn place(receipt: &Value, pointer: &str) -> Vec<String> {
     let segment = |nth: &str| format!("segment {}", nth.parse::<usize>().unwrap() + 1);
     match steps[..] {
         ["receipt"] => vec!["version 2".to_owned()],
-        [key @ "charge"] => vec![key.to_owned()],
+        [key @ ("charge" | "pending")] => vec![key.to_owned()],
         ["drawn" | "unfunded" | "owed"] => vec!["drawn + unfunded + owed".to_owned()],
         ["segments", nth, "cost"] => vec![segment(nth)],
         ["segments", nth, "card_version"] => vec![segment(nth), format!("version {}", receipt.pointer(pointer).unwrap())],
@@ -466,7 +562,7 @@ fn g9_an_exported_receipt_is_recomputed_and_no_number_in_it_can_be_changed_unsee
         let changed = changed(&receipt, &pointer);
         let output = meterctl_verify(agent.folder.path(), &changed);
         let complaint = String::from_utf8(output.stderr).unwrap();
-        if WITHOUT_PRICE.iter().any(|part| pointer.starts_with(part)) || pointer.ends_with(FREE) {
+        if WITHOUT_PRICE.iter().any(|part| pointer.starts_with(part)) || FREE.iter().any(|end| pointer.ends_with(end)) {
             assert!(output.status.success(), "{pointer} is verified after all: {complaint}");
             taken += 1;
             continue;
@@ -479,9 +575,9 @@ fn g9_an_exported_receipt_is_recomputed_and_no_number_in_it_can_be_changed_unsee
         rejected += 1;
     }
     println!("{rejected} changed numbers rejected and named; {taken} without a price taken");
-    // Of the receipt: its version and four amounts. Of each segment: the card's version, five totals, three devices, the cost, and
-    // quantity, price, per and cost of nine lines.
-    assert_eq!(rejected, 5 + 2 * (1 + 5 + 3 + 1 + 4 * 9));
+    // Of the receipt: its version and five amounts. Of each segment: the card's version, five totals, three devices, the cost, and
+    // quantity, billed, price, per, pending and cost of nine lines.
+    assert_eq!(rejected, 6 + 2 * (1 + 5 + 3 + 1 + 6 * 9));
 
     let mut twice = receipt;
     let device = twice["segments"][1]["gpus"][0].clone();

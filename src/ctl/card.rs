@@ -7,15 +7,17 @@ use clap::{Args, Subcommand};
 
 use super::client::Failure;
 use super::exit::Exit;
+use super::job::read_trait;
 use super::print;
 use super::quantity::{bytes, length};
 use super::table::{Align, table};
 use super::verify::card;
-use crate::domain::id::{GpuId, GpuModel};
+use crate::domain::id::{GpuId, GpuModel, LineId};
+use crate::domain::outcome::Outcome;
 use crate::domain::rates::charge::explain;
-use crate::domain::rates::{Card, GpuSelector};
+use crate::domain::rates::{Card, GpuSelector, Priced, Stated, Trait, Traits};
 use crate::domain::receipt::rfc3339;
-use crate::domain::time::Nanos;
+use crate::domain::time::{Nanos, Wall};
 use crate::domain::usage::{HeldGpu, Usage};
 
 /// What to do with a card.
@@ -57,6 +59,34 @@ pub(super) struct Explain {
     /// Of which model, as NVML names it.
     #[arg(long, value_name = "MODEL", default_value = "GPU")]
     gpu_model: String,
+    /// CPUs as stated at the start, for lines that price by that.
+    #[arg(long)]
+    cpus: Option<u32>,
+    /// For how long it stands still for want of credit …
+    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    frozen: Option<Nanos>,
+    /// … and because somebody else has it stand still.
+    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    paused: Option<Nanos>,
+    /// What lines may select by: `tier=spot` …; may be given several times.
+    #[arg(long = "trait", value_parser = read_trait, value_name = "NAME=VALUE")]
+    traits: Vec<(Trait, LineId)>,
+    /// How it ended; without it, it goes on.
+    #[arg(long, value_parser = outcome)]
+    outcome: Option<Outcome>,
+    /// When it began (RFC 3339); without it, when the card came into force.
+    #[arg(long, value_parser = instant, value_name = "TIME")]
+    at: Option<Wall>,
+}
+
+fn outcome(text: &str) -> Result<Outcome, String> {
+    let known = || Outcome::ALL.map(Outcome::name).join(", ");
+    Outcome::ALL.into_iter().find(|outcome| outcome.name() == text).ok_or_else(|| format!("one of {}", known()))
+}
+
+fn instant(text: &str) -> Result<Wall, String> {
+    let time: jiff::Timestamp = text.parse().map_err(|_| format!("{text:?} is no instant: write 2026-03-01T12:00:00Z"))?;
+    u64::try_from(time.as_millisecond()).map(Wall).map_err(|_| "it is before 1970".to_owned())
 }
 
 pub(super) fn main(command: &Command) -> Result<Exit, Failure> {
@@ -69,8 +99,15 @@ pub(super) fn rate_main(command: &RateCommand) -> Result<Exit, Failure> {
     let RateCommand::Explain(arguments) = command;
     let card = card(&arguments.card)?;
     let (usage, gpus) = usage(arguments)?;
-    print(&explain(&card, &usage, &gpus));
+    let traits: Traits = arguments.traits.iter().cloned().collect();
+    let at = arguments.at.unwrap_or(card.effective_from);
+    print(&explain(&card, &priced(arguments, (&usage, &gpus), &traits, at)));
     Ok(Exit::Done)
+}
+
+fn priced<'a>(arguments: &Explain, (usage, gpus): (&'a Usage, &'a [HeldGpu]), traits: &'a Traits, at: Wall) -> Priced<'a> {
+    let stated = Stated { at, traits, cpus: arguments.cpus, memory_bytes: arguments.memory };
+    Priced { usage, gpus, before: None, stated, ended: arguments.outcome }
 }
 
 fn usage(arguments: &Explain) -> Result<(Usage, Vec<HeldGpu>), Failure> {
@@ -78,6 +115,7 @@ fn usage(arguments: &Explain) -> Result<(Usage, Vec<HeldGpu>), Failure> {
     let model = GpuModel::new(&arguments.gpu_model);
     let id = |number: u32| format!("GPU-{number}").parse::<GpuId>().map_err(Failure::other);
     let ids: Vec<GpuId> = (0..arguments.gpus).map(id).collect::<Result<_, _>>()?;
+    let standing = |length: Option<Nanos>| length.map_or(0, |length| u128::from(length.0));
     let usage = Usage {
         cpu_ns: arguments.cpu.map_or(0, |cpu| u128::from(cpu.0)),
         memory_byte_ns: u128::from(arguments.memory.unwrap_or(0)) * wall_ns,
@@ -85,7 +123,8 @@ fn usage(arguments: &Explain) -> Result<(Usage, Vec<HeldGpu>), Failure> {
         gpu_held_ns: ids.iter().map(|id| (id.clone(), wall_ns)).collect::<BTreeMap<_, _>>(),
         wall_ns,
         job_starts: 1,
-        frozen_ns: 0,
+        frozen_ns: standing(arguments.frozen) + standing(arguments.paused),
+        paused_ns: standing(arguments.paused),
     };
     Ok((usage, ids.into_iter().map(|gpu| HeldGpu { gpu, model: model.clone() }).collect()))
 }
@@ -135,9 +174,15 @@ mod tests {
             memory: None,
             gpus: 8,
             gpu_model: "NVIDIA H100 80GB HBM3".to_owned(),
+            cpus: None,
+            frozen: None,
+            paused: None,
+            traits: Vec::new(),
+            outcome: None,
+            at: None,
         };
         let (usage, gpus) = usage(&arguments).unwrap();
-        let text = explain(&sample::card(), &usage, &gpus);
+        let text = explain(&sample::card(), &Priced::so_far(&usage, &gpus));
         assert!(text.contains("= 64 credits"), "{text}");
     }
 }

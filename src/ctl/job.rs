@@ -14,9 +14,10 @@ use super::exit::Exit;
 use super::quantity;
 use super::{complain, print};
 use crate::domain::act::SlurmJob;
-use crate::domain::id::{AccountId, GpuId, JobName, Uid};
+use crate::domain::id::{AccountId, GpuId, JobName, LineId, Uid};
 use crate::domain::ladder::{JobPolicy, WarnSignal};
 use crate::domain::outcome::Outcome;
+use crate::domain::rates::Trait;
 use crate::domain::request::{GpuWanted, Place, StartRequest, StopRequest};
 use crate::domain::time::Nanos;
 use crate::domain::wire::OnExhaustion;
@@ -120,6 +121,9 @@ pub(super) struct StartArguments {
     /// For which user it runs; else for the caller.
     #[arg(long)]
     uid: Option<u32>,
+    /// What rate lines may select by: `tier=spot`, `partition=gpu` …; may be given several times.
+    #[arg(long = "trait", value_parser = read_trait, value_name = "NAME=VALUE")]
+    traits: Vec<(Trait, LineId)>,
     #[command(flatten)]
     resources: Resources,
     #[command(flatten)]
@@ -150,6 +154,9 @@ enum Stated {
     TimedOut,
     OutOfMemory,
     Unknown,
+    Preempted,
+    Infrastructure,
+    Validation,
 }
 
 impl From<Stated> for Outcome {
@@ -161,8 +168,20 @@ impl From<Stated> for Outcome {
             Stated::TimedOut => Outcome::TimedOut,
             Stated::OutOfMemory => Outcome::OutOfMemory,
             Stated::Unknown => Outcome::Unknown,
+            Stated::Preempted => Outcome::Preempted,
+            Stated::Infrastructure => Outcome::Infrastructure,
+            Stated::Validation => Outcome::Validation,
         }
     }
+}
+
+/// Reads `tier=spot`.
+pub(super) fn read_trait(text: &str) -> Result<(Trait, LineId), String> {
+    let known = || Trait::ALL.map(|(name, _)| name).join(", ");
+    let wrong = || format!("{text:?} is no trait: write NAME=VALUE, with one of {}", known());
+    let (name, value) = text.split_once('=').ok_or_else(wrong)?;
+    let which = Trait::ALL.iter().find(|(known, _)| *known == name).ok_or_else(wrong)?.1;
+    Ok((which, value.parse().map_err(|error| format!("{value:?}: {error}"))?))
 }
 
 fn gpu(text: &str) -> Result<GpuWanted, String> {
@@ -189,6 +208,7 @@ impl StartArguments {
             cpus: self.resources.cpus,
             memory_bytes: self.resources.memory,
             policy: self.resources.policy(),
+            traits: self.traits.iter().cloned().collect(),
         }
     }
 }

@@ -29,6 +29,7 @@ use super::job::Resources;
 use crate::domain::act::Target;
 use crate::domain::id::{AccountId, Epoch, JobName, Uid};
 use crate::domain::outcome::Outcome;
+use crate::domain::rates::Traits;
 use crate::domain::request::{Place, StartRequest, StopRequest};
 use crate::domain::time::Nanos;
 use crate::node::access::prefix;
@@ -106,6 +107,7 @@ pub(super) fn main(socket: &Path, arguments: &Arguments) -> ExitCode {
         cpus: resources.cpus,
         memory_bytes: resources.memory,
         policy: resources.policy(),
+        traits: Traits::new(),
     };
     run(socket, &request, &arguments.command, IfKilled::GoesOn)
 }

@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::ctl::run;
 use crate::domain::id::{AccountId, JobName};
 use crate::domain::ladder::JobPolicy;
+use crate::domain::rates::Traits;
 use crate::domain::request::{Place, StartRequest};
 
 /// This program, whatever has become of its file meanwhile.
@@ -115,6 +116,7 @@ fn become_agent(config: &Path) -> std::io::Result<()> {
 fn run_job(socket: &Path, job: &JobName, account: &AccountId, cpu_percent: u32, memory_mib: usize) -> ExitCode {
     let request = StartRequest {
         policy: JobPolicy::default(),
+        traits: Traits::new(),
         job: job.clone(),
         account: account.clone(),
         owner: None,

@@ -15,7 +15,7 @@ use super::ladder::{JobPolicy, Rung, Victim, Warned};
 use super::meter::Populated;
 use super::money::Credits;
 use super::outcome::Basis;
-use super::rates::Card;
+use super::rates::{Card, Traits};
 use super::time::{Boot, Mono, Nanos, Now, Wall};
 use super::usage::HeldGpu;
 use super::wire::{AnswerEntry, Request};
@@ -219,6 +219,15 @@ pub enum Fact {
         /// When that was decided.
         at: Mono,
     },
+    /// A job that ended is charged by its outcome: what lines kept back for its end is due now.
+    ChargedAtEnd {
+        /// Which job.
+        attempt: Attempt,
+        /// The price of each of its segments.
+        costs: Vec<Credits>,
+        /// Drawn for it in total.
+        drawn: Credits,
+    },
 }
 
 /// A job's beginning.
@@ -258,6 +267,10 @@ pub struct Opened {
     pub oom_kills: Option<u64>,
     /// What its starter wants done with it.
     pub policy: JobPolicy,
+    /// What was stated of it, for lines that select by that.
+    pub traits: Traits,
+    /// What its card keeps back for its end, of its start.
+    pub pending: Credits,
 }
 
 /// One job's usage in its open segment, and its charges, as totals.
@@ -293,6 +306,10 @@ pub struct Row {
     pub memory_anon: Option<LevelMark>,
     /// What jobs inside it have used and its counter does not show yet.
     pub inner_ns: u64,
+    /// What of the segment's running time it stood still by another's hand.
+    pub paused_ns: u128,
+    /// What the segment keeps back for the job's end.
+    pub pending: Credits,
 }
 
 /// One job's settlement, as totals.

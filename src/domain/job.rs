@@ -18,6 +18,8 @@ use super::ladder::{JobPolicy, Victim};
 use super::meter::Missing;
 use super::money::Credits;
 use super::outcome::{Basis, Outcome};
+use super::rates::charge::{self, Charge};
+use super::rates::{Card, Priced, RateError, Stated, Traits};
 use super::time::{Mono, Nanos, Now, Wall};
 use super::usage::{HeldGpu, Meter, Usage};
 use super::wire::Verdict;
@@ -113,6 +115,8 @@ pub struct Job {
     pub victim: Option<Victim>,
     /// What would have been done last, if that had been enforced.
     pub would: Option<super::act::Act>,
+    /// What was stated of it, for lines that select by that.
+    pub traits: Traits,
 }
 
 /// A level at its last reading, and for how long the job had run by then: the next reading gives the area between.
@@ -201,6 +205,8 @@ pub struct Segment {
     pub usage: Usage,
     /// The price of that, rounded once per rate line.
     pub cost: Credits,
+    /// What lines that are settled at the end come to, if it completes now.
+    pub pending: Credits,
 }
 
 /// A stretch of time for which a meter could not be read.
@@ -312,6 +318,34 @@ impl Job {
     #[must_use]
     pub fn owed(&self) -> Credits {
         self.charge.minus(self.drawn).minus(self.unfunded).or_zero()
+    }
+
+    /// What its lines keep back for its end: neither charged nor to be spent on anything else.
+    #[must_use]
+    pub fn pending(&self) -> Credits {
+        self.segments.iter().map(|segment| segment.pending).sum()
+    }
+
+    /// What decides which lines are for a segment of it that begins then.
+    #[must_use]
+    pub fn stated(&self, at: Wall) -> Stated<'_> {
+        Stated { at, traits: &self.traits, cpus: self.cpus, memory_bytes: self.memory_bytes }
+    }
+
+    /// What the segment's usage costs under a card without rules or with: as charged, and kept back for its end.
+    ///
+    /// # Errors
+    /// An amount past 128 bits, or something that has no price.
+    pub fn charge(&self, segment: usize, usage: &Usage, card: &Card, ended: Option<Outcome>) -> Result<Charge, RateError> {
+        let from = self.segments.get(segment).map_or(Wall(0), |segment| segment.from);
+        let earlier = (0 < segment && card.has_rules()).then(|| self.usage_before(segment));
+        charge::charge(card, &Priced { usage, gpus: &self.gpus, before: earlier.as_ref(), stated: self.stated(from), ended })
+    }
+
+    /// What it used in the segments before that one.
+    #[must_use]
+    pub fn usage_before(&self, segment: usize) -> Usage {
+        self.segments.iter().take(segment).fold(Usage::default(), |sum, segment| sum.plus(&segment.usage))
     }
 
     /// Has it tasks that may still run?

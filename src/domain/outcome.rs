@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How a job ended. The first six may be stated by whoever stops a job; the last three only the agent finds out.
+/// How a job ended. Whoever stops a job may state the first six; a scheduler's hook may state the last three too; the others only the
+/// agent finds out.
 /// The order is the journal's format: append only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -27,12 +28,49 @@ pub enum Outcome {
     Vanished,
     /// It was ended because its account had nothing left.
     OutOfCredit,
+    /// Its scheduler took its place away for another job.
+    Preempted,
+    /// The machine or its surroundings failed it.
+    Infrastructure,
+    /// It was found faulty before it ran.
+    Validation,
 }
 
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Outcome; 12] = [
+        Outcome::Completed,
+        Outcome::Failed,
+        Outcome::Cancelled,
+        Outcome::TimedOut,
+        Outcome::OutOfMemory,
+        Outcome::Unknown,
+        Outcome::NodeRebooted,
+        Outcome::Vanished,
+        Outcome::OutOfCredit,
+        Outcome::Preempted,
+        Outcome::Infrastructure,
+        Outcome::Validation,
+    ];
+
     /// What a caller may state.
-    pub const STATED: [Outcome; 6] =
-        [Outcome::Completed, Outcome::Failed, Outcome::Cancelled, Outcome::TimedOut, Outcome::OutOfMemory, Outcome::Unknown];
+    pub const STATED: [Outcome; 9] = [
+        Outcome::Completed,
+        Outcome::Failed,
+        Outcome::Cancelled,
+        Outcome::TimedOut,
+        Outcome::OutOfMemory,
+        Outcome::Unknown,
+        Outcome::Preempted,
+        Outcome::Infrastructure,
+        Outcome::Validation,
+    ];
+
+    /// May only root and hooks state it? A card may make it free.
+    #[must_use]
+    pub const fn is_for_hooks(self) -> bool {
+        matches!(self, Outcome::Preempted | Outcome::Infrastructure | Outcome::Validation)
+    }
 
     /// Its name in JSON, logs and receipts.
     #[must_use]
@@ -47,6 +85,9 @@ impl Outcome {
             Outcome::NodeRebooted => "node_rebooted",
             Outcome::Vanished => "vanished",
             Outcome::OutOfCredit => "out_of_credit",
+            Outcome::Preempted => "preempted",
+            Outcome::Infrastructure => "infrastructure",
+            Outcome::Validation => "validation",
         }
     }
 }
@@ -84,7 +125,7 @@ mod tests {
 
     #[test]
     fn an_outcome_has_one_name_everywhere() {
-        for outcome in Outcome::STATED.into_iter().chain([Outcome::NodeRebooted, Outcome::Vanished, Outcome::OutOfCredit]) {
+        for outcome in Outcome::ALL {
             assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.name());
         }
     }

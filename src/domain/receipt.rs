@@ -13,8 +13,8 @@ use super::id::{AccountId, Attempt, BootId, Digest, GpuId, GpuModel, JobName, Li
 use super::job::{Gap, Job, Phase, Step};
 use super::money::Credits;
 use super::outcome::{Basis, Outcome};
-use super::rates::Card;
 use super::rates::charge::{self, LineCharge};
+use super::rates::{Card, Priced, Stated, Traits};
 use super::time::Wall;
 use super::usage::{HeldGpu, Usage};
 
@@ -74,6 +74,14 @@ pub struct Receipt {
     pub readings: Option<Readings>,
     /// What its usage was read from; none on a receipt of an agent that did not say so.
     pub measure: Option<Measure>,
+    /// CPUs as stated at its start.
+    pub cpus: Option<u32>,
+    /// Memory as stated at its start, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// What was stated of it, for lines that select by that.
+    pub traits: Traits,
+    /// What its lines keep back for its end, if it completes; nothing once it has ended.
+    pub pending: Credits,
 }
 
 /// What a job's usage is read from: how exact it is.
@@ -124,8 +132,10 @@ pub struct ReceiptSegment {
     pub memory_charged_byte_ns: String,
     /// … nanoseconds of running, those included in which somebody other than the agent had it frozen …
     pub running_ns: String,
-    /// … nanoseconds stopped by the agent, priced 0 …
+    /// … nanoseconds stopped by the agent, priced 0 unless a line says otherwise …
     pub frozen_ns: String,
+    /// … nanoseconds of `running_ns` in which somebody other than the agent had it frozen …
+    pub paused_ns: String,
     /// … starts …
     pub job_starts: u64,
     /// … and for how long each GPU was held.
@@ -273,7 +283,7 @@ impl Receipt {
             ended: job.ended.map(|ended| rfc3339(ended.wall)),
             outcome: job.ending.map(|ending| ending.outcome),
             exit_code: job.ending.and_then(|ending| ending.exit_code),
-            segments: job.segments.iter().filter_map(|segment| receipt_segment(segment, &job.gpus, agent)).collect(),
+            segments: (0..job.segments.len()).filter_map(|nth| receipt_segment(job, nth, agent)).collect(),
             charge: job.charge,
             drawn: job.drawn,
             unfunded: job.unfunded,
@@ -285,6 +295,10 @@ impl Receipt {
             reported: job.reported.map(|ending| ending.outcome),
             readings: job.detail.as_ref().map(|detailed| detailed.detail.shown()),
             measure: Some(Measure::of(&job.target)),
+            cpus: job.cpus,
+            memory_bytes: job.memory_bytes,
+            traits: job.traits.clone(),
+            pending: job.pending(),
         }
     }
 
@@ -295,7 +309,11 @@ impl Receipt {
     }
 }
 
-fn receipt_segment(segment: &super::job::Segment, gpus: &[HeldGpu], agent: &Agent) -> Option<ReceiptSegment> {
+fn receipt_segment(job: &Job, nth: usize, agent: &Agent) -> Option<ReceiptSegment> {
+    let segment = &job.segments[nth];
+    let gpus = &job.gpus;
+    let before = (0 < nth).then(|| job.usage_before(nth));
+    let ended = job.ending.map(|ending| ending.outcome);
     let card = agent.cards.get(&segment.card)?;
     let usage = &segment.usage;
     let held = |gpu: &HeldGpu| ReceiptGpu {
@@ -313,9 +331,11 @@ fn receipt_segment(segment: &super::job::Segment, gpus: &[HeldGpu], agent: &Agen
         memory_charged_byte_ns: usage.memory_byte_ns.to_string(),
         running_ns: usage.wall_ns.to_string(),
         frozen_ns: usage.frozen_ns.to_string(),
+        paused_ns: usage.paused_ns.to_string(),
         job_starts: usage.job_starts,
         gpus: gpus.iter().map(held).collect(),
-        lines: charge::lines(card, usage, gpus).unwrap_or_default(),
+        lines: charge::line_charges(card, &Priced { usage, gpus, before: before.as_ref(), stated: job.stated(segment.from), ended })
+            .unwrap_or_default(),
         cost: segment.cost,
         memory_anon_byte_ns: usage.memory_anon_byte_ns.to_string(),
     })
@@ -330,10 +350,18 @@ pub fn verify(receipt: &Receipt, cards: &BTreeMap<Digest, Card>) -> Result<Credi
     if receipt.receipt != VERSION {
         return Err(vec![Discrepancy::Version(receipt.receipt)]);
     }
+    let (mut before, mut pending) = (None, Credits::ZERO);
     for (index, segment) in receipt.segments.iter().enumerate() {
-        if let Err(discrepancies) = verify_segment(index + 1, segment, cards) {
-            found.extend(discrepancies);
+        match verify_segment(index + 1, (receipt, segment), before.as_ref(), cards) {
+            Ok((usage, kept)) => {
+                before = Some(before.unwrap_or_else(Usage::default).plus(&usage));
+                pending = pending.plus(kept);
+            }
+            Err(discrepancies) => found.extend(discrepancies),
         }
+    }
+    if found.is_empty() && pending != receipt.pending {
+        found.push(Discrepancy::Sum { what: "pending".to_owned(), said: receipt.pending, computed: pending });
     }
     let segments: Credits = receipt.segments.iter().map(|segment| segment.cost).sum();
     let paid = receipt.drawn.plus(receipt.unfunded).plus(receipt.owed);
@@ -345,7 +373,13 @@ pub fn verify(receipt: &Receipt, cards: &BTreeMap<Digest, Card>) -> Result<Credi
     if found.is_empty() { Ok(receipt.charge) } else { Err(found) }
 }
 
-fn verify_segment(number: usize, segment: &ReceiptSegment, cards: &BTreeMap<Digest, Card>) -> Result<(), Vec<Discrepancy>> {
+/// The segment's usage, and what its lines keep back for the end.
+fn verify_segment(
+    number: usize,
+    (receipt, segment): (&Receipt, &ReceiptSegment),
+    before: Option<&Usage>,
+    cards: &BTreeMap<Digest, Card>,
+) -> Result<(Usage, Credits), Vec<Discrepancy>> {
     let Some(card) = cards.get(&segment.card_digest) else {
         return Err(vec![Discrepancy::CardMissing {
             segment: number,
@@ -356,7 +390,11 @@ fn verify_segment(number: usize, segment: &ReceiptSegment, cards: &BTreeMap<Dige
     };
     let usage = segment_usage(number, segment).map_err(|discrepancy| vec![discrepancy])?;
     let gpus: Vec<HeldGpu> = segment.gpus.iter().map(|held| HeldGpu { gpu: held.gpu.clone(), model: held.model.clone() }).collect();
-    let lines = charge::lines(card, &usage, &gpus).map_err(|why| vec![Discrepancy::Unrated { segment: number, why: why.to_string() }])?;
+    let at = instant(&segment.from).ok_or_else(|| vec![quantity_fault(number, "from", &segment.from)])?;
+    let stated = Stated { at, traits: &receipt.traits, cpus: receipt.cpus, memory_bytes: receipt.memory_bytes };
+    let priced = Priced { usage: &usage, gpus: &gpus, before, stated, ended: receipt.outcome };
+    let unrated = |why: charge::RateError| vec![Discrepancy::Unrated { segment: number, why: why.to_string() }];
+    let lines = charge::line_charges(card, &priced).map_err(unrated)?;
     let mut found = Vec::new();
     if (&segment.card, segment.card_version) != (&card.name, card.version) {
         let named = |name: &LineId, version: u64| format!("card {name} version {version}");
@@ -372,7 +410,18 @@ fn verify_segment(number: usize, segment: &ReceiptSegment, cards: &BTreeMap<Dige
     if sum != segment.cost {
         found.push(Discrepancy::Sum { what: format!("segment {number}"), said: segment.cost, computed: sum });
     }
-    if found.is_empty() { Ok(()) } else { Err(found) }
+    let pending = lines.iter().map(|line| line.pending).sum();
+    if found.is_empty() { Ok((usage, pending)) } else { Err(found) }
+}
+
+/// The instant that [`rfc3339`] writes.
+fn instant(text: &str) -> Option<Wall> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(time.as_millisecond()).ok().map(Wall)
+}
+
+fn quantity_fault(segment: usize, field: &'static str, text: &str) -> Discrepancy {
+    Discrepancy::Quantity { segment, field, text: text.chars().take(64).collect() }
 }
 
 fn verify_line(segment: usize, said: &LineCharge, computed: &LineCharge) -> Vec<Discrepancy> {
@@ -384,6 +433,9 @@ fn verify_line(segment: usize, said: &LineCharge, computed: &LineCharge) -> Vec<
             ("price", charge.price.clone()),
             ("per", charge.per.to_string()),
             ("round", charge.round.name().to_owned()),
+            ("billed", charge.billed.clone()),
+            ("pending", charge.pending.to_string()),
+            ("rules", charge.rules.join(", ")),
         ]
     };
     let line = || said.line.clone();
@@ -400,9 +452,7 @@ fn verify_line(segment: usize, said: &LineCharge, computed: &LineCharge) -> Vec<
 }
 
 fn segment_usage(number: usize, segment: &ReceiptSegment) -> Result<Usage, Discrepancy> {
-    let whole = |field, text: &str| {
-        text.parse::<u128>().map_err(|_| Discrepancy::Quantity { segment: number, field, text: text.chars().take(64).collect() })
-    };
+    let whole = |field, text: &str| text.parse::<u128>().map_err(|_| quantity_fault(number, field, text));
     let mut gpu_held_ns = BTreeMap::new();
     for held in &segment.gpus {
         if gpu_held_ns.insert(held.gpu.clone(), whole("held_ns", &held.held_ns)?).is_some() {
@@ -417,5 +467,6 @@ fn segment_usage(number: usize, segment: &ReceiptSegment) -> Result<Usage, Discr
         job_starts: segment.job_starts,
         frozen_ns: whole("frozen_ns", &segment.frozen_ns)?,
         memory_anon_byte_ns: whole("memory_anon_byte_ns", &segment.memory_anon_byte_ns)?,
+        paused_ns: whole("paused_ns", &segment.paused_ns)?,
     })
 }

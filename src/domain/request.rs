@@ -11,6 +11,8 @@ use super::id::{AccountId, GpuId, JobName, PaymentId, Uid};
 use super::ladder::{JobPolicy, THRESHOLDS_MAX, Then, Thresholds, Victims, WarnSignal};
 use super::money::{Credits, NANO};
 use super::outcome::Outcome;
+use super::rates::Traits;
+use super::rates::rules::read_traits;
 use super::time::Nanos;
 use super::wire::{AccountPolicy, OnExhaustion, StartPredicted};
 
@@ -79,6 +81,8 @@ pub struct StartRequest {
     pub memory_bytes: Option<u64>,
     /// What is to be done with it without credit (`on_exhaustion`: `terminate` or `kill`), and by which signal it is warned (`warn_signal`).
     pub policy: JobPolicy,
+    /// What is stated of it, for rate lines that select by that: `{"tier": "spot"}`.
+    pub traits: Traits,
 }
 
 /// A job has ended, or is to end.
@@ -135,6 +139,7 @@ impl StartRequest {
             let stop = [("terminate", OnExhaustion::Terminate), ("kill", OnExhaustion::Kill)];
             let on_exhaustion = table.field("on_exhaustion").word(&stop).optional();
             let warn_signal = table.field("warn_signal").word(&WarnSignal::ALL).optional();
+            let traits = table.field("traits").table(read_traits).or(Traits::new());
             Some(StartRequest {
                 job: job?,
                 account: account?,
@@ -145,6 +150,7 @@ impl StartRequest {
                 cpus: cpus?,
                 memory_bytes: memory_bytes?,
                 policy: JobPolicy { on_exhaustion: on_exhaustion?, warn_signal: warn_signal? },
+                traits: traits?,
             })
         })
     }
@@ -168,6 +174,7 @@ impl StartRequest {
         put(&mut body, "memory_bytes", self.memory_bytes);
         put(&mut body, "on_exhaustion", self.policy.on_exhaustion);
         put(&mut body, "warn_signal", self.policy.warn_signal);
+        put(&mut body, "traits", Some(&self.traits).filter(|traits| !traits.is_empty()));
         body
     }
 }

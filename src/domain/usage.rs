@@ -63,10 +63,12 @@ pub struct Usage {
     pub wall_ns: u128,
     /// 1 in an attempt's first segment, 0 in the others.
     pub job_starts: u64,
-    /// Nanoseconds that the agent had it stopped: shown on the receipt, priced 0.
+    /// Nanoseconds that the agent had it stopped: priced 0 unless a line says otherwise.
     pub frozen_ns: u128,
     /// Byte-nanoseconds of anonymous memory, while running.
     pub memory_anon_byte_ns: u128,
+    /// Nanoseconds of `wall_ns` for which somebody other than the agent had it stand still.
+    pub paused_ns: u128,
 }
 
 impl Usage {
@@ -95,6 +97,7 @@ impl Usage {
         self.job_starts += other.job_starts;
         self.frozen_ns += other.frozen_ns;
         self.memory_anon_byte_ns += other.memory_anon_byte_ns;
+        self.paused_ns += other.paused_ns;
         self
     }
 }

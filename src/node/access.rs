@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::agent::start::Refusal;
 use crate::domain::id::{AccountId, JobName, Uid};
+use crate::domain::outcome::Outcome;
 use crate::domain::request::{Place, StartRequest};
 use crate::node::defence::{Defence, stands};
 
@@ -75,6 +76,8 @@ pub enum Ask<'a> {
     Start(&'a StartRequest),
     /// To stop a job, with its owner if the agent knows it.
     Stop(&'a JobName, Option<Uid>),
+    /// To say that a job ended so.
+    State(Outcome),
     /// To change accounts, credit or the mode of enforcement.
     Administer,
 }
@@ -115,6 +118,11 @@ impl Access {
                 "run it as root, or as a member of the group named by operators_group in meterd.toml",
             )),
             (_, Ask::Start(_) | Ask::Stop(..)) if Standing::Hook <= standing => Ok(()),
+            (_, Ask::State(outcome)) if Standing::Hook <= standing || !outcome.is_for_hooks() => Ok(()),
+            (_, Ask::State(_)) => Err(not_permitted(
+                "only root, operators and scheduler hooks may say so: a rate card may make it free",
+                "cancelled, failed, completed, timed_out, out_of_memory or unknown",
+            )),
             (Who::Local { uid, .. }, Ask::Start(request)) => self.may_start(*uid, request),
             (Who::Local { uid, .. }, Ask::Stop(name, owner)) => may_stop(*uid, name, owner),
             (Who::Stranger, Ask::Start(_) | Ask::Stop(..)) => Err(socket_only()),
@@ -154,6 +162,9 @@ impl Access {
         }
         if !request.gpus.is_empty() && stands(Defence::NoGpus) {
             return Err(not_permitted("only root, operators and scheduler hooks may name GPUs", "ask for GPUs through the scheduler"));
+        }
+        if !request.traits.is_empty() {
+            return Err(not_permitted("only root, operators and scheduler hooks may state what selects a price", "leave traits out"));
         }
         if request.owner.is_some_and(|owner| owner != uid) && stands(Defence::ForItself) {
             return Err(not_permitted("a user starts jobs for itself alone", "leave uid out"));

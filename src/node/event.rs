@@ -12,6 +12,7 @@ use crate::domain::fact::{Fact, Opened, Row, SettledRow};
 use crate::domain::id::{AccountId, Attempt, JobName, Uid};
 use crate::domain::job::{Evidence, FrozenBy, Gap, StepEvent};
 use crate::domain::ladder::Rung;
+use crate::domain::money::Credits;
 use crate::domain::receipt::rfc3339;
 use crate::domain::time::{Nanos, Wall};
 
@@ -185,6 +186,7 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::FrozenBySet { attempt, .. }
         | Fact::StopReported { attempt, .. }
         | Fact::JobEnded { attempt, .. }
+        | Fact::ChargedAtEnd { attempt, .. }
         | Fact::JobClosed { attempt } => Subject::Job(*attempt),
         Fact::HandsActed { acted, .. } => Subject::Job(acted.attempt),
         Fact::Armed { account, .. }
@@ -240,6 +242,7 @@ const fn kind(fact: &Fact) -> &'static str {
         Fact::RungsConfirmed { .. } => "rungs_confirmed",
         Fact::VictimSet { victim: Some(_), .. } => "victim",
         Fact::VictimSet { victim: None, .. } => "victim_no_more",
+        Fact::ChargedAtEnd { .. } => "charged_at_end",
     }
 }
 
@@ -307,6 +310,10 @@ fn of_job(fact: &Fact) -> (String, Value) {
             ("stands still so that others of its account can go on".to_owned(), json!({ "victim": victim }))
         }
         Fact::VictimSet { victim: None, .. } => ("need not stand still for others any more".to_owned(), json!({})),
+        Fact::ChargedAtEnd { costs, drawn, .. } => {
+            let charge: Credits = costs.iter().copied().sum();
+            (format!("charged by its outcome: {charge} in all"), json!({ "charge": charge, "drawn": drawn }))
+        }
         Fact::JobClosed { .. } => ("closed: its receipt is final".to_owned(), json!({})),
         _ => (String::new(), json!({})),
     }

@@ -373,6 +373,7 @@ impl Api {
     async fn stop(&self, peer: &Peer, name: JobName, request: StopRequest) -> Result<Answer, Problem> {
         let owner = known_job(&*self.current_picture().await, &name).map(|job| job.owner_uid);
         self.check(peer, Ask::Stop(&name, owner))?;
+        self.check(peer, Ask::State(request.outcome))?;
         let ending = Ending { outcome: request.outcome, exit_code: request.exit_code };
         let (reply, answer) = oneshot::channel();
         self.put(Inbox::Stop { name, ending, reply })?;

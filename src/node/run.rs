@@ -459,6 +459,7 @@ impl Loop {
             cpus: request.cpus,
             memory_bytes: request.memory_bytes,
             policy: request.policy,
+            traits: request.traits,
         };
         let at = clock::now();
         let caller = self.wait(Waiting { reply, caller: Some(caller), made });

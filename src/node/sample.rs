@@ -15,7 +15,7 @@ use crate::domain::job::{Evidence, FrozenBy, Gap, GapRule, Phase, Step, StepEven
 use crate::domain::ledger::{self, EntryKind, EntryStatus, LedgerEntry};
 use crate::domain::meter::{GpuSample, Host, Missing, Reading};
 use crate::domain::money::Credits;
-use crate::domain::rates::{Card, charge};
+use crate::domain::rates::{Card, Traits, charge};
 use crate::domain::receipt::{Measure, Receipt, ReceiptGpu, ReceiptSegment, ReceiptState, VERSION};
 use crate::domain::time::{Mono, Nanos, Wall};
 use crate::domain::usage::{HeldGpu, Meter, Usage};
@@ -172,6 +172,7 @@ pub(crate) fn receipt() -> Receipt {
         wall_ns: 2 * HOUR_NS,
         job_starts: 1,
         frozen_ns: 61_500_000_000,
+        paused_ns: 1_500_000_000,
         memory_anon_byte_ns: 2 * HOUR_NS * (8 << 30),
     };
     let lines = charge::lines(&card, &usage, &gpus).unwrap();
@@ -186,6 +187,7 @@ pub(crate) fn receipt() -> Receipt {
         memory_charged_byte_ns: usage.memory_byte_ns.to_string(),
         running_ns: usage.wall_ns.to_string(),
         frozen_ns: usage.frozen_ns.to_string(),
+        paused_ns: usage.paused_ns.to_string(),
         job_starts: 1,
         gpus: gpus
             .iter()
@@ -227,6 +229,10 @@ pub(crate) fn receipt() -> Receipt {
         reported: None,
         readings: Some(detail().shown()),
         measure: Some(Measure::Cgroups),
+        cpus: Some(16),
+        memory_bytes: None,
+        traits: Traits::new(),
+        pending: Credits::ZERO,
     }
 }
 

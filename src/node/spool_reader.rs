@@ -74,7 +74,10 @@ async fn make(spooled: Spooled, access: &Access, handle: &Handle) -> Decided {
     let who = Who::Local { uid: owner, groups: Vec::new() };
     let allowed = match &call {
         Call::Start(request) => access.check(&who, Ask::Start(request)),
-        Call::Stop(name, _) => access.check(&who, Ask::Stop(name, owner_of(handle, name.as_str()))),
+        Call::Stop(name, stop) => {
+            let named = access.check(&who, Ask::Stop(name, owner_of(handle, name.as_str())));
+            named.and_then(|()| access.check(&who, Ask::State(stop.outcome)))
+        }
     };
     if matches!(&call, Call::Start(request) if request.place == Place::Own) {
         // The caller's process goes into an own cgroup, and this call's caller is gone.

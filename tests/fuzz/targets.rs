@@ -16,7 +16,7 @@ use meterd::domain::fact::Fact;
 use meterd::domain::id::{AccountId, Attempt, BootId, Digest, Epoch, GpuId, GpuModel, JobName, NodeId, PaymentId};
 use meterd::domain::money::{Credits, Decimal};
 use meterd::domain::rates::charge::{Shape, burn, lines, total};
-use meterd::domain::rates::{Card, Unit};
+use meterd::domain::rates::{Card, Stated, Unit};
 use meterd::domain::receipt::{Receipt, verify};
 use meterd::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
 use meterd::domain::time::{Mono, Nanos, Wall};
@@ -114,7 +114,7 @@ fn card(data: &[u8]) {
     let held = [HeldGpu { gpu: GpuId::try_from("GPU-1".to_owned()).unwrap(), model: GpuModel::new("NVIDIA H100") }];
     for size in [0_u64, 1, u64::MAX] {
         let usage = Usage { cpu_ns: size.into(), memory_byte_ns: u128::from(size) << 40, ..Usage::default() };
-        let _ = (total(&card, &usage, &held), lines(&card, &usage, &held), card.unpriced(&held));
+        let _ = (total(&card, &usage, &held), lines(&card, &usage, &held), card.cover(&held, &Stated::NOTHING));
     }
     let shape = Shape { cpu_milli: u64::MAX, memory_bytes: u64::MAX, gpus: &held };
     let _ = burn(&card, &shape);

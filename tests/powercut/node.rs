@@ -260,6 +260,7 @@ impl Node {
         job.baseline_ns = job.cpu_ns;
         job.started = true;
         let wanted = Wanted {
+            traits: BTreeMap::new(),
             name: job.name.parse().unwrap(),
             account: job.account.parse().unwrap(),
             owner: Uid::ROOT,

@@ -1,5 +1,6 @@
 //! Random cards and random usage, as text and plain numbers.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
@@ -65,6 +66,8 @@ pub(crate) struct LineText {
     per: Option<i64>,
     round: Option<&'static str>,
     gpu_model: Option<String>,
+    /// Further keys with their values.
+    rules: Vec<(&'static str, String)>,
 }
 
 /// Raw quantities of one segment; `held_ns` has one for each device.
@@ -74,6 +77,7 @@ pub(crate) struct Used {
     pub(crate) memory_byte_ns: u128,
     pub(crate) memory_anon_byte_ns: u128,
     pub(crate) running_ns: u128,
+    pub(crate) paused_ns: u128,
     pub(crate) frozen_ns: u128,
     pub(crate) job_starts: u64,
     pub(crate) held_ns: Vec<u128>,
@@ -89,6 +93,13 @@ pub(crate) struct Case {
     pub(crate) unfunded_permille: u16,
     /// Which number of the receipt is to be changed.
     pub(crate) change: Index,
+    /// What was stated of it.
+    pub(crate) traits: BTreeMap<&'static str, &'static str>,
+    pub(crate) cpus: Option<u32>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) outcome: Option<&'static str>,
+    /// When each segment begins.
+    pub(crate) from: Vec<&'static str>,
 }
 
 /// How large numbers get.
@@ -129,6 +140,89 @@ fn gpu_model() -> impl Strategy<Value = Option<String>> {
     ]
 }
 
+impl LineText {
+    fn rule(&self, key: &str) -> Option<&String> {
+        self.rules.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+
+    fn says(&self, key: &str) -> bool {
+        self.rule(key).is_some()
+    }
+}
+
+/// When segments begin, and lines come into force and go out of it.
+pub(crate) const DATES: [&str; 4] =
+    ["2026-02-01T00:00:00.000Z", "2026-02-01T00:00:00.001Z", "2026-03-01T00:00:00.000Z", "2026-04-01T00:00:00.000Z"];
+
+/// Rules that do not contradict each other or the meter: each with its value as TOML.
+fn rules(meter: &'static str) -> impl Strategy<Value = Vec<(&'static str, String)>> {
+    let some =
+        |weight: f64, words: &'static [&'static str]| prop::option::weighted(weight, select(words).prop_map(|word| format!("\"{word}\"")));
+    let factor = || select(&["0", "0.25", "0.333333333", "1", "1.5", "17"][..]);
+    let steps: &[&str] = if meter == "job_starts" { &["1", "2", "3"] } else { &["1", "0.25", "0.5", "24", "1000", "0.001"] };
+    let choice: &[&str] = if matches!(meter, "cpu_time" | "memory_charged" | "memory_anon") { &["allocated", "max_of"] } else { &[] };
+    let basis = if choice.is_empty() { Just(None).boxed() } else { some(0.5, choice).boxed() };
+    let timings: &[&str] = match meter {
+        "job_starts" => &["settle_at_end", "atomic_at_start", "accrue"],
+        _ => &["settle_at_end", "advance", "accrue"],
+    };
+    let state = prop::option::weighted(0.4, (factor(), factor(), factor()));
+    let outcome = prop::option::weighted(0.7, (factor(), factor()));
+    let quantities = (some(0.4, steps), some(0.3, steps), some(0.3, &["0.000000001", "0.5", "3"]));
+    let time = (some(0.6, timings), some(0.4, &["job", "segment"]), basis, state, outcome);
+    let dates = (prop::option::weighted(0.25, 0..2_usize), prop::option::weighted(0.25, 2..4_usize));
+    let tiers = prop::option::weighted(0.3, (select(&["0", "0.5", "7.123456789"][..]), select(&["0", "2", "0.000000000000000001"][..])));
+    let selects = some_select();
+    let plain = prop::bool::weighted(0.45);
+    (plain, quantities, time, dates, tiers, selects).prop_map(
+        move |(plain, (increment, minimum, fee), time, (from, to), tiers, selects)| {
+            let (mut timing, anchor, basis, state, outcome) = time;
+            let mut increment = increment;
+            if plain {
+                return Vec::new();
+            }
+            let timed = matches!(meter, "wall_time" | "gpu_held") || basis.as_deref() == Some("\"allocated\"");
+            if timing.as_deref() == Some("\"advance\"") {
+                timing = timing.filter(|_| timed);
+                increment = increment.or_else(|| timing.as_ref().map(|_| "\"1\"".to_owned()));
+            }
+            let still = timed || basis.is_some();
+            let state = state.map(|(running, frozen, paused)| {
+                let stands = if still { format!(", frozen = \"{frozen}\", paused = \"{paused}\"") } else { String::new() };
+                format!("{{ running = \"{running}\"{stands} }}")
+            });
+            let settles = timing.as_deref() == Some("\"settle_at_end\"");
+            let outcome = outcome.filter(|_| settles).map(|(failed, done)| format!("{{ failed = \"{failed}\", completed = \"{done}\" }}"));
+            let date = |nth: usize| format!("\"{}\"", DATES[nth]);
+            let tiers = tiers
+                .map(|(first, second)| format!("[{{ above = \"1\", price = \"{first}\" }}, {{ above = \"3\", price = \"{second}\" }}]"));
+            let keys = [
+                ("increment", increment),
+                ("minimum", minimum),
+                ("connect_fee", fee),
+                ("timing", timing),
+                ("anchor", anchor),
+                ("basis", basis),
+                ("state", state),
+                ("outcome", outcome),
+                ("effective_from", from.map(date)),
+                ("effective_to", to.map(date)),
+                ("tiers", tiers),
+                ("select", selects),
+            ];
+            keys.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+        },
+    )
+}
+
+fn some_select() -> impl Strategy<Value = Option<String>> {
+    prop::option::weighted(
+        0.4,
+        select(&["{ tier = \"spot\" }", "{ tier = \"reserved\" }", "{ qos = \"night\" }", "{ tier = \"spot\", qos = \"night\" }"][..])
+            .prop_map(str::to_owned),
+    )
+}
+
 fn line(reach: Reach) -> impl Strategy<Value = LineText> {
     let weighted = prop_oneof![1 => Just(0), 2 => Just(1), 2 => Just(2), 1 => Just(3), 1 => Just(4_usize), 1 => Just(5)];
     weighted.prop_flat_map(move |meter| {
@@ -139,23 +233,32 @@ fn line(reach: Reach) -> impl Strategy<Value = LineText> {
         };
         let round = prop_oneof![1 => Just(None), 4 => select(&ROUNDINGS[..]).prop_map(Some)];
         let model = if meter == "gpu_held" { gpu_model().boxed() } else { Just(None).boxed() };
-        (select(units), price(meter, reach), per, round, model).prop_map(move |(unit, price, per, round, gpu_model)| LineText {
-            meter,
-            unit,
-            price,
-            per,
-            round,
-            gpu_model,
-        })
+        (select(units), price(meter, reach), per, round, model, rules(meter))
+            .prop_map(move |(unit, price, per, round, gpu_model, rules)| LineText { meter, unit, price, per, round, gpu_model, rules })
     })
 }
 
 /// A card's text. Of two lines for the same GPUs the first stays; mostly there is one for every model that no other line prices.
 fn card_text(version: usize, lines: Vec<LineText>, catch_all: u8) -> String {
     let mut kept: Vec<LineText> = Vec::new();
-    let every = LineText { meter: "gpu_held", unit: "gpu-hour", price: "1.10".to_owned(), per: None, round: None, gpu_model: None };
-    for line in lines.into_iter().chain((catch_all != 0).then_some(every)) {
-        let taken = |other: &LineText| other.meter == "gpu_held" && line.meter == "gpu_held" && other.gpu_model == line.gpu_model;
+    let every = LineText {
+        meter: "gpu_held",
+        unit: "gpu-hour",
+        price: "1.10".to_owned(),
+        per: None,
+        round: None,
+        gpu_model: None,
+        rules: Vec::new(),
+    };
+    // Who selects leaves others without a price: mostly there is a line for these too.
+    let choosy = |line: &LineText| line.says("select") || line.says("effective_from") || line.says("effective_to");
+    let plain = |line: &LineText| LineText { price: "0.77".to_owned(), rules: Vec::new(), gpu_model: None, ..line.clone() };
+    let others: Vec<LineText> = lines.iter().filter(|line| choosy(line) && line.meter != "gpu_held" && catch_all != 1).map(plain).collect();
+    for line in lines.into_iter().chain(others).chain((catch_all != 0).then_some(every)) {
+        let taken = |other: &LineText| {
+            let both = other.meter == "gpu_held" && line.meter == "gpu_held";
+            both && other.gpu_model == line.gpu_model && other.rule("select") == line.rule("select")
+        };
         if !kept.iter().any(taken) {
             kept.push(line);
         }
@@ -166,6 +269,9 @@ fn card_text(version: usize, lines: Vec<LineText>, catch_all: u8) -> String {
         let _ = write!(text, "[[line]]\nid = \"l{nth}\"\nmeter = \"{meter}\"\nprice = \"{price}\"\nunit = \"{unit}\"\n");
         let _ = line.per.map_or(Ok(()), |per| writeln!(text, "per = {per}"));
         let _ = line.round.map_or(Ok(()), |round| writeln!(text, "round = \"{round}\""));
+        for (key, value) in &line.rules {
+            let _ = writeln!(text, "{key} = {value}");
+        }
         let _ = line.gpu_model.as_ref().map_or(Ok(()), |model| writeln!(text, "gpu_model = \"{model}\""));
     }
     text
@@ -183,8 +289,10 @@ fn used(devices: usize, reach: Reach) -> impl Strategy<Value = Used> {
     let ns = move || total(1 << 60, 500_000_000, reach);
     let memory = move || total(1 << 90, 500_000_000_000_000, reach);
     let held = prop::collection::vec(ns(), devices);
-    (ns(), memory(), memory(), ns(), 0..1_u128 << 50, 0..4_u64, held).prop_map(
-        |(cpu_ns, memory_byte_ns, memory_anon_byte_ns, running_ns, frozen_ns, job_starts, held_ns)| Used {
+    let frozen = (0..1_u128 << 50, 0..=4_u128);
+    (ns(), memory(), memory(), ns(), frozen, 0..4_u64, held).prop_map(
+        |(cpu_ns, memory_byte_ns, memory_anon_byte_ns, running_ns, (frozen_ns, quarters), job_starts, held_ns)| Used {
+            paused_ns: held_ns.iter().copied().fold(running_ns, u128::min) / 4 * quarters,
             cpu_ns,
             memory_byte_ns,
             memory_anon_byte_ns,
@@ -203,9 +311,39 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
         let lines = prop::collection::vec(line(reach), 1..14);
         let segment = (lines, 0..12_u8, used(models.len(), reach));
         let most = if matches!(reach, Reach::Usual) { 3 } else { 1 };
-        (prop::collection::vec(segment, 1..=most), 0..=1_000_u16, any::<Index>()).prop_map(move |(segments, unfunded_permille, change)| {
-            let text = |(nth, (lines, catch_all, used))| (card_text(nth + 1, lines, catch_all), used);
-            Case { models: models.clone(), segments: segments.into_iter().enumerate().map(text).collect(), unfunded_permille, change }
+        let stated = (
+            prop::collection::btree_map(select(&["tier", "qos"][..]), Just(()), 0..3),
+            prop::bool::weighted(0.7),
+            prop::option::weighted(0.9, 1..512_u32),
+            prop::option::weighted(0.9, prop_oneof![1..1_u64 << 42, any::<u64>()]),
+            prop::option::weighted(0.7, select(&["completed", "failed", "timed_out"][..])),
+        );
+        let segments = prop::collection::vec((segment, 0..4_usize), 1..=most);
+        (segments, 0..=1_000_u16, any::<Index>(), stated).prop_map(move |(mut segments, unfunded_permille, change, stated)| {
+            let (known, spot, cpus, memory_bytes, outcome) = stated;
+            segments.sort_by_key(|(_, date)| *date);
+            let from = segments.iter().map(|(_, date)| DATES[*date]).collect();
+            let text = |(nth, ((lines, catch_all, used), _))| (card_text(nth + 1, lines, catch_all), used);
+            let value = |key| {
+                if key == "qos" {
+                    "night"
+                } else if spot {
+                    "spot"
+                } else {
+                    "reserved"
+                }
+            };
+            Case {
+                models: models.clone(),
+                segments: segments.into_iter().enumerate().map(text).collect(),
+                unfunded_permille,
+                change,
+                traits: known.into_keys().map(|key| (key, value(key))).collect(),
+                cpus,
+                memory_bytes,
+                outcome,
+                from,
+            }
         })
     })
 }

@@ -21,6 +21,8 @@ pub(crate) struct Tariff {
     pub(crate) per: BigInt,
     pub(crate) round: String,
     pub(crate) gpu_model: Option<String>,
+    /// Everything that the line says, rules included.
+    pub(crate) says: toml::Table,
 }
 
 /// What one line charges.
@@ -28,17 +30,23 @@ pub(crate) struct Tariff {
 pub(crate) struct Charged {
     pub(crate) tariff: Tariff,
     pub(crate) quantity: BigInt,
-    /// In nano-credits, before it is rounded.
+    pub(crate) billed: BigRational,
+    /// In nano-credits, before it is rounded; of a line that counts over the job, of the whole job.
     pub(crate) exact: BigRational,
     /// In nano-credits.
     pub(crate) cost: BigInt,
+    /// In nano-credits.
+    pub(crate) pending: BigInt,
 }
 
-/// Why a segment has no price.
+/// Why a segment has no price: all that can be said against it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NoPrice {
     Gpu(String),
+    Meter(String),
+    NotStated(String),
     TooLarge,
+    Contradiction,
 }
 
 /// A decimal number as a rational: the digits over a power of ten.
@@ -108,19 +116,98 @@ pub(crate) fn tariffs(card_text: &str) -> Vec<Tariff> {
             per: line.get("per").map_or(BigInt::from(1), |per| BigInt::from(per.as_integer().unwrap())),
             round: word(line, "round").unwrap_or_else(|| "down".to_owned()),
             gpu_model: word(line, "gpu_model"),
+            says: line.as_table().unwrap().clone(),
         })
         .collect()
 }
 
-/// The line that prices a model: its exact name, else the longest beginning, else the line for every model.
-fn line_for<'a>(tariffs: &'a [Tariff], model: &str) -> Option<&'a Tariff> {
-    let gpu_lines = || tariffs.iter().filter(|tariff| tariff.meter == "gpu_held");
-    if let Some(exact) = gpu_lines().find(|tariff| tariff.gpu_model.as_deref() == Some(model)) {
-        return Some(exact);
+impl Tariff {
+    fn text(&self, key: &str) -> Option<&str> {
+        self.says.get(key).and_then(toml::Value::as_str)
     }
-    let shorter = (1..=model.len()).rev().map(|length| format!("{}*", &model[..length]));
-    let mut by_beginning = shorter.filter_map(|wanted| gpu_lines().find(|tariff| tariff.gpu_model.as_ref() == Some(&wanted)));
-    by_beginning.next().or_else(|| gpu_lines().find(|tariff| tariff.gpu_model.is_none()))
+
+    fn number(&self, key: &str) -> BigRational {
+        self.text(key).map_or_else(|| BigRational::from(BigInt::ZERO), |text| decimal(text).unwrap())
+    }
+
+    /// A quantity that is written in the line's unit, in base units.
+    fn base(&self, text: &str) -> BigRational {
+        decimal(text).unwrap() * base_units(&self.unit)
+    }
+
+    fn quantity(&self, key: &str) -> BigRational {
+        self.text(key).map_or_else(|| BigRational::from(BigInt::ZERO), |text| self.base(text))
+    }
+
+    fn selects(&self) -> usize {
+        self.says.get("select").map_or(0, |select| select.as_table().unwrap().len())
+    }
+
+    fn in_table(&self, table: &str, key: &str, otherwise: i64) -> BigRational {
+        let said = self.says.get(table).and_then(|table| table.get(key)).and_then(toml::Value::as_str);
+        said.map_or_else(|| BigRational::from(BigInt::from(otherwise)), |text| decimal(text).unwrap())
+    }
+
+    /// Is it for a segment of that job that begins then?
+    fn fits(&self, from: &str, traits: &Value) -> bool {
+        let instant = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+        let begun = self.text("effective_from").is_none_or(|start| instant(start) <= instant(from));
+        let over = self.text("effective_to").is_some_and(|end| instant(end) <= instant(from));
+        let mut wanted = self.says.get("select").into_iter().flat_map(|select| select.as_table().unwrap());
+        begun && !over && wanted.all(|(key, value)| traits[key.as_str()].as_str() == value.as_str())
+    }
+
+    fn basis(&self) -> &str {
+        self.text("basis").unwrap_or(if self.meter == "wall_time" { "instance" } else { "used" })
+    }
+
+    /// What is billed of a weighted quantity.
+    fn billed(&self, weighted: BigRational) -> BigRational {
+        let least = weighted.max(self.quantity("minimum"));
+        let step = self.quantity("increment");
+        if step == BigRational::from(BigInt::ZERO) {
+            return least;
+        }
+        let mut count = (least / &step).ceil();
+        if self.text("timing") == Some("advance") && count < BigRational::from(BigInt::from(1)) {
+            count = BigRational::from(BigInt::from(1));
+        }
+        count * step
+    }
+
+    /// The exact price of a billed quantity and the fee, in nano-credits.
+    fn exact(&self, billed: &BigRational, outcome: &str) -> BigRational {
+        let units = |base: BigRational| base / base_units(&self.unit) / &self.per;
+        let mut value = &self.price * units(billed.clone());
+        // Above each band's start its price takes the place of the one below.
+        let mut below = self.price.clone();
+        for tier in self.says.get("tiers").into_iter().flat_map(|tiers| tiers.as_array().unwrap()) {
+            let (above, price) = (self.base(tier["above"].as_str().unwrap()), decimal(tier["price"].as_str().unwrap()).unwrap());
+            if above < *billed {
+                value += (&price - &below) * units(billed - above);
+            }
+            below = price;
+        }
+        (value + self.number("connect_fee")) * self.in_table("outcome", outcome, 1) * BigInt::from(1_000_000_000)
+    }
+}
+
+/// The line that prices a model: its exact name, else the longest beginning, else the line for every model; of these the one that selects
+/// the most.
+fn line_for<'a>(tariffs: &'a [Tariff], model: &str) -> Option<&'a Tariff> {
+    let rank = |tariff: &Tariff| match tariff.gpu_model.as_deref() {
+        None => Some(0),
+        Some(exact) if exact == model => Some(usize::MAX),
+        Some(other) => other.strip_suffix('*').filter(|start| model.starts_with(start)).map(str::len),
+    };
+    let mut best: Option<(usize, usize, &Tariff)> = None;
+    for tariff in tariffs.iter().filter(|tariff| tariff.meter == "gpu_held") {
+        let Some(rank) = rank(tariff) else { continue };
+        if best.is_none_or(|(most, selects, _)| (most, selects) < (rank, tariff.selects())) {
+            best = Some((rank, tariff.selects(), tariff));
+        }
+    }
+    best.map(|(_, _, tariff)| tariff)
 }
 
 /// A non-negative number of nano-credits, made whole as the word says.
@@ -142,36 +229,125 @@ fn rounded(exact: &BigRational, word: &str) -> BigInt {
     }
 }
 
-/// What a segment's raw quantities cost under a card.
-pub(crate) fn rate(card_text: &str, segment: &Value) -> Result<Vec<Charged>, NoPrice> {
-    let tariffs = tariffs(card_text);
-    let mut by_line: Vec<(String, BigInt)> = Vec::new();
-    for gpu in segment["gpus"].as_array().unwrap() {
-        let line = line_for(&tariffs, gpu["model"].as_str().unwrap());
-        let line = line.ok_or_else(|| NoPrice::Gpu(gpu["gpu"].as_str().unwrap().to_owned()))?;
-        by_line.push((line.id.clone(), whole(&gpu["held_ns"]).unwrap()));
+/// A line's quantities while running, frozen for want of credit, and paused, over some segments.
+fn by_state(tariff: &Tariff, tariffs: &[Tariff], receipt: &Value, segments: &[&Value]) -> [BigInt; 3] {
+    let total = |key: &str| -> BigInt { segments.iter().map(|segment| whole(&segment[key]).unwrap()).sum() };
+    let frozen = total("frozen_ns");
+    // A part of the time that a job has its place is spent standing still by another's hand.
+    let still = |whole: &BigInt| whole.clone().min(total("paused_ns"));
+    let paused = still(&total("running_ns"));
+    let running = total("running_ns") - &paused;
+    let times = |count: &BigInt| [&running * count, &frozen * count, &paused * count];
+    let used = match tariff.meter.as_str() {
+        "cpu_time" => total("cpu_ns"),
+        "memory_charged" => total("memory_charged_byte_ns"),
+        "memory_anon" => total("memory_anon_byte_ns"),
+        "job_starts" => total("job_starts"),
+        "wall_time" => return times(&BigInt::from(1)),
+        "gpu_held" => {
+            let devices = receipt["segments"][0]["gpus"].as_array().unwrap();
+            let mine = |gpu: &Value| line_for(tariffs, gpu["model"].as_str().unwrap()).is_some_and(|line| line.id == tariff.id);
+            let all = segments.iter().flat_map(|segment| segment["gpus"].as_array().unwrap());
+            let mut held: std::collections::BTreeMap<&str, BigInt> = std::collections::BTreeMap::new();
+            for gpu in all.filter(|gpu| mine(gpu)) {
+                *held.entry(gpu["gpu"].as_str().unwrap()).or_default() += whole(&gpu["held_ns"]).unwrap();
+            }
+            let [_, frozen, _] = times(&BigInt::from(devices.iter().filter(|gpu| mine(gpu)).count()));
+            let paused: BigInt = held.values().map(still).sum();
+            let held: BigInt = held.values().sum();
+            return [held - &paused, frozen, paused];
+        }
+        other => panic!("{other} is no meter"),
+    };
+    let stated = if tariff.meter == "cpu_time" { &receipt["cpus"] } else { &receipt["memory_bytes"] };
+    let asked = || times(&whole(stated).unwrap());
+    match tariff.basis() {
+        "allocated" => asked(),
+        "max_of" => {
+            let [running, frozen, paused] = asked();
+            [used.max(running), frozen, paused]
+        }
+        _ => [used, BigInt::ZERO, BigInt::ZERO],
     }
-    let total = |key: &str| whole(&segment[key]).unwrap();
-    let mut charged = Vec::new();
-    for tariff in tariffs {
-        let quantity = match tariff.meter.as_str() {
-            "cpu_time" => total("cpu_ns"),
-            "memory_charged" => total("memory_charged_byte_ns"),
-            "memory_anon" => total("memory_anon_byte_ns"),
-            "wall_time" => total("running_ns"),
-            "job_starts" => total("job_starts"),
-            "gpu_held" if by_line.iter().all(|(id, _)| *id != tariff.id) => continue,
-            "gpu_held" => by_line.iter().filter(|(id, _)| *id == tariff.id).map(|(_, held)| held).sum(),
-            other => panic!("{other} is no meter"),
+}
+
+/// What a segment's raw quantities cost under a card; the receipt says what was stated of the job and how it ended.
+pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<Charged>, Vec<NoPrice>> {
+    let segments: Vec<&Value> = receipt["segments"].as_array().unwrap().iter().collect();
+    let segment = segments[nth];
+    let from = segment["from"].as_str().unwrap();
+    let all = tariffs(card_text);
+    let fitting: Vec<Tariff> = all.iter().filter(|tariff| tariff.fits(from, &receipt["traits"])).cloned().collect();
+    let most = |meter: &str| fitting.iter().filter(|tariff| tariff.meter == meter).map(Tariff::selects).max();
+    let held = segment["gpus"].as_array().unwrap();
+    let mut against = Vec::new();
+    for gpu in held.iter().filter(|gpu| line_for(&fitting, gpu["model"].as_str().unwrap()).is_none()) {
+        against.push(NoPrice::Gpu(gpu["gpu"].as_str().unwrap().to_owned()));
+    }
+    let paused = whole(&segment["paused_ns"]).unwrap();
+    let places = held.iter().map(|gpu| &gpu["held_ns"]).chain([&segment["running_ns"]]);
+    if places.into_iter().any(|place| whole(place).unwrap() < paused) {
+        against.push(NoPrice::Contradiction);
+    }
+    let holds = |tariff: &Tariff| {
+        held.iter().any(|gpu| line_for(&fitting, gpu["model"].as_str().unwrap()).is_some_and(|line| line.id == tariff.id))
+    };
+    for tariff in all.iter().filter(|tariff| tariff.meter != "gpu_held" && most(&tariff.meter).is_none()) {
+        against.push(NoPrice::Meter(tariff.meter.clone()));
+    }
+    let applying: Vec<&Tariff> = fitting
+        .iter()
+        .filter(|tariff| if tariff.meter == "gpu_held" { holds(tariff) } else { most(&tariff.meter) == Some(tariff.selects()) })
+        .collect();
+    let by_statement = |tariff: &&&Tariff| tariff.meter != "gpu_held" && matches!(tariff.basis(), "allocated" | "max_of");
+    for tariff in applying.iter().filter(by_statement) {
+        let stated = if tariff.meter == "cpu_time" { &receipt["cpus"] } else { &receipt["memory_bytes"] };
+        if stated.is_null() {
+            against.push(NoPrice::NotStated(tariff.id.clone()));
+        }
+    }
+    if !against.is_empty() {
+        return Err(against);
+    }
+    let (mut charged, mut fits) = (Vec::new(), true);
+    for tariff in applying {
+        let outcome = receipt["outcome"].as_str();
+        let quantities = |segments: &[&Value]| by_state(tariff, &fitting, receipt, segments);
+        let mut price = |segments: &[&Value]| {
+            let parts = quantities(segments);
+            fits &= parts.iter().all(|part| part.bits() <= QUANTITY_BITS);
+            let weight = |state: &str, usual| tariff.in_table("state", state, usual);
+            let running = weight("running", 1);
+            let paused = if tariff.says.get("state").is_some_and(|state| state.get("paused").is_some()) {
+                weight("paused", 0)
+            } else {
+                running.clone()
+            };
+            let weights = [running, weight("frozen", 0), paused];
+            let weighted = parts.into_iter().zip(weights).map(|(part, weight)| weight * part).sum();
+            let billed = tariff.billed(weighted);
+            let exact = tariff.exact(&billed, outcome.unwrap_or("completed"));
+            let cost = rounded(&exact, &tariff.round);
+            fits &= cost.bits() <= AMOUNT_BITS;
+            (billed, exact, cost)
         };
-        let units = BigRational::new(quantity.clone(), base_units(&tariff.unit) * &tariff.per);
-        let exact = &tariff.price * units * BigInt::from(1_000_000_000);
-        let cost = rounded(&exact, &tariff.round);
-        charged.push(Charged { tariff, quantity, exact, cost });
+        let over_the_job = tariff.text("anchor") == Some("job") && 0 < nth;
+        let (mut billed, exact, mut cost) = price(if over_the_job { &segments[..=nth] } else { &segments[nth..=nth] });
+        if over_the_job {
+            let earlier = price(&segments[..nth]);
+            billed -= earlier.0;
+            cost -= earlier.2;
+        }
+        let [running, _, paused] = quantities(&segments[nth..=nth]);
+        let quantity = running + paused;
+        fits &= quantity.bits() <= QUANTITY_BITS;
+        let waits = tariff.text("timing") == Some("settle_at_end") && outcome.is_none();
+        let (cost, pending) = if waits { (BigInt::ZERO, cost) } else { (cost, BigInt::ZERO) };
+        charged.push(Charged { tariff: tariff.clone(), quantity, billed, exact, cost, pending });
     }
     let sum: BigInt = charged.iter().map(|line| &line.cost).sum();
-    let fits = sum.bits() <= AMOUNT_BITS && charged.iter().all(|line| line.quantity.bits() <= QUANTITY_BITS);
-    if fits { Ok(charged) } else { Err(NoPrice::TooLarge) }
+    let waiting: BigInt = charged.iter().map(|line| &line.pending).sum();
+    if fits && sum.bits() <= AMOUNT_BITS && waiting.bits() <= AMOUNT_BITS { Ok(charged) } else { Err(vec![NoPrice::TooLarge]) }
 }
 
 /// The hexadecimal SHA-256 by which a receipt names a card.
@@ -185,7 +361,7 @@ fn digest(card_text: &str) -> String {
 /// Every place where it says something else.
 pub(crate) fn check(receipt: &Value, card_texts: &[String]) -> Result<BigInt, Vec<String>> {
     let mut wrong = Vec::new();
-    let mut sum = BigInt::ZERO;
+    let (mut sum, mut waiting) = (BigInt::ZERO, BigInt::ZERO);
     for (index, segment) in receipt["segments"].as_array().unwrap().iter().enumerate() {
         let place = format!("segment {}", index + 1);
         let Some(text) = card_texts.iter().find(|text| Some(digest(text).as_str()) == segment["card_digest"].as_str()) else {
@@ -197,12 +373,12 @@ pub(crate) fn check(receipt: &Value, card_texts: &[String]) -> Result<BigInt, Ve
         if named != (segment["card"].as_str(), segment["card_version"].as_i64()) {
             wrong.push(format!("{place}: card"));
         }
-        for key in ["cpu_ns", "memory_charged_byte_ns", "memory_anon_byte_ns", "running_ns", "frozen_ns", "job_starts"] {
+        for key in ["cpu_ns", "memory_charged_byte_ns", "memory_anon_byte_ns", "running_ns", "frozen_ns", "paused_ns", "job_starts"] {
             if whole(&segment[key]).is_none_or(|total| QUANTITY_BITS < total.bits()) {
                 wrong.push(format!("{place}: {key} is no total"));
             }
         }
-        match rate(text, segment) {
+        match rate(text, receipt, index) {
             Err(why) => wrong.push(format!("{place}: {why:?}")),
             Ok(charged) => {
                 let cost: BigInt = charged.iter().map(|line| &line.cost).sum();
@@ -210,6 +386,7 @@ pub(crate) fn check(receipt: &Value, card_texts: &[String]) -> Result<BigInt, Ve
                     wrong.push(format!("{place}: cost {cost}"));
                 }
                 sum += cost;
+                waiting += charged.iter().map(|line| &line.pending).sum::<BigInt>();
                 wrong.extend(lines_differ(segment, &charged).map(|what| format!("{place}: {what}")));
             }
         }
@@ -217,6 +394,9 @@ pub(crate) fn check(receipt: &Value, card_texts: &[String]) -> Result<BigInt, Ve
     let amount = |key: &str| nano(&receipt[key]);
     if amount("charge").as_ref() != Some(&sum) {
         wrong.push(format!("charge {sum}"));
+    }
+    if amount("pending").as_ref() != Some(&waiting) {
+        wrong.push(format!("pending {waiting}"));
     }
     let paid = ["drawn", "unfunded", "owed"].iter().try_fold(BigInt::ZERO, |paid, key| Some(paid + amount(key)?));
     if paid != amount("charge") {
@@ -232,7 +412,7 @@ fn lines_differ(segment: &Value, charged: &[Charged]) -> Option<String> {
         return Some(format!("{} lines, and {} apply", said.len(), charged.len()));
     }
     said.iter().zip(charged).find_map(|(said, charged)| {
-        let Charged { tariff, quantity, cost, .. } = charged;
+        let Charged { tariff, quantity, billed, cost, pending, .. } = charged;
         let same = said["line"] == tariff.id.as_str()
             && said["meter"] == tariff.meter.as_str()
             && said["unit"] == tariff.unit.as_str()
@@ -240,6 +420,8 @@ fn lines_differ(segment: &Value, charged: &[Charged]) -> Option<String> {
             && whole(&said["per"]).as_ref() == Some(&tariff.per)
             && said["price"].as_str().and_then(decimal).as_ref() == Some(&tariff.price)
             && whole(&said["quantity"]).as_ref() == Some(quantity)
+            && said["billed"].as_str().and_then(decimal).as_ref() == Some(billed)
+            && nano(&said["pending"]).as_ref() == Some(pending)
             && nano(&said["cost"]).as_ref() == Some(cost);
         (!same).then(|| format!("{said} is not {charged:?}"))
     })

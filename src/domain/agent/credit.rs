@@ -9,15 +9,15 @@ use super::super::act::Act;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, SettledRow};
 use super::super::grant::{self, Asked, Told};
-use super::super::id::{AccountId, Attempt, Digest, Epoch};
+use super::super::id::{AccountId, Attempt, Epoch};
 use super::super::job::{COUNTER_SETTLES, Evidence, Job, Phase, StepEvent};
 use super::super::ladder::{Rung, Warned};
+use super::super::ledger::sizing::used_in;
 use super::super::money::Credits;
-use super::super::rates::charge::{self, Shape};
 use super::super::time::{Boot, Mono, Nanos, Now};
-use super::super::usage::HeldGpu;
 use super::super::wire::{Answer, OnExhaustion, PROTOCOL, Push, Request, RequestEntry, UNIT, Verdict};
 use super::draft::Draft;
+use super::outlook::{Burn, Burns, Kind, STEP_GUARD, Step, due};
 use super::restraint::{Restraint, deserved, is_fresh};
 use super::start::PendingStart;
 use super::{Account, Agent, Settings};
@@ -43,6 +43,8 @@ pub(in crate::domain) const ASK_SPACING: Nanos = Nanos::from_millis(100);
 const LOOK_BEFORE_LAPSE: Nanos = Nanos::from_millis(10);
 /// Jobs that stand still near their account's edge are looked at no more often than this.
 const LOOK_AT_STILL: Nanos = Nanos::from_millis(100);
+/// The next increments are asked for this long before they may be due.
+const STEP_AHEAD: Nanos = Nanos::from_secs(10);
 /// The expected burn of jobs is at least this part of their greatest one, so that an idle job that wakes is funded.
 const BURN_FLOOR_PART: i128 = 100;
 
@@ -62,20 +64,13 @@ impl Agent {
     /// The greatest burn of an account's jobs that the agent has not stopped, nano-credits per second: the whole host's CPUs and memory once, and the GPUs that are held.
     #[must_use]
     pub fn burn_max(&self, account: &AccountId, settings: &Settings) -> Credits {
-        self.burn_of(self.jobs_of(account).filter(|job| job.may_cost()), settings)
-    }
-
-    fn burn_of<'a>(&'a self, jobs: impl Iterator<Item = &'a Job>, settings: &Settings) -> Credits {
-        let mut burns = Burns::new(self, settings);
-        let mut sum = Burn::default();
-        jobs.for_each(|job| sum.add(burns.of(job)));
-        sum.total()
+        Burns::new(self, settings, Kind::Spread, Mono(0)).sum(self.jobs_of(account).filter(|job| job.may_cost()))
     }
 
     /// The burn that a question states: measured over the last seconds, and never below a part of the greatest one.
     fn burn_expected(&self, id: &AccountId, account: &Account, settings: &Settings, now: Mono) -> Credits {
         let jobs = || self.jobs_of(id).filter(|job| job.is_live());
-        let most = self.burn_of(jobs(), settings);
+        let most = Burns::new(self, settings, Kind::Spread, now).sum(jobs());
         let young = jobs().any(|job| now.since(job.opened.mono) < Nanos::from_secs(10));
         if young {
             return most;
@@ -109,7 +104,13 @@ impl Agent {
             let burns = alive.iter().any(|job| job.may_cost());
             // The oldest look decides: what was used since is not known yet.
             let seen = alive.iter().map(|job| seen_at(job)).min()?;
-            let lasts = grant::lasts(account.grant.in_hand(now.boot), self.burn_of(alive.iter().copied(), settings))?;
+            let mut reckoned = Burns::new(self, settings, Kind::Smooth, now.mono);
+            let burn = reckoned.sum(alive.iter().copied());
+            let kept = self.pending(id).plus(due(&reckoned.steps, now.mono.plus(STEP_GUARD)));
+            let lasts = grant::lasts(account.grant.in_hand(now.boot).minus(kept), burn);
+            // Before each step there is a look, to see whether it can be paid for.
+            let steps = reckoned.steps.iter().map(|step| Nanos(step.at.since(seen).0.saturating_sub(STEP_GUARD.0)));
+            let lasts = steps.filter(|within| Nanos(0) < *within).chain(lasts).min()?;
             let lasts = if burns { lasts } else { lasts.max(LOOK_AT_STILL) };
             // What was used up to the lapse may still be drawn, if it is seen before.
             let lapse = now.mono.plus(account.grant.deadline.since(now.boot));
@@ -121,64 +122,22 @@ impl Agent {
     }
 }
 
-/// A greatest burn in the making. Jobs of one account share the host; those under an older card are priced by their own, the dearest
-/// counts for the host.
-#[derive(Clone, Copy, Debug, Default)]
-struct Burn {
-    host: Credits,
-    each: Credits,
-}
-
-impl Burn {
-    fn add(&mut self, job: Burn) {
-        self.host = self.host.max(job.host);
-        self.each = self.each.plus(job.each);
-    }
-
-    fn total(self) -> Credits {
-        self.host.plus(self.each)
-    }
-}
-
-/// Reckons the burn of jobs. Nearly all are alike: they hold no GPU and have the same card, so theirs is reckoned once.
-struct Burns<'a> {
-    agent: &'a Agent,
-    settings: &'a Settings,
-    alike: Option<(Digest, Burn)>,
-}
-
-impl<'a> Burns<'a> {
-    fn new(agent: &'a Agent, settings: &'a Settings) -> Burns<'a> {
-        Burns { agent, settings, alike: None }
-    }
-
-    fn of(&mut self, job: &Job) -> Burn {
-        let Some(digest) = job.segments.last().map(|segment| segment.card) else { return Burn::default() };
-        if let Some((_, burn)) = self.alike.filter(|(known, _)| *known == digest && job.gpus.is_empty()) {
-            return burn;
-        }
-        let Some(card) = self.agent.cards.get(&digest) else { return Burn::default() };
-        let each = charge::burn(card, &Shape { cpu_milli: 0, memory_bytes: 0, gpus: &job.gpus });
-        let burn = Burn { host: charge::burn(card, &host_shape(self.settings, &job.gpus)).minus(each), each };
-        if job.gpus.is_empty() {
-            self.alike = Some((digest, burn));
-        }
-        burn
-    }
-}
-
 /// What an account's jobs come to.
 struct Standing {
     live: Vec<Attempt>,
     owed: Credits,
     /// The greatest burn of those that are not over.
     burn_live: Credits,
+    /// Kept back for their ends.
+    pending: Credits,
+    /// What may come all at once.
+    steps: Vec<Step>,
 }
 
 impl Standing {
     /// In one pass.
-    fn of(agent: &Agent, settings: &Settings, account: &AccountId) -> Standing {
-        let mut burns = Burns::new(agent, settings);
+    fn of(agent: &Agent, settings: &Settings, account: &AccountId, now: Mono) -> Standing {
+        let mut burns = Burns::new(agent, settings, Kind::Smooth, now);
         let (mut live, mut owed, mut most) = (Vec::new(), Credits::ZERO, Burn::default());
         for job in agent.jobs_of(account) {
             owed = owed.plus(job.owed());
@@ -187,7 +146,8 @@ impl Standing {
                 most.add(burns.of(job));
             }
         }
-        Standing { live, owed, burn_live: most.total() }
+        let steps = burns.steps;
+        Standing { live, owed, burn_live: most.total(), pending: agent.pending(account), steps }
     }
 }
 
@@ -204,23 +164,17 @@ pub fn measured_burn(account: &Account) -> Credits {
     }
 }
 
-fn host_shape<'a>(settings: &Settings, gpus: &'a [HeldGpu]) -> Shape<'a> {
-    Shape { cpu_milli: u64::from(settings.host.cpu_count) * 1_000, memory_bytes: settings.host.memory_bytes, gpus }
-}
-
-/// The greatest burn that a job to be started would add.
-#[must_use]
-pub fn burn_of_start(agent: &Agent, settings: &Settings, gpus: &[HeldGpu]) -> Credits {
-    agent.card_in_force().map_or(Credits::ZERO, |card| charge::burn(card, &host_shape(settings, gpus)))
-}
-
 impl Draft<'_> {
     /// Where the account now stands, and the facts that follow from it.
     pub(super) fn review(&mut self, id: &AccountId) {
         let Some(account) = self.agent.accounts.get(id) else { return };
         let in_hand = account.grant.in_hand(self.now.boot);
-        let Standing { live, owed, burn_live } = Standing::of(self.agent, self.settings, id);
-        let empty = owed.is_positive() || (!in_hand.is_positive() && burn_live.is_positive());
+        let standing = Standing::of(self.agent, self.settings, id, self.now.mono);
+        let kept = standing.pending.plus(due(&standing.steps, self.now.mono.plus(STEP_GUARD)));
+        let to_spend = in_hand.minus(kept);
+        let short = kept.is_positive() && to_spend < Credits::ZERO;
+        let Standing { live, owed, burn_live, steps, .. } = standing;
+        let empty = owed.is_positive() || short || (!to_spend.is_positive() && burn_live.is_positive());
         match (empty && !live.is_empty(), account.empty_since) {
             (true, None) => {
                 self.record(Fact::EmptySet { account: id.clone(), since: Some(self.now.mono), at: self.now.mono });
@@ -237,7 +191,7 @@ impl Draft<'_> {
             }
             _ => {}
         }
-        self.review_edge(id, in_hand, burn_live, &live);
+        self.review_edge(id, to_spend, burn_live, &steps, &live);
         self.review_warning(id, in_hand, &live);
         self.note_frozen_too_long(id, &live);
         self.review_rungs(id);
@@ -333,10 +287,18 @@ impl Draft<'_> {
         }
     }
 
-    fn review_edge(&mut self, id: &AccountId, in_hand: Credits, burn_live: Credits, live: &[Attempt]) {
+    fn review_edge(&mut self, id: &AccountId, to_spend: Credits, burn_live: Credits, steps: &[Step], live: &[Attempt]) {
         let armed = self.agent.accounts.get(id).is_some_and(|account| account.armed.is_some());
         let enforced = self.agent.mode_for_account(id, self.settings) == Enforcement::Enforce;
-        let lasts = self.lasts_at_most(id, in_hand, burn_live);
+        let lasts = self.lasts_at_most(id, to_spend, burn_live);
+        // A step comes all at once, and what is burnt until then is gone by then.
+        let stepped = |within: Nanos| {
+            let coming = |step: &&Step| self.now.mono.plus(STEP_GUARD) < step.at && step.at <= self.now.mono.plus(within);
+            let cost: Credits = steps.iter().filter(coming).map(|step| step.cost).sum();
+            cost.is_positive() && to_spend < cost.plus(used_in(burn_live, within))
+        };
+        let lasts = if stepped(DISARM_BEYOND) { Some(lasts.unwrap_or(ARM_BEFORE).min(DISARM_BEYOND)) } else { lasts };
+        let lasts = if stepped(ARM_BEFORE) { lasts.map(|lasts| lasts.min(Nanos(ARM_BEFORE.0 - 1))) } else { lasts };
         let near = enforced && lasts.is_some_and(|lasts| lasts < ARM_BEFORE);
         let far = !enforced || lasts.is_none_or(|lasts| DISARM_BEYOND < lasts);
         if near && !armed {
@@ -551,18 +513,25 @@ impl Draft<'_> {
             _ => ASK_AGAIN_SOON,
         };
         let burning = || self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some();
-        if pace <= heard_ago && (owed || ((half_used || lapsing) && burning())) { Need::Soon } else { untold }
+        let kept = self.agent.kept(id, self.settings, self.now.mono, STEP_AHEAD);
+        let short = kept.is_positive() && in_hand < kept;
+        let half_used = half_used || in_hand.plus(in_hand) < grant.horizon.plus(kept);
+        if pace <= heard_ago && (owed || short || ((half_used || lapsing) && burning())) { Need::Soon } else { untold }
     }
 
     fn entry(&self, id: &AccountId, starts: &[PendingStart]) -> RequestEntry {
         let account = self.agent.accounts.get(id);
         let grant = account.map(|account| account.grant.clone()).unwrap_or_default();
         let waiting = || starts.iter().filter(|start| start.wanted.account == *id);
-        let burn_new: Credits = waiting().map(|start| burn_of_start(self.agent, self.settings, &start.gpus)).sum();
+        let burn_new: Credits = waiting().map(|start| self.burn_of_start(start)).sum();
         let burn = account.map_or(Credits::ZERO, |account| self.agent.burn_expected(id, account, self.settings, self.now.mono));
-        let start_price = self.agent.card_in_force().map_or(Credits::ZERO, charge::start_price);
+        let start_price = |start| {
+            let price = self.start_price(start);
+            price.cost.plus(price.pending)
+        };
+        let kept = self.agent.kept(id, self.settings, self.now.mono, STEP_AHEAD);
         let useful = starts.iter().any(|start| start.wanted.account == *id) || self.agent.jobs_of(id).next().is_some();
-        let wanted_now = Credits::from_nano(start_price.nano().saturating_mul(i128::try_from(waiting().count()).unwrap_or(i128::MAX)));
+        let wanted_now: Credits = waiting().map(start_price).sum();
         RequestEntry {
             account: id.clone(),
             unit: UNIT.to_owned(),
@@ -570,7 +539,7 @@ impl Draft<'_> {
             returned: grant.returned,
             spent: grant.spent,
             unfunded: grant.unfunded,
-            owed: self.agent.owed(id).plus(wanted_now),
+            owed: self.agent.owed(id).plus(wanted_now).plus(kept),
             burn_per_s: burn.plus(burn_new),
             // Only for somebody who would use it: else it came and went for ever.
             at_least: Credits::from_nano(i128::from(useful)),

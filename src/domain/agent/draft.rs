@@ -13,11 +13,12 @@ use super::super::detail::Detailed;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, Row, Seq};
 use super::super::id::{AccountId, Attempt, BootId, Epoch, Uid};
-use super::super::job::{Ending, FrozenBy, Gap, GapRule, Job, Phase, StepEvent};
+use super::super::job::{Ending, FrozenBy, Gap, GapRule, Job, Phase, Segment, StepEvent};
 use super::super::meter::{Frozen, JobSample, Missing, Populated, Reading, TailShare, area};
 use super::super::money::Credits;
 use super::super::outcome::{Basis, Outcome};
-use super::super::rates::{Card, charge};
+use super::super::rates::charge::Charge;
+use super::super::rates::{Card, Line, Timing};
 use super::super::receipt::Receipt;
 use super::super::time::{Mono, Nanos, Now};
 use super::super::usage::{Meter, Usage};
@@ -145,8 +146,9 @@ impl<'a> Draft<'a> {
             return Err(format!("version {} of card {} is not above version {}, which is in force", card.version, card.name, last.version));
         }
         let live = self.agent.jobs.values().filter(|job| job.is_live());
-        if let Some((job, held)) = live.flat_map(|job| card.unpriced(&job.gpus).into_iter().map(move |held| (job, held))).next() {
-            return Err(format!("job {} holds {} ({}), which the card does not price", job.name, held.gpu, held.model));
+        let uncovered = |job: &Job| Some((job.name.clone(), card.cover(&job.gpus, &job.stated(self.now.wall)).err()?));
+        if let Some((name, why)) = live.into_iter().find_map(uncovered) {
+            return Err(format!("job {name} has no price under the card: {why}"));
         }
         self.sampled(samples);
         self.record(Fact::CardAdopted { card: Box::new(card.clone()), at: self.now });
@@ -268,7 +270,8 @@ impl<'a> Draft<'a> {
             None => false,
         };
         let still_frozen = job.phase == Phase::Frozen && phase == Phase::Frozen && !empties && !self.is_paid_for(job);
-        if counter_delta == 0 && ((still_empty && phase == job.phase) || still_frozen) {
+        let stands_free = || still_frozen && !self.agent.cards.get(&segment.card).is_some_and(Card::prices_stillness);
+        if counter_delta == 0 && ((still_empty && phase == job.phase) || stands_free()) {
             return None;
         }
         let mut usage = segment.usage.clone();
@@ -279,22 +282,24 @@ impl<'a> Draft<'a> {
         if !still_empty && !self.is_unknown(job, sample) {
             self.add_time(&mut usage, job, sample, at);
         }
-        let cost_of = |usage: &Usage| self.price(job, usage).unwrap_or(segment.cost).max(segment.cost);
+        let before = Charge { cost: segment.cost, pending: segment.pending };
+        let charge_of = |usage: &Usage| self.price(job, usage).unwrap_or(before);
         let mut anon = self.anon(job, sample, usage.wall_ns.saturating_sub(segment.usage.wall_ns));
         usage.memory_anon_byte_ns += anon.byte_ns;
-        let mut cost = cost_of(&usage);
+        let mut now = charge_of(&usage);
         // A job that had no task and goes on is charged for the time between, unless nobody can pay for that any more: it was not looked
         // at as one that runs, so it must not run up a debt.
         let goes_on = job.emptied.is_some() && populated == Some(Populated::Yes);
         let mut waived = None;
-        if goes_on && in_hand.or_zero() < job.owed().plus(cost.minus(segment.cost)) {
+        if goes_on && in_hand.or_zero() < job.owed().plus(now.cost.minus(segment.cost)) {
             anon = self.anon(job, sample, 0);
             usage = untimed;
             usage.memory_anon_byte_ns += anon.byte_ns;
-            cost = cost_of(&usage);
+            now = charge_of(&usage);
             let (meter, why, rule) = (Meter::WallTime, Missing::NoTask, GapRule::NotBilled);
             waived = Some(Gap { meter, from: job.counted_to, to: at.max(job.counted_to), why, rule });
         }
+        let cost = now.cost.max(segment.cost);
         let charge = job.charge.plus(cost.minus(segment.cost));
         let draw = charge.minus(job.drawn).minus(job.unfunded).or_zero().min(in_hand.or_zero());
         *in_hand = in_hand.minus(draw);
@@ -314,6 +319,8 @@ impl<'a> Draft<'a> {
             memory_anon_byte_ns: usage.memory_anon_byte_ns,
             memory_anon: anon.mark,
             inner_ns: inner_ns.saturating_sub(counter_delta),
+            paused_ns: usage.paused_ns,
+            pending: now.pending,
         };
         Some((row, waived))
     }
@@ -331,6 +338,7 @@ impl<'a> Draft<'a> {
         match job.phase {
             _ if job.phase == Phase::Running || self.is_paid_for(job) => {
                 usage.wall_ns += u128::from(length.0);
+                usage.paused_ns += if job.phase == Phase::Frozen { u128::from(length.0) } else { 0 };
                 usage.gpu_held_ns.values_mut().for_each(|held| *held += u128::from(length.0));
                 usage.memory_byte_ns += self.memory(job, sample, length).unwrap_or(0);
             }
@@ -376,9 +384,29 @@ impl<'a> Draft<'a> {
         Nanos(self.settings.interval.0.saturating_mul(LEVEL_GAP_INTERVALS))
     }
 
-    fn price(&self, job: &Job, usage: &Usage) -> Option<Credits> {
+    fn price(&self, job: &Job, usage: &Usage) -> Option<Charge> {
         let card = self.agent.cards.get(&job.segments.last()?.card)?;
-        charge::total(card, usage, &job.gpus).ok()
+        job.charge(job.segments.len() - 1, usage, card, None).ok()
+    }
+
+    /// What its lines kept back for its end is due, by its outcome.
+    fn charge_at_end(&mut self, attempt: Attempt) {
+        let Some(job) = self.agent.jobs.get(&attempt) else { return };
+        let settles = |line: &Line| line.rules.as_ref().is_some_and(|rules| rules.timing == Timing::SettleAtEnd);
+        let ended = job.ending.map(|ending| ending.outcome);
+        let cost = |(nth, segment): (usize, &Segment)| {
+            let card = self.agent.cards.get(&segment.card)?;
+            let charge = card.lines.iter().any(settles).then(|| job.charge(nth, &segment.usage, card, ended).ok());
+            Some(charge.map_or(segment.cost, |charge| charge.map_or(segment.cost, |charge| charge.cost.max(segment.cost))))
+        };
+        let costs: Vec<Credits> = job.segments.iter().enumerate().map(|each| cost(each).unwrap_or(each.1.cost)).collect();
+        let charge: Credits = costs.iter().copied().sum();
+        if charge == job.charge && job.pending().is_zero() {
+            return;
+        }
+        let owed = charge.minus(job.drawn).minus(job.unfunded).or_zero();
+        let drawn = job.drawn.plus(owed.min(self.in_hand(&job.account).or_zero()));
+        self.record(Fact::ChargedAtEnd { attempt, costs, drawn });
     }
 
     /// What could not be read, before the new totals are applied (they move `counted_to`).
@@ -502,6 +530,7 @@ impl<'a> Draft<'a> {
     /// A job is over. What it holds goes back as soon as it owes nothing.
     pub(super) fn end(&mut self, attempt: Attempt, (ending, basis): (Ending, Basis), at: Now) {
         self.record(Fact::JobEnded { attempt, at, ending, basis });
+        self.charge_at_end(attempt);
         self.close_if_settled(attempt);
     }
 

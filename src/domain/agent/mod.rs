@@ -8,6 +8,7 @@ pub mod credit;
 pub mod draft;
 pub mod ending;
 mod nesting;
+mod outlook;
 pub mod restraint;
 mod salvage;
 pub mod start;
@@ -166,14 +167,14 @@ impl Agent {
     /// The state as bytes, for a checkpoint.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![1]).unwrap_or_default()
+        postcard::to_extend(self, vec![2]).unwrap_or_default()
     }
 
     /// The state that a checkpoint holds; `None` if it is of another version or broken (then every fact is replayed).
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Agent> {
         match bytes.split_first() {
-            Some((1, body)) => postcard::from_bytes(body).ok(),
+            Some((2, body)) => postcard::from_bytes(body).ok(),
             _ => None,
         }
     }
@@ -237,6 +238,7 @@ impl Agent {
             Fact::RungAllowed { account, rung, at } => self.allow(account, *rung, *at),
             Fact::RungsConfirmed { by: _ } => self.rungs.clear(),
             Fact::VictimSet { attempt, victim, at } => self.set_victim(*attempt, *victim, *at),
+            Fact::ChargedAtEnd { attempt, costs, drawn } => self.charge_at_end(*attempt, costs, *drawn),
         }
     }
 
@@ -349,6 +351,7 @@ impl Agent {
                     to: at.wall,
                     usage: empty_usage(&job.gpus),
                     cost: Credits::ZERO,
+                    pending: Credits::ZERO,
                 });
             }
         }
@@ -359,7 +362,8 @@ impl Agent {
         self.attempts = self.attempts.max(opened.attempt.0);
         let mut usage = empty_usage(&opened.gpus);
         usage.job_starts = 1;
-        let segment = Segment { card: opened.card, from: opened.at.wall, to: opened.at.wall, usage, cost: opened.charge };
+        let segment =
+            Segment { card: opened.card, from: opened.at.wall, to: opened.at.wall, usage, cost: opened.charge, pending: opened.pending };
         let awaited = matches!(opened.target, Target::SlurmJob(_)) && opened.cpu_counter_ns.is_none();
         let job = Job {
             attempt: opened.attempt,
@@ -408,6 +412,7 @@ impl Agent {
             warned_at: None,
             victim: None,
             would: None,
+            traits: opened.traits.clone(),
         };
         let account = self.account(&opened.account);
         account.grant.spent = account.grant.spent.plus(opened.drawn);
@@ -434,10 +439,12 @@ impl Agent {
         if let Some(segment) = job.segments.last_mut() {
             segment.to = wall;
             segment.cost = row.cost;
+            segment.pending = row.pending;
             segment.usage.cpu_ns = row.cpu_ns;
             segment.usage.memory_byte_ns = row.memory_byte_ns;
             segment.usage.wall_ns = row.running_ns;
             segment.usage.frozen_ns = row.frozen_ns;
+            segment.usage.paused_ns = row.paused_ns;
             segment.usage.memory_anon_byte_ns = row.memory_anon_byte_ns;
             segment.usage.gpu_held_ns.values_mut().for_each(|held| *held = row.running_ns);
         }
@@ -486,6 +493,19 @@ impl Agent {
         let grant = &mut account.grant;
         grant.spent = grant.spent.plus(drawn);
         grant.unfunded = grant.unfunded.plus(unfunded);
+    }
+
+    fn charge_at_end(&mut self, attempt: Attempt, costs: &[Credits], drawn: Credits) {
+        let Some(job) = self.jobs.get_mut(&attempt) else { return };
+        for (segment, cost) in job.segments.iter_mut().zip(costs) {
+            (segment.cost, segment.pending) = (*cost, Credits::ZERO);
+        }
+        let before = (job.charge, job.drawn);
+        job.charge = job.segments.iter().map(|segment| segment.cost).sum();
+        job.drawn = drawn;
+        let Some(account) = self.accounts.get_mut(&job.account) else { return };
+        account.charged = account.charged.plus(job.charge.minus(before.0));
+        account.grant.spent = account.grant.spent.plus(drawn.minus(before.1));
     }
 
     fn take_answer(&mut self, request: u64, acknowledged: &[Epoch], entries: &[AnswerEntry], at: Now) {

@@ -11,12 +11,13 @@ use super::super::ladder::JobPolicy;
 use super::super::meter::{JobSample, Missing, Reading};
 use super::super::money::Credits;
 use super::super::outcome::{Basis, Outcome};
-use super::super::rates::charge::{self, Shape};
+use super::super::rates::charge::{self, Charge};
+use super::super::rates::{Priced, Stated, Trait, Traits, Uncovered};
 use super::super::time::{Mono, Nanos, Now};
-use super::super::usage::HeldGpu;
+use super::super::usage::{HeldGpu, Usage};
 use super::super::wire::{StartPredicted, Verdict};
-use super::credit::burn_of_start;
 use super::draft::Draft;
+use super::outlook::host_shape;
 
 /// A start that waits for the authority's word longer than this is decided without it.
 pub const ADMIT_WITHIN: Nanos = Nanos::from_millis(1_500);
@@ -40,6 +41,8 @@ pub struct Wanted {
     pub memory_bytes: Option<u64>,
     /// What is to be done with it, where that is stricter than its account's policy.
     pub policy: JobPolicy,
+    /// What is stated of it, for lines that select by that.
+    pub traits: Traits,
 }
 
 /// A start that waits for the authority's word.
@@ -135,19 +138,38 @@ impl Draft<'_> {
                 "set rate_card in meterd.toml and reload",
             )));
         };
-        if let Some(held) = card.unpriced(&start.gpus).first() {
-            let message = format!("rate card {} version {} has no price for {} ({})", card.name, card.version, held.gpu, held.model);
-            return Some(Reply::Refused(Refusal::new(
+        let traits = self.traits(start);
+        let Err(why) = card.cover(&start.gpus, &stated(start, &traits)) else { return None };
+        let named = format!("rate card {} version {}", card.name, card.version);
+        Some(Reply::Refused(match why {
+            Uncovered::Gpu(gpu) => {
+                let model = start.gpus.iter().find(|held| held.gpu == gpu).map(|held| held.model.to_string()).unwrap_or_default();
+                let message = format!("{named} has no price for {gpu} ({model})");
+                Refusal::new("no_price", message, "add a gpu_held line for that model; a free one has price \"0\"")
+            }
+            Uncovered::Meter(_) => Refusal::new(
                 "no_price",
-                message,
-                "add a gpu_held line for that model; a free one has price \"0\"",
-            )));
+                format!("{named}: {why}"),
+                "state at the start what the lines select, or add a line that selects nothing",
+            ),
+            Uncovered::NotStated { .. } => {
+                Refusal::new("not_stated", format!("{named}: {why}"), "state cpus and memory_bytes at the start")
+            }
+        }))
+    }
+
+    /// What is stated of it; the node's name is known.
+    fn traits(&self, start: &PendingStart) -> Traits {
+        let mut traits = start.wanted.traits.clone();
+        if let (false, Ok(node)) = (traits.contains_key(&Trait::Node), self.settings.node.as_str().parse()) {
+            traits.insert(Trait::Node, node);
         }
-        None
+        traits
     }
 
     fn repeated(&self, start: &PendingStart) -> Option<Reply> {
         let wanted = &start.wanted;
+        let traits = self.traits(start);
         let same_place = |job: &Job| match (&job.target, &wanted.target) {
             (Target::OwnCgroups(_), Target::OwnCgroups(_)) => true,
             (known, asked) => known == asked,
@@ -158,6 +180,7 @@ impl Draft<'_> {
                 && same_place(job)
                 && job.gpus == start.gpus
                 && job.policy == wanted.policy
+                && job.traits == traits
         };
         let known_as = |job: &&Job| {
             Some(Reply::Started { attempt: job.attempt, target: job.target.clone(), novelty: Novelty::Repeated }).filter(|_| is_same(job))
@@ -176,7 +199,7 @@ impl Draft<'_> {
         Some(if same {
             Reply::Started { attempt: live.attempt, target: live.target.clone(), novelty: Novelty::Repeated }
         } else {
-            let message = format!("job {} is already metered with another account, owner, place, GPUs or policy", wanted.name);
+            let message = format!("job {} is already metered with another account, owner, place, GPUs, policy or traits", wanted.name);
             Reply::Refused(Refusal::new("changed_repeat", message, "stop the first, or give the second another name"))
         })
     }
@@ -191,9 +214,10 @@ impl Draft<'_> {
         }
         let attempt = Attempt(self.agent.attempts + 1);
         let wanted = &start.wanted;
-        let (Some(card), charge) = (self.agent.card, self.start_price()) else {
+        let (Some(card), Charge { cost: charge, pending }) = (self.agent.card, self.start_price(start)) else {
             return Reply::Refused(Refusal::new("no_rate_card", "no rate card is in force", "set rate_card in meterd.toml and reload"));
         };
+        let traits = self.traits(start);
         self.record(Fact::JobOpened(Box::new(Opened {
             attempt,
             name: wanted.name.clone(),
@@ -211,14 +235,25 @@ impl Draft<'_> {
             charge,
             drawn: charge.min(self.in_hand(&wanted.account)),
             policy: wanted.policy,
+            traits,
+            pending,
             oom_kills: start.sample.detail.as_ref().and_then(|detail| detail.oom_kills.seen().copied()),
         })));
         self.review(&start.wanted.account);
         Reply::Started { attempt, target: start.wanted.target.clone(), novelty: Novelty::New }
     }
 
-    fn start_price(&self) -> Credits {
-        self.agent.card_in_force().map_or(Credits::ZERO, charge::start_price)
+    /// What the start costs at once, and what it keeps back.
+    pub(super) fn start_price(&self, start: &PendingStart) -> Charge {
+        let traits = self.traits(start);
+        self.agent.card_in_force().map_or_else(Charge::default, |card| charge::start_price(card, &start.gpus, stated(start, &traits)))
+    }
+
+    /// The greatest burn that the job to be started would add.
+    pub(super) fn burn_of_start(&self, start: &PendingStart) -> Credits {
+        let traits = self.traits(start);
+        let shape = host_shape(self.settings, &start.gpus);
+        self.agent.card_in_force().map_or(Credits::ZERO, |card| charge::burn_of(card, &shape, &stated(start, &traits)))
     }
 
     fn may_start(&self, start: &PendingStart, asked_in_vain: AskedInVain) -> Result<(), Refusal> {
@@ -238,11 +273,12 @@ impl Draft<'_> {
             return Err(Refusal::new("unknown_account", format!("there is no account {id}"), "meterctl account create"));
         };
         let grant = &account.grant;
-        let available = self.in_hand(id).plus(grant.free).minus(self.agent.owed(id));
-        let burn = burn_of_start(self.agent, self.settings, &start.gpus);
-        let price = self.start_price();
+        let available = self.in_hand(id).plus(grant.free).minus(self.agent.owed(id)).minus(self.agent.pending(id));
+        let burn = self.burn_of_start(start);
+        let price = self.start_price(start);
+        let price = price.cost.plus(price.pending);
         let costs = burn.is_positive() || price.is_positive();
-        if costs && (!available.is_positive() || available < price || self.in_hand(id) < price) {
+        if costs && (!available.is_positive() || available < price || self.in_hand(id).minus(self.agent.pending(id)) < price) {
             return Err(Refusal::new("no_credit", format!("account {id} has {available} credits left"), "top up the account"));
         }
         if available < grant.policy.start_threshold {
@@ -263,15 +299,21 @@ impl Draft<'_> {
     fn predicted(&self, start: &PendingStart) -> Option<Credits> {
         let limit = start.wanted.time_limit?;
         let card = self.agent.card_in_force()?;
-        let shape = Shape {
-            cpu_milli: u64::from(start.wanted.cpus.unwrap_or(1)) * 1_000,
-            memory_bytes: start.wanted.memory_bytes.unwrap_or(0),
-            gpus: &start.gpus,
+        let ns = u128::from(limit.0);
+        let memory_byte_ns = u128::from(start.wanted.memory_bytes.unwrap_or(0)) * ns;
+        let usage = Usage {
+            cpu_ns: u128::from(start.wanted.cpus.unwrap_or(1)) * ns,
+            memory_byte_ns,
+            memory_anon_byte_ns: memory_byte_ns,
+            gpu_held_ns: start.gpus.iter().map(|held| (held.gpu.clone(), ns)).collect(),
+            wall_ns: ns,
+            job_starts: 1,
+            ..Usage::default()
         };
-        let per_s = charge::burn(card, &shape).nano();
-        let whole = per_s.saturating_mul(i128::from(limit.0 / 1_000_000_000));
-        let rest = per_s.saturating_mul(i128::from(limit.0 % 1_000_000_000)) / 1_000_000_000;
-        Some(Credits::from_nano(whole.saturating_add(rest)).plus(charge::start_price(card)))
+        let traits = self.traits(start);
+        let priced = Priced { usage: &usage, gpus: &start.gpus, before: None, stated: stated(start, &traits), ended: None };
+        let far = Credits::from_nano(i128::MAX);
+        Some(charge::charge(card, &priced).map_or(far, |charge| charge.cost.plus(charge.pending)))
     }
 
     /// `stop` was called; `sample` is the job, looked at when the call came.
@@ -328,6 +370,10 @@ pub enum AskedInVain {
     Yes,
     /// Its word is there.
     No,
+}
+
+fn stated<'t>(start: &PendingStart, traits: &'t Traits) -> Stated<'t> {
+    Stated { at: start.at.wall, traits, cpus: start.wanted.cpus, memory_bytes: start.wanted.memory_bytes }
 }
 
 /// Has this start waited long enough?

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::Unit;
+use super::rules::{self, Rules, Traits};
+use super::{Basis, Unit};
 use crate::domain::form::{Fault, Mistake, Table, quoted, read_toml};
-use crate::domain::id::{Digest, GpuModel, LineId};
+use crate::domain::id::{Digest, GpuId, GpuModel, LineId};
 use crate::domain::money::Decimal;
 use crate::domain::time::Wall;
 use crate::domain::usage::{HeldGpu, Meter};
@@ -51,6 +52,40 @@ pub struct Line {
     pub round: Rounding,
     /// Which GPUs; [`GpuSelector::Any`] on lines of other meters.
     pub gpu_model: GpuSelector,
+    /// What else it says; nothing of a line that is only a price for a unit.
+    pub rules: Option<Box<Rules>>,
+}
+
+/// Of a job, what decides which lines are for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stated<'a> {
+    /// When its segment begins.
+    pub at: Wall,
+    /// What was stated of it.
+    pub traits: &'a Traits,
+    /// CPUs as stated.
+    pub cpus: Option<u32>,
+    /// Memory as stated, in bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// Why a job has no price under a card.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Uncovered {
+    /// No line prices that GPU.
+    #[error("no line prices the GPU {0}")]
+    Gpu(GpuId),
+    /// The card prices the meter, but for other jobs.
+    #[error("of the lines for {0} none is for such a job")]
+    Meter(Meter),
+    /// The line prices what was asked for, and that was not stated.
+    #[error("line {line} prices by {what} as asked for, and the start did not say how much")]
+    NotStated {
+        /// The line.
+        line: LineId,
+        /// `cpus` or `memory_bytes`.
+        what: &'static str,
+    },
 }
 
 /// What becomes of a fraction of a nano-credit. The order is the journal's format: append only.
@@ -112,6 +147,9 @@ pub enum CardFlaw {
     /// A GPU model on a line of another meter.
     #[error("line {0} names a GPU model and prices another meter")]
     SelectorWithoutGpu(LineId),
+    /// Rules that no reader of a card lets pass.
+    #[error("the rules of line {0}: {1}")]
+    Rules(LineId, String),
 }
 
 impl Rounding {
@@ -145,7 +183,7 @@ impl GpuSelector {
 #[derive(Default)]
 struct Seen {
     ids: Vec<LineId>,
-    gpu_selectors: Vec<GpuSelector>,
+    gpu_selectors: Vec<(GpuSelector, Option<Box<Rules>>)>,
 }
 
 fn no_lines() -> Fault {
@@ -167,17 +205,21 @@ fn read_line(table: &Table<'_>, seen: &mut Seen) -> Option<Line> {
     let per = table.field("per").integer(1..=u64::MAX).or(1);
     let round = table.field("round").word(&Rounding::ALL.map(|round| (round.name(), round))).or(Rounding::Down);
     let selector = table.field("gpu_model").text(MODEL_BYTES_MAX).check(|text| selector(&text, meter)).or(GpuSelector::Any);
-    if let (Some(Meter::GpuHeld), Some(selector)) = (meter, &selector) {
-        if seen.gpu_selectors.contains(selector) {
+    // A line without rules is priced the short way.
+    let plain = |rules: &Rules| meter.is_some_and(|meter| *rules == Rules::none(meter));
+    let read = rules::read(table, meter, unit);
+    let rules = read.is_some().then(|| read.filter(|rules| !plain(rules)).map(Box::new));
+    if let (Some(Meter::GpuHeld), Some(selector), Some(rules)) = (meter, &selector, &rules) {
+        if seen.gpu_selectors.iter().any(|(other, others)| other == selector && overlap(others.as_deref(), rules.as_deref())) {
             let message = "this line prices the same GPUs as an earlier one";
-            table.note(Fault::new("duplicate_selector", message).hint("give each gpu_held line its own gpu_model"));
+            table.note(Fault::new("duplicate_selector", message).hint("give each gpu_held line its own gpu_model, select or dates"));
         }
-        seen.gpu_selectors.push(selector.clone());
+        seen.gpu_selectors.push((selector.clone(), rules.clone()));
     }
-    Some(Line { id: id?, meter: meter?, price: price?, unit: unit?, per: per?, round: round?, gpu_model: selector? })
+    Some(Line { id: id?, meter: meter?, price: price?, unit: unit?, per: per?, round: round?, gpu_model: selector?, rules: rules? })
 }
 
-fn not_negative(price: Decimal) -> Result<Decimal, Fault> {
+pub(super) fn not_negative(price: Decimal) -> Result<Decimal, Fault> {
     if price.mantissa < 0 {
         return Err(Fault::new("negative_price", format!("{price} is negative")).hint("what is free costs \"0\""));
     }
@@ -241,17 +283,58 @@ impl Card {
         })
     }
 
-    /// The line that prices a GPU: of those that fit, the most specific (exact, then the longest prefix, then any).
+    /// Has any line rules?
     #[must_use]
-    pub fn gpu_line(&self, model: &GpuModel) -> Option<&Line> {
-        let gpu_lines = self.lines.iter().filter(|line| line.meter == Meter::GpuHeld);
-        gpu_lines.filter_map(|line| Some((line.gpu_model.fit(model)?, line))).max_by_key(|(fit, _)| *fit).map(|(_, line)| line)
+    pub fn has_rules(&self) -> bool {
+        self.lines.iter().any(|line| line.rules.is_some())
     }
 
-    /// Those of the GPUs that no line prices: a job that holds one is not started. What is free has a line with price "0".
+    /// Does time in which a job stands still cost anything under it?
     #[must_use]
-    pub fn unpriced<'a>(&self, gpus: &'a [HeldGpu]) -> Vec<&'a HeldGpu> {
-        gpus.iter().filter(|held| self.gpu_line(&held.model).is_none()).collect()
+    pub fn prices_stillness(&self) -> bool {
+        self.lines.iter().filter_map(|line| line.rules.as_deref()).any(|rules| rules.state.price_stillness())
+    }
+
+    /// The line that prices a GPU: of those that fit, the most specific: by model (exact, then the longest prefix, then any), then by
+    /// how much it selects.
+    #[must_use]
+    pub fn gpu_line(&self, model: &GpuModel, stated: &Stated<'_>) -> Option<&Line> {
+        let gpu_lines = self.lines.iter().filter(|line| line.meter == Meter::GpuHeld && line.fits(stated));
+        let ranked = gpu_lines.filter_map(|line| Some(((line.gpu_model.fit(model)?, line.selects()), line)));
+        // Of two that fit equally well the first one.
+        ranked.rev().max_by_key(|(fit, _)| *fit).map(|(_, line)| line)
+    }
+
+    /// The lines of a meter that are for a job: those that select the most of what was stated of it.
+    pub fn lines_for(&self, meter: Meter, stated: &Stated<'_>) -> impl Iterator<Item = &Line> {
+        let fitting = move |line: &&Line| line.meter == meter && line.fits(stated);
+        let most = self.lines.iter().filter(fitting).map(Line::selects).max().unwrap_or(0);
+        self.lines.iter().filter(move |line| fitting(line) && line.selects() == most)
+    }
+
+    /// Has all that such a job can use a price? What is free has a line with price "0".
+    ///
+    /// # Errors
+    /// The first thing that has none.
+    pub fn cover(&self, gpus: &[HeldGpu], stated: &Stated<'_>) -> Result<(), Uncovered> {
+        if let Some(held) = gpus.iter().find(|held| self.gpu_line(&held.model, stated).is_none()) {
+            return Err(Uncovered::Gpu(held.gpu.clone()));
+        }
+        if !self.has_rules() {
+            return Ok(());
+        }
+        for meter in Meter::ALL.into_iter().filter(|meter| *meter != Meter::GpuHeld && self.prices(*meter)) {
+            let mut lines = self.lines_for(meter, stated).peekable();
+            if lines.peek().is_none() {
+                return Err(Uncovered::Meter(meter));
+            }
+            let allocated =
+                |line: &&Line| line.rules.as_deref().is_some_and(|rules| matches!(rules.basis, Basis::Allocated | Basis::MaxOf));
+            if let (Some(line), Some(what)) = (lines.find(allocated), stated.missing_for(meter)) {
+                return Err(Uncovered::NotStated { line: line.id.clone(), what });
+            }
+        }
+        Ok(())
     }
 
     fn checked(self) -> Result<Card, CardFlaw> {
@@ -273,9 +356,44 @@ impl Card {
     }
 }
 
+impl Stated<'_> {
+    /// What the start should have said, for a meter that is billed as asked for.
+    fn missing_for(&self, meter: Meter) -> Option<&'static str> {
+        match meter {
+            Meter::CpuTime if self.cpus.is_none() => Some("cpus"),
+            Meter::MemoryCharged | Meter::MemoryAnon if self.memory_bytes.is_none() => Some("memory_bytes"),
+            _ => None,
+        }
+    }
+}
+
+/// Can two sets of rules be for the same segment, and select equally much of it? Then nobody knows which is meant.
+fn overlap(a: Option<&Rules>, b: Option<&Rules>) -> bool {
+    let select = |rules: Option<&Rules>| rules.map(|rules| rules.select.clone()).unwrap_or_default();
+    let span = |rules: Option<&Rules>| {
+        let (from, to) = rules.map_or((None, None), |rules| (rules.from, rules.to));
+        (from.unwrap_or(Wall(0)), to.unwrap_or(Wall(u64::MAX)))
+    };
+    let ((a_from, a_to), (b_from, b_to)) = (span(a), span(b));
+    select(a) == select(b) && a_from < b_to && b_from < a_to
+}
+
 impl Line {
     fn selects_the_same_gpus_as(&self, other: &Line) -> bool {
-        self.meter == Meter::GpuHeld && other.meter == Meter::GpuHeld && self.gpu_model == other.gpu_model
+        let both_gpu = self.meter == Meter::GpuHeld && other.meter == Meter::GpuHeld;
+        both_gpu && self.gpu_model == other.gpu_model && overlap(self.rules.as_deref(), other.rules.as_deref())
+    }
+
+    /// Is it for segments that begin then, of such jobs?
+    #[must_use]
+    pub fn fits(&self, stated: &Stated<'_>) -> bool {
+        self.rules.as_deref().is_none_or(|rules| rules.fit(stated.at, stated.traits))
+    }
+
+    /// By how much it selects jobs.
+    #[must_use]
+    pub fn selects(&self) -> usize {
+        self.rules.as_deref().map_or(0, |rules| rules.select.len())
     }
 
     fn checked(&self) -> Result<(), CardFlaw> {
@@ -290,6 +408,9 @@ impl Line {
         }
         if self.meter != Meter::GpuHeld && self.gpu_model != GpuSelector::Any {
             return Err(CardFlaw::SelectorWithoutGpu(self.id.clone()));
+        }
+        if let Some((_, what, _)) = self.rules.as_deref().and_then(|rules| rules.flaw(self.meter)) {
+            return Err(CardFlaw::Rules(self.id.clone(), what.to_owned()));
         }
         Ok(())
     }

@@ -3,10 +3,13 @@
 //! A charge is the price of the *cumulative* usage, rounded once per rate line: it does not depend on the length of a tick,
 //! on restarts or on lost messages (guarantee 1). Receipts hold what is needed to compute it again (guarantee 9).
 
+mod bill;
 pub mod card;
 pub mod charge;
+pub mod rules;
 pub mod unit;
 
-pub use card::{Card, CardFlaw, GpuSelector, Line, Rounding};
-pub use charge::{LineCharge, RateError, Shape};
+pub use card::{Card, CardFlaw, GpuSelector, Line, Rounding, Stated, Uncovered};
+pub use charge::{LineCharge, Priced, RateError, Shape};
+pub use rules::{Anchor, Basis, Factor, Rules, StateRates, Tier, Timing, Trait, Traits};
 pub use unit::Unit;

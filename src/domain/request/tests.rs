@@ -105,6 +105,7 @@ fn start() -> impl Strategy<Value = StartRequest> {
     );
     (name(), name(), place(), gpus(), limits).prop_map(|(job, account, place, gpus, (uid, limit, cpus, memory_bytes, policy))| {
         StartRequest {
+            traits: Traits::new(),
             job: job.parse().unwrap(),
             account: account.parse().unwrap(),
             owner: uid.map(Uid),

@@ -3,6 +3,7 @@
 mod evidence;
 mod ladder;
 mod nested;
+mod rates;
 mod still;
 
 use super::*;
@@ -110,6 +111,7 @@ impl Bench {
 
     fn start_named(&mut self, name: &str, caller: u64, account: &str) {
         let wanted = Wanted {
+            traits: BTreeMap::new(),
             name: name.parse().unwrap(),
             account: account.parse().unwrap(),
             owner: Uid::ROOT,

@@ -19,6 +19,7 @@ fn local(uid: u32, groups: &[u32]) -> Who {
 
 fn start() -> StartRequest {
     StartRequest {
+        traits: BTreeMap::new(),
         job: "u1000-train".parse().unwrap(),
         account: "lab".parse().unwrap(),
         owner: None,

@@ -46,6 +46,8 @@ fn row(attempt: u64) -> Row {
         memory_anon_byte_ns: 0,
         memory_anon: None,
         inner_ns: 0,
+        paused_ns: 0,
+        pending: Credits::ZERO,
     }
 }
 

@@ -207,6 +207,7 @@ impl World {
         owner.unpaid |= self.bank.books.paid_in.get(&owner.id).is_none_or(|paid_in| *paid_in == 0);
         let job = &self.jobs[index];
         let wanted = Wanted {
+            traits: BTreeMap::new(),
             name: job.name.parse().unwrap(),
             account: self.owners[job.account].id.clone(),
             owner: Uid(1_000),

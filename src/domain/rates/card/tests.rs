@@ -23,7 +23,7 @@ fn the_example_card_is_read_and_prices_an_h100_by_its_own_line() {
     let card = Card::parse(text, "standard.toml").unwrap();
     assert_eq!((card.name.as_str(), card.version, card.effective_from), ("standard", 1, Wall(1_767_225_600_000)));
     assert_eq!(card.digest, Digest(Sha256::digest(text).into()));
-    let id = |model: &str| card.gpu_line(&GpuModel::new(model)).unwrap().id.to_string();
+    let id = |model: &str| card.gpu_line(&GpuModel::new(model), &Stated::NOTHING).unwrap().id.to_string();
     assert_eq!(id("NVIDIA H100 80GB HBM3"), "gpu-h100");
     assert_eq!(id("NVIDIA L4"), "gpu");
     let cpu = &card.lines[0];
@@ -116,7 +116,7 @@ fn the_most_specific_line_prices_a_gpu() {
         gpu_line("short", "4", Some("NVIDIA H*")),
     ];
     let card = card(&lines.concat()).unwrap();
-    let id = |model: &str| card.gpu_line(&GpuModel::new(model)).unwrap().id.to_string();
+    let id = |model: &str| card.gpu_line(&GpuModel::new(model), &Stated::NOTHING).unwrap().id.to_string();
     assert_eq!(id("NVIDIA H100 80GB HBM3"), "exact");
     assert_eq!(id("NVIDIA H100 80GB PCIe"), "long");
     assert_eq!(id("NVIDIA H200"), "short");
@@ -137,7 +137,7 @@ fn two_lines_that_select_the_same_gpus_are_a_mistake() {
 fn f19_a_gpu_without_a_price_is_named_and_a_free_one_has_a_line() {
     let priced = card(&(gpu_line("h100", "4", Some("NVIDIA H100*")) + &gpu_line("t4", "0", Some("Tesla T4")))).unwrap();
     let gpus = [held("NVIDIA H100 80GB HBM3"), held("NVIDIA A100"), held("Tesla T4")];
-    assert_eq!(priced.unpriced(&gpus), [&gpus[1]]);
+    assert_eq!(priced.cover(&gpus, &Stated::NOTHING), Err(Uncovered::Gpu(gpus[1].gpu.clone())));
 }
 
 #[test]

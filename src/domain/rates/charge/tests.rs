@@ -15,7 +15,7 @@ const HOUR: u128 = 3_600 * S;
 
 fn line(id: &str, meter: Meter, price: &str, unit: &str, round: Rounding) -> Line {
     let (id, price, unit) = (id.parse().unwrap(), price.parse().unwrap(), unit.parse().unwrap());
-    Line { id, meter, price, unit, per: 1, round, gpu_model: GpuSelector::Any }
+    Line { id, meter, price, unit, per: 1, round, gpu_model: GpuSelector::Any, rules: None }
 }
 
 fn card(lines: Vec<Line>) -> Card {
@@ -98,7 +98,7 @@ fn several_lines_are_each_charged_and_their_sum_is_the_total() {
     let expected = [("cpu", "0.4"), ("memory", "0.01"), ("gpu", "1.2"), ("h100", "8"), ("start", "0.01")];
     assert_eq!(costs, expected.map(|(line, cost)| (line, cost.to_owned())), "and no line for an A100, which is not held");
     assert_eq!(total(&card, &usage, &gpus), Ok(charges.iter().map(|charge| charge.cost).sum()));
-    insta::assert_snapshot!(explain(&card, &usage, &gpus));
+    insta::assert_snapshot!(explain(&card, &Priced::so_far(&usage, &gpus)));
 }
 
 fn lines_of(card: &Card, usage: &Usage, gpus: &[HeldGpu]) -> Vec<LineCharge> {
@@ -133,7 +133,7 @@ fn f19_a_gpu_without_a_price_is_an_error_and_never_zero() {
     assert_eq!(total(&card, &usage, &gpus), Err(unpriced.clone()));
     assert_eq!(lines(&card, &usage, &gpus), Err(unpriced.clone()));
     assert_eq!(total(&card, &usage, &[]), Err(unpriced), "nor one of unknown model");
-    assert!(explain(&card, &usage, &gpus).contains("no line prices the GPU GPU-0"));
+    assert!(explain(&card, &Priced::so_far(&usage, &gpus)).contains("no line prices the GPU GPU-0"));
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn burn_is_the_cost_of_one_second_at_full_use_and_a_start_is_no_part_of_it() {
     let shape = Shape { cpu_milli: 1_500, memory_bytes: 1 << 30, gpus: &gpus };
     // 1.5 x 0.04 / 3600 = 16,666.67 nano; 1,000,000; 8 x 4 / 3600 = 8,888,888.89; 10,000,000.
     assert_eq!(burn(&card, &shape).nano(), 16_667 + 1_000_000 + 8_888_889 + 10_000_000);
-    assert_eq!(start_price(&card), "0.75".parse().unwrap());
+    assert_eq!(start_price(&card, &gpus, Stated::NOTHING).cost, "0.75".parse().unwrap());
     let nothing = Shape { cpu_milli: 0, memory_bytes: 0, gpus: &[] };
     assert_eq!(burn(&card, &nothing).nano(), 10_000_000);
 }
@@ -194,7 +194,7 @@ fn any_line() -> impl Strategy<Value = Line> {
     (meter_unit, price, prop_oneof![Just(1), 1..=1_000_000_u64], round).prop_map(|((meter, unit), price, per, round)| {
         let units = Unit::of(meter);
         let (id, unit) = ("l".parse().unwrap(), units[unit.index(units.len())]);
-        Line { id, meter, price, unit, per, round, gpu_model: GpuSelector::Any }
+        Line { id, meter, price, unit, per, round, gpu_model: GpuSelector::Any, rules: None }
     })
 }
 

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 fn start(bench: &mut Bench, caller: u64, path: &str, cpu_ns: u64) {
     let wanted = Wanted {
+        traits: BTreeMap::new(),
         name: format!("job-{caller}").parse().unwrap(),
         account: "a".parse().unwrap(),
         owner: Uid::ROOT,

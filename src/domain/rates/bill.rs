@@ -1,0 +1,167 @@
+//! The price of a line with rules: in integers of any size, one division and one rounding for all that it charges.
+
+use num_bigint::BigUint;
+
+use super::card::{Line, Rounding};
+use super::rules::{Basis, Factor, Rules, Timing};
+use crate::domain::money::{Credits, Decimal, NANO};
+
+/// A line's quantity by state, in the meter's base units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ByState {
+    pub(super) running: u128,
+    pub(super) frozen: u128,
+    pub(super) paused: u128,
+}
+
+impl ByState {
+    /// What counts of it, in billionths of base units.
+    fn weighted(self, rules: &Rules) -> BigUint {
+        let states = &rules.state;
+        let parts = [(self.running, states.running), (self.frozen, states.frozen), (self.paused, states.paused)];
+        parts.into_iter().map(|(quantity, factor)| BigUint::from(quantity) * factor.0).sum()
+    }
+
+    /// Both together; `None` past 128 bits.
+    pub(super) fn plus(self, other: ByState) -> Option<ByState> {
+        let part = u128::checked_add;
+        Some(ByState {
+            running: part(self.running, other.running)?,
+            frozen: part(self.frozen, other.frozen)?,
+            paused: part(self.paused, other.paused)?,
+        })
+    }
+
+    /// What the meter counts: running, and standing still by another's hand; `None` past 128 bits.
+    pub(super) fn counted(self) -> Option<u128> {
+        self.running.checked_add(self.paused)
+    }
+
+    /// Each state's quantity and the one that was asked for: the greater one.
+    pub(super) fn or_greater(self, other: ByState) -> ByState {
+        ByState { running: self.running.max(other.running), frozen: self.frozen.max(other.frozen), paused: self.paused.max(other.paused) }
+    }
+}
+
+/// The billed quantity, in billionths of base units: at least the minimum, and a multiple of the increment.
+pub(super) fn billed(rules: &Rules, quantity: ByState) -> BigUint {
+    let least = quantity.weighted(rules).max(BigUint::from(rules.minimum) * Factor::SCALE);
+    if rules.increment == 0 {
+        return least;
+    }
+    let increment = BigUint::from(rules.increment) * Factor::SCALE;
+    let one = BigUint::from(1_u32);
+    let count = (least + &increment - &one) / &increment;
+    let at_least = if rules.timing == Timing::Advance { one } else { BigUint::ZERO };
+    count.max(at_least) * increment
+}
+
+/// What a billed quantity and the fee cost, of which this part remains; `None` past 127 bits.
+pub(super) fn cost(line: &Line, rules: &Rules, billed: &BigUint, factor: Factor) -> Option<Credits> {
+    let nano = NANO.unsigned_abs();
+    // Prices in 10^-18 credits, so that the bands have one divisor.
+    let value: BigUint = bands(line, rules, billed).map(|(quantity, price)| quantity * fine(price)).sum::<BigUint>() * nano;
+    let divisor = BigUint::from(10_u32).pow(18) * line.unit.base() * line.per * Factor::SCALE;
+    let fee = BigUint::from(rules.connect_fee.nano().unsigned_abs()) * &divisor;
+    let (dividend, divisor) = ((value + fee) * factor.0, divisor * Factor::SCALE);
+    let (whole, rest) = (&dividend / &divisor, dividend % &divisor);
+    let up = match line.round {
+        Rounding::Down => false,
+        Rounding::Up => rest != BigUint::ZERO,
+        Rounding::HalfEven => {
+            let twice: BigUint = rest * 2_u32;
+            divisor < twice || (divisor == twice && whole.bit(0))
+        }
+    };
+    i128::try_from(whole + u32::from(up)).ok().map(Credits::from_nano)
+}
+
+/// How much of a billed quantity falls into each band, and its price.
+fn bands<'a>(line: &'a Line, rules: &'a Rules, billed: &'a BigUint) -> impl Iterator<Item = (BigUint, Decimal)> + 'a {
+    let starts = std::iter::once((BigUint::ZERO, line.price));
+    let starts: Vec<(BigUint, Decimal)> =
+        starts.chain(rules.tiers.iter().map(|tier| (BigUint::from(tier.above) * Factor::SCALE, tier.price))).collect();
+    let ends: Vec<BigUint> = starts.iter().skip(1).map(|(start, _)| start.clone()).chain([billed.clone()]).collect();
+    let end_of = move |end: BigUint| end.min(billed.clone());
+    starts.into_iter().zip(ends).filter_map(move |((start, price), end)| {
+        let end = end_of(end);
+        (start < end).then(|| (end - start, price))
+    })
+}
+
+fn fine(price: Decimal) -> BigUint {
+    BigUint::from(price.mantissa.unsigned_abs()) * BigUint::from(10_u32).pow(u32::from(Decimal::SCALE_MAX - price.scale))
+}
+
+/// How far the billed quantity reaches beyond what counts, in billionths of base units, and what the next increment costs; none of a
+/// line without increments.
+pub(super) fn next_increment(line: &Line, rules: &Rules, quantity: ByState, factor: Factor) -> Option<(BigUint, Credits)> {
+    let increment = Some(rules.increment).filter(|increment| *increment != 0)?;
+    let now = billed(rules, quantity);
+    let next = &now + BigUint::from(increment) * Factor::SCALE;
+    let far = Credits::from_nano(i128::MAX);
+    let price = cost(line, rules, &next, factor).unwrap_or(far).minus(cost(line, rules, &now, factor).unwrap_or(far));
+    Some((now - quantity.weighted(rules), price))
+}
+
+/// The most that so many billionths of base units can cost, rounded up, at the dearest band and outcome; `None` past 127 bits.
+pub(super) fn burn(line: &Line, rules: &Rules, billionths: BigUint) -> Option<Credits> {
+    let price = rules.tiers.iter().map(|tier| fine(tier.price)).fold(fine(line.price), Ord::max);
+    let factor = rules.outcome.values().copied().fold(Factor::WHOLE, Ord::max);
+    let dividend = billionths * price * NANO.unsigned_abs() * factor.0;
+    let divisor = BigUint::from(10_u32).pow(18) * line.unit.base() * line.per * Factor::SCALE * Factor::SCALE;
+    i128::try_from((dividend + &divisor - 1_u32) / divisor).ok().map(Credits::from_nano)
+}
+
+/// How far the minimum reaches beyond what counts, in billionths of base units.
+pub(super) fn rest_of_minimum(rules: &Rules, quantity: ByState) -> BigUint {
+    let (least, used) = (BigUint::from(rules.minimum) * Factor::SCALE, quantity.weighted(rules));
+    if used < least { least - used } else { BigUint::ZERO }
+}
+
+/// Billionths of base units as a decimal number of them.
+pub(super) fn decimal(billionths: &BigUint) -> String {
+    let (whole, rest) = (billionths / Factor::SCALE, billionths % Factor::SCALE);
+    let text = format!("{whole}.{:0>9}", rest.to_string());
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// What a line's rules are, for receipts and people, in the order in which they take effect.
+pub(super) fn told(line: &Line, rules: &Rules) -> Vec<String> {
+    let base = line.unit.base();
+    let quantity = |base_units: u128| {
+        let billionths = BigUint::from(base_units) * Factor::SCALE / base;
+        let exact = (BigUint::from(base_units) * Factor::SCALE) % base == BigUint::ZERO;
+        if exact { format!("{} {}", decimal(&billionths), line.unit) } else { format!("{base_units} base units") }
+    };
+    let mut told: Vec<String> = rules.select.iter().map(|(which, value)| format!("for {} {value}", which.name())).collect();
+    if rules.basis != Basis::of(line.meter) {
+        told.push(format!("basis {}", rules.basis.name()));
+    }
+    for (name, factor, usual) in [
+        ("running", rules.state.running, Factor::WHOLE),
+        ("frozen", rules.state.frozen, Factor::FREE),
+        ("paused", rules.state.paused, rules.state.running),
+    ] {
+        if factor != usual {
+            told.push(format!("{name} counts {factor}"));
+        }
+    }
+    if rules.minimum != 0 {
+        told.push(format!("at least {}", quantity(rules.minimum)));
+    }
+    if rules.increment != 0 {
+        told.push(format!("in steps of {}", quantity(rules.increment)));
+    }
+    told.extend(rules.tiers.iter().map(|tier| format!("{} credits above {}", tier.price, quantity(tier.above))));
+    if !rules.connect_fee.is_zero() {
+        told.push(format!("fee {}", rules.connect_fee));
+    }
+    if rules.timing != Timing::Accrue {
+        told.push(rules.timing.name().to_owned());
+    }
+    if rules.anchor != super::Anchor::Segment {
+        told.push(format!("counted over the {}", rules.anchor.name()));
+    }
+    told
+}

@@ -1,0 +1,403 @@
+//! What a rate line says beside its price: which jobs it is for, how a quantity becomes a billed one, when it is charged.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Unit;
+use crate::domain::form::{Fault, Table};
+use crate::domain::id::LineId;
+use crate::domain::money::{Credits, Decimal};
+use crate::domain::outcome::Outcome;
+use crate::domain::time::Wall;
+use crate::domain::usage::Meter;
+
+/// Most bands of a line priced by volume, the first one included.
+const TIERS_MAX: usize = 16;
+/// The greatest fee, in credits.
+const FEE_MAX: i128 = 1_000_000_000;
+/// The greatest factor.
+const FACTOR_MAX: u64 = 1_000;
+/// Digits behind the point that a factor may have.
+const FACTOR_SCALE: u8 = 9;
+/// Base units that an increment or a minimum may have: more bits than any unit's.
+const QUANTITY_BITS_MAX: u32 = 120;
+
+/// An exact factor, in billionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Factor(pub u64);
+
+impl Factor {
+    /// Nothing is charged.
+    pub const FREE: Factor = Factor(0);
+    /// All of it is charged.
+    pub const WHOLE: Factor = Factor(Factor::SCALE);
+    /// Billionths in one.
+    pub const SCALE: u64 = 1_000_000_000;
+}
+
+impl std::fmt::Display for Factor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Credits::from_nano(i128::from(self.0)).fmt(f)
+    }
+}
+
+/// The rules of a line that is more than a price for a unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// The billed quantity is a multiple of this, in base units; 0: any quantity.
+    pub increment: u128,
+    /// At least so much is billed, in base units.
+    pub minimum: u128,
+    /// Charged once beside the quantity.
+    pub connect_fee: Credits,
+    /// When it is charged.
+    pub timing: Timing,
+    /// From where increment, minimum, fee and bands count.
+    pub anchor: Anchor,
+    /// What of the quantity counts.
+    pub basis: Basis,
+    /// How much the time in each state counts.
+    pub state: StateRates,
+    /// What of the charge remains by outcome; the whole where nothing is said.
+    pub outcome: BTreeMap<Outcome, Factor>,
+    /// For segments that begin then or later.
+    pub from: Option<Wall>,
+    /// For segments that begin before then.
+    pub to: Option<Wall>,
+    /// For jobs of which all of this was stated at their start.
+    pub select: Traits,
+    /// Further prices by volume, each from so many base units on, in rising order.
+    pub tiers: Vec<Tier>,
+}
+
+/// A price from a volume on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tier {
+    /// In base units.
+    pub above: u128,
+    /// What is beyond costs this, until the next one.
+    pub price: Decimal,
+}
+
+/// When a line is charged. The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Timing {
+    /// Each increment before it is used.
+    Advance,
+    /// What was used, as it is used.
+    #[default]
+    Accrue,
+    /// At the job's end, by its outcome; until then it is kept back.
+    SettleAtEnd,
+    /// All of it at the start, or the start is refused.
+    AtomicAtStart,
+}
+
+/// From where a line's increments count. The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Anchor {
+    /// From the beginning of each segment.
+    #[default]
+    Segment,
+    /// From the job's beginning: each increment is charged under the card in force when it begins.
+    Job,
+}
+
+/// What of a quantity is billed. The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// What was measured.
+    Used,
+    /// What was asked for at the start, for as long as the job lasts.
+    Allocated,
+    /// The greater of both.
+    MaxOf,
+    /// The machine as a whole, for as long as the job lasts.
+    Instance,
+    /// Each one.
+    Event,
+}
+
+/// How much an hour in each state counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRates {
+    /// While it runs.
+    pub running: Factor,
+    /// While it stands still for want of credit.
+    pub frozen: Factor,
+    /// While somebody else has it stand still; as while it runs, where nothing is said.
+    pub paused: Factor,
+}
+
+/// What a line may select jobs by, beside the GPU's model. The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trait {
+    /// Such as `spot`.
+    Tier,
+    /// Such as `large`.
+    InstanceClass,
+    /// What is being run.
+    Cargo,
+    /// Of the scheduler.
+    Partition,
+    /// Of the scheduler.
+    Qos,
+    /// The node's name.
+    Node,
+    /// Such as `epyc`.
+    CpuClass,
+    /// Anything.
+    Label,
+}
+
+/// What was stated of a job at its start, or is selected by a line.
+pub type Traits = BTreeMap<Trait, LineId>;
+
+macro_rules! words {
+    ($type:ident, $count:literal, $($variant:ident $name:literal),+ $(,)?) => {
+        impl $type {
+            /// Every one with its name in cards and JSON.
+            pub const ALL: [(&'static str, $type); $count] = [$(($name, $type::$variant)),+];
+
+            /// Its name in cards, JSON and receipts.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($type::$variant => $name),+
+                }
+            }
+        }
+    };
+}
+
+words!(Timing, 4, Advance "advance", Accrue "accrue", SettleAtEnd "settle_at_end", AtomicAtStart "atomic_at_start");
+words!(Anchor, 2, Segment "segment", Job "job");
+words!(Basis, 5, Used "used", Allocated "allocated", MaxOf "max_of", Instance "instance", Event "event");
+words!(
+    Trait, 8, Tier "tier", InstanceClass "instance_class", Cargo "cargo", Partition "partition", Qos "qos", Node "node",
+    CpuClass "cpu_class", Label "label",
+);
+
+impl Default for StateRates {
+    fn default() -> StateRates {
+        StateRates { running: Factor::WHOLE, frozen: Factor::FREE, paused: Factor::WHOLE }
+    }
+}
+
+impl StateRates {
+    /// Does time in which the agent has a job stand still cost anything?
+    #[must_use]
+    pub fn price_stillness(self) -> bool {
+        self.frozen != Factor::FREE
+    }
+
+    /// Is standing still another rate than running, or than nothing?
+    fn tell_stillness(self) -> bool {
+        self.price_stillness() || self.paused != self.running
+    }
+}
+
+impl Basis {
+    /// What a meter's quantity is where nothing is said.
+    #[must_use]
+    pub const fn of(meter: Meter) -> Basis {
+        match meter {
+            Meter::CpuTime | Meter::MemoryCharged | Meter::MemoryAnon => Basis::Used,
+            Meter::GpuHeld => Basis::Allocated,
+            Meter::WallTime => Basis::Instance,
+            Meter::JobStarts => Basis::Event,
+        }
+    }
+
+    /// Those that a meter may be billed by.
+    #[must_use]
+    pub const fn allowed(meter: Meter) -> &'static [Basis] {
+        match meter {
+            Meter::CpuTime | Meter::MemoryCharged | Meter::MemoryAnon => &[Basis::Used, Basis::Allocated, Basis::MaxOf],
+            Meter::GpuHeld => &[Basis::Allocated],
+            Meter::WallTime => &[Basis::Instance, Basis::Used],
+            Meter::JobStarts => &[Basis::Event],
+        }
+    }
+}
+
+impl Rules {
+    /// Rules that change nothing.
+    #[must_use]
+    pub fn none(meter: Meter) -> Rules {
+        Rules {
+            increment: 0,
+            minimum: 0,
+            connect_fee: Credits::ZERO,
+            timing: Timing::Accrue,
+            anchor: Anchor::Segment,
+            basis: Basis::of(meter),
+            state: StateRates::default(),
+            outcome: BTreeMap::new(),
+            from: None,
+            to: None,
+            select: Traits::new(),
+            tiers: Vec::new(),
+        }
+    }
+
+    /// Is the line for segments that begin at that instant, of jobs of which this was stated?
+    #[must_use]
+    pub fn fit(&self, at: Wall, traits: &Traits) -> bool {
+        let dated = self.from.is_none_or(|from| from <= at) && self.to.is_none_or(|to| at < to);
+        dated && self.select.iter().all(|(which, value)| traits.get(which) == Some(value))
+    }
+
+    /// What of the charge remains after that outcome.
+    #[must_use]
+    pub fn factor(&self, outcome: Outcome) -> Factor {
+        self.outcome.get(&outcome).copied().unwrap_or(Factor::WHOLE)
+    }
+
+    /// What makes these no rules, and what to do about it: a code, what is wrong, a hint.
+    pub(super) fn flaw(&self, meter: Meter) -> Option<(&'static str, &'static str, &'static str)> {
+        let quantities = [self.increment, self.minimum].into_iter().chain(self.tiers.iter().map(|tier| tier.above));
+        let too_large = quantities.into_iter().any(|quantity| 1_u128 << QUANTITY_BITS_MAX <= quantity);
+        let still_allowed = matches!(meter, Meter::WallTime | Meter::GpuHeld) || matches!(self.basis, Basis::Allocated | Basis::MaxOf);
+        let timed = matches!(meter, Meter::WallTime | Meter::GpuHeld) || self.basis == Basis::Allocated;
+        if self.timing == Timing::Advance && self.increment == 0 {
+            Some((
+                "advance_without_increment",
+                "what is charged in advance needs an increment",
+                "such as increment = \"1\", in the line's unit",
+            ))
+        } else if self.timing == Timing::Advance && !timed {
+            Some((
+                "advance_of_usage",
+                "only what time alone decides can be charged in advance",
+                "wall_time, gpu_held, or basis = \"allocated\"",
+            ))
+        } else if self.timing == Timing::AtomicAtStart && meter != Meter::JobStarts {
+            Some(("atomic_quantity", "nobody knows at the start how much it will be", "atomic_at_start is for job_starts"))
+        } else if !self.outcome.is_empty() && self.timing != Timing::SettleAtEnd {
+            Some((
+                "outcome_too_late",
+                "the outcome is known when this has been charged, and what was charged is never taken back",
+                "timing = \"settle_at_end\"",
+            ))
+        } else if self.state.tell_stillness() && !still_allowed {
+            Some(("still_usage", "a job that stands still uses none of this", "leave frozen and paused out, or basis = \"allocated\""))
+        } else if self.from.is_some_and(|from| self.to.is_some_and(|to| to <= from)) {
+            Some(("never_in_force", "effective_to is not after effective_from", "give it a later end"))
+        } else if !self.tiers.is_sorted_by(|a, b| a.above < b.above) || self.tiers.first().is_some_and(|tier| tier.above == 0) {
+            Some(("tier_order", "the bands do not rise", "each above greater than the one before, the first above 0"))
+        } else if self.tiers.iter().any(|tier| tier.price.mantissa < 0) || self.connect_fee < Credits::ZERO {
+            Some(("negative_price", "a price is negative", "what is free costs \"0\""))
+        } else if !Basis::allowed(meter).contains(&self.basis) {
+            Some(("wrong_basis", "that is no basis of this meter", "leave basis out"))
+        } else if too_large {
+            Some(("out_of_range", "a quantity is too large", "write it in the line's unit"))
+        } else {
+            None
+        }
+    }
+}
+
+/// The rules of a line, with none of them given it is [`Rules::none`]. `unit` is the line's, in which quantities are written.
+pub(super) fn read(table: &Table<'_>, meter: Option<Meter>, unit: Option<Unit>) -> Option<Rules> {
+    let none = Rules::none(meter.unwrap_or(Meter::WallTime));
+    let increment = table.field("increment").decimal().check(|decimal| quantity(decimal, unit)).check(above_nothing).or(0);
+    let minimum = table.field("minimum").decimal().check(|decimal| quantity(decimal, unit)).or(0);
+    let connect_fee = table.field("connect_fee").amount(Credits::from_nano(FEE_MAX * 1_000_000_000)).or(Credits::ZERO);
+    let timing = table.field("timing").word(&Timing::ALL).or(none.timing);
+    let anchor = table.field("anchor").word(&Anchor::ALL).or(none.anchor);
+    let allowed: Vec<(&str, Basis)> =
+        meter.map_or(Basis::ALL.to_vec(), |meter| Basis::allowed(meter).iter().map(|basis| (basis.name(), *basis)).collect());
+    let basis = table.field("basis").word(&allowed).or(none.basis);
+    let state = table.field("state").table(read_states).or(none.state);
+    let outcome = table.field("outcome").table(read_outcomes).or(BTreeMap::new());
+    let from = table.field("effective_from").instant().optional();
+    let to = table.field("effective_to").instant().optional();
+    let select = table.field("select").table(read_traits).check(some_trait).or(Traits::new());
+    let tiers = table.field("tiers").list(TIERS_MAX - 1, |tier| tier.table(|tier| read_tier(tier, unit)).required()).or(Vec::new());
+    let rules = Rules {
+        increment: increment?,
+        minimum: minimum?,
+        connect_fee: connect_fee?,
+        timing: timing?,
+        anchor: anchor?,
+        basis: basis?,
+        state: state?,
+        outcome: outcome?,
+        from: from?,
+        to: to?,
+        select: select?,
+        tiers: tiers?,
+    };
+    if let Some((code, message, hint)) = meter.and_then(|meter| rules.flaw(meter)) {
+        table.note(Fault::new(code, message).hint(hint));
+        return None;
+    }
+    Some(rules)
+}
+
+/// What a job's starter states of it, or what a line selects.
+pub(crate) fn read_traits(table: &Table<'_>) -> Option<Traits> {
+    let read = Trait::ALL.map(|(name, which)| table.field(name).name::<LineId>().optional().map(|value| Some((which, value?))));
+    read.into_iter().collect::<Option<Vec<_>>>().map(|found| found.into_iter().flatten().collect())
+}
+
+fn some_trait(traits: Traits) -> Result<Traits, Fault> {
+    if traits.is_empty() {
+        return Err(Fault::new("out_of_range", "an empty table selects nothing").hint("leave it out"));
+    }
+    Ok(traits)
+}
+
+fn read_states(table: &Table<'_>) -> Option<StateRates> {
+    let none = StateRates::default();
+    let running = table.field("running").decimal().check(factor).or(none.running);
+    let frozen = table.field("frozen").decimal().check(factor).or(none.frozen);
+    let paused = table.field("paused").decimal().check(factor).or(running.unwrap_or(none.paused));
+    Some(StateRates { running: running?, frozen: frozen?, paused: paused? })
+}
+
+fn read_outcomes(table: &Table<'_>) -> Option<BTreeMap<Outcome, Factor>> {
+    let read = Outcome::ALL.map(|outcome| {
+        let factor = table.field(outcome.name()).decimal().check(factor).optional();
+        factor.map(|factor| Some((outcome, factor?)))
+    });
+    read.into_iter().collect::<Option<Vec<_>>>().map(|found| found.into_iter().flatten().collect())
+}
+
+fn read_tier(table: &Table<'_>, unit: Option<Unit>) -> Option<Tier> {
+    let above = table.field("above").decimal().check(|decimal| quantity(decimal, unit)).check(above_nothing).required();
+    let price = table.field("price").decimal().check(super::card::not_negative).required();
+    Some(Tier { above: above?, price: price? })
+}
+
+fn above_nothing(quantity: u128) -> Result<u128, Fault> {
+    if quantity == 0 { Err(Fault::new("out_of_range", "0 is no quantity").hint("a positive one, or leave it out")) } else { Ok(quantity) }
+}
+
+/// A quantity in base units, from a decimal in the line's unit.
+fn quantity(decimal: Decimal, unit: Option<Unit>) -> Result<u128, Fault> {
+    let Some(unit) = unit else { return Ok(1) }; // the unit's own mistake is noted
+    let fault = || {
+        Fault::new("not_whole", format!("{decimal} {unit} is no whole number of the meter's base units, or too large"))
+            .hint("such as \"1\", \"0.25\" or \"24\"")
+    };
+    let divisor = 10_u128.pow(u32::from(decimal.scale));
+    let product = u128::try_from(decimal.mantissa).ok().and_then(|mantissa| mantissa.checked_mul(unit.base())).ok_or_else(fault)?;
+    if product % divisor == 0 { Ok(product / divisor) } else { Err(fault()) }
+}
+
+fn factor(decimal: Decimal) -> Result<Factor, Fault> {
+    let fault = || {
+        Fault::new("out_of_range", format!("{decimal} is no factor"))
+            .hint(format!("\"0\" is free, \"1\" all of it; at most {FACTOR_MAX}, {FACTOR_SCALE} digits behind the point"))
+    };
+    let missing = FACTOR_SCALE.checked_sub(decimal.scale).ok_or_else(fault)?;
+    let billionths = u64::try_from(decimal.mantissa).ok().and_then(|mantissa| mantissa.checked_mul(10_u64.pow(u32::from(missing))));
+    billionths.filter(|factor| *factor <= FACTOR_MAX * Factor::SCALE).map(Factor).ok_or_else(fault)
+}

@@ -1,0 +1,323 @@
+//! What the grammar of a rate line means, number by number: each rule on both sides of its boundary.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::collections::BTreeMap;
+
+use meterd::domain::id::GpuModel;
+use meterd::domain::outcome::Outcome;
+use meterd::domain::rates::charge::{self, Ahead, Outlook, RateError, Shape};
+use meterd::domain::rates::{Card, Priced, Stated, Trait, Traits, Uncovered};
+use meterd::domain::time::{Nanos, Wall};
+use meterd::domain::usage::{HeldGpu, Meter, Usage};
+
+const S: u128 = 1_000_000_000;
+const HOUR: u128 = 3_600 * S;
+
+fn card(lines: &str) -> Card {
+    let text = format!("card = \"c\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n{lines}");
+    Card::parse(&text, "card.toml").unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+}
+
+fn mistakes(lines: &str) -> Vec<&'static str> {
+    let text = format!("card = \"c\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n{lines}");
+    Card::parse(&text, "card.toml").unwrap_err().iter().map(|mistake| mistake.code).collect()
+}
+
+/// A line on wall time by the hour.
+fn wall(price: &str, rules: &str) -> String {
+    format!("[[line]]\nid = \"w\"\nmeter = \"wall_time\"\nprice = \"{price}\"\nunit = \"hour\"\n{rules}\n")
+}
+
+fn ran(wall_ns: u128) -> Usage {
+    Usage { wall_ns, job_starts: 1, ..Usage::default() }
+}
+
+fn cost(card: &Card, usage: &Usage) -> String {
+    charge::total(card, usage, &[]).unwrap().to_string()
+}
+
+fn settled(card: &Card, usage: &Usage, ended: Option<Outcome>) -> (String, String) {
+    let charge = charge::charge(card, &Priced { ended, ..Priced::so_far(usage, &[]) }).unwrap();
+    (charge.cost.to_string(), charge.pending.to_string())
+}
+
+fn with<'a>(usage: &'a Usage, traits: &'a Traits) -> Priced<'a> {
+    Priced { stated: Stated { traits, ..Stated::NOTHING }, ..Priced::so_far(usage, &[]) }
+}
+
+fn traits(given: &[(Trait, &str)]) -> Traits {
+    given.iter().map(|(which, value)| (*which, value.parse().unwrap())).collect()
+}
+
+#[test]
+fn d1_an_hour_is_charged_at_the_start_and_each_next_one_when_it_begins() {
+    let card = card(&wall("0.60", "increment = \"1\"\ntiming = \"advance\""));
+    for (ns, expected) in [
+        (0, "0.6"),
+        (1, "0.6"),
+        (HOUR - 1, "0.6"),
+        (HOUR, "0.6"),
+        (HOUR + 1, "1.2"),
+        (2 * HOUR, "1.2"),
+        (10 * HOUR, "6"),
+        (10 * HOUR + 1, "6.6"),
+        (10 * HOUR + S, "6.6"),
+    ] {
+        assert_eq!(cost(&card, &ran(ns)), expected, "after {ns} ns");
+    }
+}
+
+#[test]
+fn d1_charged_as_it_is_used_the_first_hour_begins_with_the_first_nanosecond() {
+    let card = card(&wall("0.60", "increment = \"1\""));
+    for (ns, expected) in [(0, "0"), (1, "0.6"), (HOUR, "0.6"), (HOUR + 1, "1.2")] {
+        assert_eq!(cost(&card, &ran(ns)), expected, "after {ns} ns");
+    }
+    let quarter = self::card(&wall("0.60", "increment = \"0.25\""));
+    for (ns, expected) in [(1, "0.15"), (HOUR / 4, "0.15"), (HOUR / 4 + 1, "0.3"), (HOUR, "0.6")] {
+        assert_eq!(cost(&quarter, &ran(ns)), expected, "by the quarter, after {ns} ns");
+    }
+}
+
+#[test]
+fn d1_what_is_due_at_the_next_boundary_is_known_before_it() {
+    let card = card(&wall("0.60", "increment = \"1\"\ntiming = \"advance\""));
+    let shape = Shape { cpu_milli: 4_000, memory_bytes: 1 << 30, gpus: &[] };
+    let ahead = |ns| charge::outlook(&card, &Priced::so_far(&ran(ns), &[]), &shape, Nanos(0));
+    let step = |within| Outlook { burn: "0".parse().unwrap(), ahead: vec![Ahead { within: Nanos(within), cost: "0.6".parse().unwrap() }] };
+    let hour = u64::try_from(HOUR).unwrap();
+    assert_eq!(ahead(0), step(hour));
+    assert_eq!(ahead(HOUR - 1), step(1));
+    assert_eq!(ahead(HOUR), step(0));
+    assert_eq!(ahead(HOUR + 1), step(hour - 1));
+    let start = charge::start_price(&card, &[], Stated::NOTHING);
+    assert_eq!((start.cost.to_string(), start.pending.to_string()), ("0.6".to_owned(), "0".to_owned()));
+}
+
+#[test]
+fn d2_an_instance_class_has_its_own_price_and_an_unknown_one_has_none() {
+    let class = |id: &str, price: &str, name: &str| {
+        wall(price, &format!("select = {{ instance_class = \"{name}\" }}\nincrement = \"1\"\ntiming = \"advance\"")).replace("\"w\"", id)
+    };
+    let card = card(&(class("\"s\"", "0.60", "S") + &class("\"m\"", "1.80", "M") + &class("\"l\"", "3.50", "L")));
+    let usage = ran(2 * HOUR);
+    for (name, expected) in [("S", "1.2"), ("M", "3.6"), ("L", "7")] {
+        let traits = traits(&[(Trait::InstanceClass, name)]);
+        assert_eq!(charge::charge(&card, &with(&usage, &traits)).unwrap().cost.to_string(), expected, "{name}");
+    }
+    let unknown = Err(RateError::Uncovered(Uncovered::Meter(Meter::WallTime)));
+    assert_eq!(charge::charge(&card, &with(&usage, &traits(&[(Trait::InstanceClass, "XL")]))), unknown);
+    assert_eq!(charge::charge(&card, &with(&usage, &Traits::new())), unknown, "nor has one of which nothing is said");
+}
+
+#[test]
+fn d3_an_hour_that_is_paid_is_not_charged_again_after_a_pause() {
+    let card = card(&wall("0.60", "increment = \"1\"\ntiming = \"advance\""));
+    let paused = Usage { frozen_ns: 5 * HOUR, ..ran(HOUR / 2) };
+    assert_eq!(cost(&card, &paused), "0.6");
+    assert_eq!(cost(&card, &Usage { wall_ns: HOUR, ..paused.clone() }), "0.6");
+    assert_eq!(cost(&card, &Usage { wall_ns: HOUR + 1, ..paused }), "1.2");
+}
+
+#[test]
+fn d3_anchored_at_the_job_an_hour_that_began_under_another_card_is_not_charged_twice() {
+    let segments = |anchor: &str| {
+        let card = card(&wall("0.60", &format!("increment = \"1\"\ntiming = \"advance\"\nconnect_fee = \"0.05\"\nanchor = \"{anchor}\"")));
+        let (first, second) = (ran(HOUR / 2), Usage { wall_ns: HOUR / 2, ..Usage::default() });
+        let third = Usage { wall_ns: 1, ..Usage::default() };
+        let both = first.clone().plus(&second);
+        let charge = |usage, before| charge::charge(&card, &Priced { before, ..Priced::so_far(usage, &[]) }).unwrap().cost.to_string();
+        [charge(&first, None), charge(&second, Some(&first)), charge(&third, Some(&both))]
+    };
+    assert_eq!(segments("job"), ["0.65", "0", "0.6"]);
+    assert_eq!(segments("segment"), ["0.65", "0.65", "0.65"]);
+}
+
+#[test]
+fn d8_time_paused_by_its_owner_and_time_frozen_for_credit_are_two_rates() {
+    let card = card(&wall("1", "state = { frozen = \"0.25\", paused = \"0.5\" }"));
+    let usage = Usage { frozen_ns: 4 * HOUR, paused_ns: 2 * HOUR, ..ran(5 * HOUR) };
+    assert_eq!(cost(&card, &usage), "5", "3 running, 4 frozen at a quarter, 2 paused at a half");
+    let plain = self::card(&wall("1", ""));
+    assert_eq!(cost(&plain, &usage), "5", "who stops his own job pays for its place");
+    let free = self::card(&wall("1", "state = { running = \"0\", frozen = \"1\" }"));
+    assert_eq!(cost(&free, &usage), "4");
+    let pause_is_free = self::card(&wall("1", "state = { paused = \"0\" }"));
+    assert_eq!(cost(&pause_is_free, &usage), "3", "or not, where the card says so");
+}
+
+#[test]
+fn v2_what_is_settled_at_the_end_shows_what_it_comes_to_and_posts_nothing_before() {
+    let card = card(&wall("1", "timing = \"settle_at_end\""));
+    let usage = ran(HOUR / 2);
+    assert_eq!(settled(&card, &usage, None), ("0".to_owned(), "0.5".to_owned()));
+    assert_eq!(settled(&card, &usage, Some(Outcome::Completed)), ("0.5".to_owned(), "0".to_owned()));
+}
+
+#[test]
+fn v3_what_was_asked_for_does_not_change_the_price_of_what_was_used() {
+    let line = "[[line]]\nid = \"c\"\nmeter = \"cpu_time\"\nprice = \"1\"\nunit = \"core-hour\"\n";
+    let of = |basis: &str, cpus| {
+        let card = card(&format!("{line}{basis}"));
+        let usage = Usage { cpu_ns: 3 * HOUR, ..ran(HOUR) };
+        let stated = Stated { cpus, ..Stated::NOTHING };
+        charge::charge(&card, &Priced { stated, ..Priced::so_far(&usage, &[]) }).map(|charge| charge.cost.to_string())
+    };
+    assert_eq!([of("", Some(1)), of("", Some(64)), of("", None)], [Ok("3".to_owned()), Ok("3".to_owned()), Ok("3".to_owned())]);
+    assert_eq!(of("basis = \"allocated\"", Some(8)), Ok("8".to_owned()));
+    assert_eq!(of("basis = \"max_of\"", Some(8)), Ok("8".to_owned()));
+    assert_eq!(of("basis = \"max_of\"", Some(2)), Ok("3".to_owned()));
+    let not_stated = RateError::Uncovered(Uncovered::NotStated { line: "c".parse().unwrap(), what: "cpus" });
+    assert_eq!(of("basis = \"allocated\"", None), Err(not_stated), "what was not said is not 0");
+}
+
+#[test]
+fn v7_v8_the_outcome_decides_what_of_the_charge_remains() {
+    let rules = "timing = \"settle_at_end\"\nconnect_fee = \"0.10\"\noutcome = { validation = \"0\", infrastructure = \"0\", preempted = \"0.5\", out_of_credit = \"1.5\" }";
+    let card = card(&wall("1", rules));
+    let charged = |outcome| settled(&card, &ran(HOUR), Some(outcome)).0;
+    for outcome in [Outcome::Completed, Outcome::OutOfMemory, Outcome::TimedOut, Outcome::Failed, Outcome::Cancelled] {
+        assert_eq!(charged(outcome), "1.1", "{outcome}: billed for the time run");
+    }
+    assert_eq!(charged(Outcome::Validation), "0");
+    assert_eq!(charged(Outcome::Infrastructure), "0");
+    assert_eq!(charged(Outcome::Preempted), "0.55");
+    assert_eq!(charged(Outcome::OutOfCredit), "1.65");
+    assert_eq!(settled(&card, &ran(0), Some(Outcome::Validation)).0, "0", "nothing ran, and not even the fee is due");
+}
+
+#[test]
+fn v8_what_was_charged_is_never_taken_back_so_an_outcome_needs_the_end() {
+    assert_eq!(mistakes(&wall("1", "outcome = { failed = \"0\" }")), ["outcome_too_late"]);
+    assert_eq!(mistakes(&wall("1", "timing = \"advance\"\nincrement = \"1\"\noutcome = { failed = \"0\" }")), ["outcome_too_late"]);
+}
+
+#[test]
+fn s2_eight_gpus_for_two_hours_at_four_are_exactly_sixty_four_with_rules_as_without() {
+    let line = "[[line]]\nid = \"g\"\nmeter = \"gpu_held\"\nprice = \"4.00\"\nunit = \"gpu-hour\"\n";
+    let gpus: Vec<HeldGpu> =
+        (0..8).map(|nth| HeldGpu { gpu: format!("GPU-{nth}").parse().unwrap(), model: GpuModel::new("NVIDIA H100") }).collect();
+    let held = |ns| Usage { gpu_held_ns: gpus.iter().map(|held| (held.gpu.clone(), ns)).collect(), wall_ns: ns, ..Usage::default() };
+    for rules in
+        ["", "increment = \"0.001\"", "minimum = \"2\"", "state = { frozen = \"0.5\" }", "timing = \"advance\"\nincrement = \"16\""]
+    {
+        let total = charge::total(&card(&format!("{line}{rules}")), &held(2 * HOUR), &gpus).unwrap();
+        assert_eq!(total.to_string(), "64", "{rules}");
+    }
+    let one_more = charge::total(&card(&format!("{line}increment = \"16\"")), &held(2 * HOUR + 1), &gpus).unwrap();
+    assert_eq!(one_more.to_string(), "128");
+}
+
+#[test]
+fn s3_tier_and_model_select_together_and_the_most_specific_line_wins() {
+    let line = |id: &str, price: &str, rules: &str| {
+        format!("[[line]]\nid = \"{id}\"\nmeter = \"gpu_held\"\nprice = \"{price}\"\nunit = \"gpu-hour\"\n{rules}\n")
+    };
+    let h100 = "gpu_model = \"NVIDIA H100*\"";
+    let card = card(
+        &(line("any", "1", "")
+            + &line("h100", "4", h100)
+            + &line("spot", "2", &format!("{h100}\nselect = {{ tier = \"spot\" }}"))
+            + &line("night", "1.5", &format!("{h100}\nselect = {{ tier = \"spot\", qos = \"night\" }}"))),
+    );
+    let gpus = [HeldGpu { gpu: "GPU-0".parse().unwrap(), model: GpuModel::new("NVIDIA H100 PCIe") }];
+    let usage = Usage { gpu_held_ns: BTreeMap::from([(gpus[0].gpu.clone(), HOUR)]), wall_ns: HOUR, ..Usage::default() };
+    let of = |given: &[(Trait, &str)]| {
+        let traits = traits(given);
+        charge::charge(&card, &Priced { gpus: &gpus, ..with(&usage, &traits) }).unwrap().cost.to_string()
+    };
+    assert_eq!(of(&[]), "4");
+    assert_eq!(of(&[(Trait::Tier, "reserved")]), "4");
+    assert_eq!(of(&[(Trait::Tier, "spot")]), "2");
+    assert_eq!(of(&[(Trait::Tier, "spot"), (Trait::Qos, "night")]), "1.5");
+}
+
+#[test]
+fn s7_a_line_holds_from_one_instant_to_another_for_segments_that_begin_in_between() {
+    let old = wall("1", "effective_to = \"2026-03-01T00:00:00Z\"");
+    let new = wall("2", "effective_from = \"2026-03-01T00:00:00Z\"\neffective_to = \"2026-04-01T00:00:00Z\"").replace("\"w\"", "\"x\"");
+    let card = card(&(old + &new));
+    let at = |text: &str| {
+        let at = Wall(u64::try_from(text.parse::<jiff::Timestamp>().unwrap().as_millisecond()).unwrap());
+        let usage = ran(HOUR);
+        let stated = Stated { at, ..Stated::NOTHING };
+        charge::charge(&card, &Priced { stated, ..Priced::so_far(&usage, &[]) }).map(|charge| charge.cost.to_string())
+    };
+    assert_eq!(at("2026-02-28T23:59:59.999Z"), Ok("1".to_owned()));
+    assert_eq!(at("2026-03-01T00:00:00Z"), Ok("2".to_owned()));
+    assert_eq!(at("2026-03-31T23:59:59.999Z"), Ok("2".to_owned()));
+    assert_eq!(at("2026-04-01T00:00:00Z"), Err(RateError::Uncovered(Uncovered::Meter(Meter::WallTime))), "and then it has no price");
+}
+
+#[test]
+fn s5_volume_has_its_bands_and_each_part_costs_its_own_band() {
+    let card = card(&wall("1", "tiers = [{ above = \"10\", price = \"0.5\" }, { above = \"100\", price = \"0.1\" }]"));
+    for (hours, expected) in [(10, "10"), (11, "10.5"), (100, "55"), (101, "55.1"), (200, "65")] {
+        assert_eq!(cost(&card, &ran(hours * HOUR)), expected, "{hours} hours");
+    }
+    assert_eq!(cost(&card, &ran(10 * HOUR + HOUR / 2)), "10.25");
+}
+
+#[test]
+fn a2_a3_a_cargo_has_one_fixed_price_that_is_due_at_the_start_and_never_again() {
+    let line = |id: &str, price: &str, cargo: &str| {
+        format!(
+            "[[line]]\nid = \"{id}\"\nmeter = \"job_starts\"\nprice = \"{price}\"\nunit = \"start\"\ntiming = \"atomic_at_start\"\nselect = {{ cargo = \"{cargo}\" }}\n"
+        )
+    };
+    let card = card(&(line("text", "5", "text") + &line("video", "50", "video")));
+    let of = |cargo, ns| {
+        let (traits, usage) = (traits(&[(Trait::Cargo, cargo)]), ran(ns));
+        charge::charge(&card, &with(&usage, &traits)).map(|charge| charge.cost.to_string())
+    };
+    assert_eq!([of("text", 0), of("text", 99 * HOUR), of("video", 1)].map(Result::unwrap), ["5", "5", "50"]);
+    assert!(of("music", 0).is_err());
+    let text = traits(&[(Trait::Cargo, "text")]);
+    let price = charge::start_price(&card, &[], Stated { traits: &text, ..Stated::NOTHING });
+    assert_eq!(price.cost.to_string(), "5");
+    let atomic_time = wall("1", "timing = \"atomic_at_start\"");
+    assert_eq!(mistakes(&atomic_time), ["atomic_quantity"]);
+}
+
+#[test]
+fn a_minimum_is_billed_from_the_start_and_swallows_what_is_used_until_it_is_reached() {
+    let card = card(&wall("6", "minimum = \"0.5\""));
+    for (ns, expected) in [(0, "3"), (HOUR / 2, "3"), (HOUR / 2 + HOUR / 6, "4")] {
+        assert_eq!(cost(&card, &ran(ns)), expected, "after {ns} ns");
+    }
+}
+
+#[test]
+fn fee_increment_state_and_outcome_are_one_sum_that_is_rounded_once() {
+    let rules = "timing = \"settle_at_end\"\nconnect_fee = \"0.000000001\"\nround = \"up\"\noutcome = { failed = \"0.5\" }";
+    let card = card(&wall("0.000000001", rules));
+    // A nano-credit an hour and one for the connection: 2 and a bit, of which half remains.
+    assert_eq!(settled(&card, &ran(HOUR), Some(Outcome::Failed)).0, "0.000000001");
+    assert_eq!(settled(&card, &ran(HOUR + 1), Some(Outcome::Failed)).0, "0.000000002");
+    assert_eq!(settled(&card, &ran(HOUR + 1), Some(Outcome::Completed)).0, "0.000000003");
+}
+
+#[test]
+fn rules_that_contradict_themselves_or_the_meter_are_no_card() {
+    let cpu = |rules: &str| format!("[[line]]\nid = \"c\"\nmeter = \"cpu_time\"\nprice = \"1\"\nunit = \"core-hour\"\n{rules}\n");
+    for (lines, code) in [
+        (wall("1", "timing = \"advance\""), "advance_without_increment"),
+        (cpu("timing = \"advance\"\nincrement = \"1\""), "advance_of_usage"),
+        (cpu("state = { frozen = \"1\" }"), "still_usage"),
+        (cpu("basis = \"instance\""), "unknown_word"),
+        (wall("1", "basis = \"used\"\nincrement = \"0\""), "out_of_range"),
+        (wall("1", "increment = \"0.0000000000000001\""), "not_whole"),
+        (wall("1", "effective_from = \"2026-02-01T00:00:00Z\"\neffective_to = \"2026-02-01T00:00:00Z\""), "never_in_force"),
+        (wall("1", "tiers = [{ above = \"2\", price = \"1\" }, { above = \"2\", price = \"2\" }]"), "tier_order"),
+        (wall("1", "tiers = [{ above = \"2\", price = \"-1\" }]"), "negative_price"),
+        (wall("1", "state = { paused = \"-1\" }"), "out_of_range"),
+        (wall("1", "state = { paused = \"0.0000000001\" }"), "out_of_range"),
+        (wall("1", "select = {}"), "out_of_range"),
+        (wall("1", "select = { colour = \"red\" }"), "unknown_key"),
+        (wall("1", "timing = \"later\""), "unknown_word"),
+        (wall("1", "connect_fee = \"-1\""), "out_of_range"),
+    ] {
+        assert!(mistakes(&lines).contains(&code), "{lines}: {:?}", mistakes(&lines));
+    }
+}
