@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use meterd::domain::id::GpuModel;
 use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::charge::{self, Ahead, Outlook, RateError, Shape};
+use meterd::domain::rates::check::check;
 use meterd::domain::rates::{Card, Priced, Stated, Trait, Traits, Uncovered};
 use meterd::domain::time::{Nanos, Wall};
 use meterd::domain::usage::{HeldGpu, Meter, Usage};
@@ -320,4 +321,76 @@ fn rules_that_contradict_themselves_or_the_meter_are_no_card() {
     ] {
         assert!(mistakes(&lines).contains(&code), "{lines}: {:?}", mistakes(&lines));
     }
+}
+
+/// The cards in a folder under the project's, each with its name and text.
+fn cards_in(folder: &str) -> Vec<(String, String)> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let files = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let mut cards: Vec<(String, String)> =
+        files.map(|path| (path.display().to_string(), std::fs::read_to_string(&path).unwrap())).collect();
+    cards.sort();
+    cards
+}
+
+fn rate_check(path: &str) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_meterctl")).args(["rate", "check", path]).output().unwrap()
+}
+
+#[test]
+fn the_checker_finds_the_fault_of_every_bad_card_with_its_line_and_a_hint() {
+    let cards = cards_in("tests/ratecards");
+    assert!(40 <= cards.len(), "{} bad cards", cards.len());
+    for (path, text) in &cards {
+        let (nth, line) = text.lines().enumerate().find(|(_, line)| line.contains("# here: ")).unwrap();
+        let code = line.split("# here: ").nth(1).unwrap();
+        let found = check(text, "card.toml").map_or_else(|mistakes| mistakes, |(_, found)| found);
+        let place = format!("card.toml:{}:", nth + 1);
+        let named = |mistake: &&meterd::domain::form::Mistake| mistake.code == code && mistake.place.to_string().starts_with(&place);
+        let mistake = found.iter().find(named).unwrap_or_else(|| panic!("{path}: {code} at {place} is not among {found:#?}"));
+        assert!(mistake.hint.is_some(), "{path}: {mistake}");
+        let output = rate_check(path);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{path}: {said}");
+        assert!(said.contains(&format!("[{code}]")) && said.contains(&format!(":{}:", nth + 1)), "{path}: {said}");
+    }
+}
+
+#[test]
+fn the_checker_finds_nothing_wrong_with_the_cards_that_come_along() {
+    let cards = cards_in("packaging/ratecards");
+    assert_eq!(cards.len(), 6);
+    for (path, text) in &cards {
+        let (_, found) = check(text, path).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+        assert!(found.is_empty(), "{found:#?}");
+        let output = rate_check(path);
+        assert!(output.status.success() && output.stdout.starts_with(b"OK: "), "{path}");
+    }
+}
+
+#[test]
+fn each_card_that_comes_along_prices_its_example() {
+    let text = |name: &str| std::fs::read_to_string(format!("{}/packaging/ratecards/{name}.toml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let card = |name: &str| Card::parse(&text(name), name).unwrap();
+    let of = |name: &str, usage: &Usage, given: &[(Trait, &str)], ended| {
+        let card = card(name);
+        let traits = traits(given);
+        let stated = Stated { at: card.effective_from, traits: &traits, cpus: Some(8), memory_bytes: Some(64 << 30) };
+        let charge = charge::charge(&card, &Priced { stated, ended, ..Priced::so_far(usage, &[]) })?;
+        Ok::<_, RateError>((charge.cost.to_string(), charge.pending.to_string()))
+    };
+    let same = |cost: &str, pending: &str| Ok((cost.to_owned(), pending.to_owned()));
+    let (ten, more) = (ran(10 * HOUR), ran(10 * HOUR + S));
+    assert_eq!(of("hourly-instance", &ten, &[(Trait::InstanceClass, "S")], None), same("6", "0"));
+    assert_eq!(of("hourly-instance", &more, &[(Trait::InstanceClass, "S")], None), same("6.6", "0"));
+    assert!(of("hourly-instance", &more, &[], None).is_err());
+    let work = Usage { cpu_ns: 10 * HOUR, memory_byte_ns: (4 << 30) * HOUR, ..ran(HOUR) };
+    assert_eq!(of("settle-at-end", &work, &[], None), same("0", "0.54"));
+    assert_eq!(of("settle-at-end", &work, &[], Some(Outcome::OutOfMemory)), same("0.54", "0"));
+    assert_eq!(of("settle-at-end", &work, &[], Some(Outcome::Validation)), same("0", "0"));
+    assert_eq!(of("per-second-gpu", &ran(HOUR), &[], None), same("0.64", "0"), "8 cores and 64 GiB for an hour");
+    assert_eq!(of("per-request", &ran(5 * HOUR), &[(Trait::Cargo, "image")], None), same("12", "0"));
+    assert!(of("per-request", &ran(0), &[(Trait::Cargo, "music")], None).is_err());
+    assert_eq!(of("hourly-posted", &ran(HOUR), &[], None), same("2.001", "0"));
+    assert_eq!(of("hourly-posted", &ran(HOUR), &[(Trait::InstanceClass, "small")], None), same("0.501", "0"));
 }

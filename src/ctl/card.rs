@@ -8,13 +8,15 @@ use clap::{Args, Subcommand};
 use super::client::Failure;
 use super::exit::Exit;
 use super::job::read_trait;
-use super::print;
 use super::quantity::{bytes, length};
 use super::table::{Align, table};
-use super::verify::card;
+use super::verify::{card, read};
+use super::{complain, print};
+use crate::domain::form::Mistake;
 use crate::domain::id::{GpuId, GpuModel, LineId};
 use crate::domain::outcome::Outcome;
 use crate::domain::rates::charge::explain;
+use crate::domain::rates::check::check;
 use crate::domain::rates::{Card, GpuSelector, Priced, Stated, Trait, Traits};
 use crate::domain::receipt::rfc3339;
 use crate::domain::time::{Nanos, Wall};
@@ -34,6 +36,13 @@ pub(super) enum Command {
 /// What to do with prices.
 #[derive(Debug, Subcommand)]
 pub(super) enum RateCommand {
+    /// Name every mistake in a card, and what is probably wrong with one that can be read: holes, overlaps, lines that never matter,
+    /// wrong units, selectors that nothing matches.
+    Check {
+        /// The card.
+        #[arg(value_name = "FILE")]
+        card: PathBuf,
+    },
     /// Show what some usage would cost, line by line.
     Explain(Explain),
 }
@@ -96,13 +105,33 @@ pub(super) fn main(command: &Command) -> Result<Exit, Failure> {
 }
 
 pub(super) fn rate_main(command: &RateCommand) -> Result<Exit, Failure> {
-    let RateCommand::Explain(arguments) = command;
+    let arguments = match command {
+        RateCommand::Explain(arguments) => arguments,
+        RateCommand::Check { card } => return checked(card),
+    };
     let card = card(&arguments.card)?;
     let (usage, gpus) = usage(arguments)?;
     let traits: Traits = arguments.traits.iter().cloned().collect();
     let at = arguments.at.unwrap_or(card.effective_from);
     print(&explain(&card, &priced(arguments, (&usage, &gpus), &traits, at)));
     Ok(Exit::Done)
+}
+
+fn checked(path: &PathBuf) -> Result<Exit, Failure> {
+    let listed = |mistakes: &[Mistake]| {
+        let lines: Vec<String> = mistakes.iter().map(|mistake| format!("[{}] {mistake}\n", mistake.code)).collect();
+        lines.concat()
+    };
+    match check(&read(path)?, &path.display().to_string()) {
+        Ok((card, found)) if found.is_empty() => {
+            print(&card_text(&card));
+            Ok(Exit::Done)
+        }
+        Ok((_, found)) | Err(found) => {
+            complain(&listed(&found));
+            Ok(Exit::Failed)
+        }
+    }
 }
 
 fn priced<'a>(arguments: &Explain, (usage, gpus): (&'a Usage, &'a [HeldGpu]), traits: &'a Traits, at: Wall) -> Priced<'a> {

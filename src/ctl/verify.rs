@@ -50,7 +50,8 @@ fn verified(receipt: &Receipt, cards: &BTreeMap<Digest, Card>) -> (Exit, String)
     }
 }
 
-fn read(path: &PathBuf) -> Result<String, Failure> {
+/// A file's text; - is standard input.
+pub(super) fn read(path: &PathBuf) -> Result<String, Failure> {
     let failed = |error: std::io::Error| Failure::Other(format!("{}: {error}", path.display()));
     if path.as_os_str() == "-" {
         let mut text = String::new();

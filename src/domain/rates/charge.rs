@@ -429,6 +429,11 @@ fn line_quantity(card: &Card, line: &Line, priced: &Priced<'_>) -> Result<u128, 
     held.try_fold(0_u128, u128::checked_add).ok_or_else(|| RateError::Overflow(line.id.clone()))
 }
 
+/// What so many base units cost under a line without rules.
+pub(super) fn cost_of(line: &Line, quantity: u128) -> Option<Credits> {
+    line_cost(line, quantity).ok()
+}
+
 fn line_cost(line: &Line, quantity: u128) -> Result<Credits, RateError> {
     let cost = priced_narrow(line, quantity, line.round).or_else(|| priced(line, U256::from(quantity), line.round));
     cost.ok_or_else(|| RateError::Overflow(line.id.clone()))

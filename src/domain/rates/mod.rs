@@ -6,6 +6,7 @@
 mod bill;
 pub mod card;
 pub mod charge;
+pub mod check;
 pub mod rules;
 pub mod unit;
 

@@ -1,0 +1,220 @@
+//! What is probably wrong with a card that can be read: holes and overlaps in time, lines that are never reached or never matter, prices in
+//! the wrong unit, selectors that nothing matches. Each with its line and what to do about it.
+
+use super::card::{Card, GpuSelector, Line};
+use super::rules::{Anchor, Factor, Rules, Timing, Traits};
+use crate::domain::form::{Mistake, Place};
+use crate::domain::money::NANO;
+use crate::domain::outcome::Outcome;
+use crate::domain::receipt::rfc3339;
+use crate::domain::time::Wall;
+use crate::domain::usage::Meter;
+
+/// How the names begin that NVML gives to devices.
+const GPU_NAMES: [&str; 9] = ["NVIDIA ", "Tesla ", "Quadro ", "GeForce ", "GRID ", "TITAN ", "A100-", "H100 ", "GPU"];
+/// A longer increment or minimum of time is a slip: seconds written where hours are meant.
+const TIME_MAX_NS: u128 = 31 * 86_400 * 1_000_000_000;
+
+/// A card and what is probably wrong with it.
+///
+/// # Errors
+/// Every mistake that makes it no card.
+pub fn check(text: &str, file: &str) -> Result<(Card, Vec<Mistake>), Vec<Mistake>> {
+    let card = Card::parse(text, file)?;
+    let mut checker = Checker { text, file, found: Vec::new() };
+    for (nth, line) in card.lines.iter().enumerate() {
+        checker.price(line);
+        checker.selectors(line, &card.lines[..nth]);
+        if let Some(rules) = line.rules.as_deref() {
+            checker.rules(line, rules);
+        }
+        for earlier in &card.lines[..nth] {
+            checker.pair(earlier, line);
+        }
+        checker.dates(line, &card);
+    }
+    let Checker { mut found, .. } = checker;
+    found.sort_by(|a, b| a.place.cmp(&b.place));
+    Ok((card, found))
+}
+
+struct Checker<'t> {
+    text: &'t str,
+    file: &'t str,
+    found: Vec<Mistake>,
+}
+
+impl Checker<'_> {
+    fn note(&mut self, line: &Line, code: &'static str, message: &str, hint: &str) {
+        let message = format!("line {}: {message}", line.id);
+        self.found.push(Mistake { code, place: self.place(line), message, hint: Some(hint.to_owned()) });
+    }
+
+    /// Where its id is written.
+    fn place(&self, line: &Line) -> Place {
+        let wanted = line.id.as_str();
+        let is_id = |text: &str| {
+            let mut words = text.split(['=', '"', '\'', ' ', '\t', '{', ',']).filter(|word| !word.is_empty());
+            words.any(|word| word == "id") && words.next() == Some(wanted)
+        };
+        let at = self.text.lines().position(is_id);
+        Place::File { file: self.file.to_owned(), line: at.map_or(1, |at| at + 1), column: 1 }
+    }
+
+    /// Is an hour of it at a price that anybody asks?
+    fn price(&mut self, line: &Line) {
+        const HOUR_NS: u128 = 3_600 * 1_000_000_000;
+        let (of, base, most): (_, _, u128) = match line.meter {
+            Meter::CpuTime => ("a core-hour", HOUR_NS, 100),
+            Meter::MemoryCharged | Meter::MemoryAnon => ("a GiB-hour", HOUR_NS << 30, 100),
+            Meter::GpuHeld => ("a GPU-hour", HOUR_NS, 2_000),
+            Meter::WallTime => ("an hour", HOUR_NS, 20_000),
+            Meter::JobStarts => ("a start", 1, 100_000),
+        };
+        let plain = Line { rules: None, round: super::Rounding::Up, ..line.clone() };
+        let nano = super::charge::cost_of(&plain, base).map_or(u128::MAX, |cost| cost.nano().unsigned_abs());
+        if most * NANO.unsigned_abs() < nano {
+            let cost = nano / NANO.unsigned_abs();
+            self.note(
+                line,
+                "implausible_price",
+                &format!("{of} would cost {cost} credits"),
+                "is the price for another unit, or per missing?",
+            );
+        } else if line.price.mantissa != 0 && nano <= 1 {
+            let message = format!("{of} would cost a nano-credit at most");
+            self.note(line, "implausible_price", &message, "is the price for another unit, or per too large?");
+        }
+    }
+
+    fn selectors(&mut self, line: &Line, earlier: &[Line]) {
+        let name = match &line.gpu_model {
+            GpuSelector::Any => None,
+            GpuSelector::Prefix(name) => Some(name.as_str()),
+            GpuSelector::Exact(model) => Some(model.as_str()),
+        };
+        let known = |name: &str| GPU_NAMES.iter().any(|known| name.starts_with(known) || known.starts_with(name));
+        if let Some(name) = name.filter(|name| !known(name)) {
+            let message = format!("no GPU is called {name:?}");
+            self.note(line, "matches_nothing", &message, "write the model as nvidia-smi -L shows it, such as \"NVIDIA H100*\"");
+        }
+        for (which, value) in &selected(line) {
+            let alike = |other: &Line| {
+                selected(other).get(which).filter(|other| *other != value && other.as_str().eq_ignore_ascii_case(value.as_str())).cloned()
+            };
+            if let Some(other) = earlier.iter().find_map(alike) {
+                let message = format!("{} {value} is another one than {other}", which.name());
+                self.note(line, "matches_nothing", &message, "write it as it is stated at the start, everywhere alike");
+            }
+        }
+    }
+
+    fn rules(&mut self, line: &Line, rules: &Rules) {
+        let state = &rules.state;
+        let factors = [state.running, state.frozen, state.paused];
+        let free_at_last = Outcome::ALL.into_iter().all(|outcome| rules.factor(outcome) == Factor::FREE);
+        if factors == [Factor::FREE; 3] || free_at_last {
+            let message = "it never charges anything";
+            self.note(line, "never_charges", message, "a price of \"0\" says so, or give a state or an outcome a factor above 0");
+        }
+        let own_word = [Outcome::Failed, Outcome::Cancelled, Outcome::Unknown];
+        if let Some(outcome) = own_word.into_iter().find(|outcome| rules.factor(*outcome) < rules.factor(Outcome::Completed)) {
+            let message = format!("{outcome} costs less than completed, and a job can end itself so");
+            self.note(line, "job_decides", &message, "make cheaper only what others decide: infrastructure, preempted, validation");
+        }
+        let timed = matches!(line.meter, Meter::WallTime | Meter::GpuHeld);
+        for (what, quantity) in [("increment", rules.increment), ("minimum", rules.minimum)] {
+            if timed && TIME_MAX_NS < quantity {
+                let days = quantity / (86_400 * 1_000_000_000);
+                let message = format!("the {what} is {days} days");
+                self.note(line, "implausible_quantity", &message, "it is written in the line's unit: \"1\" for an hour, not \"3600\"");
+            }
+        }
+        if rules.minimum != 0 && rules.minimum <= rules.increment && rules.timing == Timing::Advance {
+            let message = "the first increment is more than the minimum";
+            self.note(line, "without_effect", message, "leave the minimum out, or make it greater");
+        }
+        let counts = rules.increment != 0 || rules.minimum != 0 || !rules.connect_fee.is_zero() || !rules.tiers.is_empty();
+        if rules.anchor == Anchor::Job && !counts && line.round == super::Rounding::Down {
+            let message = "it has nothing that counts over the job";
+            self.note(line, "without_effect", message, "leave anchor out, or give it an increment, a minimum, a fee or tiers");
+        }
+        let mut below = line.price;
+        for tier in &rules.tiers {
+            if tier.price == below {
+                let message = format!("a band has the price of the one below it, {below}");
+                self.note(line, "without_effect", &message, "leave the band out, or give it its price");
+            }
+            below = tier.price;
+        }
+        if line.price.mantissa == 0 && (rules.increment != 0 || rules.minimum != 0) && rules.tiers.is_empty() {
+            let message = "steps of nothing cost nothing";
+            self.note(line, "without_effect", message, "give it a price, or leave increment and minimum out");
+        }
+    }
+
+    /// Two lines that are for the same jobs.
+    fn pair(&mut self, a: &Line, b: &Line) {
+        if a.meter != b.meter || a.gpu_model != b.gpu_model || !meet(span(a), span(b)) {
+            return;
+        }
+        let (one, two) = (selected(a), selected(b));
+        if one == two && a.meter != Meter::GpuHeld {
+            let message = format!("it is for the same jobs at the same time as line {}: both are charged", a.id);
+            self.note(b, "overlap", &message, "end the first with effective_to where the second begins, or add the prices up in one line");
+        } else if one != two && one.len() == two.len() && one.iter().all(|(which, value)| two.get(which).is_none_or(|other| other == value))
+        {
+            let what = if a.meter == Meter::GpuHeld { "the first one is charged" } else { "both are charged" };
+            let message = format!("a job can be one for line {} as well, and neither selects more: {what}", a.id);
+            self.note(b, "ambiguous", &message, "add a line that selects both, or more to one of them");
+        }
+        let sizes = [a, b].map(|line| line.unit.to_string());
+        let binary = |unit: &str| unit.contains("iB");
+        if binary(&sizes[0]) != binary(&sizes[1]) && sizes.iter().all(|unit| unit.contains("B-")) {
+            let message = format!("{} and {} are two kinds of unit for one meter", sizes[0], sizes[1]);
+            self.note(b, "mixed_units", &message, "GB or GiB, but the same one throughout");
+        }
+    }
+
+    /// Holes between the lines that take turns in time, and lines whose time is over before the card's begins.
+    fn dates(&mut self, line: &Line, card: &Card) {
+        let (from, to) = span(line);
+        if to <= card.effective_from {
+            let message = format!("it ended at {}, before the card begins", rfc3339(to));
+            self.note(line, "unreachable", &message, "leave the line out");
+            return;
+        }
+        let kin = || {
+            let same = |other: &&Line| other.meter == line.meter && other.gpu_model == line.gpu_model && other.id != line.id;
+            card.lines
+                .iter()
+                .filter(same)
+                .filter(|other| selected(other).iter().all(|(which, value)| selected(line).get(which) == Some(value)))
+        };
+        let holds = |at: Wall| kin().map(span).any(|(from, to)| from <= at && at < to);
+        if to != Wall(u64::MAX) && !holds(to) {
+            let message = format!("from {} on nothing takes its place", rfc3339(to));
+            self.note(line, "gap", &message, "add a line with that effective_from, or leave effective_to out");
+        }
+        if card.effective_from < from && !holds(Wall(from.0 - 1)) {
+            let before = kin().map(|other| span(other).1).any(|to| to < from);
+            if !before {
+                let message = format!("before {} nothing has its place", rfc3339(from));
+                self.note(line, "gap", &message, "add a line up to then, or leave effective_from out");
+            }
+        }
+    }
+}
+
+fn selected(line: &Line) -> Traits {
+    line.rules.as_deref().map(|rules| rules.select.clone()).unwrap_or_default()
+}
+
+fn span(line: &Line) -> (Wall, Wall) {
+    let (from, to) = line.rules.as_deref().map_or((None, None), |rules| (rules.from, rules.to));
+    (from.unwrap_or(Wall(0)), to.unwrap_or(Wall(u64::MAX)))
+}
+
+fn meet(a: (Wall, Wall), b: (Wall, Wall)) -> bool {
+    a.0 < b.1 && b.0 < a.1
+}
