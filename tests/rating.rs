@@ -394,3 +394,45 @@ fn each_card_that_comes_along_prices_its_example() {
     assert_eq!(of("hourly-posted", &ran(HOUR), &[], None), same("2.001", "0"));
     assert_eq!(of("hourly-posted", &ran(HOUR), &[(Trait::InstanceClass, "small")], None), same("0.501", "0"));
 }
+
+/// Rules that charge as it is used, and count over the whole job.
+const STEADY: [&str; 7] = [
+    "",
+    "increment = \"0.3\"",
+    "minimum = \"2.5\"\nround = \"up\"",
+    "increment = \"1\"\ntiming = \"advance\"\nconnect_fee = \"0.07\"",
+    "tiers = [{ above = \"1\", price = \"0.1\" }, { above = \"7\", price = \"3\" }]\nround = \"half_even\"",
+    "state = { running = \"0.333333333\", frozen = \"0.1\", paused = \"2\" }",
+    "increment = \"0.7\"\nminimum = \"1\"\nconnect_fee = \"0.000000001\"\nstate = { frozen = \"1\" }",
+];
+
+proptest::proptest! {
+    #[test]
+    fn any_split_into_ticks_and_segments_comes_to_the_same_and_nothing_is_ever_given_back(
+        which in 0..STEADY.len(),
+        ticks in proptest::collection::vec((0..5_000_000_000_000_u128, 0..3_u8, proptest::bool::weighted(0.2)), 1..40),
+    ) {
+        let card = card(&wall("0.417", &format!("{}\nanchor = \"job\"", STEADY[which])));
+        let (mut before, mut open): (Option<Usage>, Usage) = (None, ran(0));
+        let (mut closed, mut posted) = (0_i128, 0_i128);
+        for (ns, state, new_segment) in ticks {
+            let tick = match state {
+                0 => Usage { wall_ns: ns, ..Usage::default() },
+                1 => Usage { frozen_ns: ns, ..Usage::default() },
+                _ => Usage { wall_ns: ns, paused_ns: ns, ..Usage::default() },
+            };
+            open = open.plus(&tick);
+            let priced = Priced { before: before.as_ref(), ..Priced::so_far(&open, &[]) };
+            let segment = charge::charge(&card, &priced).unwrap().cost.nano();
+            proptest::prop_assert!(posted <= closed + segment, "{} after {posted}", closed + segment);
+            posted = closed + segment;
+            if new_segment {
+                closed = posted;
+                before = Some(before.unwrap_or_default().plus(&open));
+                open = Usage::default();
+            }
+        }
+        let whole = before.unwrap_or_default().plus(&open);
+        proptest::prop_assert_eq!(charge::total(&card, &whole, &[]).unwrap().nano(), posted);
+    }
+}
