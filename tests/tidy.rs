@@ -481,6 +481,30 @@ fn a_cited_test_that_is_not_there_is_found() {
     assert!(guarantees(&readme.text)[0].1.contains("and more"));
 }
 
+/// Packages of the manifest that the fuzz targets' own lock file does not name: they are then built with `--locked` no more.
+fn not_locked<'m>(manifest: &'m str, lock: &str) -> Vec<&'m str> {
+    let product = lock.split("[[package]]").find(|package| package.contains("name = \"meterd\"\n")).unwrap_or_default();
+    let named = |name: &str| product.contains(&format!(" \"{name}\"")) || product.contains(&format!(" \"{name} "));
+    let of_machine = "target.'cfg(target_arch = \"x86_64\")'.dependencies";
+    let all = packages(manifest, "dependencies").into_iter().chain(packages(manifest, of_machine));
+    all.filter(|name| !named(name)).collect()
+}
+
+#[test]
+fn the_fuzz_targets_are_locked_to_what_the_product_needs() {
+    let read = |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let manifest = read("Cargo.toml");
+    let missing = not_locked(&manifest, &read("tests/fuzz/Cargo.lock"));
+    assert!(missing.is_empty(), "cd tests/fuzz && cargo metadata: its lock lacks {missing:?}");
+}
+
+#[test]
+fn a_package_that_the_fuzz_targets_do_not_lock_is_found() {
+    let manifest = "x\n[dependencies]\none = \"1\"\ntwo = \"1\"\nthree = \"1\"\n";
+    let lock = "[[package]]\nname = \"meterd\"\ndependencies = [\n \"one\",\n \"two 1.0.0\",\n]\n[[package]]\nname = \"three\"\n";
+    assert_eq!(not_locked(manifest, lock), ["three"]);
+}
+
 #[test]
 fn an_unused_package_is_found() {
     let manifest = "x\n[dependencies]\none-two = \"1\"\nthree = { version = \"1\" }\n\n[dev-dependencies]\nfour = \"1\"\n";
