@@ -369,13 +369,7 @@ impl Stated<'_> {
 
 /// Can two sets of rules be for the same segment, and select equally much of it? Then nobody knows which is meant.
 fn overlap(a: Option<&Rules>, b: Option<&Rules>) -> bool {
-    let select = |rules: Option<&Rules>| rules.map(|rules| rules.select.clone()).unwrap_or_default();
-    let span = |rules: Option<&Rules>| {
-        let (from, to) = rules.map_or((None, None), |rules| (rules.from, rules.to));
-        (from.unwrap_or(Wall(0)), to.unwrap_or(Wall(u64::MAX)))
-    };
-    let ((a_from, a_to), (b_from, b_to)) = (span(a), span(b));
-    select(a) == select(b) && a_from < b_to && b_from < a_to
+    rules::selected(a) == rules::selected(b) && rules::meet(rules::span(a), rules::span(b))
 }
 
 impl Line {
@@ -388,6 +382,16 @@ impl Line {
     #[must_use]
     pub fn fits(&self, stated: &Stated<'_>) -> bool {
         self.rules.as_deref().is_none_or(|rules| rules.fit(stated.at, stated.traits))
+    }
+
+    /// What it selects jobs by.
+    pub(super) fn selected(&self) -> Traits {
+        rules::selected(self.rules.as_deref())
+    }
+
+    /// From when on and until when it is in force.
+    pub(super) fn span(&self) -> (Wall, Wall) {
+        rules::span(self.rules.as_deref())
     }
 
     /// By how much it selects jobs.

@@ -2,7 +2,7 @@
 //! the wrong unit, selectors that nothing matches. Each with its line and what to do about it.
 
 use super::card::{Card, GpuSelector, Line};
-use super::rules::{Anchor, Factor, Rules, Timing, Traits};
+use super::rules::{Anchor, Factor, Rules, Timing, meet};
 use crate::domain::form::{Mistake, Place};
 use crate::domain::money::NANO;
 use crate::domain::outcome::Outcome;
@@ -98,9 +98,9 @@ impl Checker<'_> {
             let message = format!("no GPU is called {name:?}");
             self.note(line, "matches_nothing", &message, "write the model as nvidia-smi -L shows it, such as \"NVIDIA H100*\"");
         }
-        for (which, value) in &selected(line) {
+        for (which, value) in &line.selected() {
             let alike = |other: &Line| {
-                selected(other).get(which).filter(|other| *other != value && other.as_str().eq_ignore_ascii_case(value.as_str())).cloned()
+                other.selected().get(which).filter(|other| *other != value && other.as_str().eq_ignore_ascii_case(value.as_str())).cloned()
             };
             if let Some(other) = earlier.iter().find_map(alike) {
                 let message = format!("{} {value} is another one than {other}", which.name());
@@ -155,10 +155,10 @@ impl Checker<'_> {
 
     /// Two lines that are for the same jobs.
     fn pair(&mut self, a: &Line, b: &Line) {
-        if a.meter != b.meter || a.gpu_model != b.gpu_model || !meet(span(a), span(b)) {
+        if a.meter != b.meter || a.gpu_model != b.gpu_model || !meet(a.span(), b.span()) {
             return;
         }
-        let (one, two) = (selected(a), selected(b));
+        let (one, two) = (a.selected(), b.selected());
         if one == two && a.meter != Meter::GpuHeld {
             let message = format!("it is for the same jobs at the same time as line {}: both are charged", a.id);
             self.note(b, "overlap", &message, "end the first with effective_to where the second begins, or add the prices up in one line");
@@ -178,7 +178,7 @@ impl Checker<'_> {
 
     /// Holes between the lines that take turns in time, and lines whose time is over before the card's begins.
     fn dates(&mut self, line: &Line, card: &Card) {
-        let (from, to) = span(line);
+        let (from, to) = line.span();
         if to <= card.effective_from {
             let message = format!("it ended at {}, before the card begins", rfc3339(to));
             self.note(line, "unreachable", &message, "leave the line out");
@@ -189,32 +189,19 @@ impl Checker<'_> {
             card.lines
                 .iter()
                 .filter(same)
-                .filter(|other| selected(other).iter().all(|(which, value)| selected(line).get(which) == Some(value)))
+                .filter(|other| other.selected().iter().all(|(which, value)| line.selected().get(which) == Some(value)))
         };
-        let holds = |at: Wall| kin().map(span).any(|(from, to)| from <= at && at < to);
+        let holds = |at: Wall| kin().map(Line::span).any(|(from, to)| from <= at && at < to);
         if to != Wall(u64::MAX) && !holds(to) {
             let message = format!("from {} on nothing takes its place", rfc3339(to));
             self.note(line, "gap", &message, "add a line with that effective_from, or leave effective_to out");
         }
         if card.effective_from < from && !holds(Wall(from.0 - 1)) {
-            let before = kin().map(|other| span(other).1).any(|to| to < from);
+            let before = kin().map(|other| other.span().1).any(|to| to < from);
             if !before {
                 let message = format!("before {} nothing has its place", rfc3339(from));
                 self.note(line, "gap", &message, "add a line up to then, or leave effective_from out");
             }
         }
     }
-}
-
-fn selected(line: &Line) -> Traits {
-    line.rules.as_deref().map(|rules| rules.select.clone()).unwrap_or_default()
-}
-
-fn span(line: &Line) -> (Wall, Wall) {
-    let (from, to) = line.rules.as_deref().map_or((None, None), |rules| (rules.from, rules.to));
-    (from.unwrap_or(Wall(0)), to.unwrap_or(Wall(u64::MAX)))
-}
-
-fn meet(a: (Wall, Wall), b: (Wall, Wall)) -> bool {
-    a.0 < b.1 && b.0 < a.1
 }

@@ -303,6 +303,22 @@ impl Rules {
     }
 }
 
+/// What a line selects jobs by; nothing without rules.
+pub(super) fn selected(rules: Option<&Rules>) -> Traits {
+    rules.map(|rules| rules.select.clone()).unwrap_or_default()
+}
+
+/// From when on and until when a line is in force; always without rules.
+pub(super) fn span(rules: Option<&Rules>) -> (Wall, Wall) {
+    let (from, to) = rules.map_or((None, None), |rules| (rules.from, rules.to));
+    (from.unwrap_or(Wall(0)), to.unwrap_or(Wall(u64::MAX)))
+}
+
+/// Have two spans an instant in common?
+pub(super) fn meet(a: (Wall, Wall), b: (Wall, Wall)) -> bool {
+    a.0 < b.1 && b.0 < a.1
+}
+
 /// The rules of a line, with none of them given it is [`Rules::none`]. `unit` is the line's, in which quantities are written.
 pub(super) fn read(table: &Table<'_>, meter: Option<Meter>, unit: Option<Unit>) -> Option<Rules> {
     let none = Rules::none(meter.unwrap_or(Meter::WallTime));
