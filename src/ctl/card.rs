@@ -140,11 +140,13 @@ fn priced<'a>(arguments: &Explain, (usage, gpus): (&'a Usage, &'a [HeldGpu]), tr
 }
 
 fn usage(arguments: &Explain) -> Result<(Usage, Vec<HeldGpu>), Failure> {
-    let wall_ns = u128::from(arguments.run.0);
+    let still_ns = |length: Option<Nanos>| length.map_or(0, |length| u128::from(length.0));
+    let paused_ns = still_ns(arguments.paused);
+    // Whom another has stand still keeps its place, its memory and its devices: that time is among the running.
+    let wall_ns = u128::from(arguments.run.0) + paused_ns;
     let model = GpuModel::new(&arguments.gpu_model);
     let id = |number: u32| format!("GPU-{number}").parse::<GpuId>().map_err(Failure::other);
     let ids: Vec<GpuId> = (0..arguments.gpus).map(id).collect::<Result<_, _>>()?;
-    let standing = |length: Option<Nanos>| length.map_or(0, |length| u128::from(length.0));
     let usage = Usage {
         cpu_ns: arguments.cpu.map_or(0, |cpu| u128::from(cpu.0)),
         memory_byte_ns: u128::from(arguments.memory.unwrap_or(0)) * wall_ns,
@@ -152,8 +154,8 @@ fn usage(arguments: &Explain) -> Result<(Usage, Vec<HeldGpu>), Failure> {
         gpu_held_ns: ids.iter().map(|id| (id.clone(), wall_ns)).collect::<BTreeMap<_, _>>(),
         wall_ns,
         job_starts: 1,
-        frozen_ns: standing(arguments.frozen) + standing(arguments.paused),
-        paused_ns: standing(arguments.paused),
+        frozen_ns: still_ns(arguments.frozen),
+        paused_ns,
     };
     Ok((usage, ids.into_iter().map(|gpu| HeldGpu { gpu, model: model.clone() }).collect()))
 }
@@ -189,6 +191,37 @@ mod tests {
     use super::*;
     use crate::node::sample;
 
+    fn explain_an_hour() -> Explain {
+        Explain {
+            card: PathBuf::new(),
+            run: Nanos::from_secs(3_600),
+            cpu: None,
+            memory: None,
+            gpus: 0,
+            gpu_model: "GPU".to_owned(),
+            cpus: None,
+            frozen: None,
+            paused: None,
+            traits: Vec::new(),
+            outcome: None,
+            at: None,
+        }
+    }
+
+    #[test]
+    fn standing_still_comes_beside_the_running_and_by_whose_hand_it_was() {
+        let half = Nanos::from_secs(1_800);
+        let arguments = Explain { gpus: 1, frozen: Some(half), paused: Some(half), ..explain_an_hour() };
+        let (usage, _) = usage(&arguments).unwrap();
+        let (half, hour) = (u128::from(half.0), 3_600_000_000_000);
+        assert_eq!((usage.wall_ns - usage.paused_ns, usage.paused_ns, usage.frozen_ns), (hour, half, half));
+        assert_eq!(
+            usage.gpu_held_ns.values().copied().collect::<Vec<_>>(),
+            [hour + half],
+            "its device is held while another has it stand still"
+        );
+    }
+
     #[test]
     fn a_card_is_shown_as_it_is_understood() {
         insta::assert_snapshot!(card_text(&sample::card()));
@@ -196,20 +229,8 @@ mod tests {
 
     #[test]
     fn eight_gpus_for_two_hours_at_four_are_sixty_four() {
-        let arguments = Explain {
-            card: PathBuf::new(),
-            run: Nanos::from_secs(7_200),
-            cpu: None,
-            memory: None,
-            gpus: 8,
-            gpu_model: "NVIDIA H100 80GB HBM3".to_owned(),
-            cpus: None,
-            frozen: None,
-            paused: None,
-            traits: Vec::new(),
-            outcome: None,
-            at: None,
-        };
+        let arguments =
+            Explain { run: Nanos::from_secs(7_200), gpus: 8, gpu_model: "NVIDIA H100 80GB HBM3".to_owned(), ..explain_an_hour() };
         let (usage, gpus) = usage(&arguments).unwrap();
         let text = explain(&sample::card(), &Priced::so_far(&usage, &gpus));
         assert!(text.contains("= 64 credits"), "{text}");
