@@ -289,13 +289,28 @@ impl Sampler {
 
     /// Closes directories until a job finds places for its counters.
     fn make_room(&mut self) {
-        while self.files.room.free() < PLACES_OF_A_JOB {
-            let [details, counters] = &mut self.kept_dirs;
-            let Some(key) = details.pop_front().or_else(|| counters.pop_front()) else { return };
-            if let Some(dir) = self.dirs.get_mut(key) {
-                dir.close_directory();
+        while self.files.room.free() < PLACES_OF_A_JOB && self.close_a_directory() {}
+    }
+
+    /// A counter is read at each look, and its directory only where the counter is not kept: as many directories make room as there were
+    /// counters without a place.
+    fn make_room_for_counters(&mut self) {
+        for _ in 0..self.files.take_turned_away() {
+            if !self.close_a_directory() {
+                return;
             }
         }
+    }
+
+    /// Closes the one that is worth least; false if none is open.
+    fn close_a_directory(&mut self) -> bool {
+        let [details, counters] = &mut self.kept_dirs;
+        while let Some(key) = details.pop_front().or_else(|| counters.pop_front()) {
+            if self.dirs.get_mut(key).is_some_and(Watched::close_directory) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Looks after a job no more. Its tail goes unnoticed from then on.
@@ -408,6 +423,7 @@ impl Sampler {
         samples.sort_by_key(|sample| sample.attempt);
         self.add_details(&mut samples, which, closeness);
         self.take_off_inner_memory(&mut samples);
+        self.make_room_for_counters();
         samples
     }
 

@@ -32,7 +32,7 @@ const ANSWER_WITHIN: Nanos = Nanos::from_secs(10);
 /// Renew when less than this is left of the validity.
 const RENEW_BEFORE: Nanos = Nanos::from_secs(300);
 /// The authority hears of what was spent at least this often while something is spent.
-const TELL_EVERY: Nanos = Nanos::from_secs(10);
+const TELL_EVERY: Nanos = Nanos::from_secs(30);
 /// Ask in vain at most this often.
 const ASK_AGAIN_SOON: Nanos = Nanos::from_secs(1);
 /// An account that is known to be exhausted asks this often, in case a push was lost.

@@ -38,13 +38,15 @@ pub(super) struct Files {
     kept_max: usize,
     pub(super) room: Arc<Room>,
     buffer: Vec<u8>,
+    /// Files that were to be kept, and for which there was no place.
+    turned_away: usize,
     /// A directory was found gone.
     vanished: bool,
 }
 
 impl Files {
     pub(super) fn keeping_at_most(kept_max: usize, room: Arc<Room>) -> Files {
-        Files { kept: 0, kept_max, room, buffer: vec![0; 4_096], vanished: false }
+        Files { kept: 0, kept_max, room, buffer: vec![0; 4_096], turned_away: 0, vanished: false }
     }
 
     /// How many are kept now.
@@ -71,11 +73,14 @@ impl Files {
             };
             let file = dir.file(name).map_err(why)?;
             let length = pread(&file, &mut self.buffer, 0).map_err(why)?;
-            if self.kept < self.kept_max
-                && let Some(place) = self.room.take()
-            {
-                self.kept += 1;
-                slot.0 = Some((file, place));
+            if self.kept < self.kept_max {
+                match self.room.take() {
+                    Some(place) => {
+                        self.kept += 1;
+                        slot.0 = Some((file, place));
+                    }
+                    None => self.turned_away += 1,
+                }
             }
             length
         };
@@ -88,6 +93,11 @@ impl Files {
         let length = self.read(&mut Slot::default(), name, dir).map(<[u8]>::len);
         self.kept_max = kept_max;
         Ok(&self.buffer[..length?])
+    }
+
+    /// How many files found no place since this was last asked.
+    pub(super) fn take_turned_away(&mut self) -> usize {
+        std::mem::take(&mut self.turned_away)
     }
 
     /// A directory was found gone.
