@@ -95,6 +95,12 @@ impl Grant {
         self.granted.minus(self.returned).minus(self.spent).or_zero()
     }
 
+    /// What the account has left, as far as is known here: in hand, free at the authority, and on its way back to it.
+    #[must_use]
+    pub fn left(&self, now: Boot) -> Credits {
+        self.in_hand(now).plus(self.free).plus(self.returned.minus(self.told.returned))
+    }
+
     /// Has the authority said, freshly, that there is nothing left?
     #[must_use]
     pub fn exhausted(&self) -> Option<Heard> {

@@ -242,7 +242,7 @@ fn account_view(agent: &Agent, id: &AccountId, account: &Account, now: Now) -> A
         unfunded: grant.unfunded,
         owed,
         burn_per_hour: Credits::from_nano(burn.nano().saturating_mul(3_600)),
-        lasts_s: grant::lasts(in_hand.plus(grant.free), burn).map(|Nanos(ns)| ns / 1_000_000_000),
+        lasts_s: grant::lasts(grant.left(now.boot), burn).map(|Nanos(ns)| ns / 1_000_000_000),
         verdict: grant.verdict.map(|heard| heard.verdict),
         policy: grant.policy,
         armed: account.armed.is_some(),

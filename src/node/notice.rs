@@ -92,7 +92,7 @@ impl Notice {
     pub fn of(event: Event, attempt: Attempt, agent: &Agent, node: &NodeId, now: Now) -> Option<Notice> {
         let job = agent.jobs.get(&attempt)?;
         let account = agent.accounts.get(&job.account)?;
-        let left = account.grant.in_hand(now.boot).plus(account.grant.free);
+        let left = account.grant.left(now.boot);
         Some(Notice {
             event,
             node: node.clone(),

@@ -44,7 +44,7 @@ const LOOK_BEFORE_LAPSE: Nanos = Nanos::from_millis(10);
 /// Jobs that stand still near their account's edge are looked at no more often than this.
 const LOOK_AT_STILL: Nanos = Nanos::from_millis(100);
 /// The next increments are asked for this long before they may be due.
-const STEP_AHEAD: Nanos = Nanos::from_secs(10);
+pub(super) const STEP_AHEAD: Nanos = Nanos::from_secs(10);
 /// The expected burn of jobs is at least this part of their greatest one, so that an idle job that wakes is funded.
 const BURN_FLOOR_PART: i128 = 100;
 
@@ -68,11 +68,12 @@ impl Agent {
     }
 
     /// The burn that a question states: measured over the last seconds, and never below a part of the greatest one.
-    fn burn_expected(&self, id: &AccountId, account: &Account, settings: &Settings, now: Mono) -> Credits {
+    pub(super) fn burn_expected(&self, id: &AccountId, account: &Account, settings: &Settings, now: Mono) -> Credits {
         let jobs = || self.jobs_of(id).filter(|job| job.is_live());
         let most = Burns::new(self, settings, Kind::Spread, now).sum(jobs());
         let young = jobs().any(|job| now.since(job.opened.mono) < Nanos::from_secs(10));
-        if young {
+        let unmeasured = account.marks.len() < 2; // it has just been funded again
+        if young || unmeasured {
             return most;
         }
         let floor = Credits::from_nano((most.nano() / BURN_FLOOR_PART).max(i128::from(most.is_positive())));
@@ -181,7 +182,7 @@ impl Draft<'_> {
                 self.step_all(id, &live, StepEvent::Emptied);
             }
             (false, Some(_)) => {
-                let more = account.warned.is_some_and(|warned| warned.left < in_hand.plus(account.grant.free));
+                let more = account.warned.is_some_and(|warned| warned.left < account.grant.left(self.now.boot));
                 self.record(Fact::EmptySet { account: id.clone(), since: None, at: self.now.mono });
                 // Its own next grant is no more credit: who was warned has been.
                 if more {
@@ -192,10 +193,10 @@ impl Draft<'_> {
             _ => {}
         }
         self.review_edge(id, to_spend, burn_live, &steps, &live);
-        self.review_warning(id, in_hand, &live);
+        self.review_warning(id, &live);
         self.note_frozen_too_long(id, &live);
         self.review_rungs(id);
-        self.review_victims(id, in_hand);
+        self.review_victims(id);
         self.note_what_would_be_done(id, &live);
     }
 
@@ -319,9 +320,9 @@ impl Draft<'_> {
         Some(lasts.min(deadline.since(self.now.boot)))
     }
 
-    fn review_warning(&mut self, id: &AccountId, in_hand: Credits, live: &[Attempt]) {
+    fn review_warning(&mut self, id: &AccountId, live: &[Attempt]) {
         let Some(account) = self.agent.accounts.get(id) else { return };
-        let left = in_hand.plus(account.grant.free);
+        let left = account.grant.left(self.now.boot);
         let lasts = grant::lasts(left, measured_burn(account));
         let heard = account.grant.verdict.is_some();
         let (warned, reached) = (account.warned, lasts.and_then(|lasts| account.grant.policy.warn_before.reached(lasts)));
@@ -422,6 +423,7 @@ impl Draft<'_> {
     /// Asks, if anything is needed and the last question is answered or too old.
     pub fn ask(&mut self, starts: &[PendingStart]) {
         self.give_back_idle(starts);
+        self.give_back_surplus(starts);
         let Some((epoch, boot)) = self.agent.epoch else { return };
         let since_last = self.now.boot.since(self.agent.asked_at);
         if self.agent.outstanding.is_some() && since_last < ANSWER_WITHIN {

@@ -12,6 +12,7 @@ mod outlook;
 pub mod restraint;
 mod salvage;
 pub mod start;
+mod surplus;
 mod victims;
 pub mod wants;
 
@@ -314,6 +315,7 @@ impl Agent {
         }
         account.flaps.funded(at);
         account.allowed = None;
+        account.marks.clear(); // time in which its jobs stood still says nothing of what they use
         let attempts: Vec<Attempt> = self.jobs_of(id).map(|job| job.attempt).collect();
         for attempt in attempts {
             self.with_job(attempt, |job| (job.terminated_at, job.would) = (None, None));

@@ -16,7 +16,7 @@ use super::draft::Draft;
 const DECIDE_AGAIN: Nanos = Nanos::from_secs(11);
 
 impl Draft<'_> {
-    pub(super) fn review_victims(&mut self, id: &AccountId, in_hand: Credits) {
+    pub(super) fn review_victims(&mut self, id: &AccountId) {
         let Some(account) = self.agent.accounts.get(id) else { return };
         let policy = account.grant.policy;
         let wanted = policy.victims != Victims::Together && self.agent.mode_for_account(id, self.settings) == Enforcement::Enforce;
@@ -30,7 +30,7 @@ impl Draft<'_> {
         }
         let mut runners: Vec<&Job> = self.agent.jobs_of(id).filter(|job| job.may_burn() && job.victim.is_none()).collect();
         let settled = account.victims_at.is_none_or(|at| DECIDE_AGAIN <= self.now.mono.since(at));
-        let left = in_hand.plus(account.grant.free);
+        let left = account.grant.left(self.now.boot);
         let burn = measured_burn(account);
         let lasts = |burn| grant::lasts(left, burn);
         let short = account.empty_since.is_none() && lasts(burn).is_some_and(|lasts| lasts < policy.victims_before);

@@ -5,6 +5,7 @@
 
 mod account;
 mod booking;
+mod recall;
 pub mod sizing;
 
 pub use account::{
@@ -14,6 +15,7 @@ pub use account::{
 pub use booking::{
     Answered, ClosePolicy, DepositRefusal, Deposited, Payment, VALID_FOR, answer, answer_unknown, book_previous, deposit, set_policy, sweep,
 };
+pub use recall::recall;
 
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,12 @@ pub struct Holding {
 }
 
 impl Holding {
+    /// What is still in hand, by estimate.
+    #[must_use]
+    pub fn left(self) -> Credits {
+        self.estimate().0
+    }
+
     /// What is still in hand and what is still being used, by estimate: an epoch that must have run dry holds and uses nothing.
     fn estimate(self) -> (Credits, Credits) {
         let left = self.escrow.minus(used_in(self.burn_per_s, self.age));

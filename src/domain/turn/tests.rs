@@ -5,6 +5,7 @@ mod ladder;
 mod nested;
 mod rates;
 mod still;
+mod surplus;
 
 use super::*;
 use crate::domain::act::{ActOutcome, CgroupDir, Target};
@@ -39,6 +40,8 @@ struct Bench {
     thaws: usize,
     /// What the authority keeps for later answers.
     rest: i128,
+    /// What was given back, as far as the authority has heard.
+    returned: i128,
 }
 
 impl Bench {
@@ -68,6 +71,7 @@ impl Bench {
             job_policy: JobPolicy::default(),
             thaws: 0,
             rest: 0,
+            returned: 0,
         };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
@@ -133,9 +137,12 @@ impl Bench {
     fn answer(&mut self) {
         let request = self.question().expect("a question was sent");
         let account: AccountId = request.entries[0].account.clone();
+        // What comes back is free again, for this very node.
+        let returned = request.entries[0].returned.nano().max(self.returned);
+        self.free += returned - std::mem::replace(&mut self.returned, returned);
         self.granted += self.free;
         self.free = 0;
-        let spent = request.entries[0].spent.nano();
+        let spent = request.entries[0].spent.nano() + returned;
         let verdict = if 0 < self.rest {
             Verdict::Granted
         } else if self.granted == spent {

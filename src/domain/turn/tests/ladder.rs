@@ -90,6 +90,7 @@ fn each_threshold_warns_once_and_by_the_jobs_own_signal() {
 fn a_top_up_lifts_the_warning_and_the_next_shortage_warns_again() {
     let policy = AccountPolicy { warn_before: thresholds(&[10]), ..AccountPolicy::default() };
     let mut bench = running_with(20 * CREDIT, policy, Ladder::default());
+    bench.rest = 1; // while something is free nothing goes back
     work_s(&mut bench, 15);
     assert_eq!(signals(&bench).len(), 1);
     let warned = |bench: &Bench| bench.turn.agent().accounts.values().next().unwrap().warned.is_some();
@@ -280,7 +281,7 @@ fn the_newest_job_stands_still_so_that_the_oldest_can_go_on() {
         ..AccountPolicy::default()
     };
     let mut bench = Bench::new();
-    (bench.free, bench.policy) = (100 * CREDIT, policy);
+    (bench.free, bench.policy, bench.rest) = (100 * CREDIT, policy, 1); // while something is free nothing goes back
     for (caller, name) in [(1, "old"), (2, "new")] {
         bench.start_named(name, caller, "a");
         settle(&mut bench);

@@ -10,7 +10,7 @@ fn holding(nano: i128) -> Bench {
     let mut bench = Bench::new();
     bench.step(Event::CardArrived(Box::new(Card::parse(&text, "card.toml").unwrap()), Vec::new()));
     bench.durable();
-    bench.free = nano;
+    (bench.free, bench.rest) = (nano, 1); // while something is free nothing goes back
     bench.start(1, "a");
     bench.durable();
     bench.answer();

@@ -1,0 +1,51 @@
+//! What is held and not needed goes back (N7), so that other nodes of the account can use it.
+//!
+//! A grant is sized for the burn that was expected when it was asked for: of a job that has just begun, the greatest one possible. Whatever
+//! is far beyond what the jobs turn out to use is returned as soon as the authority has been heard.
+
+use super::super::fact::Fact;
+use super::super::id::AccountId;
+use super::super::ledger::sizing::{HORIZON_MAX, HORIZON_MIN, used_in};
+use super::super::money::Credits;
+use super::super::time::Nanos;
+use super::credit::STEP_AHEAD;
+use super::draft::Draft;
+use super::start::PendingStart;
+
+/// Kept while nothing is free at the authority: others may be dry.
+const KEPT_OF_THE_LAST: Nanos = Nanos(2 * HORIZON_MIN.0);
+/// Less than this part of what is kept is not worth a message.
+const WORTH_PART: i128 = 4;
+
+impl Draft<'_> {
+    /// Of the accounts that the authority was just heard of.
+    pub(super) fn give_back_surplus(&mut self, starts: &[PendingStart]) {
+        let heard = self.agent.accounts.iter().filter(|(_, account)| account.grant.verdict.is_some_and(|heard| heard.at == self.now.boot));
+        let waits = |id: &AccountId| starts.iter().any(|start| start.wanted.account == *id);
+        let surpluses: Vec<(AccountId, Credits)> = heard
+            .filter(|(id, _)| !waits(id))
+            .map(|(id, _)| (id.clone(), self.surplus(id)))
+            .filter(|(_, surplus)| surplus.is_positive())
+            .collect();
+        for (account, surplus) in surpluses {
+            let Some(grant) = self.agent.accounts.get(&account).map(|account| &account.grant) else { continue };
+            let returned = grant.returned.plus(surplus);
+            self.record(Fact::Returned { account, returned });
+        }
+    }
+
+    /// What of the account's credit in hand is far beyond what its jobs are expected to use.
+    fn surplus(&self, id: &AccountId) -> Credits {
+        let Some(account) = self.agent.accounts.get(id).filter(|account| !account.jobs.is_empty()) else { return Credits::ZERO };
+        let in_hand = account.grant.in_hand(self.now.boot);
+        if !in_hand.is_positive() {
+            return Credits::ZERO;
+        }
+        let horizon = if account.grant.free.is_positive() { HORIZON_MAX } else { KEPT_OF_THE_LAST };
+        let burn = self.agent.burn_expected(id, account, self.settings, self.now.mono);
+        let due = self.agent.owed(id).plus(self.agent.kept(id, self.settings, self.now.mono, STEP_AHEAD));
+        let kept = used_in(burn, horizon).plus(due);
+        let surplus = in_hand.minus(kept);
+        if surplus.nano() <= kept.nano() / WORTH_PART { Credits::ZERO } else { surplus }
+    }
+}

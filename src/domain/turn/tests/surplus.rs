@@ -1,0 +1,83 @@
+//! What is held and not needed goes back, so that the account's other nodes can use it.
+
+use super::*;
+
+/// What the node holds.
+fn in_hand(bench: &Bench) -> i128 {
+    bench.turn.agent().accounts.values().map(|account| account.grant.in_hand(bench.now.boot).nano()).sum()
+}
+
+/// Works at a hundredth of the machine for so many seconds; the authority and the disk answer at once.
+fn idle_s(bench: &mut Bench, seconds: u64) {
+    for _ in 0..seconds {
+        bench.pass(1_000);
+        bench.cpu_ns += 10 * MS;
+        let sample = bench.sample(Attempt(1));
+        bench.step(Event::Ticked(vec![sample]));
+        bench.durable();
+        let asked = bench.turn.agent().outstanding.is_some();
+        if asked {
+            bench.answer();
+            bench.durable();
+        }
+    }
+}
+
+#[test]
+fn a_job_that_uses_little_keeps_five_minutes_of_it_once_it_is_known() {
+    // The greatest burn of this machine is a credit a second: five minutes of that were granted.
+    let mut bench = Bench::running(300_000_000_000);
+    bench.rest = 1_000_000_000_000;
+    idle_s(&mut bench, 9);
+    assert!(290_000_000_000 < in_hand(&bench), "so young a job may burn all: {}", in_hand(&bench));
+    idle_s(&mut bench, 60);
+    let kept = in_hand(&bench);
+    assert!((2_500_000_000..4_000_000_000).contains(&kept), "300 s of a hundredth of a credit a second: {kept}");
+}
+
+#[test]
+fn while_nothing_is_free_a_node_keeps_only_seconds_and_the_rest_is_still_the_accounts() {
+    let mut bench = Bench::running(300_000_000_000);
+    bench.rest = 1;
+    idle_s(&mut bench, 15);
+    bench.rest = 0;
+    let before = bench.turn.agent().accounts.values().next().unwrap().grant.clone();
+    let boot = bench.now.boot;
+    bench.pass(30_000);
+    bench.step(Event::Looked(Vec::new()));
+    bench.durable();
+    bench.answer();
+    let grant = &bench.turn.agent().accounts.values().next().unwrap().grant;
+    assert!(before.returned < grant.returned, "it gave back");
+    assert!(grant.in_hand(bench.now.boot) < "0.1".parse().unwrap(), "{}", grant.in_hand(bench.now.boot));
+    let left = before.left(boot).minus(Credits::from_nano(1)); // what was free then
+    assert_eq!(grant.left(bench.now.boot), left, "nobody is warned for what is on its way back");
+}
+
+#[test]
+fn after_a_thaw_the_stated_burn_is_not_thinned_by_the_time_in_which_nothing_ran() {
+    let mut bench = Bench::running(12_000_000_000);
+    for _ in 0..13 {
+        bench.work(1_000);
+        bench.durable();
+    }
+    bench.acted(Act::Freeze);
+    bench.durable();
+    // Ten minutes later there is credit again.
+    for _ in 0..600 {
+        bench.pass(1_000);
+        let sample = bench.sample(Attempt(1));
+        bench.step(Event::Ticked(vec![sample]));
+        bench.durable();
+    }
+    bench.free = 4_000_000_000;
+    bench.answer();
+    bench.durable();
+    bench.acted(Act::Thaw);
+    for _ in 0..3 {
+        bench.work(1_000);
+        bench.durable();
+    }
+    let burn = bench.question().unwrap().entries[0].burn_per_s;
+    assert!("0.9".parse::<Credits>().unwrap() <= burn, "a credit a second is burnt: {burn}");
+}
