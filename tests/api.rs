@@ -24,7 +24,7 @@ use meterd::domain::bucket::Bucket;
 use meterd::domain::enforcement::Enforcement;
 use meterd::domain::id::{AccountId, Attempt, Uid};
 use meterd::domain::job::Phase;
-use meterd::domain::ledger::ClosePolicy;
+use meterd::domain::ledger::{ClosePolicy, Terms};
 use meterd::domain::meter::{Host, Reading};
 use meterd::domain::money::Credits;
 use meterd::domain::time::{Nanos, Wall};
@@ -67,9 +67,9 @@ fn served_every(interval: Nanos) -> Served {
     let store = Store::open(&folder.path().join("authority.db"), ClosePolicy::OnSuccessor, clock::mono()).unwrap();
     let authority = Arc::new(Embedded::start(store, clock::now, |_| ()).unwrap());
     let lab: AccountId = "lab".parse().unwrap();
-    authority.create_account(lab.clone(), AccountPolicy::default()).unwrap();
+    authority.create_account(lab.clone(), AccountPolicy::default(), Terms::default()).unwrap();
     authority.top_up(lab.clone(), Bucket::Paid, "10".parse().unwrap(), "p-1".parse().unwrap()).unwrap();
-    authority.create_account("secret".parse().unwrap(), AccountPolicy::default()).unwrap();
+    authority.create_account("secret".parse().unwrap(), AccountPolicy::default(), Terms::default()).unwrap();
     let access = Access {
         agent: Uid(rustix::process::geteuid().as_raw()),
         operators_gid: None,

@@ -7,9 +7,10 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use super::store::{Done, Refusal, Store, StoreError};
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, PaymentId};
-use crate::domain::ledger::{AccountView, LedgerEntry};
+use crate::domain::ledger::{AccountNotice, AccountView, LedgerEntry, PaymentState, Purpose, Terms};
 use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
+use crate::domain::request::{Pay, Vouch};
 use crate::domain::time::Now;
 use crate::domain::wire::{AccountPolicy, Answer, Push, Request};
 use crate::node::priority::raise_priority;
@@ -28,6 +29,8 @@ pub struct Embedded {
 pub enum Notice {
     /// An account changed, and that is durable: ask again.
     Push(Push),
+    /// Something is to be told of an account, or done for it; that is durable.
+    Account(AccountId, AccountNotice),
     /// The store cannot grow or is held; requests stay unanswered until that has passed. Said once.
     Full(StoreError),
     /// It can again.
@@ -42,7 +45,7 @@ pub enum Notice {
 pub struct Busy;
 
 type Reply = Box<dyn FnOnce(Answer) + Send>;
-type Act = Box<dyn FnOnce(&mut Store, Now) -> Result<Option<Push>, StoreError> + Send>;
+type Act = Box<dyn FnOnce(&mut Store, Now) -> Result<Vec<Push>, StoreError> + Send>;
 
 enum Message {
     Ask(Box<Request>, Reply),
@@ -78,31 +81,66 @@ impl Embedded {
     ///
     /// # Errors
     /// [`Refusal::AccountExists`] with another policy; else see [`Refusal`].
-    pub fn create_account(&self, id: AccountId, policy: AccountPolicy) -> Result<(AccountView, Done), Refusal> {
-        self.admin(move |store, _| Ok((store.create_account(id, policy)?, None)))
+    pub fn create_account(&self, id: AccountId, policy: AccountPolicy, terms: Terms) -> Result<(AccountView, Done), Refusal> {
+        self.admin(move |store, now| Ok((store.create_account(id, policy, terms, now)?, Vec::new())))
+    }
+
+    /// Books a deposit, once; the same once more is [`Done::Before`].
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn top_up(&self, account: AccountId, bucket: Bucket, amount: Credits, payment: PaymentId) -> Result<(AccountView, Done), Refusal> {
+        self.pay(account, Pay::deposit(amount, bucket, None), payment)
     }
 
     /// Books a payment, once; the same once more is [`Done::Before`].
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn top_up(&self, account: AccountId, bucket: Bucket, amount: Credits, payment: PaymentId) -> Result<(AccountView, Done), Refusal> {
+    pub fn pay(&self, account: AccountId, pay: Pay, name: PaymentId) -> Result<(AccountView, Done), Refusal> {
         self.admin(move |store, now| {
-            let (view, done) = store.top_up(&account, bucket, amount, payment, now)?;
-            let push = push_of(&view, done);
-            Ok(((view, done), push))
+            let payment = pay.payment(name, store.in_credits(&account, &pay.amount)?);
+            let (view, done) = store.pay(&account, &payment, pay.state, now)?;
+            let mut pushes = push_of(&view, done);
+            if let (Purpose::Transfer(to), Done::Now) = (&payment.purpose, done) {
+                pushes.extend(push_of(&store.show(to)?, done));
+            }
+            Ok(((view, done), pushes))
         })
     }
 
-    /// Gives an account another policy.
+    /// Says what became of a payment that is pending.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn set_policy(&self, account: AccountId, policy: AccountPolicy) -> Result<(AccountView, Done), Refusal> {
-        self.admin(move |store, _| {
-            let (view, done) = store.set_policy(&account, policy)?;
-            let push = push_of(&view, done);
-            Ok(((view, done), push))
+    pub fn settle_payment(&self, account: AccountId, payment: PaymentId, came: PaymentState) -> Result<(AccountView, Done), Refusal> {
+        self.change(move |store, now| store.settle_payment(&account, &payment, came, now))
+    }
+
+    /// Gives an account another policy, and other terms.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn set_policy(&self, account: AccountId, policy: AccountPolicy, terms: Terms) -> Result<(AccountView, Done), Refusal> {
+        self.change(move |store, now| store.set_policy(&account, policy, terms, now))
+    }
+
+    /// Says that somebody vouches for an account, or not any more.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn verify(&self, account: AccountId, vouched: Vouch) -> Result<(AccountView, Done), Refusal> {
+        self.change(move |store, now| store.verify(&account, vouched, now))
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Store, Now) -> Result<(AccountView, Done), Refusal> + Send + 'static,
+    ) -> Result<(AccountView, Done), Refusal> {
+        self.admin(move |store, now| {
+            let (view, done) = change(store, now)?;
+            let pushes = push_of(&view, done);
+            Ok(((view, done), pushes))
         })
     }
 
@@ -111,7 +149,7 @@ impl Embedded {
     /// # Errors
     /// See [`Refusal`].
     pub fn show(&self, account: AccountId) -> Result<AccountView, Refusal> {
-        self.admin(move |store, _| Ok((store.show(&account)?, None)))
+        self.admin(move |store, _| Ok((store.show(&account)?, Vec::new())))
     }
 
     /// All accounts, by name.
@@ -119,7 +157,7 @@ impl Embedded {
     /// # Errors
     /// See [`Refusal`].
     pub fn list(&self) -> Result<Vec<AccountView>, Refusal> {
-        self.admin(|store, _| Ok((store.list()?, None)))
+        self.admin(|store, _| Ok((store.list()?, Vec::new())))
     }
 
     /// The account's latest ledger lines, newest first, at most `limit`.
@@ -127,7 +165,7 @@ impl Embedded {
     /// # Errors
     /// See [`Refusal`].
     pub fn ledger(&self, account: AccountId, limit: u32) -> Result<Vec<LedgerEntry>, Refusal> {
-        self.admin(move |store, _| Ok((store.ledger(&account, limit)?, None)))
+        self.admin(move |store, _| Ok((store.ledger(&account, limit)?, Vec::new())))
     }
 
     /// Does what waits, and ends the thread.
@@ -142,14 +180,14 @@ impl Embedded {
     /// Has `act` done by the thread, and waits for what comes of it.
     fn admin<T: Send + 'static>(
         &self,
-        act: impl FnOnce(&mut Store, Now) -> Result<(T, Option<Push>), Refusal> + Send + 'static,
+        act: impl FnOnce(&mut Store, Now) -> Result<(T, Vec<Push>), Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (reply, result) = bounded(1);
         let act: Act = Box::new(move |store, now| {
             let (result, after) = match act(store, now) {
-                Ok((result, push)) => (Ok(result), Ok(push)),
+                Ok((result, pushes)) => (Ok(result), Ok(pushes)),
                 Err(Refusal::Store(error)) => (Err(Refusal::Store(error.clone())), Err(error)),
-                Err(refusal) => (Err(refusal), Ok(None)),
+                Err(refusal) => (Err(refusal), Ok(Vec::new())),
             };
             // A caller that has gone away has no use for it.
             let _ = reply.send(result);
@@ -163,30 +201,32 @@ impl Embedded {
     }
 }
 
-fn push_of(view: &AccountView, done: Done) -> Option<Push> {
-    (done == Done::Now).then(|| Push { account: view.account.clone(), version: view.version })
+fn push_of(view: &AccountView, done: Done) -> Vec<Push> {
+    if done == Done::Now { vec![Push { account: view.account.clone(), version: view.version }] } else { Vec::new() }
 }
 
 fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut notice: impl FnMut(Notice)) -> Result<(), StoreError> {
     let mut said_full = false;
+    tell_people(&mut store, &mut notice);
     for message in messages {
         let writes = matches!(message, Message::Ask(..));
         let result = match message {
             Message::Ask(request, reply) => store.answer(&request, clock()).map(|answer| {
                 reply(answer);
-                None
+                Vec::new()
             }),
             Message::Admin(act) => act(&mut store, clock()),
         };
         match result {
-            Ok(push) => {
+            Ok(pushes) => {
                 // A read succeeds on a full disk too.
-                if (writes || push.is_some()) && std::mem::take(&mut said_full) {
+                if (writes || !pushes.is_empty()) && std::mem::take(&mut said_full) {
                     notice(Notice::Recovered);
                 }
-                if let Some(push) = push {
+                for push in pushes {
                     notice(Notice::Push(push));
                 }
+                tell_people(&mut store, &mut notice);
             }
             Err(error @ StoreError::Fatal(_)) => {
                 notice(Notice::Fatal(error.clone()));
@@ -200,4 +240,10 @@ fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut n
         }
     }
     Ok(())
+}
+
+fn tell_people(store: &mut Store, notice: &mut impl FnMut(Notice)) {
+    for (account, what) in store.notices() {
+        notice(Notice::Account(account, what));
+    }
 }

@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod meter;
 pub mod money;
 pub mod outcome;
+pub mod policy;
 pub mod rates;
 pub mod receipt;
 pub mod request;

@@ -3,18 +3,24 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+mod account;
+mod payment;
+
+pub(crate) use account::read_policy;
+pub use account::{CreateAccount, parse_policy};
+pub use payment::{Amount, Pay, SettlePayment, Vouch};
+
 use super::act::SlurmJob;
-use super::bucket::Bucket;
 use super::enforcement::Enforcement;
 use super::form::{Fault, Field, Mistake, Presence, Table, quoted, read_json};
-use super::id::{AccountId, GpuId, JobName, PaymentId, Uid};
-use super::ladder::{JobPolicy, THRESHOLDS_MAX, Then, Thresholds, Victims, WarnSignal};
+use super::id::{AccountId, GpuId, JobName, Uid};
+use super::ladder::{JobPolicy, WarnSignal};
 use super::money::{Credits, NANO};
 use super::outcome::Outcome;
 use super::rates::Traits;
 use super::rates::rules::read_traits;
 use super::time::Nanos;
-use super::wire::{AccountPolicy, OnExhaustion, StartPredicted};
+use super::wire::OnExhaustion;
 
 /// Largest body, in bytes.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -92,26 +98,6 @@ pub struct StopRequest {
     pub outcome: Outcome,
     /// With which exit code.
     pub exit_code: Option<i32>,
-}
-
-/// Open an account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CreateAccount {
-    /// Its name.
-    pub account: AccountId,
-    /// What its owner wants done.
-    pub policy: AccountPolicy,
-}
-
-/// Put credit into an account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopUp {
-    /// How much: positive, at most [`TOP_UP_MAX`].
-    pub amount: Credits,
-    /// Into which part of the balance.
-    pub bucket: Bucket,
-    /// By which payment, so that a repeated one is booked once.
-    pub payment: Option<PaymentId>,
 }
 
 /// Change how far the agent goes.
@@ -273,124 +259,6 @@ impl StopRequest {
     pub fn to_json(&self) -> Value {
         let mut body = json!({ "outcome": self.outcome });
         put(&mut body, "exit_code", self.exit_code);
-        body
-    }
-}
-
-impl CreateAccount {
-    /// Reads a body, with the defaults of [`AccountPolicy`] where it says nothing.
-    ///
-    /// # Errors
-    /// Every mistake in it.
-    pub fn parse(text: &str) -> Result<CreateAccount, Vec<Mistake>> {
-        CreateAccount::parse_with(text, &AccountPolicy::default())
-    }
-
-    /// Reads a body: the account's name, and those parts of its policy that differ from the defaults.
-    ///
-    /// # Errors
-    /// Every mistake in it.
-    pub fn parse_with(text: &str, defaults: &AccountPolicy) -> Result<CreateAccount, Vec<Mistake>> {
-        read_json(text, BODY_BYTES_MAX, |table| {
-            let account = table.field("account").name().required();
-            let policy = read_policy(table, defaults);
-            Some(CreateAccount { account: account?, policy: policy? })
-        })
-    }
-
-    /// The body as JSON, for whoever sends it.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        json!({
-            "account": self.account,
-            "on_exhaustion": self.policy.on_exhaustion,
-            "grace_s": whole_seconds(self.policy.grace),
-            "warn_before_s": self.policy.warn_before.iter().map(whole_seconds).collect::<Vec<u64>>(),
-            "start_threshold": self.policy.start_threshold,
-            "start_predicted": self.policy.start_predicted,
-            "enforcement": self.policy.enforcement,
-            "freeze_ttl_s": self.policy.freeze_ttl.map_or(0, whole_seconds),
-            "then": self.policy.then,
-            "victims": self.policy.victims,
-            "victims_before_s": whole_seconds(self.policy.victims_before),
-        })
-    }
-}
-
-/// An account's policy, from the same keys in a body and in the configuration.
-pub(crate) fn read_policy(table: &Table<'_>, defaults: &AccountPolicy) -> Option<AccountPolicy> {
-    const ON_EXHAUSTION: [(&str, OnExhaustion); 4] = [
-        ("freeze", OnExhaustion::Freeze),
-        ("terminate", OnExhaustion::Terminate),
-        ("kill", OnExhaustion::Kill),
-        ("allow_negative", OnExhaustion::AllowNegative),
-    ];
-    const VICTIMS: [(&str, Victims); 4] = [
-        ("together", Victims::Together),
-        ("newest_first", Victims::NewestFirst),
-        ("oldest_first", Victims::OldestFirst),
-        ("dearest_first", Victims::DearestFirst),
-    ];
-    const START_PREDICTED: [(&str, StartPredicted); 2] = [("check", StartPredicted::Check), ("ignore", StartPredicted::Ignore)];
-    let on_exhaustion = table.field("on_exhaustion").word(&ON_EXHAUSTION).or(defaults.on_exhaustion);
-    let grace = table.field("grace_s").seconds(0..=DAY_S).or(defaults.grace);
-    let warn_before = read_thresholds(table.field("warn_before_s"), defaults.warn_before);
-    let start_threshold = table.field("start_threshold").amount(TOP_UP_MAX).or(defaults.start_threshold);
-    let start_predicted = table.field("start_predicted").word(&START_PREDICTED).or(defaults.start_predicted);
-    let modes = Enforcement::ALL.map(|mode| (mode.name(), mode));
-    let enforcement = table.field("enforcement").word(&modes).or(defaults.enforcement);
-    let no_end = |ttl: Nanos| Ok(Some(ttl).filter(|ttl| *ttl != Nanos(0)));
-    let freeze_ttl = table.field("freeze_ttl_s").seconds(0..=365 * DAY_S).check(no_end).or(defaults.freeze_ttl);
-    let then = table.field("then").word(&[("terminate", Then::Terminate), ("kill", Then::Kill)]).or(defaults.then);
-    let victims = table.field("victims").word(&VICTIMS).or(defaults.victims);
-    let victims_before = table.field("victims_before_s").seconds(1..=7 * DAY_S).or(defaults.victims_before);
-    Some(AccountPolicy {
-        enforcement: enforcement?,
-        freeze_ttl: freeze_ttl?,
-        then: then?,
-        victims: victims?,
-        victims_before: victims_before?,
-        on_exhaustion: on_exhaustion?,
-        grace: grace?,
-        warn_before: warn_before?,
-        start_threshold: start_threshold?,
-        start_predicted: start_predicted?,
-    })
-}
-
-/// One length in seconds, or a list of them.
-fn read_thresholds(field: Field<'_>, defaults: Thresholds) -> Option<Thresholds> {
-    let range = 0..=7 * DAY_S;
-    if field.is_integer() {
-        return field.seconds(range).check(|threshold| Ok(Thresholds::one(threshold))).or(defaults);
-    }
-    let list = field.list(THRESHOLDS_MAX, |threshold| threshold.seconds(range.clone()).required());
-    list.check(|list| Thresholds::try_from(list).map_err(|error| Fault::new("too_many", error.to_string()))).or(defaults)
-}
-
-impl TopUp {
-    /// Reads a body: `{"amount": "12.50", "bucket": "paid", "payment": "inv-7"}`.
-    ///
-    /// # Errors
-    /// Every mistake in it.
-    pub fn parse(text: &str) -> Result<TopUp, Vec<Mistake>> {
-        read_json(text, BODY_BYTES_MAX, |table| {
-            let amount = table.field("amount").amount(TOP_UP_MAX).check(|amount| {
-                let nothing = || Fault::new("out_of_range", "nothing is no top-up").hint("a positive amount");
-                if amount.is_positive() { Ok(amount) } else { Err(nothing()) }
-            });
-            let amount = amount.required();
-            let bucket = table.field("bucket").word(&Bucket::ALL.map(|bucket| (bucket.name(), bucket))).required();
-            let payment = table.field("payment").name().optional();
-            Some(TopUp { amount: amount?, bucket: bucket?, payment: payment? })
-        })
-    }
-
-    /// The body as JSON, for whoever sends it.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        let mut body = json!({ "amount": self.amount, "bucket": self.bucket });
-        put(&mut body, "payment", self.payment.as_ref());
         body
     }
 }

@@ -7,10 +7,9 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::enforcement::Enforcement;
 use super::id::{AccountId, BootId, Digest, Epoch, NodeId};
-use super::ladder::{Then, Thresholds, Victims};
 use super::money::Credits;
+pub use super::policy::{AccountPolicy, OnExhaustion, StartPredicted, Unreachable};
 use super::time::Nanos;
 
 /// The version of these messages. Another one is refused.
@@ -131,6 +130,10 @@ pub enum Verdict {
     BelowAtLeast,
     /// This epoch's escrow is void: open a new epoch.
     Closed,
+    /// Nothing is granted before somebody vouches for the account. That is not "exhausted": it ends no job.
+    NotVerified,
+    /// Nothing is free and this epoch holds nothing, and a refill is under way: no job is ended while that is waited for.
+    RefillPending,
 }
 
 /// "Ask again": the account changed. Carries neither money nor verdict.
@@ -140,76 +143,6 @@ pub struct Push {
     pub account: AccountId,
     /// Acted on only if above the highest seen.
     pub version: u64,
-}
-
-/// What the account's owner wants done; kept by the authority, followed by the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AccountPolicy {
-    /// When a fresh [`Verdict::Exhausted`] has come.
-    pub on_exhaustion: OnExhaustion,
-    /// Between SIGTERM and the kill.
-    #[serde(rename = "grace_ns")]
-    pub grace: Nanos,
-    /// How long before the expected end the warnings come.
-    #[serde(rename = "warn_before_ns")]
-    pub warn_before: Thresholds,
-    /// A start is refused below this much free credit.
-    pub start_threshold: Credits,
-    /// Is a start refused if its time limit would use more than there is?
-    pub start_predicted: StartPredicted,
-    /// How far the agent goes against its jobs, where the node goes further.
-    pub enforcement: Enforcement,
-    /// How long its jobs stand still at most, if they do not for ever …
-    #[serde(rename = "freeze_ttl_ns")]
-    pub freeze_ttl: Option<Nanos>,
-    /// … and what comes then.
-    pub then: Then,
-    /// Which jobs stop first …
-    pub victims: Victims,
-    /// … as soon as the credit lasts no longer than this.
-    #[serde(rename = "victims_before_ns")]
-    pub victims_before: Nanos,
-}
-
-impl Default for AccountPolicy {
-    fn default() -> AccountPolicy {
-        AccountPolicy {
-            on_exhaustion: OnExhaustion::Freeze,
-            grace: Nanos::from_secs(30),
-            warn_before: Thresholds::one(Nanos::from_secs(60)),
-            start_threshold: Credits::ZERO,
-            start_predicted: StartPredicted::Ignore,
-            enforcement: Enforcement::Enforce,
-            freeze_ttl: None,
-            then: Then::Terminate,
-            victims: Victims::Together,
-            victims_before: Nanos::from_secs(300),
-        }
-    }
-}
-
-/// What happens to an account's jobs when it has nothing left. The order is the journal's format: append only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnExhaustion {
-    /// Frozen in place until credit arrives.
-    Freeze,
-    /// Frozen at zero; then thawed with SIGTERM, and killed after the grace.
-    Terminate,
-    /// Frozen at zero; then killed.
-    Kill,
-    /// They run on; what they use is written off as unfunded.
-    AllowNegative,
-}
-
-/// Whether a start is measured against its time limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StartPredicted {
-    /// Refused if expected burn times time limit exceeds the credit.
-    Check,
-    /// Not looked at.
-    Ignore,
 }
 
 impl Request {

@@ -24,7 +24,7 @@ use super::layout::{Layout, Need};
 use super::life::{End, Life};
 use super::local_api::Api;
 use super::marks::Marks;
-use super::notice::{Notices, SiteCommand, Telling};
+use super::notice::{self, Notices, SiteCommand, Telling};
 use super::own_folder::{self, Privacy};
 use super::priority::Scheduling;
 use super::process_tree::ProcessTrees;
@@ -113,7 +113,7 @@ impl Daemon {
             .enable_all()
             .build()
             .map_err(StartError::io("network threads"))?;
-        let (edges, mut stats) = edges(config, journal, &handle)?;
+        let (edges, mut stats) = edges(config, settings.node.clone(), journal, &handle)?;
         let (life, said) = Life::begin(&config.state_dir, env!("CARGO_PKG_VERSION"), settings.boot, clock::now());
         for (alarm, message) in said {
             stats.alarms.raise(alarm, clock::now(), message);
@@ -310,7 +310,7 @@ fn settings(config: &Config) -> Result<Settings, StartError> {
     })
 }
 
-fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, Stats), StartError> {
+fn edges(config: &Config, node: NodeId, journal: Journal, handle: &Handle) -> Result<(Edges, Stats), StartError> {
     let (layout, shown_layout) = match Layout::detect() {
         Ok(layout) => {
             let shown = layout.mode().map_or_else(|| "none".to_owned(), |mode| format!("{mode:?}").to_lowercase());
@@ -337,15 +337,15 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
     let journal = journal.map_err(StartError::io("the journal's thread"))?;
     let store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono())
         .map_err(|error| StartError::Authority(error.to_string()))?;
-    let pushes = handle.clone();
-    let authority = Embedded::start(store, clock::now, move |notice| tell_authority(&pushes, notice))
+    let notices = Notices::start(telling(config)).map_err(StartError::io("the thread that tells people"))?;
+    let (pushes, people) = (handle.clone(), notices.clone());
+    let authority = Embedded::start(store, clock::now, move |notice| tell_authority(&pushes, (&people, &node), notice))
         .map_err(StartError::io("the authority's thread"))?;
     let owners = Owners::default();
     let gpus = gpus(config, &owners).map_err(StartError::io("the GPU thread"))?;
     let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, cgroup_needs, ..Stats::default() };
     let sampler = Sampler::new(layout.clone(), trees.clone(), clock::mono).within(room);
     let without_cgroup = if rustix::process::geteuid().is_root() { WithoutCgroup::Refuse } else { WithoutCgroup::ProcessTree };
-    let notices = Notices::start(telling(config)).map_err(StartError::io("the thread that tells people"))?;
     let edges = Edges {
         notices,
         layout,
@@ -417,9 +417,13 @@ fn tell_journal(handle: &Handle, told: &mut JournalState, notice: &JournalNotice
     }
 }
 
-fn tell_authority(handle: &Handle, notice: Notice) {
+fn tell_authority(handle: &Handle, (people, node): (&Notices, &NodeId), notice: Notice) {
     let message = match notice {
         Notice::Push(push) => Inbox::Pushed(push),
+        Notice::Account(account, what) => {
+            tracing::info!(event = "account", %account, ?what);
+            return people.tell(Some(notice::Notice::Account { node: node.clone(), account, what }));
+        }
         Notice::Full(error) => Inbox::Alarm(Alarm::AuthorityFull, Some(format!("{error}: questions stay unanswered until there is space"))),
         Notice::Recovered => Inbox::Alarm(Alarm::AuthorityFull, None),
         Notice::Fatal(error) => Inbox::Fatal(format!("authority: {error}")),

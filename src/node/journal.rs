@@ -42,6 +42,7 @@ const KIND: Kind = Kind {
         -- head: the last row. anchor: the row before the first that is kept. kept: bytes of facts that are kept, in seq.
         CREATE TABLE meta (key TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain BLOB NOT NULL) STRICT;
         INSERT INTO meta VALUES ('head', 0, zeroblob(32)), ('anchor', 0, zeroblob(32)), ('kept', 0, zeroblob(32));",
+    steps: &[],
 };
 
 /// Commits between two copies of the write-ahead log into the file.

@@ -38,9 +38,9 @@ use crate::domain::agent::start::{Novelty, Refusal, Reply};
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{AccountId, JobName, PaymentId, Uid};
 use crate::domain::job::{Ending, Phase};
-use crate::domain::ledger;
+use crate::domain::ledger::{self, PaymentState};
 use crate::domain::receipt::Receipt;
-use crate::domain::request::{BODY_BYTES_MAX, CreateAccount, StartRequest, StopRequest, TopUp};
+use crate::domain::request::{BODY_BYTES_MAX, CreateAccount, Pay, StartRequest, StopRequest, Vouch};
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::view::{AccountView, JobView};
 use crate::domain::wire::AccountPolicy;
@@ -238,9 +238,11 @@ impl Api {
             Operation::Accounts => self.accounts(peer).await,
             Operation::Account(account) => self.account(peer, account).await,
             Operation::Ledger(account, limit) => self.ledger(peer, account, limit).await,
-            Operation::CreateAccount(create) => self.create_account(peer, create).await,
+            Operation::CreateAccount(create) => self.create_account(peer, *create).await,
             Operation::SetPolicy(account, changes) => self.set_policy(peer, account, changes).await,
-            Operation::TopUp(account, top_up) => self.top_up(peer, account, top_up).await,
+            Operation::TopUp(account, pay) | Operation::Pay(account, pay) => self.pay(peer, account, pay).await,
+            Operation::SettlePayment(account, payment, came) => self.settle_payment(peer, account, payment, came).await,
+            Operation::Verify(account, vouched) => self.verify(peer, account, vouched).await,
         }
     }
 
@@ -446,7 +448,7 @@ impl Api {
     async fn create_account(&self, peer: &Peer, create: CreateAccount) -> Result<Answer, Problem> {
         self.check(peer, Ask::Administer)?;
         let account = create.account.clone();
-        let (view, done) = self.ask(move |authority| authority.create_account(create.account, create.policy)).await?;
+        let (view, done) = self.ask(move |authority| authority.create_account(create.account, create.policy, create.terms)).await?;
         let document = self.account_document(&account, &view).await;
         Ok(match done {
             Done::Now => Answer::Created(document),
@@ -459,24 +461,37 @@ impl Api {
         self.check(peer, Ask::Administer)?;
         let wanted = account.clone();
         let before = self.ask(move |authority| authority.show(wanted)).await?;
-        let mut body = CreateAccount { account: account.clone(), policy: before.policy }.to_json();
+        let mut body = CreateAccount { account: account.clone(), policy: before.policy, terms: before.terms }.to_json();
         changes.into_iter().for_each(|(key, value)| body[key] = value);
         body["account"] = json!(account);
-        let policy = CreateAccount::parse(&body.to_string()).map_err(Problem::from)?.policy;
+        let CreateAccount { policy, terms, .. } = CreateAccount::parse(&body.to_string()).map_err(Problem::from)?;
         let wanted = account.clone();
-        let (view, _) = self.ask(move |authority| authority.set_policy(wanted, policy)).await?;
+        let (view, _) = self.ask(move |authority| authority.set_policy(wanted, policy, terms)).await?;
         Ok(Answer::Document(self.account_document(&account, &view).await))
     }
 
-    async fn top_up(&self, peer: &Peer, account: AccountId, top_up: TopUp) -> Result<Answer, Problem> {
+    async fn settle_payment(&self, peer: &Peer, account: AccountId, payment: PaymentId, came: PaymentState) -> Result<Answer, Problem> {
         self.check(peer, Ask::Administer)?;
-        let TopUp { amount, bucket, payment } = top_up;
-        let payment = match payment {
+        let wanted = account.clone();
+        let (view, _) = self.ask(move |authority| authority.settle_payment(wanted, payment, came)).await?;
+        Ok(Answer::Document(self.account_document(&account, &view).await))
+    }
+
+    async fn verify(&self, peer: &Peer, account: AccountId, vouched: Vouch) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Administer)?;
+        let wanted = account.clone();
+        let (view, _) = self.ask(move |authority| authority.verify(wanted, vouched)).await?;
+        Ok(Answer::Document(self.account_document(&account, &view).await))
+    }
+
+    async fn pay(&self, peer: &Peer, account: AccountId, pay: Pay) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Administer)?;
+        let payment = match pay.payment.clone() {
             Some(payment) => payment,
             None => fresh_payment()?,
         };
         let (wanted, named) = (account.clone(), payment.clone());
-        let (view, done) = self.ask(move |authority| authority.top_up(wanted, bucket, amount, named)).await?;
+        let (view, done) = self.ask(move |authority| authority.pay(wanted, pay, named)).await?;
         let mut document = self.account_document(&account, &view).await;
         document["payment"] = json!(payment);
         Ok(match done {

@@ -12,7 +12,10 @@ use crate::domain::detail::{Detail, Io};
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{Attempt, BootId, Epoch, GpuId, GpuModel, Uid};
 use crate::domain::job::{Evidence, FrozenBy, Gap, GapRule, Phase, Step, StepEvent};
-use crate::domain::ledger::{self, EntryKind, EntryStatus, LedgerEntry};
+use crate::domain::ledger::{
+    self, Alerted, Allowance, EntryKind, EntryStatus, LedgerEntry, Lot, LotKey, PendingRefill, RefillTerms, Storage, StorageAtZero, Terms,
+    Threshold,
+};
 use crate::domain::meter::{GpuSample, Host, Missing, Reading};
 use crate::domain::money::Credits;
 use crate::domain::rates::{Card, Traits, charge};
@@ -287,12 +290,43 @@ pub(crate) fn ledger_account() -> ledger::AccountView {
         held: credits("1.5"),
         free: credits("5"),
         paid: credits("16.5"),
+        lots: [(Bucket::Free, "5"), (Bucket::Paid, "16.5")]
+            .map(|(bucket, left)| Lot { key: LotKey::plain(bucket), left: credits(left) })
+            .into(),
         deposited: credits("85.7"),
+        withdrawn: Credits::ZERO,
         settled: credits("64.2"),
         written_off: Credits::ZERO,
         shortfall: Credits::ZERO,
         version: 2,
         policy: AccountPolicy::default(),
+        terms: Terms::default(),
+        reset: None,
+        verified: None,
+        refill: None,
+        alerted: Vec::new(),
+        storage: Storage::Attached,
+    }
+}
+
+/// An account for which the authority does everything that it can.
+pub(crate) fn tended_account() -> ledger::AccountView {
+    let text = include_str!("../../packaging/policies/per-request.toml");
+    let (policy, terms) = crate::domain::request::parse_policy(text, "per-request.toml").unwrap();
+    let at = Wall(1_772_366_400_000);
+    let lot =
+        |bucket, expires: Option<Wall>, left| Lot { key: LotKey { expires: expires.into(), ..LotKey::plain(bucket) }, left: credits(left) };
+    let allowance = Some(Allowance { amount: credits("3"), day: 1 });
+    let refill = Some(RefillTerms { below: credits("30"), amount: credits("500"), wait: Nanos::from_secs(600) });
+    ledger::AccountView {
+        lots: vec![lot(Bucket::Free, Some(at), "5"), lot(Bucket::Paid, None, "16.5")],
+        withdrawn: credits("1"),
+        policy,
+        terms: Terms { allowance, refill, storage: StorageAtZero::Detach, ..terms },
+        reset: Some(at),
+        refill: Some(PendingRefill { payment: "refill/lab/2".parse().unwrap(), amount: credits("500"), asked: at }),
+        alerted: vec![Alerted { threshold: Threshold::Below(credits("10")), at }],
+        ..ledger_account()
     }
 }
 

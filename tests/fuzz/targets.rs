@@ -18,7 +18,7 @@ use meterd::domain::money::{Credits, Decimal};
 use meterd::domain::rates::charge::{Shape, burn, lines, total};
 use meterd::domain::rates::{Card, Stated, Unit};
 use meterd::domain::receipt::{Receipt, verify};
-use meterd::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
+use meterd::domain::request::{CreateAccount, Pay, SetEnforcement, SettlePayment, StartRequest, StopRequest, Vouch, parse_policy};
 use meterd::domain::time::{Mono, Nanos, Wall};
 use meterd::domain::usage::{HeldGpu, Usage};
 use meterd::domain::wire::{AccountPolicy, Answer, Push, Request};
@@ -71,8 +71,16 @@ fn requests(data: &[u8]) {
     if let Ok(create) = CreateAccount::parse(text) {
         assert_eq!(CreateAccount::parse(&create.to_json().to_string()).as_ref(), Ok(&create));
     }
-    if let Ok(top_up) = TopUp::parse(text) {
-        assert_eq!(TopUp::parse(&top_up.to_json().to_string()).as_ref(), Ok(&top_up));
+    if let Ok(pay) = Pay::parse_deposit(text) {
+        assert_eq!(Pay::parse_deposit(&pay.to_json().to_string()).as_ref(), Ok(&pay));
+    }
+    if let Ok(pay) = Pay::parse(text) {
+        assert_eq!(Pay::parse(&pay.to_json().to_string()).as_ref(), Ok(&pay));
+    }
+    let _ = (SettlePayment::parse(text), Vouch::parse(text));
+    if let Ok((policy, terms)) = parse_policy(text, "policy.toml") {
+        let create = CreateAccount { account: "a".parse().expect("a name"), policy, terms };
+        assert_eq!(CreateAccount::parse(&create.to_json().to_string()).as_ref(), Ok(&create));
     }
     if let Ok(set) = SetEnforcement::parse(text) {
         assert_eq!(SetEnforcement::parse(&set.to_json().to_string()), Ok(set));

@@ -511,7 +511,7 @@ impl Audit {
             let settled = account.settled.nano();
             assert_eq!(account.shortfall.nano(), 0, "G3: {id}: credit was taken back from an epoch that could still spend it");
             assert!(held + settled <= paid_in, "G3: {id}: {held} are out and {settled} settled of {paid_in}");
-            assert_eq!(account.free.nano() + account.paid.nano() + settled, paid_in, "G3: {id} does not add up");
+            assert_eq!(account.lots.total().nano() + settled, paid_in, "G3: {id} does not add up");
         }
     }
 }

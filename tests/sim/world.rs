@@ -257,6 +257,7 @@ impl World {
                 victims_before: Nanos::from_secs(self.rng.range(3, 60)),
                 start_threshold: meterd::domain::money::Credits::ZERO,
                 start_predicted: StartPredicted::Ignore,
+                ..AccountPolicy::default()
             };
             let rich = self.rng.chance(250);
             let created_at = if self.rng.chance(850) { self.now } else { self.now + self.rng.below(60 * S) };

@@ -1,7 +1,10 @@
+mod accounts;
+
 use std::path::PathBuf;
 
 use super::*;
 use crate::authority::embedded::{Embedded, Notice};
+use crate::domain::bucket::Bucket;
 use crate::domain::id::BootId;
 use crate::domain::ledger::EntryKind;
 use crate::domain::time::{Nanos, Wall};
@@ -43,10 +46,14 @@ fn opened(dir: &tempfile::TempDir) -> Store {
     Store::open(&path, ClosePolicy::OnSuccessor, Mono(0)).unwrap()
 }
 
+fn top_up(store: &mut Store, account: &str, bucket: Bucket, amount: i128, payment: &str) -> Result<(AccountView, Done), Refusal> {
+    store.pay(&name(account), &Payment::deposit(name(payment), bucket, credits(amount)), PaymentState::Completed, now())
+}
+
 fn with_account(dir: &tempfile::TempDir, amount: i128) -> Store {
     let mut store = opened(dir);
-    store.create_account(name("acme"), AccountPolicy::default()).unwrap();
-    store.top_up(&name("acme"), Bucket::Paid, credits(amount), name("p1"), now()).unwrap();
+    store.create_account(name("acme"), AccountPolicy::default(), Terms::default(), now()).unwrap();
+    top_up(&mut store, "acme", Bucket::Paid, amount, "p1").unwrap();
     store
 }
 
@@ -74,18 +81,18 @@ fn an_account_lives_through_a_restart_to_the_last_field() {
 fn an_admins_wish_is_granted_once_and_refused_with_a_stable_word() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = with_account(&dir, 5);
-    assert_eq!(store.create_account(name("acme"), AccountPolicy::default()).unwrap().1, Done::Before);
+    assert_eq!(store.create_account(name("acme"), AccountPolicy::default(), Terms::default(), now()).unwrap().1, Done::Before);
     let other = AccountPolicy { grace: Nanos(1), ..AccountPolicy::default() };
-    assert_eq!(store.create_account(name("acme"), other).unwrap_err().code(), "account_exists");
+    assert_eq!(store.create_account(name("acme"), other, Terms::default(), now()).unwrap_err().code(), "account_exists");
     assert_eq!(store.show(&name("nobody")).unwrap_err().code(), "unknown_account");
-    let mut top_up = |account, amount, payment| store.top_up(&name(account), Bucket::Paid, credits(amount), name(payment), now());
-    assert_eq!(top_up("acme", 5, "p1").unwrap().1, Done::Before);
-    assert_eq!(top_up("acme", 6, "p1").unwrap_err().code(), "payment_differs");
-    assert_eq!(top_up("acme", 0, "p2").unwrap_err().code(), "amount_not_positive");
-    assert_eq!(top_up("acme", 10_i128.pow(17), "p2").unwrap_err().code(), "amount_too_large");
-    assert_eq!(top_up("nobody", 1, "p2").unwrap_err().code(), "unknown_account");
-    store.create_account(name("other"), AccountPolicy::default()).unwrap();
-    let of_other = store.top_up(&name("other"), Bucket::Paid, credits(5), name("p1"), now());
+    let mut paid = |account, amount, payment| top_up(&mut store, account, Bucket::Paid, amount, payment);
+    assert_eq!(paid("acme", 5, "p1").unwrap().1, Done::Before);
+    assert_eq!(paid("acme", 6, "p1").unwrap_err().code(), "payment_differs");
+    assert_eq!(paid("acme", 0, "p2").unwrap_err().code(), "amount_not_positive");
+    assert_eq!(paid("acme", 10_i128.pow(17), "p2").unwrap_err().code(), "amount_too_large");
+    assert_eq!(paid("nobody", 1, "p2").unwrap_err().code(), "unknown_account");
+    store.create_account(name("other"), AccountPolicy::default(), Terms::default(), now()).unwrap();
+    let of_other = top_up(&mut store, "other", Bucket::Paid, 5, "p1");
     assert_eq!(of_other.unwrap_err().code(), "payment_differs", "a payment has one account");
     assert_eq!(store.show(&name("acme")).unwrap().deposited, credits(5));
     assert_eq!(store.list().unwrap().len(), 2);
@@ -95,8 +102,8 @@ fn an_admins_wish_is_granted_once_and_refused_with_a_stable_word() {
 fn a_new_epoch_frees_what_the_old_one_held_on_every_account() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = with_account(&dir, 1_000);
-    store.create_account(name("other"), AccountPolicy::default()).unwrap();
-    store.top_up(&name("other"), Bucket::Free, credits(100), name("p2"), now()).unwrap();
+    store.create_account(name("other"), AccountPolicy::default(), Terms::default(), now()).unwrap();
+    top_up(&mut store, "other", Bucket::Free, 100, "p2").unwrap();
     store.answer(&request(1, 1, vec![entry("acme", 0), entry("other", 0)]), now()).unwrap();
     assert!(store.show(&name("other")).unwrap().held.is_positive());
     let mut next = request(2, 1, vec![entry("acme", 0), entry("nobody", 0)]);
@@ -126,7 +133,8 @@ fn a_full_disk_leaves_a_request_unanswered_and_changes_nothing() {
     let mut store = with_account(&dir, 10);
     let before = store.account(&name("acme")).unwrap();
     store.connection.query_row("PRAGMA max_page_count = 1", [], |row| row.get::<_, i64>(0)).unwrap();
-    let mut many = (0..200).map(|number| store.create_account(name(&format!("a{number}")), AccountPolicy::default()));
+    let mut many =
+        (0..200).map(|number| store.create_account(name(&format!("a{number}")), AccountPolicy::default(), Terms::default(), now()));
     let refused = many.find_map(Result::err).unwrap();
     assert_eq!(refused.code(), "store_full");
     assert_eq!(store.account(&name("acme")).unwrap(), before);
@@ -139,7 +147,7 @@ fn a_top_up_is_pushed_once_it_is_durable_and_a_repeated_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let (told, notices) = crossbeam_channel::unbounded();
     let embedded = Embedded::start(opened(&dir), now, move |notice| drop(told.send(notice))).unwrap();
-    embedded.create_account(name("acme"), AccountPolicy::default()).unwrap();
+    embedded.create_account(name("acme"), AccountPolicy::default(), Terms::default()).unwrap();
     for _ in 0..2 {
         embedded.top_up(name("acme"), Bucket::Paid, credits(10), name("p1")).unwrap();
     }

@@ -248,7 +248,7 @@ impl Draft<'_> {
             Restraint::Free => None,
             Restraint::Frozen => Some(Act::Freeze),
             _ if !is_fresh(account, self.settings, self.now) => Some(Act::Freeze),
-            Restraint::Terminated => Some(Act::Terminate),
+            Restraint::Stopped | Restraint::Terminated => Some(Act::Terminate),
             Restraint::Killed => Some(Act::Kill),
         };
         let news: Vec<(Attempt, Act)> =
@@ -509,7 +509,7 @@ impl Draft<'_> {
         let pace = match heard.verdict {
             Verdict::Granted => Nanos(0),
             Verdict::Final if owed => Nanos(0), // ran dry: only the authority can say whether that was all
-            Verdict::Exhausted if !owed => POLL_EMPTY,
+            Verdict::Exhausted | Verdict::NotVerified if !owed => POLL_EMPTY,
             _ => ASK_AGAIN_SOON,
         };
         let burning = || self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some();

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::super::act::Target;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, Opened};
+use super::super::grant;
 use super::super::id::{AccountId, Attempt, JobName, Uid};
 use super::super::job::{Ending, Job, Phase};
 use super::super::ladder::JobPolicy;
@@ -15,7 +16,7 @@ use super::super::rates::charge::{self, Charge};
 use super::super::rates::{Priced, Stated, Trait, Traits, Uncovered};
 use super::super::time::{Mono, Nanos, Now};
 use super::super::usage::{HeldGpu, Usage};
-use super::super::wire::{StartPredicted, Verdict};
+use super::super::wire::{OnExhaustion, StartPredicted, Unreachable, Verdict};
 use super::draft::Draft;
 use super::outlook::host_shape;
 
@@ -265,6 +266,10 @@ impl Draft<'_> {
         if self.agent.mode_for_account(id, self.settings) < Enforcement::Enforce {
             return Ok(()); // nothing is refused for want of credit while nothing is enforced
         }
+        let policy = self.agent.accounts.get(id).map(|account| account.grant.policy).unwrap_or_default();
+        if asked_in_vain == AskedInVain::Yes && policy.unreachable == Unreachable::RunOn && heard.is_some() {
+            return Ok(()); // as its jobs that run
+        }
         if asked_in_vain == AskedInVain::Yes {
             let message = format!("the authority has not answered about account {id}");
             return Err(Refusal::new("authority_unreachable", message, "try again; meterctl status shows the authority's state"));
@@ -272,21 +277,30 @@ impl Draft<'_> {
         let Some(account) = self.agent.accounts.get(id) else {
             return Err(Refusal::new("unknown_account", format!("there is no account {id}"), "meterctl account create"));
         };
+        may_spend(id, heard.map(|heard| heard.verdict))?;
         let grant = &account.grant;
         let available = self.in_hand(id).plus(grant.free).minus(self.agent.owed(id)).minus(self.agent.pending(id));
         let burn = self.burn_of_start(start);
         let price = self.start_price(start);
         let price = price.cost.plus(price.pending);
-        let costs = burn.is_positive() || price.is_positive();
+        let costs = (burn.is_positive() || price.is_positive()) && policy.on_exhaustion != OnExhaustion::AllowNegative;
         if costs && (!available.is_positive() || available < price || self.in_hand(id).minus(self.agent.pending(id)) < price) {
             return Err(Refusal::new("no_credit", format!("account {id} has {available} credits left"), "top up the account"));
         }
-        if available < grant.policy.start_threshold {
-            let message = format!("account {id} has {available} credits, below its start threshold of {}", grant.policy.start_threshold);
+        if policy.start_threshold.is_positive() && available < policy.start_threshold {
+            let message = format!("account {id} has {available} credits, below its start threshold of {}", policy.start_threshold);
             return Err(Refusal::new("below_threshold", message, "top up the account"));
         }
+        let all = self.agent.burn_max(id, self.settings).plus(burn);
+        if let (Some(wanted), Some(lasts)) = (policy.start_funded, grant::lasts(available, all))
+            && lasts < wanted
+        {
+            let message =
+                format!("with job {} the credit of account {id} can be gone in {lasts}; {wanted} are asked for", start.wanted.name);
+            return Err(Refusal::new("not_funded", message, "top up the account, or start a job that can cost less"));
+        }
         match self.predicted(start) {
-            Some(predicted) if grant.policy.start_predicted == StartPredicted::Check && available < predicted => {
+            Some(predicted) if policy.start_predicted == StartPredicted::Check && available < predicted => {
                 let message =
                     format!("job {} would cost {predicted} credits by its time limit; account {id} has {available}", start.wanted.name);
                 Err(Refusal::new("predicted_to_exceed", message, "top up the account, or ask for a shorter time limit"))
@@ -370,6 +384,25 @@ pub enum AskedInVain {
     Yes,
     /// Its word is there.
     No,
+}
+
+/// Why the authority grants nothing, where that is not want of credit.
+fn may_spend(id: &AccountId, verdict: Option<Verdict>) -> Result<(), Refusal> {
+    match verdict {
+        Some(Verdict::NotVerified) => {
+            let message = format!("nobody vouches for account {id} yet: it may not spend");
+            Err(Refusal::new("not_verified", message, "an operator does with: meterctl account verify"))
+        }
+        Some(Verdict::UnitMismatch) => {
+            let message = format!("the authority counts account {id} in another unit");
+            Err(Refusal::new("unit_mismatch", message, "this agent and its authority are of different versions"))
+        }
+        Some(Verdict::RefillPending) => {
+            let message = format!("account {id} has nothing left, and a refill is under way");
+            Err(Refusal::new("refill_pending", message, "try again in a minute"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn stated<'t>(start: &PendingStart, traits: &'t Traits) -> Stated<'t> {

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::keeping::{Alerted, Keeping, PendingRefill, Storage};
+use super::lot::{Lot, Lots};
+use super::payment::Direction;
+use super::terms::Terms;
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, BootId, Digest, Epoch, NodeId, PaymentId};
 use crate::domain::money::Credits;
@@ -22,18 +26,22 @@ pub struct Account {
     pub policy: AccountPolicy,
     /// Raised with each change that a push announces.
     pub version: u64,
-    /// Free credit that is not settled; what nodes hold of it is still in here.
-    pub free: Credits,
-    /// Paid credit that is not settled; what nodes hold of it is still in here.
-    pub paid: Credits,
-    /// Paid in, in total, both buckets.
+    /// Credit that is not settled; what nodes hold of it is still in here.
+    pub lots: Lots,
+    /// Come in, in total, both buckets: paid, given, given back, moved here.
     pub deposited: Credits,
+    /// Gone otherwise than by use, in total, both buckets: lapsed, corrected, moved away.
+    pub withdrawn: Credits,
     /// Charged, in total.
     pub settled: Credits,
     /// Used past zero and written off by the account's own rule, in total. Never drawn from a bucket.
     pub written_off: Credits,
     /// Reported after its epoch was closed, when nothing was left to charge it to, in total. Never drawn from a bucket.
     pub shortfall: Credits,
+    /// What the authority does for it.
+    pub terms: Terms,
+    /// What is remembered of it beside its amounts.
+    pub keeping: Keeping,
     /// Escrows.
     pub epochs: BTreeMap<Epoch, EpochAccount>,
 }
@@ -116,7 +124,7 @@ pub struct LedgerEntry {
     /// What for.
     #[serde(flatten)]
     pub kind: EntryKind,
-    /// How much; never negative. Only a deposit adds to the balance.
+    /// How much; never negative. What it does to the balance is told by [`LedgerEntry::effect`].
     pub amount: Credits,
     /// The part that went to or came from the free bucket.
     pub free: Credits,
@@ -158,6 +166,65 @@ pub enum EntryKind {
         /// In which hour, whole hours since 1970 UTC.
         hour: u64,
     },
+    /// An automatic refill.
+    Refill {
+        /// By which payment.
+        payment: PaymentId,
+    },
+    /// Credit was given back for use that was charged.
+    Refund {
+        /// To which bucket.
+        bucket: Bucket,
+        /// By which act.
+        payment: PaymentId,
+    },
+    /// An operator put something right.
+    Correction {
+        /// In which bucket.
+        bucket: Bucket,
+        /// By which act.
+        payment: PaymentId,
+        /// Which way.
+        direction: Direction,
+    },
+    /// The month's allowance.
+    Allowance {
+        /// When it lapses.
+        #[serde(rename = "until_ms")]
+        until: Wall,
+    },
+    /// A lot lapsed.
+    Expired {
+        /// Of which bucket.
+        bucket: Bucket,
+        /// The how-manyth of the account.
+        number: u64,
+    },
+    /// Credit moved to another account.
+    TransferOut {
+        /// Which.
+        to: AccountId,
+        /// By which act.
+        payment: PaymentId,
+    },
+    /// Credit came from another account.
+    TransferIn {
+        /// Which.
+        from: AccountId,
+        /// By which act.
+        payment: PaymentId,
+    },
+}
+
+/// What a ledger line does to the balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Its amount is in it.
+    Adds,
+    /// Its amount is out of it.
+    Takes,
+    /// Nothing: not yet, or never.
+    Nothing,
 }
 
 /// Will a ledger line change?
@@ -168,6 +235,10 @@ pub enum EntryStatus {
     Accumulating,
     /// It stands. Only a late report on a closed epoch, in the same hour, can still raise it.
     Completed,
+    /// Announced: it will be completed or fail.
+    Pending,
+    /// It did not come about, and will not.
+    Failed,
 }
 
 /// An account as people see it.
@@ -183,8 +254,12 @@ pub struct AccountView {
     pub free: Credits,
     /// Paid credit that is not charged yet, held or not.
     pub paid: Credits,
-    /// Paid in, in total.
+    /// What both are made of, in the order of spending.
+    pub lots: Vec<Lot>,
+    /// Come in, in total.
     pub deposited: Credits,
+    /// Gone otherwise than by use, in total.
+    pub withdrawn: Credits,
     /// Charged, in total.
     pub settled: Credits,
     /// Written off, in total.
@@ -195,6 +270,20 @@ pub struct AccountView {
     pub version: u64,
     /// What its owner wants done.
     pub policy: AccountPolicy,
+    /// What the authority does for it.
+    pub terms: Terms,
+    /// When its allowance is next given.
+    #[serde(rename = "reset_ms")]
+    pub reset: Option<Wall>,
+    /// Since when somebody vouches for it.
+    #[serde(rename = "verified_ms")]
+    pub verified: Option<Wall>,
+    /// The refill that is neither confirmed nor failed.
+    pub refill: Option<PendingRefill>,
+    /// Which alerts were given, and hold.
+    pub alerted: Vec<Alerted>,
+    /// Can its storage be reached?
+    pub storage: Storage,
 }
 
 /// A rule of the ledger that does not hold: a bug, never a state of the world.
@@ -207,9 +296,9 @@ pub enum Broken {
     #[error("the {0:?} bucket holds {1}")]
     BucketBelowZero(Bucket, Credits),
     /// Credit came from nowhere, or went nowhere.
-    #[error("buckets and settled make {found}, deposited is {deposited}")]
+    #[error("buckets, settled and withdrawn make {found}, deposited is {deposited}")]
     NotConserved {
-        /// Buckets plus settled.
+        /// Buckets plus settled plus withdrawn.
         found: Credits,
         /// What was paid in.
         deposited: Credits,
@@ -244,12 +333,14 @@ impl Account {
             id,
             policy,
             version: 1,
-            free: Credits::ZERO,
-            paid: Credits::ZERO,
+            lots: Lots::default(),
             deposited: Credits::ZERO,
+            withdrawn: Credits::ZERO,
             settled: Credits::ZERO,
             written_off: Credits::ZERO,
             shortfall: Credits::ZERO,
+            terms: Terms::default(),
+            keeping: Keeping::default(),
             epochs: BTreeMap::new(),
         }
     }
@@ -263,7 +354,7 @@ impl Account {
     /// Free for new grants.
     #[must_use]
     pub fn available(&self) -> Credits {
-        self.free.plus(self.paid).minus(self.held())
+        self.lots.total().minus(self.held())
     }
 
     /// As people see it.
@@ -273,14 +364,22 @@ impl Account {
             account: self.id.clone(),
             available: self.available(),
             held: self.held(),
-            free: self.free,
-            paid: self.paid,
+            free: self.lots.of(Bucket::Free),
+            paid: self.lots.of(Bucket::Paid),
+            lots: self.lots.iter().collect(),
             deposited: self.deposited,
+            withdrawn: self.withdrawn,
             settled: self.settled,
             written_off: self.written_off,
             shortfall: self.shortfall,
             version: self.version,
             policy: self.policy,
+            reset: self.keeping.reset,
+            verified: self.keeping.verified,
+            refill: self.keeping.refill.pending.clone(),
+            alerted: self.keeping.alerted.clone(),
+            storage: self.keeping.storage,
+            terms: self.terms.clone(),
         }
     }
 }
@@ -294,6 +393,48 @@ impl LedgerEntry {
             EntryKind::Usage { epoch, hour } => format!("usage/{epoch}/{hour}"),
             EntryKind::WriteOff { epoch, hour } => format!("write_off/{epoch}/{hour}"),
             EntryKind::Shortfall { epoch, hour } => format!("shortfall/{epoch}/{hour}"),
+            EntryKind::Refill { payment } => format!("refill/{payment}"),
+            EntryKind::Refund { payment, .. } => format!("refund/{payment}"),
+            EntryKind::Correction { payment, .. } => format!("correction/{payment}"),
+            EntryKind::Allowance { until } => format!("allowance/{}", until.0),
+            EntryKind::Expired { number, .. } => format!("expired/{number}"),
+            EntryKind::TransferOut { payment, .. } => format!("transfer_out/{payment}"),
+            EntryKind::TransferIn { payment, .. } => format!("transfer_in/{payment}"),
+        }
+    }
+
+    /// A line that concerns one bucket.
+    pub(super) fn of(kind: EntryKind, at: Wall, bucket: Bucket, amount: Credits, status: EntryStatus) -> LedgerEntry {
+        let (free, paid) = match bucket {
+            Bucket::Free => (amount, Credits::ZERO),
+            Bucket::Paid => (Credits::ZERO, amount),
+        };
+        LedgerEntry { at, kind, amount, free, paid, status }
+    }
+
+    /// What it does to the balance. The balance is the sum of its lines, each with its effect.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        match (&self.kind, self.status) {
+            (_, EntryStatus::Pending | EntryStatus::Failed) | (EntryKind::WriteOff { .. } | EntryKind::Shortfall { .. }, _) => {
+                Effect::Nothing
+            }
+            (
+                EntryKind::Usage { .. }
+                | EntryKind::Expired { .. }
+                | EntryKind::TransferOut { .. }
+                | EntryKind::Correction { direction: Direction::Takes, .. },
+                _,
+            ) => Effect::Takes,
+            (
+                EntryKind::Deposit { .. }
+                | EntryKind::Refill { .. }
+                | EntryKind::Refund { .. }
+                | EntryKind::Correction { direction: Direction::Adds, .. }
+                | EntryKind::Allowance { .. }
+                | EntryKind::TransferIn { .. },
+                _,
+            ) => Effect::Adds,
         }
     }
 }
@@ -307,13 +448,11 @@ pub fn check(account: &Account) -> Result<(), Broken> {
     if available < Credits::ZERO {
         return Err(Broken::Overdrawn(available));
     }
-    for (bucket, amount) in [(Bucket::Free, account.free), (Bucket::Paid, account.paid)] {
-        if amount < Credits::ZERO {
-            return Err(Broken::BucketBelowZero(bucket, amount));
-        }
+    if let Some(lot) = account.lots.iter().find(|lot| lot.left < Credits::ZERO) {
+        return Err(Broken::BucketBelowZero(lot.key.bucket, lot.left));
     }
     // With the two above this also says: what nodes hold and what is settled is never more than what was paid in.
-    let found = account.free.plus(account.paid).plus(account.settled);
+    let found = account.lots.total().plus(account.settled).plus(account.withdrawn);
     if found != account.deposited {
         return Err(Broken::NotConserved { found, deposited: account.deposited });
     }

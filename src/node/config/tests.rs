@@ -1,7 +1,7 @@
 use super::*;
 use crate::domain::form::Place;
 use crate::domain::ladder::{Then, Thresholds, Victims};
-use crate::domain::wire::{OnExhaustion, StartPredicted};
+use crate::domain::wire::{OnExhaustion, StartPredicted, Unreachable};
 use proptest::prelude::*;
 
 fn codes(text: &str) -> Vec<&'static str> {
@@ -69,6 +69,8 @@ freeze_ttl_s = 3600
 then = "kill"
 victims = "dearest_first"
 victims_before_s = 9
+start_funded_s = 600
+unreachable = "run_on"
 [warn]
 terminals = "off"
 command = ["/bin/tell", "-v"]
@@ -112,6 +114,8 @@ window_s = 60
             then: Then::Kill,
             victims: Victims::DearestFirst,
             victims_before: Nanos::from_secs(9),
+            start_funded: Some(Nanos::from_secs(600)),
+            unreachable: Unreachable::RunOn,
         },
         ladder: Ladder {
             exempt: Exempt { accounts: [account("ops")].into(), uids: [Uid::ROOT].into() },

@@ -5,8 +5,9 @@ use serde_json::{Map, Value};
 
 use super::answer::Problem;
 use crate::domain::enforcement::Enforcement;
-use crate::domain::id::{AccountId, JobName};
-use crate::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
+use crate::domain::id::{AccountId, JobName, PaymentId};
+use crate::domain::ledger::PaymentState;
+use crate::domain::request::{CreateAccount, Pay, SetEnforcement, SettlePayment, StartRequest, StopRequest, Vouch};
 use crate::domain::wire::AccountPolicy;
 
 /// Ledger lines given unless told otherwise.
@@ -46,11 +47,17 @@ pub enum Operation {
     /// `GET /v1/accounts/{account}/ledger?limit=100`, newest first.
     Ledger(AccountId, u32),
     /// `POST /v1/accounts`.
-    CreateAccount(CreateAccount),
+    CreateAccount(Box<CreateAccount>),
     /// `POST /v1/accounts/{account}/policy`: the parts to change.
     SetPolicy(AccountId, Map<String, Value>),
     /// `POST /v1/accounts/{account}/topup`.
-    TopUp(AccountId, TopUp),
+    TopUp(AccountId, Pay),
+    /// `POST /v1/accounts/{account}/payments`: a refund, a correction, a transfer.
+    Pay(AccountId, Pay),
+    /// `POST /v1/accounts/{account}/payments/{payment}`: a pending one has come, or failed.
+    SettlePayment(AccountId, PaymentId, PaymentState),
+    /// `POST /v1/accounts/{account}/verification`.
+    Verify(AccountId, Vouch),
     /// `POST /v1/enforcement`.
     SetEnforcement(Enforcement),
     /// `POST /v1/enforcement/confirm`: the next accounts may be stopped.
@@ -118,11 +125,18 @@ impl Operation {
             ["v1", "jobs", job, "receipt" | "why"] if get => Ok(Operation::Receipt(name(job)?)),
             ["v1", "jobs", job, "stop"] if post => Ok(Operation::Stop(name(job)?, parsed(body, StopRequest::parse)?)),
             ["v1", "accounts"] if get => Ok(Operation::Accounts),
-            ["v1", "accounts"] if post => parsed(body, |text| CreateAccount::parse_with(text, defaults)).map(Operation::CreateAccount),
+            ["v1", "accounts"] if post => {
+                parsed(body, |text| CreateAccount::parse_with(text, defaults)).map(Box::new).map(Operation::CreateAccount)
+            }
             ["v1", "accounts", account] if get => Ok(Operation::Account(name(account)?)),
             ["v1", "accounts", account, "ledger"] if get => Ok(Operation::Ledger(name(account)?, limit(query)?)),
             ["v1", "accounts", account, "policy"] if post => Ok(Operation::SetPolicy(name(account)?, object(body)?)),
-            ["v1", "accounts", account, "topup"] if post => Ok(Operation::TopUp(name(account)?, parsed(body, TopUp::parse)?)),
+            ["v1", "accounts", account, "topup"] if post => Ok(Operation::TopUp(name(account)?, parsed(body, Pay::parse_deposit)?)),
+            ["v1", "accounts", account, "payments"] if post => Ok(Operation::Pay(name(account)?, parsed(body, Pay::parse)?)),
+            ["v1", "accounts", account, "payments", payment] if post => {
+                Ok(Operation::SettlePayment(name(account)?, name(payment)?, parsed(body, SettlePayment::parse)?.state))
+            }
+            ["v1", "accounts", account, "verification"] if post => Ok(Operation::Verify(name(account)?, parsed(body, Vouch::parse)?)),
             ["v1", "enforcement"] if post => parsed(body, SetEnforcement::parse).map(|set| Operation::SetEnforcement(set.mode)),
             ["v1", "enforcement", "confirm"] if post => Ok(Operation::ConfirmStops),
             known if is_path(known) => {
@@ -145,7 +159,8 @@ fn is_path(segments: &[&str]) -> bool {
             | ["v1", "jobs" | "accounts", _]
             | ["v1", "jobs", _, "receipt" | "why" | "stop"]
             | ["v1", "enforcement", "confirm"]
-            | ["v1", "accounts", _, "ledger" | "policy" | "topup"]
+            | ["v1", "accounts", _, "ledger" | "policy" | "topup" | "payments" | "verification"]
+            | ["v1", "accounts", _, "payments", _]
     )
 }
 
