@@ -1,8 +1,9 @@
 //! The authority for one machine: a thread that owns the store, in the same process as the agent.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::store::{Done, Refusal, Store, StoreError};
 use crate::domain::bucket::Bucket;
@@ -11,12 +12,14 @@ use crate::domain::ledger::{AccountNotice, AccountView, LedgerEntry, PaymentStat
 use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
 use crate::domain::request::{Pay, Vouch};
-use crate::domain::time::Now;
+use crate::domain::time::{Mono, Nanos, Now};
 use crate::domain::wire::{AccountPolicy, Answer, Push, Request};
 use crate::node::priority::raise_priority;
 
 /// Most that waits for the store.
 const WAITING_MAX: usize = 256;
+/// Between two looks at what the calendar brings.
+const CALENDAR_EVERY: Nanos = Nanos::from_secs(30);
 
 /// A running authority.
 pub struct Embedded {
@@ -207,20 +210,23 @@ fn push_of(view: &AccountView, done: Done) -> Vec<Push> {
 
 fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut notice: impl FnMut(Notice)) -> Result<(), StoreError> {
     let mut said_full = false;
-    tell_people(&mut store, &mut notice);
-    for message in messages {
-        let writes = matches!(message, Message::Ask(..));
-        let result = match message {
-            Message::Ask(request, reply) => store.answer(&request, clock()).map(|answer| {
-                reply(answer);
-                Vec::new()
-            }),
-            Message::Admin(act) => act(&mut store, clock()),
+    let mut calendar: Option<Mono> = None;
+    loop {
+        let now = clock();
+        let result = if calendar.is_none_or(|kept| CALENDAR_EVERY <= now.mono.since(kept)) {
+            calendar = Some(now.mono);
+            (Writes::Perhaps, store.keep_calendar(now))
+        } else {
+            match messages.recv_timeout(Duration::from_nanos(CALENDAR_EVERY.0)) {
+                Ok(message) => done(&mut store, message, clock()),
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
         };
         match result {
-            Ok(pushes) => {
+            (writes, Ok(pushes)) => {
                 // A read succeeds on a full disk too.
-                if (writes || !pushes.is_empty()) && std::mem::take(&mut said_full) {
+                if (writes == Writes::Always || !pushes.is_empty()) && std::mem::take(&mut said_full) {
                     notice(Notice::Recovered);
                 }
                 for push in pushes {
@@ -228,18 +234,37 @@ fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut n
                 }
                 tell_people(&mut store, &mut notice);
             }
-            Err(error @ StoreError::Fatal(_)) => {
+            (_, Err(error @ StoreError::Fatal(_))) => {
                 notice(Notice::Fatal(error.clone()));
                 return Err(error);
             }
-            Err(error) => {
+            (_, Err(error)) => {
                 if !std::mem::replace(&mut said_full, true) {
                     notice(Notice::Full(error));
                 }
             }
         }
     }
-    Ok(())
+}
+
+/// Does an act write?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    Always,
+    Perhaps,
+}
+
+fn done(store: &mut Store, message: Message, now: Now) -> (Writes, Result<Vec<Push>, StoreError>) {
+    match message {
+        Message::Ask(request, reply) => {
+            let answered = store.answer(&request, now).map(|answer| {
+                reply(answer);
+                Vec::new()
+            });
+            (Writes::Always, answered)
+        }
+        Message::Admin(act) => (Writes::Perhaps, act(store, now)),
+    }
 }
 
 fn tell_people(store: &mut Store, notice: &mut impl FnMut(Notice)) {

@@ -19,7 +19,7 @@ use crate::domain::ledger::{
 use crate::domain::money::Credits;
 use crate::domain::request::{Amount, Vouch};
 use crate::domain::time::{Mono, Now};
-use crate::domain::wire::{AccountPolicy, Answer, PROTOCOL, Request};
+use crate::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request};
 use crate::sqlite::{Failure, Kind, classify, copy_back, open_for_writing};
 
 const KIND: Kind = Kind {
@@ -286,6 +286,32 @@ impl Store {
             Ok(())
         });
         swept.map_err(unrefused)
+    }
+
+    /// Does what the calendar brings, on accounts that nobody asks about too: allowances, what expires, waits that are over. Whose credit changed.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn keep_calendar(&mut self, now: Now) -> Result<Vec<Push>, StoreError> {
+        // Only those that have anything to do with it.
+        let sql = r#"SELECT id FROM account WHERE lots GLOB '*"expires_ms":[0-9]*' OR terms GLOB '*"allowance":{*' OR keeping GLOB '*"pending":{*' ORDER BY id"#;
+        let close = self.close;
+        let kept = self.transact(|books| {
+            let mut pushes = Vec::new();
+            for id in books.account_ids(sql, params![])? {
+                let before = books.known(&id)?;
+                let mut account = before.clone();
+                let lines = sweep(&mut account, close, now);
+                if account != before {
+                    books.save(&account, lines, now)?;
+                }
+                if account.version != before.version {
+                    pushes.push(Push { account: id, version: account.version });
+                }
+            }
+            Ok(pushes)
+        });
+        kept.map_err(unrefused)
     }
 
     /// Makes an account without credit.

@@ -151,7 +151,8 @@ fn terms(kept: &ledger::AccountView) -> Vec<(&'static str, String)> {
     let Terms { unit, topup_min, verification, alerts, refill, allowance, storage, detached_storage } = &kept.terms;
     let mut lines = Vec::new();
     if let Some(unit) = unit {
-        lines.push(("unit", format!("{} credits are 1 {}", unit.credits_per_unit, unit.name)));
+        let are = if unit.credits_per_unit.is_one() { "1 credit is".to_owned() } else { format!("{} credits are", unit.credits_per_unit) };
+        lines.push(("unit", format!("{are} 1 {}", unit.name)));
     }
     if topup_min.is_positive() {
         lines.push(("smallest top-up", topup_min.to_string()));

@@ -390,11 +390,11 @@ impl Draft<'_> {
     /// Pays what is owed from what is in hand; what a fresh "exhausted" leaves is written off.
     fn settle(&mut self, id: &AccountId) {
         let mut in_hand = self.in_hand(id);
-        // An account that does not exist will never pay either: what ran on it while nobody knew is written off.
+        // An account that does not exist will never pay either, nor may one that nobody vouches for: what ran on it all the same is written off.
         let heard = self.agent.accounts.get(id).and_then(|account| account.grant.verdict);
         let dry = !in_hand.is_positive();
         let newly = dry && heard.is_some_and(|heard| heard.verdict == Verdict::Exhausted);
-        let never = dry && heard.is_some_and(|heard| heard.verdict == Verdict::UnknownAccount);
+        let never = dry && heard.is_some_and(|heard| matches!(heard.verdict, Verdict::UnknownAccount | Verdict::NotVerified));
         let mut rows = Vec::new();
         for job in self.agent.jobs_of(id) {
             let owed = job.owed();

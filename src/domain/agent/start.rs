@@ -266,8 +266,9 @@ impl Draft<'_> {
         if self.agent.mode_for_account(id, self.settings) < Enforcement::Enforce {
             return Ok(()); // nothing is refused for want of credit while nothing is enforced
         }
-        let policy = self.agent.accounts.get(id).map(|account| account.grant.policy).unwrap_or_default();
-        if asked_in_vain == AskedInVain::Yes && policy.unreachable == Unreachable::RunOn && heard.is_some() {
+        let known = self.agent.accounts.get(id).filter(|account| 0 < account.grant.version);
+        let policy = known.map(|account| account.grant.policy).unwrap_or_default();
+        if asked_in_vain == AskedInVain::Yes && policy.unreachable == Unreachable::RunOn {
             return Ok(()); // as its jobs that run
         }
         if asked_in_vain == AskedInVain::Yes {

@@ -66,6 +66,14 @@ pub struct Ratio {
 #[error("{0:?} is not a positive number: such as 100, 0.01 or 1/3")]
 pub struct RatioError(String);
 
+impl Ratio {
+    /// Exactly one?
+    #[must_use]
+    pub fn is_one(self) -> bool {
+        self.over == self.under
+    }
+}
+
 fn greatest_common_divisor(one: u64, other: u64) -> u64 {
     if other == 0 { one } else { greatest_common_divisor(other, one % other) }
 }

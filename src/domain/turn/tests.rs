@@ -3,6 +3,7 @@
 mod evidence;
 mod ladder;
 mod nested;
+mod policy;
 mod rates;
 mod still;
 
@@ -39,6 +40,8 @@ struct Bench {
     thaws: usize,
     /// What the authority keeps for later answers.
     rest: i128,
+    /// Its word, where that is not told by the amounts.
+    word: Option<Verdict>,
 }
 
 impl Bench {
@@ -68,6 +71,7 @@ impl Bench {
             job_policy: JobPolicy::default(),
             thaws: 0,
             rest: 0,
+            word: None,
         };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
@@ -136,7 +140,9 @@ impl Bench {
         self.granted += self.free;
         self.free = 0;
         let spent = request.entries[0].spent.nano();
-        let verdict = if 0 < self.rest {
+        let verdict = if let Some(word) = self.word {
+            word
+        } else if 0 < self.rest {
             Verdict::Granted
         } else if self.granted == spent {
             Verdict::Exhausted

@@ -198,6 +198,27 @@ fn an_amount_in_another_unit_is_refused_and_nothing_is_booked() {
 }
 
 #[test]
+fn v9_the_calendar_is_kept_for_accounts_that_nobody_asks_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = with_account(&dir, 5);
+    let (policy, terms) = parse_policy("[allowance]\namount = \"3\"", "p.toml").unwrap();
+    store.create_account(name("given"), policy, terms, now()).unwrap();
+    let coupon = Payment { expires: Some(Wall(now().wall.0 + 1_000)).into(), ..Payment::deposit(name("c"), Bucket::Free, credits(2)) };
+    store.pay(&name("acme"), &coupon, PaymentState::Completed, now()).unwrap();
+    let later = |ms: u64| Now { wall: Wall(now().wall.0 + ms), ..now() };
+    assert_eq!(store.keep_calendar(later(999)).unwrap(), []);
+    let free = |store: &mut Store, account: &str| store.show(&name(account)).unwrap().free;
+    assert_eq!((free(&mut store, "acme"), free(&mut store, "given")), (credits(2), credits(3)));
+    assert_eq!(store.keep_calendar(later(1_000)).unwrap(), [], "what lapses is no news for a node");
+    assert_eq!(free(&mut store, "acme"), Credits::ZERO);
+    let month = 31 * 86_400_000;
+    let version = store.show(&name("given")).unwrap().version;
+    assert_eq!(store.keep_calendar(later(month)).unwrap(), [Push { account: name("given"), version: version + 1 }]);
+    assert_eq!(store.keep_calendar(later(month)).unwrap(), [], "once");
+    assert_eq!(free(&mut store, "given"), credits(3));
+}
+
+#[test]
 fn a9_vouching_is_remembered_and_is_pushed() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = opened(&dir);
