@@ -140,6 +140,7 @@ fn picture() -> Picture {
             verdict: None,
             policy: AccountPolicy::default(),
             armed: false,
+            balance: None,
         }],
         jobs: vec![job("slurm:1", 1, 1000), job("u65534-mine", 2, OTHER_UID)],
     };

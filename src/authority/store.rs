@@ -246,14 +246,15 @@ impl Store {
             digest: request.digest(),
             acknowledged: Vec::new(),
             entries: Vec::new(),
+            balances: Vec::new(),
         };
         if request.protocol != PROTOCOL {
             return Ok(reply);
         }
         let close = self.close;
-        let entries = self.transact(|books| {
+        let answered = self.transact(|books| {
             books.close_superseded(request, close, now)?;
-            let mut entries = Vec::new();
+            let (mut entries, mut balances) = (Vec::new(), Vec::new());
             for entry in &request.entries {
                 let Some(mut account) = books.load(&entry.account, &named(request))? else {
                     entries.push(answer_unknown(entry.account.clone()));
@@ -262,10 +263,11 @@ impl Store {
                 let Answered { entry, ledger, notices } = answer(&mut account, request, entry, close, now);
                 books.save(&account, Lines { ledger, notices }, now)?;
                 entries.push(entry);
+                balances.push(account.balance());
             }
-            Ok(entries)
+            Ok((entries, balances))
         });
-        reply.entries = entries.map_err(unrefused)?;
+        (reply.entries, reply.balances) = answered.map_err(unrefused)?;
         reply.acknowledged = request.previous.iter().map(|earlier| earlier.epoch).collect();
         Ok(reply)
     }

@@ -18,12 +18,12 @@ use super::agent::{Agent, Settings};
 use super::batch::{Batch, ReceiptRow, Row};
 use super::enforcement::Enforcement;
 use super::fact::{Fact, Seq};
-use super::id::{Attempt, Epoch, JobName, Uid};
+use super::id::{AccountId, Attempt, Epoch, JobName, Uid};
 use super::job::{Ending, FrozenBy, Job, StepEvent};
 use super::meter::{JobSample, Missing, Reading};
 use super::rates::Card;
 use super::time::{Mono, Nanos, Now};
-use super::wire::{Answer, Push, Request};
+use super::wire::{Answer, Balance, Push, Request};
 
 /// A floor between two looks at an account near its edge.
 const LOOK_AGAIN: Nanos = Nanos::from_millis(10);
@@ -175,6 +175,8 @@ pub struct Turn {
     ticks: u32,
     checkpointed: Seq,
     refused_card: Option<String>,
+    /// What the authority told of balances, for people. A new process waits for the next answer.
+    balances: BTreeMap<AccountId, Balance>,
     /// When it was last considered what to ask the authority, and after which fact.
     considered: Option<(Seq, Mono)>,
 }
@@ -213,6 +215,7 @@ impl Turn {
             ticks: CHECKPOINT_TICKS,
             checkpointed: Seq(0),
             refused_card: None,
+            balances: BTreeMap::new(),
             considered: None,
         };
         let mut effects = turn.draft(now, |draft, _| draft.woke(fresh_epoch, marked));
@@ -251,6 +254,12 @@ impl Turn {
     #[must_use]
     pub fn journal(&self) -> JournalState {
         self.journal
+    }
+
+    /// What an account's balance is made of, as last heard.
+    #[must_use]
+    pub fn balance(&self, account: &AccountId) -> Option<&Balance> {
+        self.balances.get(account)
     }
 
     /// Why the last card was refused, if it was.
@@ -435,6 +444,9 @@ impl Turn {
             draft.answered(answer, fresh_epoch);
             accepted = draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Answered { .. }));
         });
+        if accepted {
+            self.balances.extend(answer.balances.iter().map(|balance| (balance.account.clone(), balance.clone())));
+        }
         // In a new epoch everything is asked anew.
         if accepted && self.agent.epoch == epoch {
             let (ready, waiting): (Vec<_>, Vec<_>) =

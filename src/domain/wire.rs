@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::id::{AccountId, BootId, Digest, Epoch, NodeId};
 use super::money::Credits;
 pub use super::policy::{AccountPolicy, OnExhaustion, StartPredicted, Unreachable};
-use super::time::Nanos;
+use super::time::{Nanos, Wall};
 
 /// The version of these messages. Another one is refused.
 pub const PROTOCOL: u16 = 1;
@@ -84,6 +84,27 @@ pub struct Answer {
     pub acknowledged: Vec<Epoch>,
     /// One for each account that there is news of.
     pub entries: Vec<AnswerEntry>,
+    /// What their balances are made of.
+    #[serde(default)]
+    pub balances: Vec<Balance>,
+}
+
+/// What an account's balance is made of. For people only: nothing is decided by it, and the journal does not hold it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balance {
+    /// Whose.
+    pub account: AccountId,
+    /// Free credit that is not charged yet, held or not.
+    pub free: Credits,
+    /// Paid credit that is not charged yet, held or not.
+    pub paid: Credits,
+    /// When its monthly allowance is next given.
+    #[serde(rename = "reset_ms")]
+    pub reset: Option<Wall>,
+    /// A refill that was asked for and has neither come nor failed.
+    pub refill: Credits,
+    /// How many of its alerts were given, and hold.
+    pub alerts: u32,
 }
 
 /// The authority's word on one account.

@@ -23,6 +23,7 @@ use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::view::View;
+use crate::domain::wire::Balance;
 
 pub use format::Format;
 
@@ -105,6 +106,10 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
         one(whole(scrape.picture.stats.resident_bytes))
     }),
     ("account_in_hand_credits", MetricType::Gauge, "What the account may still spend here.", account_in_hand),
+    ("account_free_credits", MetricType::Gauge, "Free credit of the account, held by nodes or not.", account_free),
+    ("account_paid_credits", MetricType::Gauge, "Paid credit of the account, held by nodes or not.", account_paid),
+    ("account_refill_pending_credits", MetricType::Gauge, "A refill that was asked for and has not come.", account_refill),
+    ("account_alerts", MetricType::Gauge, "Alerts on the account's balance that hold.", account_alerts),
     ("account_drawn_credits", MetricType::Counter, "Charged to the account here in this epoch.", account_drawn),
     ("account_unfunded_credits", MetricType::Counter, "Used by the account past zero in this epoch.", account_unfunded),
     ("account_burn_credits_per_hour", MetricType::Gauge, "Measured over the last seconds.", account_burn),
@@ -359,6 +364,30 @@ fn account_unfunded(scrape: &Scrape) -> Vec<Row> {
 
 fn account_burn(scrape: &Scrape) -> Vec<Row> {
     scrape.account_rows(|account| account.burn_per_hour)
+}
+
+fn balance_rows(scrape: &Scrape, value: impl Fn(&Balance) -> Value) -> Vec<Row> {
+    if scrape.detail == Detail::Aggregate {
+        return Vec::new();
+    }
+    let row = |balance: &Balance| (vec![("account", balance.account.to_string())], value(balance));
+    scrape.view_rows(|view| view.accounts.iter().filter_map(|account| account.balance.as_ref()).map(row).collect())
+}
+
+fn account_free(scrape: &Scrape) -> Vec<Row> {
+    balance_rows(scrape, |balance| credits(balance.free))
+}
+
+fn account_paid(scrape: &Scrape) -> Vec<Row> {
+    balance_rows(scrape, |balance| credits(balance.paid))
+}
+
+fn account_refill(scrape: &Scrape) -> Vec<Row> {
+    balance_rows(scrape, |balance| credits(balance.refill))
+}
+
+fn account_alerts(scrape: &Scrape) -> Vec<Row> {
+    balance_rows(scrape, |balance| whole(u64::from(balance.alerts)))
 }
 
 fn account_state(scrape: &Scrape) -> Vec<Row> {

@@ -69,7 +69,10 @@ impl Publisher {
     pub fn publish(&mut self, turn: &Turn, gpus: Option<&Gpus>, stats: &Stats) {
         let now = clock::now();
         let spare = std::mem::take(&mut self.spare);
-        let view = View::over(spare, turn.agent(), turn.settings(), turn.durable().0, turn.refused_card(), now);
+        let mut view = View::over(spare, turn.agent(), turn.settings(), turn.durable().0, turn.refused_card(), now);
+        for account in &mut view.accounts {
+            account.balance = turn.balance(&account.account).cloned();
+        }
         let before = self.board.hang(Picture {
             view: Some(view),
             taken_at_ns: now.mono.0,

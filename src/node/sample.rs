@@ -23,7 +23,7 @@ use crate::domain::receipt::{Measure, Receipt, ReceiptGpu, ReceiptSegment, Recei
 use crate::domain::time::{Mono, Nanos, Wall};
 use crate::domain::usage::{HeldGpu, Meter, Usage};
 use crate::domain::view::{AccountState, AccountView, CardView, JobView, Timestamp, View};
-use crate::domain::wire::{AccountPolicy, Verdict};
+use crate::domain::wire::{AccountPolicy, Balance, Verdict};
 
 const CARD: &str = r#"card = "campus"
 version = 3
@@ -91,6 +91,14 @@ pub(crate) fn view() -> View {
             verdict: Some(Verdict::Granted),
             policy: AccountPolicy::default(),
             armed: false,
+            balance: Some(Balance {
+                account: "lab".parse().unwrap(),
+                free: credits("5"),
+                paid: credits("16.5"),
+                reset: Some(Wall(1_772_409_600_000)),
+                refill: credits("50"),
+                alerts: 2,
+            }),
         }],
         corrections: Corrections { missed_start: 1, missed_stop: 2, drift: 0 },
         unmetered: vec!["/sys/fs/cgroup/meterd/stray".to_owned()],

@@ -145,6 +145,7 @@ impl Bank {
             digest: request.digest(),
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries,
+            balances: Vec::new(),
         }
     }
 }

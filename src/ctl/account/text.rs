@@ -87,6 +87,10 @@ pub(super) fn account_text(account: &OneAccount) -> String {
             ("  per hour", node.burn_per_hour.to_string()),
             ("  lasts", lasts(node)),
         ]);
+        if let Some(balance) = &node.balance {
+            lines.extend([("  free", balance.free.to_string()), ("  paid", balance.paid.to_string())]);
+            lines.extend(balance.reset.map(|reset| ("  next reset", rfc3339(reset))));
+        }
     }
     pairs(&lines)
 }

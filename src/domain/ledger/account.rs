@@ -12,7 +12,7 @@ use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, BootId, Digest, Epoch, NodeId, PaymentId};
 use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Wall};
-use crate::domain::wire::AccountPolicy;
+use crate::domain::wire::{AccountPolicy, Balance};
 
 /// Most that may be paid into one account, and most that any amount on the wire may be: 10^17 credits.
 pub const AMOUNT_MAX: Credits = Credits::from_nano(100_000_000_000_000_000_000_000_000);
@@ -355,6 +355,19 @@ impl Account {
     #[must_use]
     pub fn available(&self) -> Credits {
         self.lots.total().minus(self.held())
+    }
+
+    /// As its nodes' people see it.
+    #[must_use]
+    pub fn balance(&self) -> Balance {
+        Balance {
+            account: self.id.clone(),
+            free: self.lots.of(Bucket::Free),
+            paid: self.lots.of(Bucket::Paid),
+            reset: self.keeping.reset,
+            refill: self.keeping.refill.pending.as_ref().map_or(Credits::ZERO, |pending| pending.amount),
+            alerts: u32::try_from(self.keeping.alerted.len()).unwrap_or(u32::MAX),
+        }
     }
 
     /// As people see it.

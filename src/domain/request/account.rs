@@ -194,8 +194,10 @@ enum Counts {
 
 /// Both parts of a unit, or none.
 fn read_unit(table: &Table<'_>) -> Option<Counts> {
-    let name =
-        table.field("unit").text(16).check(|text| text.parse::<UnitName>().map_err(|error| Fault::new("not_a_name", error.to_string()).hint("such as \"USD\"")));
+    let name = table
+        .field("unit")
+        .text(16)
+        .check(|text| text.parse::<UnitName>().map_err(|error| Fault::new("not_a_name", error.to_string()).hint("such as \"USD\"")));
     let name = name.optional();
     let ratio = table.field("credits_per_unit").text(64).check(|text| {
         text.parse::<Ratio>()

@@ -19,7 +19,7 @@ use crate::domain::money::Credits;
 use crate::domain::outcome::Outcome;
 use crate::domain::time::{Boot, Wall};
 use crate::domain::usage::Meter;
-use crate::domain::wire::{AccountPolicy, AnswerEntry, OnExhaustion, PROTOCOL, UNIT, Verdict};
+use crate::domain::wire::{AccountPolicy, AnswerEntry, Balance, OnExhaustion, PROTOCOL, UNIT, Verdict};
 
 const MS: u64 = 1_000_000;
 /// One credit for a core-second; the host has one CPU, so the greatest burn is a credit a second.
@@ -42,6 +42,7 @@ struct Bench {
     rest: i128,
     /// Its word, where that is not told by the amounts.
     word: Option<Verdict>,
+    balances: Vec<Balance>,
 }
 
 impl Bench {
@@ -72,6 +73,7 @@ impl Bench {
             thaws: 0,
             rest: 0,
             word: None,
+            balances: Vec::new(),
         };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
@@ -167,6 +169,7 @@ impl Bench {
             digest: request.digest(),
             acknowledged: Vec::new(),
             entries: vec![entry],
+            balances: self.balances.clone(),
         };
         self.step(Event::Answered(Box::new(answer), Epoch([8; 16])));
     }
@@ -519,6 +522,7 @@ fn an_answer_to_another_question_is_dropped_whole() {
         digest: request.digest(),
         acknowledged: Vec::new(),
         entries: vec![entry],
+        balances: Vec::new(),
     };
     let mut other_digest = good.clone();
     other_digest.digest.0[0] ^= 1;
@@ -667,6 +671,7 @@ fn f13_a_balance_that_is_missing_or_garbled_is_never_zero_and_stops_nothing() {
         digest: request.digest(),
         acknowledged: Vec::new(),
         entries,
+        balances: Vec::new(),
     };
     let zero = || entry("a", UNIT, Verdict::Exhausted);
     let garbled: [(&str, Garble); 6] = [

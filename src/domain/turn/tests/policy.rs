@@ -154,7 +154,8 @@ fn a9_what_ran_before_an_account_was_found_not_to_be_verified_is_written_off_and
     bench.step(Event::StopAsked { caller: 9, name: "job".parse().unwrap(), ending, sample: None });
     bench.durable();
     bench.pass(1_000);
-    let gone = JobSample { cpu_ns: Reading::Missing(Missing::Vanished), populated: Reading::Seen(Populated::No), ..bench.sample(Attempt(1)) };
+    let gone =
+        JobSample { cpu_ns: Reading::Missing(Missing::Vanished), populated: Reading::Seen(Populated::No), ..bench.sample(Attempt(1)) };
     bench.step(Event::Ticked(vec![gone]));
     answer_if_asked(&mut bench);
     assert!(bench.turn.agent().jobs.is_empty(), "{:?}", bench.job());
@@ -295,10 +296,31 @@ fn v11_a_push_after_the_confirmation_clears_a_freeze() {
 }
 
 #[test]
+fn v9_the_node_shows_free_and_paid_and_the_next_reset_and_decides_nothing_by_them() {
+    let mut bench = Bench::new();
+    let balance = Balance {
+        account: "a".parse().unwrap(),
+        free: Credits::from_nano(3 * CREDIT),
+        paid: Credits::from_nano(10 * CREDIT),
+        reset: Some(Wall(1_800_000_600_000)),
+        refill: Credits::ZERO,
+        alerts: 0,
+    };
+    (bench.free, bench.balances) = (2 * CREDIT, vec![balance.clone()]);
+    bench.start(1, "a");
+    bench.durable();
+    assert_eq!(bench.turn.balance(&balance.account), None);
+    bench.answer();
+    assert_eq!(bench.turn.balance(&balance.account), Some(&balance));
+    live(&mut bench, 5);
+    assert_eq!(bench.orders(), [Act::Freeze], "two were granted, whatever the balance is made of");
+}
+
+#[test]
 fn while_the_authority_is_silent_jobs_stand_still_or_run_on_as_the_policy_says_and_none_is_ended() {
     for (unreachable, ordered) in [(Unreachable::Freeze, vec![Act::Freeze]), (Unreachable::RunOn, vec![])] {
         for on_exhaustion in [OnExhaustion::Freeze, OnExhaustion::Terminate, OnExhaustion::Kill] {
-            let mut bench = running_under(3 * CREDIT, AccountPolicy { unreachable, on_exhaustion, ..AccountPolicy::default() });
+            let mut bench = running_under(3 * CREDIT, AccountPolicy { on_exhaustion, unreachable, ..AccountPolicy::default() });
             for _ in 0..60 {
                 if bench.frozen == Frozen::No {
                     bench.work(1_000);
