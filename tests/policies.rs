@@ -54,8 +54,8 @@ fn secs(seconds: &[u64]) -> Vec<Nanos> {
     seconds.iter().copied().map(Nanos::from_secs).collect()
 }
 
-fn unit(credits_per_unit: &str) -> Option<Unit> {
-    Some(Unit { name: "USD".parse().unwrap(), credits_per_unit: credits_per_unit.parse().unwrap() })
+fn usd(credits_per_unit: &str) -> Unit {
+    Unit { name: "USD".parse().unwrap(), credits_per_unit: credits_per_unit.parse().unwrap() }
 }
 
 #[test]
@@ -94,19 +94,19 @@ fn each_policy_that_comes_along_says_what_its_platform_does() {
     };
     assert_eq!(workspace, expected);
     let alerts = Alerts { percents: vec![70, 40, 10], ..Alerts::default() };
-    assert_eq!(terms, Terms { unit: unit("1"), alerts, ..Terms::default() });
+    assert_eq!(terms, Terms { unit: Some(usd("1")), alerts, ..Terms::default() });
 
     let (requests, terms) = policy("per-request");
     assert_eq!(requests, plain);
     let alerts = Alerts { below: vec![credits("10")], ..Alerts::default() };
-    assert_eq!(terms, Terms { unit: unit("100"), verification: Verification::Required, alerts: alerts.clone(), ..Terms::default() });
+    assert_eq!(terms, Terms { unit: Some(usd("100")), verification: Verification::Required, alerts: alerts.clone(), ..Terms::default() });
 
     let (project, terms) = policy("hourly-posted");
     let warn_before = Thresholds::try_from(secs(&[3_600, 600])).unwrap();
     assert_eq!(project, AccountPolicy { on_exhaustion: OnExhaustion::Kill, warn_before, ..plain });
     let refill = RefillTerms { below: credits("10"), amount: credits("50"), wait: Nanos::from_secs(600) };
     let expected = Terms {
-        unit: unit("1"),
+        unit: Some(usd("1")),
         topup_min: credits("5"),
         storage: StorageAtZero::Detach,
         detached_storage: DetachedStorage::Costs,

@@ -380,7 +380,7 @@ impl Audit {
         // Until its start is on disk a job is not frozen: after a crash nobody would know it and thaw it. Nobody was told that it started.
         let unknown = jobs.iter().any(|job| job.ended.is_none() && !node.replica.jobs.contains_key(&job.attempt));
         let exempt = mode != Enforcement::Enforce
-            || policy == Some(OnExhaustion::AllowNegative)
+            || policy.is_some_and(OnExhaustion::runs_on)
             || now < node.rough_until
             || arming
             || unknown
@@ -445,7 +445,7 @@ impl Audit {
             }
             Act::Thaw => {
                 let policy = durable.grant.policy.on_exhaustion;
-                let may = durable.empty_since.is_none() || mode(replica) != Enforcement::Enforce || policy == OnExhaustion::AllowNegative;
+                let may = durable.empty_since.is_none() || mode(replica) != Enforcement::Enforce || policy.runs_on();
                 assert!(may, "gate: a thaw of {account} before its reason is durable");
                 if let Some(job) = jobs.iter().find(|job| job.node == n && job.is(&order.target)) {
                     let ours = job.frozen_by_us || !job.freeze_bit || job.in_doubt;

@@ -5,7 +5,6 @@ use meterd::domain::job::Ending;
 use meterd::domain::ledger::ClosePolicy;
 use meterd::domain::outcome::Outcome;
 use meterd::domain::turn::Turn;
-use meterd::domain::wire::OnExhaustion;
 
 use crate::receipts;
 use crate::trace::Trace;
@@ -118,7 +117,7 @@ fn exhausted_jobs_stand_still(world: &World) {
         for job in agent.jobs.values().filter(|job| job.ended.is_none()) {
             let Some(books) = world.bank.books.accounts.get(&job.account) else { continue };
             let owner = world.owners.iter().find(|owner| owner.id == job.account);
-            if owner.is_none_or(|owner| owner.policy.on_exhaustion == OnExhaustion::AllowNegative) || books.available().is_positive() {
+            if owner.is_none_or(|owner| owner.policy.on_exhaustion.runs_on()) || books.available().is_positive() {
                 continue;
             }
             let account = &agent.accounts[&job.account];

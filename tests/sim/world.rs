@@ -236,10 +236,10 @@ impl World {
             let id: AccountId = format!("account-{index}").parse().unwrap();
             let on_exhaustion = self.rng.pick(&[
                 OnExhaustion::Freeze,
-                OnExhaustion::Freeze,
+                OnExhaustion::Stop,
                 OnExhaustion::Terminate,
                 OnExhaustion::Kill,
-                OnExhaustion::AllowNegative,
+                if index % 2 == 0 { OnExhaustion::AllowNegative } else { OnExhaustion::RefuseNew },
             ]);
             let policy = AccountPolicy {
                 on_exhaustion,
