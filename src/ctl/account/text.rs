@@ -152,7 +152,7 @@ fn lots(kept: &ledger::AccountView) -> Vec<(&'static str, String)> {
 
 /// What the authority does for the account, and how far it has come with that.
 fn terms(kept: &ledger::AccountView) -> Vec<(&'static str, String)> {
-    let Terms { unit, topup_min, verification, alerts, refill, allowance, storage, detached_storage } = &kept.terms;
+    let Terms { unit, topup_min, credit_lasts, verification, alerts, refill, allowance, storage, detached_storage } = &kept.terms;
     let mut lines = Vec::new();
     if let Some(unit) = unit {
         let are = if unit.credits_per_unit.is_one() { "1 credit is".to_owned() } else { format!("{} credits are", unit.credits_per_unit) };
@@ -160,6 +160,9 @@ fn terms(kept: &ledger::AccountView) -> Vec<(&'static str, String)> {
     }
     if topup_min.is_positive() {
         lines.push(("smallest top-up", topup_min.to_string()));
+    }
+    if let Some(lasts) = credit_lasts {
+        lines.push(("credit lasts", show_length(*lasts)));
     }
     if *verification == Verification::Required {
         let since = |at| format!("since {}", rfc3339(at));

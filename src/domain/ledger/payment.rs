@@ -8,10 +8,11 @@ use super::lot::{Expiry, LotKey, Priority};
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, PaymentId};
 use crate::domain::money::Credits;
-use crate::domain::time::{Now, Wall};
+use crate::domain::time::{Nanos, Now, Wall};
 
 /// Most lots of one account.
-const LOTS_MAX: usize = 256;
+const LOTS_MAX: usize = 512;
+const DAY_MS: u64 = 86_400_000;
 
 /// Something to be booked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,8 +120,13 @@ impl Payment {
         Payment { id, purpose: Purpose::Deposit, bucket, amount, priority: Priority::default(), expires: Expiry::Never }
     }
 
-    fn key(&self) -> LotKey {
-        LotKey { bucket: self.bucket, priority: self.priority, expires: self.expires }
+    /// The lot that it goes into. What is paid in without a date has that of the account's plan, to the end of its day (UTC), so that payments
+    /// of one day are one lot.
+    fn key(&self, account: &Account, now: Wall) -> LotKey {
+        let planned = matches!(self.purpose, Purpose::Deposit | Purpose::Refill) && self.expires == Expiry::Never;
+        let at_the_end = |lasts: Nanos| Expiry::At(Wall(now.0.saturating_add(lasts.millis()).div_ceil(DAY_MS).saturating_mul(DAY_MS)));
+        let plan = account.terms.credit_lasts.filter(|_| planned).map(at_the_end);
+        LotKey { bucket: self.bucket, priority: self.priority, expires: plan.unwrap_or(self.expires) }
     }
 
     fn takes(&self) -> bool {
@@ -168,7 +174,7 @@ pub fn book(
         if payment.takes() {
             take_out(&mut after, payment)?;
         } else {
-            after.arrive(payment.key(), payment.amount);
+            after.arrive(payment.key(account, now.wall), payment.amount);
         }
     }
     let pending = &mut after.keeping.refill.pending;
@@ -253,7 +259,7 @@ fn before(payment: &Payment, wanted: PaymentState, booked: Option<(&Payment, Pay
 
 fn check_new(account: &Account, payment: &Payment, wanted: PaymentState, now: Wall) -> Result<(), PaymentRefusal> {
     let minimum = account.terms.topup_min;
-    let key = payment.key();
+    let key = payment.key(account, now);
     if !payment.amount.is_positive() {
         return Err(PaymentRefusal::NotPositive);
     }

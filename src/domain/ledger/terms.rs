@@ -18,6 +18,9 @@ pub struct Terms {
     pub unit: Option<Unit>,
     /// The smallest deposit.
     pub topup_min: Credits,
+    /// For how long credit that is paid in may be spent, where its payment says nothing; for ever, if none.
+    #[serde(rename = "credit_lasts_ns")]
+    pub credit_lasts: Option<Nanos>,
     /// Must somebody vouch for it before it may spend?
     pub verification: Verification,
     /// When somebody is told that its credit runs short.

@@ -81,6 +81,7 @@ impl CreateAccount {
             "victims": policy.victims,
             "victims_before_s": whole_seconds(policy.victims_before),
             "topup_min": terms.topup_min,
+            "credit_lasts_days": terms.credit_lasts.map_or(0, |lasts| whole_seconds(lasts) / DAY_S),
             "verification": terms.verification,
             "storage_at_zero": terms.storage,
             "detached_storage": terms.detached_storage,
@@ -164,6 +165,8 @@ fn read_terms(table: &Table<'_>) -> Option<Terms> {
     const DETACHED: [(&str, DetachedStorage); 2] = [("costs", DetachedStorage::Costs), ("free", DetachedStorage::Free)];
     let unit = read_unit(table);
     let topup_min = table.field("topup_min").amount(TOP_UP_MAX).or(Credits::ZERO);
+    let days = table.field("credit_lasts_days").integer(0..=3_650_u64);
+    let credit_lasts = days.check(|days| Ok(Some(Nanos::from_secs(days * DAY_S)).filter(|lasts| *lasts != Nanos(0)))).or(None);
     let verification = table.field("verification").word(&VERIFICATION).or(Verification::NotNeeded);
     let alerts = table.field("alerts").table(read_alerts).or(Alerts::default());
     let refill = table.field("refill").table(read_refill).optional();
@@ -177,6 +180,7 @@ fn read_terms(table: &Table<'_>) -> Option<Terms> {
     Some(Terms {
         unit,
         topup_min: topup_min?,
+        credit_lasts: credit_lasts?,
         verification: verification?,
         alerts: alerts?,
         refill: refill?,

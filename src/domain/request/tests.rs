@@ -191,6 +191,7 @@ fn terms() -> impl Strategy<Value = Terms> {
         |(unit, alerts, refill, allowance, (required, detach, free, topup_min))| Terms {
             unit,
             topup_min: Credits::from_nano(topup_min),
+            credit_lasts: required.then(|| Nanos::from_secs(DAY_S * (1 + u64::try_from(topup_min % 3_650).unwrap()))),
             verification: if required { Verification::Required } else { Verification::NotNeeded },
             alerts,
             refill,

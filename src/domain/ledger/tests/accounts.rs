@@ -269,6 +269,27 @@ fn s13_a_lot_expires_at_its_instant_and_what_nodes_hold_of_it_may_still_be_spent
 }
 
 #[test]
+fn s13_what_is_paid_in_lasts_as_long_as_the_plan_says_to_the_end_of_its_day_and_what_is_given_back_for_ever() {
+    let mut bank = Bank::with(0, 0);
+    terms(&mut bank, Terms { credit_lasts: Some(Nanos::from_secs(30 * 86_400)), ..Terms::default() }, at(0));
+    // at(0) is 08:00 UTC, so its day has sixteen hours left.
+    for (name, second) in [("morning", 0), ("evening", 10 * 3_600)] {
+        pay(&mut bank, &paid(name, 2), PaymentState::Completed, None, at(second)).unwrap();
+    }
+    let refund = Payment { purpose: Purpose::Refund, ..paid("back", 1) };
+    pay(&mut bank, &refund, PaymentState::Completed, None, at(11 * 3_600)).unwrap();
+    let own = Payment { expires: Expiry::At(at(12 * 3_600).wall), ..paid("own", 1) };
+    pay(&mut bank, &own, PaymentState::Completed, None, at(11 * 3_600)).unwrap();
+    assert_eq!(bank.account.lots.count(), 3, "payments of one day are one lot");
+    let mut spender = Spender::new(1);
+    let end = 30 * 86_400 + 16 * 3_600;
+    spender.spend(&mut bank, Credits::ZERO, at(end - 1));
+    assert_eq!(bank.account.lots.total(), credits(5), "only what had a date of its own has lapsed");
+    spender.spend(&mut bank, Credits::ZERO, at(end));
+    assert_eq!(bank.account.lots.total(), credits(1));
+}
+
+#[test]
 fn s13_credit_moves_to_another_account_with_its_date_and_never_what_nodes_hold() {
     let mut bank = Bank::with(0, 0);
     let dated = Payment { expires: Expiry::At(at(1_000).wall), ..paid("d", 4) };
