@@ -45,6 +45,7 @@
 //! |---|---|
 //! | account | who pays: a balance at the authority |
 //! | act | what the hands do to a job: freeze, thaw, terminate, kill, remove |
+//! | allowance | free credit that is given each month and lapses when the next is given |
 //! | armed | on disk: this account may be empty from that instant on, so a freeze then need not wait for the disk |
 //! | attempt | one run of a job; a name that runs again is another attempt |
 //! | authority | who keeps the balances; embedded in the agent, over a file of its own |
@@ -64,14 +65,18 @@
 //! | job | what is metered: a set of cgroups, a Slurm job, or a process tree |
 //! | journal | the facts on disk, each chained to the one before by its hash |
 //! | line | one price on a card |
+//! | lot | a part of a balance with one bucket, priority and expiry |
 //! | mark | a note in memory that a job's freeze is ours, made before the freeze |
 //! | meter | one thing that is measured and priced |
 //! | owed | used, and neither drawn nor written off yet |
 //! | picture | the state as it is shown, one a tick |
+//! | policy | what an account's owner wants its nodes to do |
 //! | receipt | what one attempt used, what that costs line by line, who paid, and why it was stopped |
+//! | refill | credit that is asked for when a balance falls below a threshold, and paid by the site |
 //! | segment | a job's time under one card |
 //! | settled | what the authority has charged of an epoch |
 //! | target | where a job's tasks are |
+//! | terms | what the authority itself does for an account |
 //! | tick | a look at all jobs, on schedule |
 //! | unfunded | used past zero and written off |
 //! | verdict | the authority's word on an account |

@@ -193,6 +193,32 @@ fn a_job_that_was_stopped_goes_on_when_credit_comes() {
     assert!(bench.job().terminated_at.is_none(), "what was begun against it is over");
 }
 
+/// Its tasks are gone, and its stop is reported as a success.
+fn ended_well(bench: &mut Bench) -> Outcome {
+    let ending = crate::domain::job::Ending { outcome: Outcome::Completed, exit_code: Some(0) };
+    let gone =
+        JobSample { cpu_ns: Reading::Missing(Missing::Vanished), populated: Reading::Seen(Populated::No), ..bench.sample(Attempt(1)) };
+    bench.step(Event::StopAsked { caller: 9, name: "job".parse().unwrap(), ending, sample: Some(gone) });
+    bench.durable();
+    bench.job().ending.unwrap().outcome
+}
+
+#[test]
+fn a_job_that_was_asked_to_end_and_went_on_with_new_credit_did_not_end_for_want_of_it() {
+    for on_exhaustion in [OnExhaustion::Stop, OnExhaustion::Terminate] {
+        let policy = AccountPolicy { on_exhaustion, grace: Nanos::from_secs(5), ..AccountPolicy::default() };
+        let mut bench = running_under(2 * CREDIT, policy);
+        live(&mut bench, 5);
+        assert_eq!(bench.orders().last(), Some(&Act::Terminate));
+        bench.free = 1_000 * CREDIT;
+        live(&mut bench, 30);
+        assert_eq!(ended_well(&mut bench), Outcome::Completed, "{on_exhaustion:?}");
+        let mut poor = running_under(2 * CREDIT, policy);
+        live(&mut poor, 5);
+        assert_eq!(ended_well(&mut poor), Outcome::OutOfCredit, "{on_exhaustion:?}: it did as it was asked");
+    }
+}
+
 #[test]
 fn a_job_that_was_stopped_is_ended_after_the_freeze_ttl_if_the_policy_says_so() {
     let policy = AccountPolicy {
