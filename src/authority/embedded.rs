@@ -5,13 +5,15 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::store::{Done, Refusal, Store, StoreError};
+use crate::domain::anchor::Anchor;
 use crate::domain::bucket::Bucket;
+use crate::domain::chain::Head;
 use crate::domain::id::{AccountId, PaymentId};
 use crate::domain::ledger::{AccountView, LedgerEntry};
 use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
 use crate::domain::time::Now;
-use crate::domain::wire::{AccountPolicy, Answer, Push, Request};
+use crate::domain::wire::{AccountPolicy, Answer, Push, Request, Settlement};
 use crate::node::priority::raise_priority;
 
 /// Most that waits for the store.
@@ -45,7 +47,7 @@ type Reply = Box<dyn FnOnce(Answer) + Send>;
 type Act = Box<dyn FnOnce(&mut Store, Now) -> Result<Option<Push>, StoreError> + Send>;
 
 enum Message {
-    Ask(Box<Request>, Reply),
+    Ask(Box<Settlement>, Reply),
     Admin(Act),
 }
 
@@ -66,12 +68,13 @@ impl Embedded {
         Ok(Embedded { inbox, thread })
     }
 
-    /// Puts a node's request in the queue; never waits. `reply` is called from the thread after the commit, or never: no answer is never a verdict.
+    /// Puts a node's request in the queue, with how far its journal is on disk; never waits. `reply` is called from the thread after the commit, or never: no answer is never a verdict.
     ///
     /// # Errors
     /// When the queue is full or the thread has ended.
-    pub fn ask(&self, request: Request, reply: impl FnOnce(Answer) + Send + 'static) -> Result<(), Busy> {
-        self.inbox.try_send(Message::Ask(Box::new(request), Box::new(reply))).map_err(|_| Busy)
+    pub fn ask(&self, request: Request, journal: Head, reply: impl FnOnce(Answer) + Send + 'static) -> Result<(), Busy> {
+        let settlement = Settlement { request, journal };
+        self.inbox.try_send(Message::Ask(Box::new(settlement), Box::new(reply))).map_err(|_| Busy)
     }
 
     /// Makes an account without credit. The same once more is [`Done::Before`].
@@ -130,6 +133,14 @@ impl Embedded {
         self.admin(move |store, _| Ok((store.ledger(&account, limit)?, None)))
     }
 
+    /// How far the nodes' journals went, as they said when they settled, the oldest first.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn anchors(&self) -> Result<Vec<Anchor>, Refusal> {
+        self.admin(|store, _| Ok((store.anchors()?, None)))
+    }
+
     /// Does what waits, and ends the thread.
     ///
     /// # Errors
@@ -172,7 +183,7 @@ fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut n
     for message in messages {
         let writes = matches!(message, Message::Ask(..));
         let result = match message {
-            Message::Ask(request, reply) => store.answer(&request, clock()).map(|answer| {
+            Message::Ask(settlement, reply) => store.settle(&settlement, clock()).map(|answer| {
                 reply(answer);
                 None
             }),

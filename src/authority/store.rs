@@ -1,6 +1,7 @@
 //! The authority's store: one `SQLite` file, one transaction a request: load, let the pure ledger act, save, commit, and only then answer.
 //! Amounts are decimal text and ids hexadecimal, so that `sqlite3` shows what people read.
 
+mod anchors;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -10,7 +11,9 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
+use crate::domain::anchor::Anchor;
 use crate::domain::bucket::Bucket;
+use crate::domain::chain::Head;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
     Account, AccountView, ClosePolicy, DepositRefusal, Deposited, EpochState, LedgerEntry, Payment, answer, answer_unknown, book_previous,
@@ -18,8 +21,8 @@ use crate::domain::ledger::{
 };
 use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Now};
-use crate::domain::wire::{AccountPolicy, Answer, PROTOCOL, Request};
-use crate::sqlite::{Failure, Kind, classify, copy_back, int, open_for_writing};
+use crate::domain::wire::{AccountPolicy, Answer, PROTOCOL, Request, Settlement};
+use crate::sqlite::{Failure, Kind, classify, copy_back, int, open_for_reading, open_for_writing};
 
 const KIND: Kind = Kind {
     application_id: 0x6d74_7261,
@@ -152,6 +155,17 @@ impl From<Refusal> for Stop {
     }
 }
 
+impl Stop {
+    /// What it means to the caller. Call it before anything else is done with the connection.
+    fn into_refusal(self, connection: &Connection) -> Refusal {
+        match self {
+            Stop::Refused(refusal) => refusal,
+            Stop::Broken(text) => StoreError::Fatal(text).into(),
+            Stop::Sqlite(error) => StoreError::from(classify(connection, &error)).into(),
+        }
+    }
+}
+
 /// Can the file's balances be read, as far as `SQLite` can tell? Nothing in its folder is changed by looking.
 ///
 /// # Errors
@@ -163,6 +177,15 @@ pub(crate) fn look(path: &Path, writing: crate::sqlite::Writing) -> Result<(), S
     if found == "ok" { Ok(()) } else { Err(Failure::Damaged(found).into()) }
 }
 
+/// The anchors that the file holds, the oldest first; it may be written meanwhile.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn read_anchors(path: &Path) -> Result<Vec<Anchor>, StoreError> {
+    let connection = open_for_reading(path, &KIND)?;
+    anchors::all(&connection).map_err(|stop| unrefused(stop.into_refusal(&connection)))
+}
+
 impl Store {
     /// Opens the file, or makes one. `now` is the start of this process's watch over silent epochs.
     ///
@@ -170,6 +193,7 @@ impl Store {
     /// When the file cannot be opened, or is not a store of this version.
     pub fn open(path: &Path, close: ClosePolicy, now: Mono) -> Result<Store, StoreError> {
         let connection = open_for_writing(path, &KIND)?;
+        anchors::prepare(&connection).map_err(|error| StoreError::from(classify(&connection, &error)))?;
         Ok(Store { connection, close, heard: Heard { opened_at: now, at: BTreeMap::new() }, commits: 0 })
     }
 
@@ -178,6 +202,18 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; then there is no answer, which is never a verdict.
     pub fn answer(&mut self, request: &Request, now: Now) -> Result<Answer, StoreError> {
+        self.answered(request, None, now)
+    }
+
+    /// The same, and keeps how far the node's journal had come.
+    ///
+    /// # Errors
+    /// As [`Store::answer`].
+    pub fn settle(&mut self, settlement: &Settlement, now: Now) -> Result<Answer, StoreError> {
+        self.answered(&settlement.request, Some(settlement.journal), now)
+    }
+
+    fn answered(&mut self, request: &Request, journal: Option<Head>, now: Now) -> Result<Answer, StoreError> {
         let mut reply = Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,
@@ -201,6 +237,9 @@ impl Store {
                 let answered = answer(&mut account, request, entry, close, now);
                 books.save(&account, &answered.ledger)?;
                 entries.push(answered.entry);
+            }
+            if let Some(head) = journal {
+                anchors::keep(books.connection, request, head, now)?;
             }
             Ok(entries)
         });
@@ -325,6 +364,14 @@ impl Store {
         })
     }
 
+    /// How far the nodes' journals went, as they said when they settled, the oldest first.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn anchors(&mut self) -> Result<Vec<Anchor>, Refusal> {
+        self.transact(|books| anchors::all(books.connection))
+    }
+
     /// One transaction: all of `act` is durable when this returns `Ok`, nothing of it otherwise.
     fn transact<T>(&mut self, act: impl FnOnce(&mut Books<'_>) -> Result<T, Stop>) -> Result<T, Refusal> {
         let heard = &mut self.heard;
@@ -336,12 +383,7 @@ impl Store {
             Ok(result)
         };
         let result = attempt();
-        let result = match result {
-            Ok(result) => result,
-            Err(Stop::Refused(refusal)) => return Err(refusal),
-            Err(Stop::Broken(text)) => return Err(StoreError::Fatal(text).into()),
-            Err(Stop::Sqlite(error)) => return Err(StoreError::from(classify(&self.connection, &error)).into()),
-        };
+        let result = result.map_err(|stop| stop.into_refusal(&self.connection))?;
         self.copy_back_when_due()?;
         Ok(result)
     }

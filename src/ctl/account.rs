@@ -10,7 +10,7 @@ use super::client::{Client, Failure, account_path, typed};
 use super::exit::Exit;
 use super::quantity::{length, length_or_none, show_length};
 use super::table::{Align, pairs, table};
-use super::{Format, print, print_as, show};
+use super::{Format, anchor, print, print_as, show};
 use crate::domain::bucket::Bucket;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
@@ -39,6 +39,8 @@ pub(super) enum Command {
     List(Format),
     /// What was paid in and charged, newest first.
     Ledger(LedgerArguments),
+    /// How far the nodes' journals went, as the authority keeps it: keep a copy elsewhere, for `meterctl verify --anchor`.
+    Anchors(Format),
 }
 
 /// An account, and those parts of its policy that are given.
@@ -243,6 +245,7 @@ pub(super) fn main(socket: &Path, command: Command) -> Result<Exit, Failure> {
             let path = account_path(arguments.account.as_str(), &format!("/ledger?limit={}", arguments.limit));
             show(socket, &path, arguments.format, ledger_text)
         }
+        Command::Anchors(format) => show(socket, "/v1/anchors", format, anchor::text),
         Command::Create(arguments) => {
             let mut body = arguments.parts();
             body.insert("account".to_owned(), json!(arguments.account));

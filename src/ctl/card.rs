@@ -1,7 +1,7 @@
 //! `meterctl card check` and `meterctl rate explain`: rate cards, without the agent.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -117,7 +117,7 @@ pub(super) fn rate_main(command: &RateCommand) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn checked(path: &PathBuf) -> Result<Exit, Failure> {
+fn checked(path: &Path) -> Result<Exit, Failure> {
     let listed = |mistakes: &[Mistake]| {
         let lines: Vec<String> = mistakes.iter().map(|mistake| format!("[{}] {mistake}\n", mistake.code)).collect();
         lines.concat()

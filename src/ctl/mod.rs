@@ -1,6 +1,7 @@
 //! `meterctl`: for people and for schedulers' hooks. One file a command; what is printed is made by pure functions.
 
 mod account;
+mod anchor;
 mod card;
 pub(crate) mod client;
 mod doctor;

@@ -2,6 +2,8 @@
 
 pub mod act;
 pub mod agent;
+pub mod anchor;
+pub mod audit;
 pub mod batch;
 pub mod bucket;
 pub mod budget;
@@ -16,11 +18,13 @@ pub mod id;
 pub mod job;
 pub mod ladder;
 pub mod ledger;
+pub mod log;
 pub mod meter;
 pub mod money;
 pub mod outcome;
 pub mod rates;
 pub mod receipt;
+pub mod replay;
 pub mod request;
 pub mod time;
 pub mod turn;

@@ -415,7 +415,8 @@ fn verify_segment(
 }
 
 /// The instant that [`rfc3339`] writes.
-fn instant(text: &str) -> Option<Wall> {
+#[must_use]
+pub fn instant(text: &str) -> Option<Wall> {
     let time: jiff::Timestamp = text.parse().ok()?;
     u64::try_from(time.as_millisecond()).ok().map(Wall)
 }

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::chain::Head;
 use super::enforcement::Enforcement;
 use super::id::{AccountId, BootId, Digest, Epoch, NodeId};
 use super::ladder::{Then, Thresholds, Victims};
@@ -36,6 +37,16 @@ pub struct Request {
     pub previous: Vec<PreviousEpoch>,
     /// One for each account; each stands alone.
     pub entries: Vec<RequestEntry>,
+}
+
+/// A request as it is sent, with how far the node's journal is on disk: the authority keeps that place in the journal's hash chain, so that who
+/// writes the journal anew is found out. Not part of the request: a repeated one may be sent with a later place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settlement {
+    /// The request.
+    pub request: Request,
+    /// Its totals come from facts up to here, or from earlier ones.
+    pub journal: Head,
 }
 
 /// The last word on an earlier epoch.

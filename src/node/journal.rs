@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::domain::audit;
 use crate::domain::batch::Batch;
 use crate::domain::chain::{BadRow, Head, seal};
 use crate::domain::id::Digest;
@@ -23,7 +24,7 @@ use crate::sqlite::{Failure, Kind, classify, copy_back, int, open_for_writing};
 
 pub use aside::{Kept, good_prefix, list as list_aside, read as note_read, set_aside, unread as unread_aside};
 pub(crate) use reader::look;
-pub use reader::{ends, for_each_fact, for_each_linked, read_facts, read_page, read_receipt, read_receipt_of, read_receipts, verify};
+pub use reader::{audit, ends, for_each_behind, for_each_fact, for_each_linked, read_facts, read_page, read_receipt, read_receipt_of, read_receipts, verify};
 use reserve::ReserveFile;
 pub use thread::{JournalNotice, JournalThread, NotTaken};
 
@@ -136,6 +137,9 @@ pub enum Damage {
     /// A fact.
     #[error(transparent)]
     Fact(#[from] BadRow),
+    /// A price in a fact, or the anchors.
+    #[error(transparent)]
+    Audit(audit::Fault),
     /// The checkpoint.
     #[error("the checkpoint after row {0} was changed")]
     Checkpoint(u64),
@@ -197,6 +201,15 @@ impl JournalError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(self, JournalError::Full(_) | JournalError::ReadOnly(_) | JournalError::Blocked(_))
+    }
+}
+
+impl From<audit::Fault> for Damage {
+    fn from(fault: audit::Fault) -> Damage {
+        match fault {
+            audit::Fault::Chain(bad) => Damage::Fact(bad),
+            other => Damage::Audit(other),
+        }
     }
 }
 

@@ -238,6 +238,7 @@ impl Api {
             Operation::Accounts => self.accounts(peer).await,
             Operation::Account(account) => self.account(peer, account).await,
             Operation::Ledger(account, limit) => self.ledger(peer, account, limit).await,
+            Operation::Anchors => self.anchors(peer).await,
             Operation::CreateAccount(create) => self.create_account(peer, create).await,
             Operation::SetPolicy(account, changes) => self.set_policy(peer, account, changes).await,
             Operation::TopUp(account, top_up) => self.top_up(peer, account, top_up).await,
@@ -441,6 +442,12 @@ impl Api {
         let wanted = account.clone();
         let entries = self.ask(move |authority| authority.ledger(wanted, limit)).await?;
         Ok(Answer::Document(json!({ "account": account, "entries": entries })))
+    }
+
+    async fn anchors(&self, peer: &Peer) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Administer)?;
+        let anchors = self.ask(Embedded::anchors).await?;
+        Ok(Answer::Document(json!({ "anchors": anchors })))
     }
 
     async fn create_account(&self, peer: &Peer, create: CreateAccount) -> Result<Answer, Problem> {

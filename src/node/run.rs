@@ -639,7 +639,7 @@ impl Loop {
                     self.stats.asked_count += 1;
                     let handle = self.handle.clone();
                     let answered = move |answer| handle.report(Inbox::Answered(Box::new(answer)));
-                    if self.edges.authority.ask(request, answered).is_err() {
+                    if self.edges.authority.ask(request, self.edges.journal.head(), answered).is_err() {
                         tracing::warn!(event = "authority_busy", "the question will be repeated");
                     }
                 }

@@ -45,6 +45,8 @@ pub enum Operation {
     Account(AccountId),
     /// `GET /v1/accounts/{account}/ledger?limit=100`, newest first.
     Ledger(AccountId, u32),
+    /// `GET /v1/anchors`: how far the journal went, as the authority keeps it.
+    Anchors,
     /// `POST /v1/accounts`.
     CreateAccount(CreateAccount),
     /// `POST /v1/accounts/{account}/policy`: the parts to change.
@@ -91,7 +93,7 @@ pub enum Audience {
 /// For whom a path is; the rest is told by what is asked.
 #[must_use]
 pub fn audience(method: &Method, path: &str) -> Audience {
-    let private = ["/v1/jobs", "/v1/accounts", "/v1/events", "/v1/enforcement"];
+    let private = ["/v1/jobs", "/v1/accounts", "/v1/anchors", "/v1/events", "/v1/enforcement"];
     let reads = method == Method::GET || method == Method::HEAD;
     if reads && !private.iter().any(|prefix| path.starts_with(prefix)) { Audience::Everybody } else { Audience::Local }
 }
@@ -117,6 +119,7 @@ impl Operation {
             ["v1", "jobs", job] if get => Ok(Operation::Job(name(job)?)),
             ["v1", "jobs", job, "receipt" | "why"] if get => Ok(Operation::Receipt(name(job)?)),
             ["v1", "jobs", job, "stop"] if post => Ok(Operation::Stop(name(job)?, parsed(body, StopRequest::parse)?)),
+            ["v1", "anchors"] if get => Ok(Operation::Anchors),
             ["v1", "accounts"] if get => Ok(Operation::Accounts),
             ["v1", "accounts"] if post => parsed(body, |text| CreateAccount::parse_with(text, defaults)).map(Operation::CreateAccount),
             ["v1", "accounts", account] if get => Ok(Operation::Account(name(account)?)),
@@ -141,7 +144,7 @@ fn is_path(segments: &[&str]) -> bool {
     matches!(
         segments,
         ["" | "healthz" | "readyz" | "metrics"]
-            | ["v1", "status" | "jobs" | "accounts" | "events" | "enforcement"]
+            | ["v1", "status" | "jobs" | "accounts" | "anchors" | "events" | "enforcement"]
             | ["v1", "jobs" | "accounts", _]
             | ["v1", "jobs", _, "receipt" | "why" | "stop"]
             | ["v1", "enforcement", "confirm"]
@@ -275,7 +278,7 @@ mod tests {
 
     #[test]
     fn strangers_are_sent_away_from_whatever_is_private_or_changes_something() {
-        for path in ["/v1/jobs", "/v1/jobs/a/receipt", "/v1/accounts", "/v1/events", "/v1/enforcement"] {
+        for path in ["/v1/jobs", "/v1/jobs/a/receipt", "/v1/accounts", "/v1/anchors", "/v1/events", "/v1/enforcement"] {
             assert_eq!(audience(&Method::GET, path), Audience::Local, "{path}");
         }
         for path in ["/", "/healthz", "/readyz", "/metrics", "/v1/status", "/nothing"] {

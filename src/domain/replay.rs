@@ -1,0 +1,224 @@
+//! The facts once more: what each job used, segment by segment, and what the card makes of it.
+//!
+//! [`Replay`] follows the facts as [`super::agent::Agent`] does, but keeps of each job only what its price depends on. Prices are
+//! computed by the same code as in the running agent ([`super::rates::charge`]): there is no second arithmetic.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::fact::{Fact, Opened, Row};
+use super::id::{AccountId, Attempt, Digest, JobName};
+use super::job::{Job, Segment};
+use super::money::Credits;
+use super::outcome::Outcome;
+use super::rates::charge::{self, Charge, RateError};
+use super::rates::{Card, Priced, Stated, Traits};
+use super::time::{Now, Wall};
+use super::usage::{HeldGpu, Usage};
+
+/// Of one attempt, what its price depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// The agent's number for it.
+    pub attempt: Attempt,
+    /// What it is called.
+    pub name: JobName,
+    /// Who pays.
+    pub account: AccountId,
+    /// The GPUs that it holds.
+    pub gpus: Vec<HeldGpu>,
+    /// CPUs as stated.
+    pub cpus: Option<u32>,
+    /// Memory as stated, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// What was stated of it, for lines that select by that.
+    pub traits: Traits,
+    /// One for each rate card that it ran under, with its price as written down.
+    pub segments: Vec<Segment>,
+    /// How it ended; none while it goes on.
+    pub outcome: Option<Outcome>,
+    /// Out of grants, as written down.
+    pub drawn: Credits,
+    /// Written off, as written down.
+    pub unfunded: Credits,
+}
+
+/// Cards and jobs, as far as the facts have been followed.
+#[derive(Clone, Debug, Default)]
+pub struct Replay {
+    cards: BTreeMap<Digest, Arc<Card>>,
+    in_force: Option<Digest>,
+    jobs: BTreeMap<Attempt, Followed>,
+}
+
+impl Followed {
+    fn opened(opened: &Opened) -> Followed {
+        let usage = Usage { job_starts: 1, ..nothing_yet(&opened.gpus) };
+        Followed {
+            attempt: opened.attempt,
+            name: opened.name.clone(),
+            account: opened.account.clone(),
+            gpus: opened.gpus.clone(),
+            cpus: opened.cpus,
+            memory_bytes: opened.memory_bytes,
+            traits: opened.traits.clone(),
+            segments: vec![segment(opened.card, opened.at, usage, Charge { cost: opened.charge, pending: opened.pending })],
+            outcome: None,
+            drawn: opened.drawn,
+            unfunded: Credits::ZERO,
+        }
+    }
+
+    /// The same of a job whose beginning is not among the facts.
+    #[must_use]
+    pub fn of(job: &Job) -> Followed {
+        Followed {
+            attempt: job.attempt,
+            name: job.name.clone(),
+            account: job.account.clone(),
+            gpus: job.gpus.clone(),
+            cpus: job.cpus,
+            memory_bytes: job.memory_bytes,
+            traits: job.traits.clone(),
+            segments: job.segments.clone(),
+            outcome: job.ending.map(|ending| ending.outcome),
+            drawn: job.drawn,
+            unfunded: job.unfunded,
+        }
+    }
+
+    /// Its price, as written down.
+    #[must_use]
+    pub fn charge(&self) -> Credits {
+        self.segments.iter().map(|segment| segment.cost).sum()
+    }
+
+    /// All that it used, over its segments.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.segments.iter().fold(Usage::default(), |sum, segment| sum.plus(&segment.usage))
+    }
+
+    /// What decides which lines are for a segment that begins then.
+    #[must_use]
+    pub fn stated(&self, at: Wall) -> Stated<'_> {
+        Stated { at, traits: &self.traits, cpus: self.cpus, memory_bytes: self.memory_bytes }
+    }
+
+    /// What one segment's usage costs under its card.
+    ///
+    /// # Errors
+    /// An amount past 128 bits, or something that has no price.
+    pub fn price(&self, nth: usize, card: &Card, ended: Option<Outcome>) -> Result<Charge, RateError> {
+        let Some(segment) = self.segments.get(nth) else { return Ok(Charge::default()) };
+        let before = (0 < nth && card.has_rules())
+            .then(|| self.segments[..nth].iter().fold(Usage::default(), |sum, segment| sum.plus(&segment.usage)));
+        let stated = self.stated(segment.from);
+        charge::charge(card, &Priced { usage: &segment.usage, gpus: &self.gpus, before: before.as_ref(), stated, ended })
+    }
+
+    fn count(&mut self, row: &Row, wall: Wall) {
+        self.drawn = row.drawn;
+        let Some(segment) = self.segments.last_mut() else { return };
+        (segment.to, segment.cost, segment.pending) = (wall, row.cost, row.pending);
+        let usage = &mut segment.usage;
+        usage.cpu_ns = row.cpu_ns;
+        usage.memory_byte_ns = row.memory_byte_ns;
+        usage.wall_ns = row.running_ns;
+        usage.frozen_ns = row.frozen_ns;
+        usage.paused_ns = row.paused_ns;
+        usage.memory_anon_byte_ns = row.memory_anon_byte_ns;
+        usage.gpu_held_ns.values_mut().for_each(|held| *held = row.running_ns);
+    }
+}
+
+fn nothing_yet(gpus: &[HeldGpu]) -> Usage {
+    Usage { gpu_held_ns: gpus.iter().map(|held| (held.gpu.clone(), 0)).collect(), ..Usage::default() }
+}
+
+fn segment(card: Digest, at: Now, usage: Usage, charge: Charge) -> Segment {
+    Segment { card, from: at.wall, to: at.wall, usage, cost: charge.cost, pending: charge.pending }
+}
+
+impl Replay {
+    /// The card of that text, if it came by.
+    #[must_use]
+    pub fn card(&self, digest: &Digest) -> Option<&Card> {
+        self.cards.get(digest).map(AsRef::as_ref)
+    }
+
+    /// The jobs that are not closed.
+    pub fn jobs(&self) -> impl Iterator<Item = &Followed> {
+        self.jobs.values()
+    }
+
+    /// That job, if it is not closed and its beginning is known.
+    #[must_use]
+    pub fn job(&self, attempt: Attempt) -> Option<&Followed> {
+        self.jobs.get(&attempt)
+    }
+
+    /// Jobs and cards of a checkpoint at this place, where their beginnings are not among the facts.
+    pub fn adopt<'a>(&mut self, jobs: impl Iterator<Item = &'a Job>, cards: impl Iterator<Item = &'a Card>, in_force: Option<Digest>) {
+        for card in cards {
+            self.cards.entry(card.digest).or_insert_with(|| Arc::new(card.clone()));
+        }
+        self.in_force = self.in_force.or(in_force);
+        for job in jobs {
+            self.jobs.entry(job.attempt).or_insert_with(|| Followed::of(job));
+        }
+    }
+
+    /// Takes one fact; the job that it closes comes back, all told.
+    pub fn take(&mut self, fact: &Fact) -> Option<Followed> {
+        match fact {
+            Fact::CardAdopted { card, at } => self.adopt_card(card, *at),
+            Fact::JobOpened(opened) => drop(self.jobs.insert(opened.attempt, Followed::opened(opened))),
+            Fact::Counted { wall, rows } => {
+                for row in rows {
+                    self.count(row, *wall);
+                }
+            }
+            Fact::Settled { rows } => {
+                for row in rows {
+                    if let Some(job) = self.jobs.get_mut(&row.attempt) {
+                        (job.drawn, job.unfunded) = (row.drawn, row.unfunded);
+                    }
+                }
+            }
+            Fact::JobEnded { attempt, ending, .. } => {
+                if let Some(job) = self.jobs.get_mut(attempt) {
+                    job.outcome = Some(ending.outcome);
+                }
+            }
+            Fact::ChargedAtEnd { attempt, costs, drawn } => {
+                if let Some(job) = self.jobs.get_mut(attempt) {
+                    job.drawn = *drawn;
+                    job.segments.iter_mut().zip(costs).for_each(|(segment, cost)| (segment.cost, segment.pending) = (*cost, Credits::ZERO));
+                }
+            }
+            Fact::JobClosed { attempt } => return self.jobs.remove(attempt),
+            _ => {}
+        }
+        None
+    }
+
+    /// Takes one job's new totals; the job and its card, if they are known.
+    pub fn count(&mut self, row: &Row, wall: Wall) -> Option<(&Followed, Option<&Card>)> {
+        let job = self.jobs.get_mut(&row.attempt)?;
+        job.count(row, wall);
+        let card = job.segments.last().and_then(|segment| self.cards.get(&segment.card));
+        Some((job, card.map(AsRef::as_ref)))
+    }
+
+    /// Every job that has not ended goes on in a new segment.
+    fn adopt_card(&mut self, card: &Card, at: Now) {
+        self.cards.entry(card.digest).or_insert_with(|| Arc::new(card.clone()));
+        if self.in_force.replace(card.digest) == Some(card.digest) {
+            return;
+        }
+        for job in self.jobs.values_mut().filter(|job| job.outcome.is_none()) {
+            job.segments.push(segment(card.digest, at, nothing_yet(&job.gpus), Charge::default()));
+        }
+    }
+}
