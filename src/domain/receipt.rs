@@ -452,7 +452,8 @@ fn verify_line(segment: usize, said: &LineCharge, computed: &LineCharge) -> Vec<
     found
 }
 
-fn segment_usage(number: usize, segment: &ReceiptSegment) -> Result<Usage, Discrepancy> {
+/// What a segment used, as it says.
+pub(super) fn segment_usage(number: usize, segment: &ReceiptSegment) -> Result<Usage, Discrepancy> {
     let whole = |field, text: &str| text.parse::<u128>().map_err(|_| quantity_fault(number, field, text));
     let mut gpu_held_ns = BTreeMap::new();
     for held in &segment.gpus {

@@ -3,18 +3,21 @@
 //! [`Replay`] follows the facts as [`super::agent::Agent`] does, but keeps of each job only what its price depends on. Prices are
 //! computed by the same code as in the running agent ([`super::rates::charge`]): there is no second arithmetic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use serde::Serialize;
 
 use super::fact::{Fact, Opened, Row};
 use super::id::{AccountId, Attempt, Digest, JobName};
-use super::job::{Job, Segment};
+use super::job::{Gap, GapRule, Job, Segment};
 use super::money::Credits;
 use super::outcome::Outcome;
 use super::rates::charge::{self, Charge, RateError};
 use super::rates::{Card, Priced, Stated, Traits};
+use super::receipt::{self, Discrepancy, Receipt, ReceiptSegment};
 use super::time::{Now, Wall};
-use super::usage::{HeldGpu, Usage};
+use super::usage::{HeldGpu, Meter, Usage};
 
 /// Of one attempt, what its price depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Followed {
     pub drawn: Credits,
     /// Written off, as written down.
     pub unfunded: Credits,
+    /// Meters of which nobody knows a part: what it used of them is at least what stands here.
+    pub unknown: BTreeSet<Meter>,
 }
 
 /// Cards and jobs, as far as the facts have been followed.
@@ -66,6 +71,7 @@ impl Followed {
             outcome: None,
             drawn: opened.drawn,
             unfunded: Credits::ZERO,
+            unknown: BTreeSet::new(),
         }
     }
 
@@ -84,7 +90,47 @@ impl Followed {
             outcome: job.ending.map(|ending| ending.outcome),
             drawn: job.drawn,
             unfunded: job.unfunded,
+            unknown: unknown(&job.gaps),
         }
+    }
+
+    /// The same from a receipt.
+    ///
+    /// # Errors
+    /// What in it cannot be read.
+    pub fn of_receipt(receipt: &Receipt) -> Result<Followed, Discrepancy> {
+        if receipt.receipt != receipt::VERSION {
+            return Err(Discrepancy::Version(receipt.receipt));
+        }
+        let read = |(nth, of): (usize, &ReceiptSegment)| {
+            let usage = receipt::segment_usage(nth + 1, of)?;
+            let wall = |field, text: &str| {
+                receipt::instant(text).ok_or_else(|| Discrepancy::Quantity { segment: nth + 1, field, text: text.to_owned() })
+            };
+            let pending = of.lines.iter().map(|line| line.pending).sum();
+            Ok(Segment { card: of.card_digest, from: wall("from", &of.from)?, to: wall("to", &of.to)?, usage, cost: of.cost, pending })
+        };
+        let gpus = receipt.segments.first().map(|segment| segment.gpus.iter()).into_iter().flatten();
+        Ok(Followed {
+            attempt: receipt.attempt,
+            name: receipt.job.clone(),
+            account: receipt.account.clone(),
+            gpus: gpus.map(|held| HeldGpu { gpu: held.gpu.clone(), model: held.model.clone() }).collect(),
+            cpus: receipt.cpus,
+            memory_bytes: receipt.memory_bytes,
+            traits: receipt.traits.clone(),
+            segments: receipt.segments.iter().enumerate().map(read).collect::<Result<_, _>>()?,
+            outcome: receipt.outcome,
+            drawn: receipt.drawn,
+            unfunded: receipt.unfunded,
+            unknown: unknown(&receipt.gaps),
+        })
+    }
+
+    /// What its lines keep back for its end, as written down.
+    #[must_use]
+    pub fn pending(&self) -> Credits {
+        self.segments.iter().map(|segment| segment.pending).sum()
     }
 
     /// Its price, as written down.
@@ -130,6 +176,11 @@ impl Followed {
         usage.memory_anon_byte_ns = row.memory_anon_byte_ns;
         usage.gpu_held_ns.values_mut().for_each(|held| *held = row.running_ns);
     }
+}
+
+/// Of which meters is a part lost for good?
+fn unknown(gaps: &[Gap]) -> BTreeSet<Meter> {
+    gaps.iter().filter(|gap| matches!(gap.rule, GapRule::NotBilled | GapRule::Lost)).map(|gap| gap.meter).collect()
 }
 
 fn nothing_yet(gpus: &[HeldGpu]) -> Usage {
@@ -197,6 +248,11 @@ impl Replay {
                     job.segments.iter_mut().zip(costs).for_each(|(segment, cost)| (segment.cost, segment.pending) = (*cost, Credits::ZERO));
                 }
             }
+            Fact::GapSeen { attempt, gap } => {
+                if let Some(job) = self.jobs.get_mut(attempt) {
+                    job.unknown.append(&mut unknown(std::slice::from_ref(gap)));
+                }
+            }
             Fact::JobClosed { attempt } => return self.jobs.remove(attempt),
             _ => {}
         }
@@ -222,3 +278,116 @@ impl Replay {
         }
     }
 }
+
+/// One job under another card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Repriced {
+    /// What it is called.
+    pub job: JobName,
+    /// The agent's number for it.
+    pub attempt: Attempt,
+    /// Who pays.
+    pub account: AccountId,
+    /// What it was charged; of one that goes on with what is kept back for its end.
+    pub was: Credits,
+    /// What it would have been charged.
+    pub would: Credits,
+    /// Meters that the draft prices and of which nobody knows a part: it would have been at least this.
+    pub at_least: BTreeSet<Meter>,
+}
+
+/// One job that has no price under another card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotReplayed {
+    /// What it is called.
+    pub job: JobName,
+    /// The agent's number for it.
+    pub attempt: Attempt,
+    /// Who pays.
+    pub account: AccountId,
+    /// What it was charged.
+    pub was: Credits,
+    /// Why not.
+    pub why: String,
+}
+
+/// What the job would have cost if this card had been in force all the time: one segment, from its beginning. The card's own
+/// `effective_from` is passed over, the dates of its lines are not.
+///
+/// # Errors
+/// When something that it used has no price there.
+pub fn reprice(job: &Followed, draft: &Card) -> Result<Repriced, NotReplayed> {
+    let usage = job.usage();
+    let from = job.segments.first().map_or(Wall(0), |segment| segment.from);
+    let priced = Priced { usage: &usage, gpus: &job.gpus, before: None, stated: job.stated(from), ended: job.outcome };
+    let was = job.charge().plus(job.pending());
+    let (name, account) = (job.name.clone(), job.account.clone());
+    // A card without rules prices what it has lines for; of the devices each must have one.
+    let price = draft.cover(&job.gpus, &job.stated(from)).map_err(|why| why.to_string());
+    let price = price.and_then(|()| charge::charge(draft, &priced).map_err(|why| why.to_string()));
+    match price {
+        Ok(charge) => {
+            let at_least = job.unknown.iter().copied().filter(|meter| draft.prices(*meter)).collect();
+            Ok(Repriced { job: name, attempt: job.attempt, account, was, would: charge.cost.plus(charge.pending), at_least })
+        }
+        Err(why) => Err(NotReplayed { job: name, attempt: job.attempt, account, was, why }),
+    }
+}
+
+/// Some jobs of one account under another card.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sums {
+    /// How many.
+    pub jobs: u64,
+    /// What they were charged.
+    pub was: Credits,
+    /// What they would have been charged.
+    pub would: Credits,
+}
+
+impl Sums {
+    fn add(&mut self, job: &Repriced) {
+        self.jobs += 1;
+        (self.was, self.would) = (self.was.plus(job.was), self.would.plus(job.would));
+    }
+
+    /// More, or less, under the draft.
+    #[must_use]
+    pub fn change(&self) -> Credits {
+        self.would.minus(self.was)
+    }
+}
+
+/// What stored jobs would have cost under another card.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Comparison {
+    /// All that could be replayed.
+    pub total: Sums,
+    /// The same by account.
+    pub accounts: BTreeMap<AccountId, Sums>,
+    /// Each job that could be replayed.
+    pub jobs: Vec<Repriced>,
+    /// Each that could not, and why.
+    pub not_replayed: Vec<NotReplayed>,
+}
+
+impl Comparison {
+    /// Prices every job by the draft.
+    pub fn of<'a>(jobs: impl Iterator<Item = &'a Followed>, draft: &Card) -> Comparison {
+        let mut comparison = Comparison::default();
+        for job in jobs {
+            match reprice(job, draft) {
+                Ok(repriced) => {
+                    comparison.total.add(&repriced);
+                    comparison.accounts.entry(repriced.account.clone()).or_default().add(&repriced);
+                    comparison.jobs.push(repriced);
+                }
+                Err(not) => comparison.not_replayed.push(not),
+            }
+        }
+        comparison
+    }
+}
+
+#[cfg(test)]
+mod tests;

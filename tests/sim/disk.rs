@@ -87,6 +87,12 @@ impl Disk {
         waiting
     }
 
+    /// Every row that is right, with its link.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &(u64, Vec<u8>, Digest)> {
+        let mut walk = Verifier::behind(Head::START);
+        self.rows.iter().take_while(move |(seq, bytes, link)| walk.row(*seq, bytes, *link).is_ok())
+    }
+
     /// What a start reads: the checkpoint and the facts after it, up to the first row that does not fit.
     pub(crate) fn recover(&mut self) -> (Option<(u64, Vec<u8>)>, Vec<Vec<u8>>) {
         let mut walk = Verifier::behind(Head::START);

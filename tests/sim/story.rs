@@ -32,6 +32,7 @@ pub(crate) fn tell(seed: u64, trace: Trace) -> usize {
     }
     world.run_until(world.now + 60 * S);
     everything_is_settled(&mut world);
+    everything_is_replayed(&world);
     check_receipts(&world)
 }
 
@@ -184,6 +185,12 @@ fn everything_is_settled(world: &mut World) {
             .sum();
         assert_eq!(drawn, spent, "G2: {id}: what its receipts say was drawn against what its nodes spent");
     }
+}
+
+fn everything_is_replayed(world: &World) {
+    let jobs: usize =
+        world.nodes.iter().enumerate().map(|(n, node)| receipts::replayed(n, &node.disk, &world.audit.receipts)).sum();
+    assert_eq!(jobs, world.audit.receipts.len(), "G9: the beginning of every job that has a receipt was recomputed");
 }
 
 fn check_receipts(world: &World) -> usize {

@@ -144,10 +144,45 @@ fn a_top_up_is_pushed_once_it_is_durable_and_a_repeated_one_is_not() {
         embedded.top_up(name("acme"), Bucket::Paid, credits(10), name("p1")).unwrap();
     }
     let (reply, answers) = crossbeam_channel::bounded(1);
-    embedded.ask(request(1, 1, vec![entry("acme", 0)]), move |answer| drop(reply.send(answer))).unwrap();
+    embedded.ask(request(1, 1, vec![entry("acme", 0)]), Head::START, move |answer| drop(reply.send(answer))).unwrap();
     assert_eq!(answers.recv().unwrap().entries[0].granted, credits(2), "two seconds, near the end");
     assert_eq!(embedded.show(name("acme")).unwrap().held, credits(2));
     embedded.finish().unwrap();
     let pushed: Vec<Notice> = notices.iter().collect();
     assert_eq!(pushed, [Notice::Push(Push { account: name("acme"), version: 2 })]);
+}
+
+#[test]
+fn the_place_that_a_journal_had_reached_is_kept_by_the_hour_and_never_goes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = with_account(&dir, 100);
+    let place = |seq: u64, link: u8| Head { seq, link: crate::domain::id::Digest([link; 32]) };
+    let mut settle = |number: u64, head: Head, hours: u64| {
+        let now = Now { wall: Wall(now().wall.0 + hours * 3_600_000), ..now() };
+        store.settle(&Settlement { request: request(1, number, vec![entry("acme", 0)]), journal: head }, now).unwrap();
+    };
+    settle(1, Head::START, 0);
+    settle(2, place(5, 5), 0);
+    settle(3, place(9, 9), 0);
+    settle(3, place(7, 70), 0);
+    settle(4, place(9, 90), 0);
+    settle(5, place(12, 12), 1);
+    let heads = |anchors: Vec<Anchor>| anchors.iter().map(|anchor| anchor.head).collect::<Vec<_>>();
+    let kept = vec![place(9, 9), place(12, 12)];
+    assert_eq!(heads(store.anchors().unwrap()), kept, "a late or another word on a known place changes nothing");
+    drop(store);
+    assert_eq!(heads(read_anchors(&dir.path().join("authority.db")).unwrap()), kept);
+}
+
+#[test]
+fn a_store_from_before_there_were_anchors_is_read_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(with_account(&dir, 100));
+    let path = dir.path().join("authority.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE anchor").unwrap();
+    assert_eq!(read_anchors(&path).unwrap(), []);
+    let mut store = opened(&dir);
+    let head = Head { seq: 1, link: crate::domain::id::Digest([1; 32]) };
+    store.settle(&Settlement { request: request(1, 1, vec![entry("acme", 0)]), journal: head }, now()).unwrap();
+    assert_eq!(store.anchors().unwrap().len(), 1);
 }
