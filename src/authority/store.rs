@@ -3,6 +3,7 @@
 
 mod anchors;
 mod rows;
+mod sides;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,8 @@ use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Now};
 use crate::domain::wire::{AccountPolicy, Answer, PROTOCOL, Request, Settlement};
 use crate::sqlite::{Failure, Kind, classify, copy_back, int, open_for_reading, open_for_writing};
+
+pub use sides::read_sides;
 
 const KIND: Kind = Kind {
     application_id: 0x6d74_7261,

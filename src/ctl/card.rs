@@ -11,7 +11,7 @@ use super::job::read_trait;
 use super::quantity::{bytes, length};
 use super::table::{Align, table};
 use super::verify::{card, read};
-use super::{complain, print};
+use super::{complain, print, replay};
 use crate::domain::form::Mistake;
 use crate::domain::id::{GpuId, GpuModel, LineId};
 use crate::domain::outcome::Outcome;
@@ -44,19 +44,28 @@ pub(super) enum RateCommand {
         card: PathBuf,
     },
     /// Show what some usage would cost, line by line.
-    Explain(Explain),
+    Explain(Box<Explain>),
+    /// What the stored jobs would have cost under a draft of a card: who pays more, who pays less.
+    Replay(replay::Arguments),
 }
 
-/// Some usage.
+/// Some usage under a card.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// The card.
     #[arg(long, value_name = "FILE")]
     card: PathBuf,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+/// A job's shape and length.
+#[derive(Debug, Args)]
+pub(super) struct Shape {
     /// For how long the job runs.
     #[arg(long, value_parser = length, value_name = "LENGTH", default_value = "1h")]
     run: Nanos,
-    /// CPU time in all.
+    /// CPU time in all; for a quote, without it, that of all its CPUs (1, if not stated) for all the time.
     #[arg(long, value_parser = length, value_name = "LENGTH")]
     cpu: Option<Nanos>,
     /// Memory held all the time.
@@ -104,16 +113,15 @@ pub(super) fn main(command: &Command) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-pub(super) fn rate_main(command: &RateCommand) -> Result<Exit, Failure> {
+pub(super) fn rate_main(socket: &Path, command: &RateCommand) -> Result<Exit, Failure> {
     let arguments = match command {
         RateCommand::Explain(arguments) => arguments,
         RateCommand::Check { card } => return checked(card),
+        RateCommand::Replay(arguments) => return replay::main(socket, arguments),
     };
     let card = card(&arguments.card)?;
-    let (usage, gpus) = usage(arguments)?;
-    let traits: Traits = arguments.traits.iter().cloned().collect();
-    let at = arguments.at.unwrap_or(card.effective_from);
-    print(&explain(&card, &priced(arguments, (&usage, &gpus), &traits, at)));
+    let (usage, gpus) = arguments.shape.usage()?;
+    print(&explain(&card, &arguments.shape.priced((&usage, &gpus), &arguments.shape.traits(), &card)));
     Ok(Exit::Done)
 }
 
@@ -134,30 +142,70 @@ fn checked(path: &Path) -> Result<Exit, Failure> {
     }
 }
 
-fn priced<'a>(arguments: &Explain, (usage, gpus): (&'a Usage, &'a [HeldGpu]), traits: &'a Traits, at: Wall) -> Priced<'a> {
-    let stated = Stated { at, traits, cpus: arguments.cpus, memory_bytes: arguments.memory };
-    Priced { usage, gpus, before: None, stated, ended: arguments.outcome }
-}
+impl Shape {
+    /// For how long it runs.
+    pub(super) fn length(&self) -> Nanos {
+        self.run
+    }
 
-fn usage(arguments: &Explain) -> Result<(Usage, Vec<HeldGpu>), Failure> {
-    let still_ns = |length: Option<Nanos>| length.map_or(0, |length| u128::from(length.0));
-    let paused_ns = still_ns(arguments.paused);
-    // Whom another has stand still keeps its place, its memory and its devices: that time is among the running.
-    let wall_ns = u128::from(arguments.run.0) + paused_ns;
-    let model = GpuModel::new(&arguments.gpu_model);
-    let id = |number: u32| format!("GPU-{number}").parse::<GpuId>().map_err(Failure::other);
-    let ids: Vec<GpuId> = (0..arguments.gpus).map(id).collect::<Result<_, _>>()?;
-    let usage = Usage {
-        cpu_ns: arguments.cpu.map_or(0, |cpu| u128::from(cpu.0)),
-        memory_byte_ns: u128::from(arguments.memory.unwrap_or(0)) * wall_ns,
-        memory_anon_byte_ns: u128::from(arguments.memory.unwrap_or(0)) * wall_ns,
-        gpu_held_ns: ids.iter().map(|id| (id.clone(), wall_ns)).collect::<BTreeMap<_, _>>(),
-        wall_ns,
-        job_starts: 1,
-        frozen_ns: still_ns(arguments.frozen),
-        paused_ns,
-    };
-    Ok((usage, ids.into_iter().map(|gpu| HeldGpu { gpu, model: model.clone() }).collect()))
+    /// What is stated of it.
+    pub(super) fn traits(&self) -> Traits {
+        self.traits.iter().cloned().collect()
+    }
+
+    /// With the CPU time that it can use at most, where none is given.
+    pub(super) fn at_most(mut self) -> Shape {
+        let cpus = u64::from(self.cpus.unwrap_or(1));
+        self.cpu.get_or_insert(Nanos(self.run.0.saturating_mul(cpus)));
+        self
+    }
+
+    /// What a card prices of it.
+    pub(super) fn priced<'a>(&self, (usage, gpus): (&'a Usage, &'a [HeldGpu]), traits: &'a Traits, card: &Card) -> Priced<'a> {
+        let at = self.at.unwrap_or(card.effective_from);
+        let stated = Stated { at, traits, cpus: self.cpus, memory_bytes: self.memory };
+        Priced { usage, gpus, before: None, stated, ended: self.outcome }
+    }
+
+    /// What it uses, and the devices that it holds.
+    pub(super) fn usage(&self) -> Result<(Usage, Vec<HeldGpu>), Failure> {
+        let still_ns = |length: Option<Nanos>| length.map_or(0, |length| u128::from(length.0));
+        let paused_ns = still_ns(self.paused);
+        // Whom another has stand still keeps its place, its memory and its devices: that time is among the running.
+        let wall_ns = u128::from(self.run.0) + paused_ns;
+        let model = GpuModel::new(&self.gpu_model);
+        let id = |number: u32| format!("GPU-{number}").parse::<GpuId>().map_err(Failure::other);
+        let ids: Vec<GpuId> = (0..self.gpus).map(id).collect::<Result<_, _>>()?;
+        let usage = Usage {
+            cpu_ns: self.cpu.map_or(0, |cpu| u128::from(cpu.0)),
+            memory_byte_ns: u128::from(self.memory.unwrap_or(0)) * wall_ns,
+            memory_anon_byte_ns: u128::from(self.memory.unwrap_or(0)) * wall_ns,
+            gpu_held_ns: ids.iter().map(|id| (id.clone(), wall_ns)).collect::<BTreeMap<_, _>>(),
+            wall_ns,
+            job_starts: 1,
+            frozen_ns: still_ns(self.frozen),
+            paused_ns,
+        };
+        Ok((usage, ids.into_iter().map(|gpu| HeldGpu { gpu, model: model.clone() }).collect()))
+    }
+
+    /// One that holds so many devices for so many seconds, and uses no CPU time.
+    #[cfg(test)]
+    pub(super) fn of(seconds: u64, gpus: u32, gpu_model: &str) -> Shape {
+        Shape {
+            run: Nanos::from_secs(seconds),
+            cpu: Some(Nanos(0)),
+            memory: None,
+            gpus,
+            gpu_model: gpu_model.to_owned(),
+            cpus: None,
+            frozen: None,
+            paused: None,
+            traits: Vec::new(),
+            outcome: None,
+            at: None,
+        }
+    }
 }
 
 fn card_text(card: &Card) -> String {
@@ -191,28 +239,11 @@ mod tests {
     use super::*;
     use crate::node::sample;
 
-    fn explain_an_hour() -> Explain {
-        Explain {
-            card: PathBuf::new(),
-            run: Nanos::from_secs(3_600),
-            cpu: None,
-            memory: None,
-            gpus: 0,
-            gpu_model: "GPU".to_owned(),
-            cpus: None,
-            frozen: None,
-            paused: None,
-            traits: Vec::new(),
-            outcome: None,
-            at: None,
-        }
-    }
-
     #[test]
     fn standing_still_comes_beside_the_running_and_by_whose_hand_it_was() {
         let half = Nanos::from_secs(1_800);
-        let arguments = Explain { gpus: 1, frozen: Some(half), paused: Some(half), ..explain_an_hour() };
-        let (usage, _) = usage(&arguments).unwrap();
+        let shape = Shape { frozen: Some(half), paused: Some(half), ..Shape::of(3_600, 1, "GPU") };
+        let (usage, _) = shape.usage().unwrap();
         let (half, hour) = (u128::from(half.0), 3_600_000_000_000);
         assert_eq!((usage.wall_ns - usage.paused_ns, usage.paused_ns, usage.frozen_ns), (hour, half, half));
         assert_eq!(
@@ -229,9 +260,7 @@ mod tests {
 
     #[test]
     fn eight_gpus_for_two_hours_at_four_are_sixty_four() {
-        let arguments =
-            Explain { run: Nanos::from_secs(7_200), gpus: 8, gpu_model: "NVIDIA H100 80GB HBM3".to_owned(), ..explain_an_hour() };
-        let (usage, gpus) = usage(&arguments).unwrap();
+        let (usage, gpus) = Shape::of(7_200, 8, "NVIDIA H100 80GB HBM3").usage().unwrap();
         let text = explain(&sample::card(), &Priced::so_far(&usage, &gpus));
         assert!(text.contains("= 64 credits"), "{text}");
     }

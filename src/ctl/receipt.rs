@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::client::{Failure, job_path};
+use super::client::{Client, Failure, job_path, typed};
 use super::exit::Exit;
 use super::quantity::{show_bytes, show_length, show_wide_length};
 use super::table::{Align, pairs, table};
-use super::{Format, show};
+use super::{Format, html, print, show};
 use crate::domain::detail::Readings;
 use crate::domain::id::JobName;
 use crate::domain::job::{Gap, GapRule};
@@ -23,12 +23,21 @@ use crate::domain::usage::Meter;
 pub(super) struct Arguments {
     /// The job.
     job: JobName,
+    /// As one page to be printed or sent, on standard output.
+    #[arg(long, conflicts_with = "output")]
+    html: bool,
     #[command(flatten)]
     format: Format,
 }
 
 pub(super) fn main(socket: &Path, arguments: &Arguments) -> Result<Exit, Failure> {
-    show(socket, &job_path(arguments.job.as_str(), "/receipt"), arguments.format, text)
+    let path = job_path(arguments.job.as_str(), "/receipt");
+    if arguments.html {
+        let receipt: Receipt = typed(Client::new(socket)?.read(&path)?)?;
+        print(&html::page(&receipt));
+        return Ok(Exit::Done);
+    }
+    show(socket, &path, arguments.format, text)
 }
 
 /// The receipt for people.
@@ -65,16 +74,20 @@ pub(super) fn head(receipt: &Receipt) -> String {
     if let Some(ended) = &receipt.ended {
         lines.push(("ended", ended.clone()));
     }
-    if let Some(outcome) = receipt.outcome {
-        let code = receipt.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
-        let basis = receipt.basis.map(|basis| format!(", {}", by(basis, receipt.reported))).unwrap_or_default();
-        lines.push(("outcome", format!("{outcome}{code}{basis}")));
-    }
+    lines.extend(outcome_text(receipt).map(|outcome| ("outcome", outcome)));
     if receipt.measure == Some(Measure::ProcessTree) {
         let text = "as a process tree: CPU time is a lower bound, memory counts shared pages for each process";
         lines.push(("measured", text.to_owned()));
     }
     pairs(&lines)
+}
+
+/// How it ended, and by what evidence.
+pub(super) fn outcome_text(receipt: &Receipt) -> Option<String> {
+    let outcome = receipt.outcome?;
+    let code = receipt.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
+    let basis = receipt.basis.map(|basis| format!(", {}", by(basis, receipt.reported))).unwrap_or_default();
+    Some(format!("{outcome}{code}{basis}"))
 }
 
 /// What the outcome rests on, in words.

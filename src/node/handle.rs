@@ -177,6 +177,7 @@ pub struct Board {
     picture: RwLock<Arc<Picture>>,
     shown: watch::Sender<Shown>,
     durable: watch::Sender<u64>,
+    card: RwLock<Option<Arc<Card>>>,
 }
 
 impl Board {
@@ -202,6 +203,17 @@ impl Board {
     /// Tells those who follow the journal how far it is on disk.
     pub fn tell_durable(&self, seq: u64) {
         self.durable.send_replace(seq);
+    }
+
+    /// Another card is in force.
+    pub fn show_card(&self, card: Arc<Card>) {
+        *self.card.write().unwrap_or_else(PoisonError::into_inner) = Some(card);
+    }
+
+    /// The card in force, if there is one.
+    #[must_use]
+    pub fn card(&self) -> Option<Arc<Card>> {
+        self.card.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// To wait for more facts on disk.

@@ -35,6 +35,7 @@ use super::{journal, metrics};
 use crate::authority::embedded::Embedded;
 use crate::authority::store::Done;
 use crate::domain::agent::start::{Novelty, Refusal, Reply};
+use crate::domain::batch::ReceiptRow;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{AccountId, JobName, PaymentId, Uid};
 use crate::domain::job::{Ending, Phase};
@@ -46,7 +47,7 @@ use crate::domain::view::{AccountView, JobView};
 use crate::domain::wire::AccountPolicy;
 
 use answer::{Answer, Problem};
-use operation::Operation;
+use operation::{Operation, ReceiptsWanted};
 use peer::{Doors, LocalPeer, Peer, TcpDoor, UnixDoor};
 use rate::Rates;
 
@@ -55,6 +56,9 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Jobs that one ordinary user may have on a node at once: each costs every tick a look.
 const JOBS_EACH_MAX: usize = 256;
+
+/// Receipts of one page.
+const RECEIPTS_PAGE: u32 = 200;
 
 /// The local API of one agent. Clones share it.
 #[derive(Clone)]
@@ -230,6 +234,7 @@ impl Api {
             Operation::Jobs => self.jobs(peer, &*self.current_picture().await),
             Operation::Job(name) => self.job(peer, &name, &*self.current_picture().await),
             Operation::Receipt(name) => self.receipt(peer, name).await,
+            Operation::Receipts(wanted) => self.receipts(peer, wanted).await,
             Operation::Events(wanted) => self.events(peer, wanted).await.map(Answer::Events),
             Operation::Start(request) => self.start(peer, request).await,
             Operation::Stop(name, request) => self.stop(peer, name, request).await,
@@ -238,6 +243,7 @@ impl Api {
             Operation::Accounts => self.accounts(peer).await,
             Operation::Account(account) => self.account(peer, account).await,
             Operation::Ledger(account, limit) => self.ledger(peer, account, limit).await,
+            Operation::Card => self.card(peer),
             Operation::Anchors => self.anchors(peer).await,
             Operation::CreateAccount(create) => self.create_account(peer, create).await,
             Operation::SetPolicy(account, changes) => self.set_policy(peer, account, changes).await,
@@ -326,18 +332,22 @@ impl Api {
             return if seen { Ok(Answer::Document(json!(receipt))) } else { Err(Problem::from(unknown_job(&name))) };
         }
         let (dir, job) = (self.0.state_dir.clone(), name.to_string());
-        let rows = match blocking(move || journal::read_receipts(&dir, &job)).await? {
-            Ok(rows) => rows,
-            Err(JournalError::Absent(_)) => Vec::new(),
-            Err(error) => {
-                tracing::warn!(event = "journal_unreadable", %error, "a receipt was asked for");
-                let hint = "meterctl journal verify tells what is wrong with it";
-                return Err(Problem::new("journal_unreadable", "the journal cannot be read", hint));
-            }
-        };
+        let rows = from_journal(blocking(move || journal::read_receipts(&dir, &job)).await?)?;
         let receipts = rows.iter().filter_map(|row| serde_json::from_str::<Receipt>(&row.json).ok());
         let seen = receipts.into_iter().find(|receipt| self.0.access.sees_job(&peer.who, receipt.owner_uid));
         seen.map(|receipt| Answer::Document(json!(receipt))).ok_or_else(|| Problem::from(unknown_job(&name)))
+    }
+
+    /// A page of closed jobs' receipts: those that the caller may see, and from where the next page goes on.
+    async fn receipts(&self, peer: &Peer, wanted: ReceiptsWanted) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Jobs)?;
+        let dir = self.0.state_dir.clone();
+        let page = move || journal::read_receipts_page(&dir, wanted.after, wanted.ended_since, RECEIPTS_PAGE);
+        let rows = from_journal(blocking(page).await?)?;
+        let next = rows.last().filter(|_| rows.len() == RECEIPTS_PAGE as usize).map(|row| row.attempt);
+        let receipts = rows.iter().filter_map(|row| serde_json::from_str::<Receipt>(&row.json).ok());
+        let seen: Vec<Receipt> = receipts.filter(|receipt| self.0.access.sees_job(&peer.who, receipt.owner_uid)).collect();
+        Ok(Answer::Document(json!({ "receipts": seen, "next": next })))
     }
 
     async fn start(&self, peer: &Peer, mut request: StartRequest) -> Result<Answer, Problem> {
@@ -444,6 +454,15 @@ impl Api {
         Ok(Answer::Document(json!({ "account": account, "entries": entries })))
     }
 
+    /// As JSON text within the document: its numbers may be wider than those of JSON values here.
+    fn card(&self, peer: &Peer) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Jobs)?;
+        let none = || Problem::new("no_rate_card", "no rate card is in force", "set rate_card in meterd.toml and reload");
+        let card = self.0.handle.board().card().ok_or_else(none)?;
+        let text = serde_json::to_string(&*card).map_err(|error| Problem::new("no_rate_card", error.to_string(), "report this"))?;
+        Ok(Answer::Document(json!({ "card": text })))
+    }
+
     async fn anchors(&self, peer: &Peer) -> Result<Answer, Problem> {
         self.check(peer, Ask::Administer)?;
         let anchors = self.ask(Embedded::anchors).await?;
@@ -490,6 +509,19 @@ impl Api {
             Done::Now => Answer::Created(document),
             Done::Before => Answer::Document(document),
         })
+    }
+}
+
+/// What was read from the journal; nothing where there is none yet.
+fn from_journal(read: Result<Vec<ReceiptRow>, JournalError>) -> Result<Vec<ReceiptRow>, Problem> {
+    match read {
+        Err(JournalError::Absent(_)) => Ok(Vec::new()),
+        Ok(rows) => Ok(rows),
+        Err(error) => {
+            tracing::warn!(event = "journal_unreadable", %error, "a receipt was asked for");
+            let hint = "meterctl journal verify tells what is wrong with it";
+            Err(Problem::new("journal_unreadable", "the journal cannot be read", hint))
+        }
     }
 }
 

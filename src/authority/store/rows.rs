@@ -90,6 +90,17 @@ pub(super) fn epochs(connection: &Connection, id: &AccountId, named: &BTreeSet<E
     Ok(found)
 }
 
+/// All of the account's epochs.
+pub(super) fn all_epochs(connection: &Connection, id: &AccountId) -> Result<Vec<EpochAccount>, Stop> {
+    let mut statement = connection.prepare_cached("SELECT * FROM epoch WHERE account = ?1")?;
+    let mut rows = statement.query([id.as_str()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(epoch(row)?);
+    }
+    Ok(found)
+}
+
 fn epoch(row: &Row<'_>) -> Result<EpochAccount, Stop> {
     Ok(EpochAccount {
         node: text(row, "node")?,

@@ -153,6 +153,10 @@ pub enum Trait {
     CpuClass,
     /// Anything.
     Label,
+    /// What its account spends it for.
+    Project,
+    /// Which model is being trained or served.
+    Model,
 }
 
 /// What was stated of a job at its start, or is selected by a line.
@@ -179,8 +183,8 @@ words!(Timing, 4, Advance "advance", Accrue "accrue", SettleAtEnd "settle_at_end
 words!(Anchor, 2, Segment "segment", Job "job");
 words!(Basis, 5, Used "used", Allocated "allocated", MaxOf "max_of", Instance "instance", Event "event");
 words!(
-    Trait, 8, Tier "tier", InstanceClass "instance_class", Cargo "cargo", Partition "partition", Qos "qos", Node "node",
-    CpuClass "cpu_class", Label "label",
+    Trait, 10, Tier "tier", InstanceClass "instance_class", Cargo "cargo", Partition "partition", Qos "qos", Node "node",
+    CpuClass "cpu_class", Label "label", Project "project", Model "model",
 );
 
 impl Default for StateRates {

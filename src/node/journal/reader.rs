@@ -165,6 +165,16 @@ pub fn read_receipts(dir: &Path, job: &str) -> Result<Vec<ReceiptRow>, JournalEr
     receipts(&connection, "SELECT attempt, job, ended_wall_ms, json, seal FROM receipt WHERE job = ?1 ORDER BY attempt DESC", [job])
 }
 
+/// Some receipt records of jobs that ended then or later, by attempt, behind this one.
+///
+/// # Errors
+/// As [`read_receipts`].
+pub fn read_receipts_page(dir: &Path, after: Attempt, ended_since: Wall, limit: u32) -> Result<Vec<ReceiptRow>, JournalError> {
+    let connection = open(dir)?;
+    let sql = "SELECT attempt, job, ended_wall_ms, json, seal FROM receipt WHERE attempt > ?1 AND ended_wall_ms >= ?2 ORDER BY attempt LIMIT ?3";
+    receipts(&connection, sql, (int(after.0), int(ended_since.0), limit))
+}
+
 /// The receipt record of a job's latest attempt that ended.
 ///
 /// # Errors

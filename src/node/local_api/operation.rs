@@ -5,8 +5,9 @@ use serde_json::{Map, Value};
 
 use super::answer::Problem;
 use crate::domain::enforcement::Enforcement;
-use crate::domain::id::{AccountId, JobName};
+use crate::domain::id::{AccountId, Attempt, JobName};
 use crate::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
+use crate::domain::time::Wall;
 use crate::domain::wire::AccountPolicy;
 
 /// Ledger lines given unless told otherwise.
@@ -33,6 +34,8 @@ pub enum Operation {
     Job(JobName),
     /// `GET /v1/jobs/{job}/receipt`, and `…/why`, which is the same document for another reader.
     Receipt(JobName),
+    /// `GET /v1/receipts?after=ATTEMPT&ended_since=MS`: closed jobs, page by page.
+    Receipts(ReceiptsWanted),
     /// `GET /v1/events?since=SEQ&follow=yes&job=JOB&account=ACCOUNT`.
     Events(EventsWanted),
     /// `POST /v1/jobs`.
@@ -45,6 +48,8 @@ pub enum Operation {
     Account(AccountId),
     /// `GET /v1/accounts/{account}/ledger?limit=100`, newest first.
     Ledger(AccountId, u32),
+    /// `GET /v1/card`: the rate card in force.
+    Card,
     /// `GET /v1/anchors`: how far the journal went, as the authority keeps it.
     Anchors,
     /// `POST /v1/accounts`.
@@ -72,6 +77,15 @@ pub struct EventsWanted {
     pub account: Option<AccountId>,
 }
 
+/// Which receipts: by attempt, in rising order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReceiptsWanted {
+    /// Behind this attempt.
+    pub after: Attempt,
+    /// Of jobs that ended then or later.
+    pub ended_since: Wall,
+}
+
 /// Does a stream go on with what comes?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Follow {
@@ -93,7 +107,7 @@ pub enum Audience {
 /// For whom a path is; the rest is told by what is asked.
 #[must_use]
 pub fn audience(method: &Method, path: &str) -> Audience {
-    let private = ["/v1/jobs", "/v1/accounts", "/v1/anchors", "/v1/events", "/v1/enforcement"];
+    let private = ["/v1/jobs", "/v1/receipts", "/v1/card", "/v1/accounts", "/v1/anchors", "/v1/events", "/v1/enforcement"];
     let reads = method == Method::GET || method == Method::HEAD;
     if reads && !private.iter().any(|prefix| path.starts_with(prefix)) { Audience::Everybody } else { Audience::Local }
 }
@@ -119,6 +133,8 @@ impl Operation {
             ["v1", "jobs", job] if get => Ok(Operation::Job(name(job)?)),
             ["v1", "jobs", job, "receipt" | "why"] if get => Ok(Operation::Receipt(name(job)?)),
             ["v1", "jobs", job, "stop"] if post => Ok(Operation::Stop(name(job)?, parsed(body, StopRequest::parse)?)),
+            ["v1", "receipts"] if get => receipts(query).map(Operation::Receipts),
+            ["v1", "card"] if get => Ok(Operation::Card),
             ["v1", "anchors"] if get => Ok(Operation::Anchors),
             ["v1", "accounts"] if get => Ok(Operation::Accounts),
             ["v1", "accounts"] if post => parsed(body, |text| CreateAccount::parse_with(text, defaults)).map(Operation::CreateAccount),
@@ -144,7 +160,7 @@ fn is_path(segments: &[&str]) -> bool {
     matches!(
         segments,
         ["" | "healthz" | "readyz" | "metrics"]
-            | ["v1", "status" | "jobs" | "accounts" | "anchors" | "events" | "enforcement"]
+            | ["v1", "status" | "jobs" | "accounts" | "anchors" | "card" | "receipts" | "events" | "enforcement"]
             | ["v1", "jobs" | "accounts", _]
             | ["v1", "jobs", _, "receipt" | "why" | "stop"]
             | ["v1", "enforcement", "confirm"]
@@ -199,6 +215,21 @@ fn events(query: Option<&str>) -> Result<EventsWanted, Problem> {
             ("follow", "no") => wanted.follow = Follow::No,
             ("job", value) => wanted.job = Some(name(value)?),
             ("account", value) => wanted.account = Some(name(value)?),
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(wanted)
+}
+
+fn receipts(query: Option<&str>) -> Result<ReceiptsWanted, Problem> {
+    let mut wanted = ReceiptsWanted::default();
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let wrong = || Problem::new("malformed_query", format!("{pair:?} is not understood"), "after=ATTEMPT, ended_since=MILLISECONDS");
+        let (key, value) = pair.split_once('=').ok_or_else(wrong)?;
+        let number: u64 = value.parse().map_err(|_| wrong())?;
+        match key {
+            "after" => wanted.after = Attempt(number),
+            "ended_since" => wanted.ended_since = Wall(number),
             _ => return Err(wrong()),
         }
     }
@@ -264,6 +295,17 @@ mod tests {
     }
 
     #[test]
+    fn receipts_are_asked_for_from_somewhere_on() {
+        let receipts = |query| Operation::read(&Method::GET, "/v1/receipts", query, b"", &AccountPolicy::default());
+        assert_eq!(receipts(None), Ok(Operation::Receipts(ReceiptsWanted::default())));
+        let wanted = ReceiptsWanted { after: Attempt(7), ended_since: Wall(1_000) };
+        assert_eq!(receipts(Some("after=7&ended_since=1000")), Ok(Operation::Receipts(wanted)));
+        for bad in ["after=-1", "after", "since=1", "ended_since=x", "="] {
+            assert_eq!(receipts(Some(bad)).unwrap_err().code(), "malformed_query", "{bad}");
+        }
+    }
+
+    #[test]
     fn a_stream_says_from_where_and_of_whom() {
         let events = |query| Operation::read(&Method::GET, "/v1/events", query, b"", &AccountPolicy::default());
         let all = EventsWanted { since: None, follow: Follow::No, job: None, account: None };
@@ -278,7 +320,7 @@ mod tests {
 
     #[test]
     fn strangers_are_sent_away_from_whatever_is_private_or_changes_something() {
-        for path in ["/v1/jobs", "/v1/jobs/a/receipt", "/v1/accounts", "/v1/anchors", "/v1/events", "/v1/enforcement"] {
+        for path in ["/v1/jobs", "/v1/jobs/a/receipt", "/v1/receipts", "/v1/accounts", "/v1/anchors", "/v1/events", "/v1/enforcement"] {
             assert_eq!(audience(&Method::GET, path), Audience::Local, "{path}");
         }
         for path in ["/", "/healthz", "/readyz", "/metrics", "/v1/status", "/nothing"] {
