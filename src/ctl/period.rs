@@ -7,6 +7,8 @@ use jiff::{Timestamp, ToSpan as _};
 use crate::domain::report::{DAY_MS, Span};
 use crate::domain::time::Wall;
 
+const HOUR_MS: u64 = 3_600_000;
+
 /// A span, not yet placed in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Period {
@@ -22,17 +24,23 @@ pub(super) enum Period {
     Named(Date),
     /// From the beginning of a day up to the end of another.
     Dates(Date, Date),
+    /// That hour of that day.
+    Hour(Date, u64),
 }
 
-/// Reads `month`, `last-month`, `today`, `7d`, `2026-03` or `2026-03-01..2026-03-14`.
+/// Reads `month`, `last-month`, `today`, `7d`, `2026-03`, `2026-03-01..2026-03-14` or `2026-03-01T10`.
 pub(super) fn period(text: &str) -> Result<Period, String> {
     let wrong = || {
-        format!("{text:?} is no period: write month, last-month, today, 14d, 2026-03 or 2026-03-01..2026-03-14 (both days included)")
+        format!("{text:?} is no period: write month, last-month, today, 14d, 2026-03, 2026-03-01..2026-03-14 (both days included) or an hour as 2026-03-01T10")
     };
     let date = |text: &str| text.parse::<Date>().map_err(|_| wrong());
     if let Some((from, to)) = text.split_once("..") {
         let (from, to) = (date(from)?, date(to)?);
         return if from <= to { Ok(Period::Dates(from, to)) } else { Err(wrong()) };
+    }
+    if let Some((day, hour)) = text.split_once('T') {
+        let hour = hour.parse::<u64>().ok().filter(|hour| *hour < 24 && text.len() == "2026-03-01T10".len()).ok_or_else(wrong)?;
+        return Ok(Period::Hour(date(day)?, hour));
     }
     let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()).filter(|days| (1..=3_660).contains(days));
     match text {
@@ -58,6 +66,10 @@ impl Period {
             }
             Period::Days(days) => Span::days(*days, now),
             Period::Named(first) => month(*first),
+            Period::Hour(day, hour) => {
+                let from = Wall(midnight(*day).0 + hour * HOUR_MS);
+                Span { from, to: Wall(from.0 + HOUR_MS) }
+            }
             Period::Dates(from, to) => Span { from: midnight(*from), to: Wall(midnight(*to).0.saturating_add(DAY_MS)) },
         }
     }
@@ -100,7 +112,9 @@ mod tests {
         assert_eq!(told("today"), at("2026-03-10T00:00:00", "2026-03-11T00:00:00"));
         assert_eq!(told("7d"), at("2026-03-03T12:00:00", "2026-03-10T12:00:00"));
         assert_eq!(told("2026-03-01..2026-03-01"), at("2026-03-01T00:00:00", "2026-03-02T00:00:00"));
-        for bad in ["", "d", "0d", "-1d", "2026", "2026-13", "2026-03-02..2026-03-01", "yesterday", "7 d"] {
+        assert_eq!(told("2026-03-01T00"), at("2026-03-01T00:00:00", "2026-03-01T01:00:00"));
+        assert_eq!(told("2026-03-01T23"), at("2026-03-01T23:00:00", "2026-03-02T00:00:00"));
+        for bad in ["2026-03-01T24", "2026-03-01T1", "2026-03-01T", "T10", "", "d", "0d", "-1d", "2026", "2026-13", "2026-03-02..2026-03-01", "yesterday", "7 d"] {
             assert!(period(bad).is_err(), "{bad}");
         }
     }

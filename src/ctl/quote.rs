@@ -26,7 +26,7 @@ pub(super) struct Arguments {
     card: Option<PathBuf>,
     #[command(flatten)]
     shape: Shape,
-    /// How long would this account's balance last if such a job ran besides what runs now?
+    /// How long would the balance of this account last if such a job ran besides what runs now?
     #[arg(long)]
     account: Option<AccountId>,
     #[command(flatten)]
@@ -122,8 +122,8 @@ fn by_the_hour(cost: Credits, length: Nanos) -> Credits {
 }
 
 fn balance(account: &AccountId, found: &OneAccount, cost: Credits, per_hour: Credits) -> Balance {
-    let held = found.node.as_ref().map_or(Credits::ZERO, |node| node.in_hand);
-    let available = found.authority.available.plus(held);
+    // What nodes hold is the account's as well, and what was charged within the last seconds may still be in here.
+    let available = found.authority.free.plus(found.authority.paid);
     let burning = found.node.as_ref().map_or(Credits::ZERO, |node| node.burn_per_hour);
     let with_this = burning.plus(per_hour);
     Balance {
@@ -170,8 +170,8 @@ mod tests {
     }
 
     fn account(available: &str, burn_per_hour: &str) -> (AccountId, OneAccount) {
-        let node = AccountView { burn_per_hour: credits(burn_per_hour), in_hand: Credits::ZERO, ..sample::view().accounts.remove(0) };
-        let authority = ledger::AccountView { available: credits(available), ..sample::ledger_account() };
+        let node = AccountView { burn_per_hour: credits(burn_per_hour), ..sample::view().accounts.remove(0) };
+        let authority = ledger::AccountView { free: Credits::ZERO, paid: credits(available), ..sample::ledger_account() };
         ("lab".parse().unwrap(), OneAccount { authority, node: Some(node) })
     }
 
@@ -200,8 +200,8 @@ mod tests {
             assert_eq!((made.with_this_per_hour, made.lasts_s), (credits("2.5"), Some(36_000)), "{now} and {more}");
         }
         let (id, mut found) = account("20", "2.5");
-        found.node.as_mut().unwrap().in_hand = credits("5");
-        assert_eq!(balance(&id, &found, Credits::ZERO, Credits::ZERO).lasts_s, Some(36_000), "what the node holds counts as well");
+        (found.authority.free, found.authority.held) = (credits("5"), credits("25"));
+        assert_eq!(balance(&id, &found, Credits::ZERO, Credits::ZERO).lasts_s, Some(36_000), "both buckets, and what nodes hold of them");
     }
 
     #[test]

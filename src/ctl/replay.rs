@@ -93,7 +93,7 @@ fn text(draft: &Card, comparison: &Comparison) -> String {
     text.push_str(&table(&headings, &rows));
     let count = |wanted: fn(Credits) -> bool| accounts.values().filter(|sums| wanted(sums.change())).count();
     let (less, more) = (count(|change| change < Credits::ZERO), count(Credits::is_positive));
-    text.push_str(&format!("\n{more} accounts pay more, {less} less, {} the same\n", accounts.len() - more - less));
+    text.push_str(&format!("\naccounts that pay more: {more}, less: {less}, the same: {}\n", accounts.len() - more - less));
     let mut by_job: Vec<&Repriced> = jobs.iter().filter(|job| job.was != job.would).collect();
     by_job.sort_by_key(|job| (job.would.minus(job.was), job.attempt));
     text.push_str(&listed("who pays less", by_job.iter().copied().filter(|job| job.would < job.was)));
@@ -102,14 +102,14 @@ fn text(draft: &Card, comparison: &Comparison) -> String {
     if !least.is_empty() {
         let names: Vec<String> = least.iter().take(LISTED).map(|job| job.job.to_string()).collect();
         text.push_str(&format!(
-            "\nat least: {} jobs have gaps in a meter that the draft prices, such as {}: nobody knows what they used then\n",
+            "\nat least ({}): jobs with gaps in a meter that the draft prices, such as {}: nobody knows what they used then\n",
             least.len(),
             names.join(", ")
         ));
     }
     if !not_replayed.is_empty() {
         let was: Credits = not_replayed.iter().map(|job| job.was).sum();
-        text.push_str(&format!("\nnot replayed: {} jobs that were charged {was}\n", not_replayed.len()));
+        text.push_str(&format!("\nnot replayed ({}), charged {was}\n", not_replayed.len()));
         let headings = [("  JOB", Align::Left), ("ATTEMPT", Align::Right), ("CHARGED", Align::Right), ("WHY NOT", Align::Left)];
         let row = |job: &NotReplayed| vec![format!("  {}", job.job), job.attempt.to_string(), job.was.to_string(), job.why.clone()];
         text.push_str(&table(&headings, &not_replayed.iter().map(row).collect::<Vec<_>>()));
@@ -132,7 +132,7 @@ fn listed<'a>(title: &str, jobs: impl Iterator<Item = &'a Repriced>) -> String {
         vec![format!("  {}", job.job), job.attempt.to_string(), job.account.to_string(), was, would, change]
     };
     let rows: Vec<Vec<String>> = jobs.take(LISTED).map(row).collect();
-    if rows.is_empty() { String::new() } else { format!("\n{title} (the first {})\n{}", rows.len(), table(&headings, &rows)) }
+    if rows.is_empty() { String::new() } else { format!("\n{title}{}\n{}", if rows.len() < LISTED { "" } else { " (the first ten)" }, table(&headings, &rows)) }
 }
 
 #[cfg(test)]
@@ -165,6 +165,6 @@ mod tests {
         let train = Followed::of_receipt(&sample::receipt()).unwrap();
         let comparison = Comparison::of([&train].into_iter(), &sample::card());
         assert_eq!(comparison.total.change(), Credits::ZERO);
-        assert!(text(&sample::card(), &comparison).contains("0 accounts pay more, 0 less, 1 the same"));
+        assert!(text(&sample::card(), &comparison).contains("accounts that pay more: 0, less: 0, the same: 1"));
     }
 }

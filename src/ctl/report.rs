@@ -52,7 +52,7 @@ struct SpentArguments {
     /// What the rows are.
     #[arg(long, value_enum, default_value = "account")]
     by: Rows,
-    /// month, last-month, today, 14d, 2026-03 or 2026-03-01..2026-03-14; days are those of UTC.
+    /// month, last-month, today, 14d, 2026-03, 2026-03-01..2026-03-14, or an hour as 2026-03-01T10; days are those of UTC.
     #[arg(long, value_parser = period, default_value = "month", value_name = "PERIOD")]
     period: Period,
     /// Only this account's jobs.
@@ -220,7 +220,7 @@ fn text(document: &Document) -> String {
     text.push_str(&dearest_text(dearest));
     text.push_str(&under_used_text(under_used));
     if 0 < *still_running {
-        let _ = writeln!(text, "\n{still_running} jobs go on: what they cost so far is in here");
+        let _ = writeln!(text, "\ngoing on: {still_running}; what they cost so far is in here");
     }
     text
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::client::{Client, Failure, job_path, typed};
+use super::complain;
 use crate::domain::agent::{Agent, Settings};
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{Attempt, BootId};
@@ -86,15 +87,11 @@ pub(super) fn recovered(dir: &Path) -> Result<Agent, Failure> {
 }
 
 fn from_files(dir: &Path, ended_since: Wall) -> Result<Vec<Receipt>, Failure> {
-    let mut found = Vec::new();
-    let mut after = Attempt(0);
-    loop {
-        let page = journal::read_receipts_page(dir, after, ended_since, 1_000).map_err(Failure::other)?;
-        let Some(last) = page.last() else { break };
-        after = last.attempt;
-        for row in &page {
-            let unread = |error: serde_json::Error| Failure::Other(format!("the receipt of attempt {}: {error}", row.attempt));
-            found.push(serde_json::from_str(&row.json).map_err(unread)?);
+    let mut found = closed(dir, ended_since)?;
+    for folder in journal::list_aside(dir) {
+        match closed(&folder, ended_since) {
+            Ok(receipts) => found.extend(receipts),
+            Err(failure) => complain(&format!("{}: set aside, and not read: {failure}", folder.display())),
         }
     }
     let agent = recovered(dir)?;
@@ -110,4 +107,19 @@ fn from_files(dir: &Path, ended_since: Wall) -> Result<Vec<Receipt>, Failure> {
     };
     found.extend(agent.jobs.values().map(|job| Receipt::of(job, &agent, &settings)));
     Ok(found)
+}
+
+/// The receipts of a journal's closed jobs.
+fn closed(dir: &Path, ended_since: Wall) -> Result<Vec<Receipt>, Failure> {
+    let mut found = Vec::new();
+    let mut after = Attempt(0);
+    loop {
+        let page = journal::read_receipts_page(dir, after, ended_since, 1_000).map_err(Failure::other)?;
+        let Some(last) = page.last() else { return Ok(found) };
+        after = last.attempt;
+        for row in &page {
+            let unread = |error: serde_json::Error| Failure::Other(format!("the receipt of attempt {}: {error}", row.attempt));
+            found.push(serde_json::from_str(&row.json).map_err(unread)?);
+        }
+    }
 }

@@ -59,7 +59,7 @@ pub struct Row {
     pub jobs: u64,
     /// What they cost in it.
     pub charge: Credits,
-    /// What of the charge of all their time was written off, for jobs whose every instant is in the span; else its even part.
+    /// What was written off of what they cost in all their time, its even part.
     pub unfunded: Credits,
     /// CPU time in it, nanoseconds.
     #[serde(with = "super::rates::charge::wide")]
