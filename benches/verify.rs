@@ -8,7 +8,6 @@
 #[path = "../src/allocator.rs"]
 mod allocator;
 #[path = "../tests/support/made_log.rs"]
-#[expect(dead_code, reason = "what the tests need of it")]
 mod made_log;
 
 use std::path::Path;

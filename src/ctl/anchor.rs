@@ -1,5 +1,6 @@
 //! The authority's anchors: places in the journals' hash chains, shown, and read from a file.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -55,11 +56,11 @@ pub(super) fn compared_text(compared: &Compared) -> String {
     let last = compared.last.map_or(String::new(), |last| format!(", the last at row {}", last.seq));
     let mut text = format!("anchors: {} are of this chain{last}", compared.same);
     if compared.before_first != 0 {
-        text.push_str(&format!("; {} lie before the first row that is kept", compared.before_first));
+        let _ = write!(text, "; {} lie before the first row that is kept", compared.before_first);
     }
     text.push('\n');
     for (epoch, seq) in &compared.elsewhere {
-        text.push_str(&format!("note: epoch {epoch} is of another journal, which went to row {seq}: it was set aside, or is another node's\n"));
+        let _ = writeln!(text, "note: epoch {epoch} is of another journal, which went to row {seq}: it was set aside, or is another node's");
     }
     text
 }

@@ -15,7 +15,7 @@ h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem;border-b
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.22rem .6rem .22rem 0;vertical-align:top}\
 th{font-weight:600}thead th{border-bottom:1px solid #999}tbody+tbody td{border-top:1px solid #ccc}\
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
-.facts th{width:11rem;color:#444;font-weight:500}\
+.facts{margin:.6rem 0}.facts th{width:11rem;color:#444;font-weight:500}\
 .sum td{border-top:1px solid #999;font-weight:600}.rules{color:#444;font-size:.85rem}\
 .total{font-size:1.3rem;font-weight:700}\
 code{font:12px/1.4 ui-monospace,'Liberation Mono',monospace;overflow-wrap:anywhere}\
@@ -58,7 +58,7 @@ pub(super) fn page(receipt: &Receipt) -> String {
     for (nth, segment) in receipt.segments.iter().enumerate() {
         segment_part(&mut page, nth + 1, segment);
     }
-    page.push_str("<h2>Charge</h2>\n");
+    page.push_str("<h2>Total</h2>\n");
     money(&mut page, receipt);
     if !receipt.gaps.is_empty() {
         let text = gaps_text(&receipt.gaps);
@@ -143,7 +143,7 @@ fn line_part(page: &mut String, line: &LineCharge) {
     let pending = if line.pending.is_zero() { String::new() } else { format!("<div class=\"rules\">{} at its end</div>", line.pending) };
     let _ = writeln!(
         page,
-        "<tr><td>{}{rules}</td><td>{}</td><td class=\"number\">{}</td><td>{}</td><td class=\"number\">{} per {}, {}</td><td class=\"number\">{}{pending}</td></tr>",
+        "<tr><td>{}{rules}</td><td>{}</td><td class=\"number\">{}</td><td>{}</td><td class=\"number\">{} per {}, rounded {}</td><td class=\"number\">{}{pending}</td></tr>",
         escaped(line.line.as_str()),
         line.meter,
         escaped(&quantity(line)),

@@ -1,5 +1,6 @@
 //! `meterctl quote`: what a job of this shape would cost, under a card or the running agent's, and how long a balance would last.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -73,12 +74,11 @@ struct Balance {
 }
 
 pub(super) fn main(socket: &Path, arguments: Arguments) -> Result<Exit, Failure> {
-    let card = match &arguments.card {
-        Some(path) => card(path)?,
-        None => {
-            let InForce { card } = typed(Client::new(socket)?.read("/v1/card")?)?;
-            serde_json::from_str(&card).map_err(Failure::other)?
-        }
+    let card = if let Some(path) = &arguments.card {
+        card(path)?
+    } else {
+        let InForce { card } = typed(Client::new(socket)?.read("/v1/card")?)?;
+        serde_json::from_str(&card).map_err(Failure::other)?
     };
     let account = arguments.account.as_ref().map(|account| {
         let found: OneAccount = typed(Client::new(socket)?.read(&account_path(account.as_str(), ""))?)?;
@@ -104,7 +104,7 @@ fn quoted(card: &Card, shape: &Shape, account: Option<&(AccountId, OneAccount)>)
     let per_hour = by_the_hour(cost, shape.length());
     let balance = account.map(|(account, found)| balance(account, found, cost, per_hour));
     let mut text = explain(card, &priced);
-    text.push_str(&format!("for {}: {cost} credits, {per_hour} an hour on average\n", show_length(shape.length())));
+    let _ = writeln!(text, "for {}: {cost} credits, {per_hour} an hour on average", show_length(shape.length()));
     if let Some(balance) = &balance {
         text.push_str(&balance_text(balance));
     }

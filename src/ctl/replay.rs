@@ -1,5 +1,6 @@
 //! `meterctl rate replay`: what stored jobs would have cost under a draft of a card.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -93,7 +94,7 @@ fn text(draft: &Card, comparison: &Comparison) -> String {
     text.push_str(&table(&headings, &rows));
     let count = |wanted: fn(Credits) -> bool| accounts.values().filter(|sums| wanted(sums.change())).count();
     let (less, more) = (count(|change| change < Credits::ZERO), count(Credits::is_positive));
-    text.push_str(&format!("\naccounts that pay more: {more}, less: {less}, the same: {}\n", accounts.len() - more - less));
+    let _ = writeln!(text, "\naccounts that pay more: {more}, less: {less}, the same: {}", accounts.len() - more - less);
     let mut by_job: Vec<&Repriced> = jobs.iter().filter(|job| job.was != job.would).collect();
     by_job.sort_by_key(|job| (job.would.minus(job.was), job.attempt));
     text.push_str(&listed("who pays less", by_job.iter().copied().filter(|job| job.would < job.was)));
@@ -101,15 +102,16 @@ fn text(draft: &Card, comparison: &Comparison) -> String {
     let least: Vec<&Repriced> = jobs.iter().filter(|job| !job.at_least.is_empty()).collect();
     if !least.is_empty() {
         let names: Vec<String> = least.iter().take(LISTED).map(|job| job.job.to_string()).collect();
-        text.push_str(&format!(
-            "\nat least ({}): jobs with gaps in a meter that the draft prices, such as {}: nobody knows what they used then\n",
+        let _ = writeln!(
+            text,
+            "\nat least ({}): jobs with gaps in a meter that the draft prices, such as {}: nobody knows what they used then",
             least.len(),
             names.join(", ")
-        ));
+        );
     }
     if !not_replayed.is_empty() {
         let was: Credits = not_replayed.iter().map(|job| job.was).sum();
-        text.push_str(&format!("\nnot replayed ({}), charged {was}\n", not_replayed.len()));
+        let _ = writeln!(text, "\nnot replayed ({}), charged {was}", not_replayed.len());
         let headings = [("  JOB", Align::Left), ("ATTEMPT", Align::Right), ("CHARGED", Align::Right), ("WHY NOT", Align::Left)];
         let row = |job: &NotReplayed| vec![format!("  {}", job.job), job.attempt.to_string(), job.was.to_string(), job.why.clone()];
         text.push_str(&table(&headings, &not_replayed.iter().map(row).collect::<Vec<_>>()));

@@ -1,5 +1,6 @@
 //! What was stored of jobs: the receipts of those that ended and those of the running ones as they stand, from the agent or from its files.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -9,7 +10,6 @@ use super::complain;
 use crate::domain::agent::{Agent, Settings};
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{Attempt, BootId};
-use crate::domain::job::Phase;
 use crate::domain::ladder::Ladder;
 use crate::domain::meter::Host;
 use crate::domain::receipt::Receipt;
@@ -48,20 +48,21 @@ impl Stored {
 }
 
 fn from_agent(client: &Client, ended_since: Wall) -> Result<Vec<Receipt>, Failure> {
-    let Jobs { jobs } = typed(client.read("/v1/jobs")?)?;
-    let mut found = Vec::new();
-    for job in jobs.iter().filter(|job| job.phase != Phase::Ended) {
-        let receipt: Receipt = typed(patiently(|| client.read(&job_path(job.job.as_str(), "/receipt")))?)?;
-        found.push(receipt);
-    }
+    let mut found: Vec<Receipt> = Vec::new();
     let mut after = Some(Attempt(0));
     while let Some(from) = after {
         let path = format!("/v1/receipts?after={from}&ended_since={}", ended_since.0);
         let page: Page = typed(patiently(|| client.read(&path))?)?;
-        // One that ended between the two calls is here, as it now stands.
-        found.retain(|open| page.receipts.iter().all(|closed| closed.attempt != open.attempt));
         found.extend(page.receipts);
         after = page.next;
+    }
+    // Those that go on, that have ended and owe something still, and that ended since the last page.
+    let Jobs { jobs } = typed(client.read("/v1/jobs")?)?;
+    let closed: BTreeSet<Attempt> = found.iter().map(|receipt| receipt.attempt).collect();
+    let wanted = |job: &&JobView| !closed.contains(&job.attempt) && job.ended.is_none_or(|ended| ended_since <= ended.0);
+    for job in jobs.iter().filter(wanted) {
+        let receipt: Receipt = typed(patiently(|| client.read(&job_path(job.job.as_str(), "/receipt")))?)?;
+        found.extend(Some(receipt).filter(|receipt| receipt.attempt == job.attempt));
     }
     Ok(found)
 }

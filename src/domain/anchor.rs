@@ -97,10 +97,9 @@ impl Anchors {
                     compared.same += 1;
                     compared.last = compared.last.filter(|last| head.seq < last.seq).or(Some(*head));
                 }
-                Some(_) => return Err(Unanchored::Rewritten { seq: head.seq }),
                 None if last.seq < head.seq => return Err(Unanchored::CutOff { end: last.seq, seq: head.seq }),
                 None if head.seq < first.seq => compared.before_first += 1,
-                None => return Err(Unanchored::Rewritten { seq: head.seq }),
+                Some(_) | None => return Err(Unanchored::Rewritten { seq: head.seq }),
             }
         }
         if compared.same == 0 { Err(Unanchored::NoneFits(self.anchors.len())) } else { Ok(compared) }
@@ -125,7 +124,9 @@ mod tests {
         let mut wanted = Anchors::new(anchors.to_vec());
         let start = head(first, 0);
         wanted.pass(start);
-        rows.iter().for_each(|row| wanted.pass(*row));
+        for row in rows {
+            wanted.pass(*row);
+        }
         wanted.compare(start, rows.last().copied().unwrap_or(start), &BTreeSet::from([EPOCH]))
     }
 

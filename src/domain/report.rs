@@ -272,7 +272,7 @@ pub fn under_used(receipts: &[Receipt], span: Span, count: usize) -> Vec<UnderUs
 /// How much of what was stated the job used; nothing of one that ran too short a time.
 fn use_of(receipt: &Receipt) -> Option<UnderUsed> {
     let sum = |of: fn(&ReceiptSegment) -> &String| -> Option<u128> {
-        receipt.segments.iter().map(|segment| of(segment).parse::<u128>().ok()).sum::<Option<u128>>()
+        receipt.segments.iter().try_fold(0_u128, |sum, segment| sum.checked_add(of(segment).parse().ok()?))
     };
     let running = sum(|segment| &segment.running_ns)?.checked_sub(sum(|segment| &segment.paused_ns)?)?;
     if running < JUDGED_FROM_NS {
@@ -282,8 +282,8 @@ fn use_of(receipt: &Receipt) -> Option<UnderUsed> {
         let allocated = U256::from(stated?) * U256::from(running);
         (allocated != U256::ZERO).then(|| (U256::from(used) * 1_000 / allocated).min(U256::from(u64::MAX)).as_u64())
     };
-    let held: Option<u128> =
-        receipt.segments.iter().flat_map(|segment| &segment.gpus).map(|held| held.held_ns.parse::<u128>().ok()).sum();
+    let mut held = receipt.segments.iter().flat_map(|segment| &segment.gpus);
+    let held = held.try_fold(0_u128, |sum, held| sum.checked_add(held.held_ns.parse().ok()?));
     Some(UnderUsed {
         job: receipt.job.clone(),
         attempt: receipt.attempt,

@@ -85,19 +85,20 @@ impl Usage {
         }
     }
 
-    /// All of this and of `other`, meter by meter.
+    /// All of this and of `other`, meter by meter; held at the range's end, which only a forged receipt or log comes near.
     #[must_use]
     pub fn plus(mut self, other: &Usage) -> Usage {
-        self.cpu_ns += other.cpu_ns;
-        self.memory_byte_ns += other.memory_byte_ns;
+        self.cpu_ns = self.cpu_ns.saturating_add(other.cpu_ns);
+        self.memory_byte_ns = self.memory_byte_ns.saturating_add(other.memory_byte_ns);
         for (gpu, ns) in &other.gpu_held_ns {
-            *self.gpu_held_ns.entry(gpu.clone()).or_default() += ns;
+            let held = self.gpu_held_ns.entry(gpu.clone()).or_default();
+            *held = held.saturating_add(*ns);
         }
-        self.wall_ns += other.wall_ns;
-        self.job_starts += other.job_starts;
-        self.frozen_ns += other.frozen_ns;
-        self.memory_anon_byte_ns += other.memory_anon_byte_ns;
-        self.paused_ns += other.paused_ns;
+        self.wall_ns = self.wall_ns.saturating_add(other.wall_ns);
+        self.job_starts = self.job_starts.saturating_add(other.job_starts);
+        self.frozen_ns = self.frozen_ns.saturating_add(other.frozen_ns);
+        self.memory_anon_byte_ns = self.memory_anon_byte_ns.saturating_add(other.memory_anon_byte_ns);
+        self.paused_ns = self.paused_ns.saturating_add(other.paused_ns);
         self
     }
 }

@@ -12,12 +12,16 @@ use axum::http::Method;
 use meterd::ctl::quantity;
 use meterd::domain::act::{ProcessRoot, Target};
 use meterd::domain::agent::Agent;
+use meterd::domain::audit::Audit;
+use meterd::domain::chain::Head;
 use meterd::domain::fact::Fact;
 use meterd::domain::id::{AccountId, Attempt, BootId, Digest, Epoch, GpuId, GpuModel, JobName, NodeId, PaymentId};
+use meterd::domain::log::LogReader;
 use meterd::domain::money::{Credits, Decimal};
 use meterd::domain::rates::charge::{Shape, burn, lines, total};
 use meterd::domain::rates::{Card, Stated, Unit};
 use meterd::domain::receipt::{Receipt, verify};
+use meterd::domain::replay::{Comparison, Followed, Replay};
 use meterd::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
 use meterd::domain::time::{Mono, Nanos, Wall};
 use meterd::domain::usage::{HeldGpu, Usage};
@@ -38,13 +42,14 @@ use tempfile::TempDir;
 pub(crate) type Parse = fn(&[u8]);
 
 /// All targets, by name.
-pub(crate) const ALL: [(&str, Parse); 13] = [
+pub(crate) const ALL: [(&str, Parse); 14] = [
     ("requests", requests),
     ("spool", spooled),
     ("http", http),
     ("config", config),
     ("card", card),
     ("journal", journal),
+    ("log", log),
     ("wire", wire),
     ("receipt", receipt),
     ("quantity", quantities),
@@ -129,6 +134,30 @@ fn journal(data: &[u8]) {
     if let Some(agent) = Agent::decode(data) {
         assert!(Agent::decode(&agent.encode()).is_some());
     }
+}
+
+/// A sealed log and its verifier; what it holds is then tried under another card.
+fn log(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut reader = LogReader::new(None);
+    let right = text.split_inclusive('\n').all(|line| reader.line(line).is_ok());
+    let _ = reader.finish().is_ok_and(|_| right);
+    // The facts as they are, whatever the chain says of them.
+    let mut replay = Replay::default();
+    let (mut audit, mut head) = (Audit::behind(Head::START, None), Head::START);
+    let card = Card::parse(CARD, "card.toml").expect("a card");
+    for bytes in text.lines().filter_map(|line| unhex(line.split("\"bytes\":\"").nth(1)?.split('"').next()?)) {
+        let Ok(fact) = Fact::decode(&bytes) else { continue };
+        head = head.after(&bytes);
+        let _ = audit.row(head.seq, &bytes, head.link);
+        let closed: Option<Followed> = replay.take(&fact);
+        let _ = Comparison::of(closed.iter().chain(replay.jobs()), &card);
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 /// What node and authority say to each other.

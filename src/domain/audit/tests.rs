@@ -132,7 +132,9 @@ fn nobody_pays_more_than_was_charged() {
 fn of_a_job_that_began_earlier_only_the_chain_vouches_until_a_checkpoint_tells_of_it() {
     let facts = [begun(), vec![counted(ran(7, 7_000_000, 0))]].concat();
     let mut agent = Agent::default();
-    facts.iter().for_each(|fact| agent.apply(fact));
+    for fact in &facts {
+        agent.apply(fact);
+    }
     let head = Head { seq: 3, link: Digest([4; 32]) };
     let later = counted(ran(9, 8_999_999, 0)).encode();
     let mut unaware = Audit::behind(head, None);
@@ -158,4 +160,20 @@ fn a_checkpoint_that_says_other_than_its_facts_is_found() {
     audit.clone().meet(&agent).expect("the true one");
     agent.jobs.get_mut(&Attempt(1)).unwrap().segments[0].usage.wall_ns += 1;
     assert_eq!(audit.meet(&agent), Err(Fault::Checkpoint { seq: 3, attempt: Attempt(1) }));
+}
+
+#[test]
+fn a_log_that_contradicts_itself_ends_no_verifier() {
+    // More than 128 bits together, over two segments, of what the card does not price.
+    let card = Card::parse(CARD, "card.toml").unwrap();
+    let second = Card::parse(&CARD.replace("version = 1", "version = 2"), "card.toml").unwrap();
+    let most = |row: Row| Row { memory_anon_byte_ns: u128::MAX, cpu_ns: u128::MAX, ..row };
+    let facts = [
+        Fact::CardAdopted { card: Box::new(card.clone()), at: Now::default() },
+        Fact::JobOpened(Box::new(opened(&card))),
+        counted(most(ran(7, 7_000_000, 0))),
+        Fact::CardAdopted { card: Box::new(second), at: Now::default() },
+        counted(Row { pending: nano(0), ..most(ran(7, 7_000_000, 0)) }),
+    ];
+    assert_eq!(walk(&facts).unwrap().counts.samples, 2);
 }
