@@ -135,21 +135,21 @@ struct Document {
 }
 
 pub(super) fn main(socket: &Path, arguments: &Arguments) -> Result<Exit, Failure> {
-    let now = clock::now().wall;
     match &arguments.command {
-        None => spent(socket, &arguments.spent, now),
-        Some(Command::Statement(wanted)) => statement_of(socket, wanted, now),
+        None => spent(socket, &arguments.spent),
+        Some(Command::Statement(wanted)) => statement_of(socket, wanted, clock::now().wall),
         Some(Command::Reconcile(wanted)) => reconciled(wanted),
     }
 }
 
-fn spent(socket: &Path, wanted: &SpentArguments, now: Wall) -> Result<Exit, Failure> {
-    let span = wanted.period.span(now);
-    let month = month_of(now);
-    let since = span.from.min(month.from).min(Span::days(30, now).from);
+fn spent(socket: &Path, wanted: &SpentArguments) -> Result<Exit, Failure> {
+    let asked = clock::now().wall;
+    let since = wanted.period.span(asked).from.min(month_of(asked).from).min(Span::days(30, asked).from);
     let mut receipts = wanted.stored.receipts(socket, since)?;
     receipts.retain(|receipt| wanted.account.as_ref().is_none_or(|account| receipt.account == *account));
-    let document = document(&receipts, wanted.by, span, now);
+    // What running jobs have used by then is on their receipts.
+    let now = clock::now().wall;
+    let document = document(&receipts, wanted.by, wanted.period.span(now), now);
     let output = if wanted.json { Output::Json } else { wanted.format.output };
     match output {
         _ if wanted.csv => print(&csv(&document)),
@@ -354,7 +354,7 @@ fn reconciled(wanted: &ReconcileArguments) -> Result<Exit, Failure> {
 
 fn reconciled_text(found: &Reconciled) -> String {
     let Reconciled { accounts, drawn, settled, differences, untold } = found;
-    let mut text = format!("{accounts} accounts: {drawn} drawn on the receipts of this node, {settled} charged by the authority\n");
+    let mut text = format!("accounts compared: {accounts}; drawn on this node's receipts: {drawn}; charged by the authority: {settled}\n");
     for difference in differences {
         let _ = writeln!(
             text,

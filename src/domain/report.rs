@@ -228,15 +228,14 @@ fn unfunded_in(receipt: &Receipt, span: Span) -> Credits {
 pub fn spending(receipts: &[Receipt], month: Span, now: Wall) -> Spending {
     let days = |days: u64| spent(receipts, Span::days(days, now));
     let so_far = spent(receipts, Span { to: now, ..month });
-    // Where the first job began less than a week ago, it is that time that tells the pace.
+    // Where the first job began less than a week ago, it is that time that tells the pace; but what an hour cost tells of no month.
     let first = receipts.iter().flat_map(|receipt| &receipt.segments).filter_map(|segment| times(segment).map(|(from, _)| from)).min();
     let week = Span::days(7, now);
-    let seen = Span { from: week.from.max(first.unwrap_or(now)), to: now };
+    let day = Span::days(1, now);
+    let seen = Span { from: week.from.max(first.unwrap_or(now)).min(day.from), to: now };
     let rest_ms = month.to.0.saturating_sub(now.0);
-    let to_come = match U256::from(seen.length_ms()) {
-        length if length == U256::ZERO => 0,
-        length => (U256::from(days(7).or_zero().nano().unsigned_abs()) * U256::from(rest_ms) / length).as_u128(),
-    };
+    let pace = U256::from(days(7).or_zero().nano().unsigned_abs()) * U256::from(rest_ms);
+    let to_come = (pace / U256::from(seen.length_ms().max(1))).as_u128();
     let projected = so_far.plus(Credits::from_nano(i128::try_from(to_come).unwrap_or(i128::MAX)));
     Spending { month: so_far, projected, days_7: days(7), days_14: days(14), days_30: days(30) }
 }

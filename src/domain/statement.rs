@@ -14,7 +14,7 @@ const HOUR_MS: u64 = 3_600_000;
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Line {
-    /// When: of use, the day; else the instant.
+    /// When: of use, the end of its day; else the instant.
     #[serde(rename = "unix_ms")]
     pub at: Wall,
     /// What.
@@ -83,9 +83,10 @@ pub fn statement(account: &AccountView, entries: &[LedgerEntry], span: Span, now
     let balance = account.free.plus(account.paid);
     let since = |at: Wall| -> Credits { entries.iter().filter(|entry| at <= when(entry)).map(change).sum() };
     let within: Vec<&LedgerEntry> = entries.iter().filter(|entry| span.from <= when(entry) && when(entry) < span.to).collect();
+    // A day's use stands behind what was paid in on that day.
     let mut lines: BTreeMap<(Wall, What), (Credits, Credits)> = BTreeMap::new();
     for entry in &within {
-        let day = Wall(when(entry).0 / DAY_MS * DAY_MS);
+        let day = Wall((when(entry).0 / DAY_MS + 1) * DAY_MS - 1);
         let key = match &entry.kind {
             EntryKind::Deposit { bucket, payment } => {
                 (entry.at, What::Deposit { payment: payment.to_string(), bucket: bucket.name().to_owned() })
@@ -178,7 +179,7 @@ mod tests {
         }
         let json = serde_json::to_value(&made).unwrap();
         let kinds: Vec<&str> = json["lines"].as_array().unwrap().iter().map(|line| line["what"]["kind"].as_str().unwrap()).collect();
-        assert_eq!(kinds, ["usage", "deposit"]);
+        assert_eq!(kinds, ["deposit", "usage"], "within a day what was paid in stands first");
     }
 
     #[test]

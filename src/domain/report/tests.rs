@@ -74,6 +74,8 @@ fn d7_a_pace_of_less_than_a_week_is_that_of_the_time_there_was() {
     let receipts = [job("a", 1, (MARCH + DAY_MS, now.0), "3")];
     let found = spending(&receipts, MONTH, now);
     assert_eq!((found.month, found.projected), (credits("3"), credits("90")), "29 more days like the last one");
+    let hour = [job("a", 1, (now.0 - HOUR_MS, now.0), "3")];
+    assert_eq!(spending(&hour, MONTH, now).projected, credits("90"), "an hour tells of a day, not of each hour to come");
     assert_eq!(spending(&[], MONTH, now).projected, Credits::ZERO, "nothing goes on as nothing");
     let over = spending(&receipts, MONTH, MONTH.to);
     assert_eq!(over.projected, over.month, "at its end nothing is to come");

@@ -4,6 +4,7 @@ mod evidence;
 mod ladder;
 mod nested;
 mod rates;
+mod replayed;
 mod still;
 
 use super::*;

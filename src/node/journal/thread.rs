@@ -170,10 +170,10 @@ fn commit(
     while !waiting.is_empty() {
         match journal.commit_all(&waiting[..together]) {
             Ok(()) => {
+                durable.is_now(journal.head());
                 waiting.drain(..together);
                 together = 1;
                 said_full = false;
-                durable.is_now(journal.head());
                 notice(JournalNotice::Durable { seq: journal.head().seq, reserve: journal.reserve() });
             }
             Err(error) if !error.may_pass() => return Err(error),
