@@ -68,14 +68,21 @@ fn bench() -> Result<(), Failure> {
     let each = took.as_nanos() / u128::from(found.counts.samples);
     println!("read and hashed alone: {} ms before, {} ms after", before.as_millis(), after.as_millis());
     println!("verified: {} ms, {each} ns a sample = {} x reading and hashing", took.as_millis(), times(took, limit));
-    println!("10 million samples: {} ms (the aim: under 10000)", u128::from(10_000_000_u32) * took.as_nanos() / u128::from(found.counts.samples) / 1_000_000);
+    println!(
+        "10 million samples: {} ms (the aim: under 10000)",
+        u128::from(10_000_000_u32) * took.as_nanos() / u128::from(found.counts.samples) / 1_000_000
+    );
 
     let (took, repriced) = replayed(dir.path())?;
     let a_second = u128::from(found.counts.samples) * 1_000_000_000 / took.as_nanos();
     let (was, would): (Vec<Credits>, Vec<Credits>) = repriced.iter().map(|job| (job.was, job.would)).unzip();
     let sum = |amounts: Vec<Credits>| amounts.into_iter().sum::<Credits>();
     println!("replayed: {} jobs were charged {}, under the draft {}", repriced.len(), sum(was), sum(would));
-    println!("replay: {} ms, {a_second} job-seconds a second = {} x reading and hashing (the aim: 1000000 a second)", took.as_millis(), times(took, limit));
+    println!(
+        "replay: {} ms, {a_second} job-seconds a second = {} x reading and hashing (the aim: 1000000 a second)",
+        took.as_millis(),
+        times(took, limit)
+    );
     Ok(())
 }
 
@@ -113,9 +120,7 @@ fn write(dir: &Path, seconds: u64) -> Result<u64, Failure> {
 fn bare(dir: &Path) -> Result<Duration, JournalError> {
     let began = Instant::now();
     let mut walk = Verifier::behind(Head::START);
-    journal::for_each_linked(dir, 1, |fact, link| {
-        walk.row(fact.seq, &fact.bytes, link).map_err(|bad| JournalError::Damaged(bad.into()))
-    })?;
+    journal::for_each_linked(dir, 1, |fact, link| walk.row(fact.seq, &fact.bytes, link).map_err(|bad| JournalError::Damaged(bad.into())))?;
     Ok(began.elapsed())
 }
 

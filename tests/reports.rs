@@ -5,8 +5,6 @@
 #[path = "support/agent.rs"]
 #[expect(dead_code, reason = "what other tests need of it")]
 mod agent;
-#[path = "support/mod.rs"]
-mod support;
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -68,7 +66,8 @@ fn burn(agent: &Agent, job: &str, traits: &[&str]) {
     let burner = Burner::start();
     let pid = burner.0.id().to_string();
     let stated = traits.iter().flat_map(|stated| ["--trait", stated]);
-    let words: Vec<&str> = ["job", "start", "--job", job, "--account", "lab", "--pid", &pid, "--cpus", "4"].into_iter().chain(stated).collect();
+    let words: Vec<&str> =
+        ["job", "start", "--job", job, "--account", "lab", "--pid", &pid, "--cpus", "4"].into_iter().chain(stated).collect();
     done(agent, &words);
     let charge = |agent: &Agent| amount(&json(agent, &["receipt", job, "--output", "json"])["charge"]);
     agent.wait_for("it has used a tenth of a second", |agent| "0.501".parse::<Credits>().unwrap() < charge(agent));

@@ -40,7 +40,10 @@ pub(super) fn from_file(path: &Path) -> Result<Vec<Anchor>, Failure> {
         return read_anchors(path).map_err(|error| Failure::Other(format!("{}: {error}", path.display())));
     }
     let document: Anchors = serde_json::from_str(&read(path)?).map_err(|error| {
-        Failure::Other(format!("{}: neither the authority's store nor what `meterctl account anchors --output json` prints: {error}", path.display()))
+        Failure::Other(format!(
+            "{}: neither the authority's store nor what `meterctl account anchors --output json` prints: {error}",
+            path.display()
+        ))
     })?;
     Ok(document.anchors)
 }
@@ -60,7 +63,8 @@ pub(super) fn compared_text(compared: &Compared) -> String {
     }
     text.push('\n');
     for (epoch, seq) in &compared.elsewhere {
-        let _ = writeln!(text, "note: epoch {epoch} is of another journal, which went to row {seq}: it was set aside, or is another node's");
+        let _ =
+            writeln!(text, "note: epoch {epoch} is of another journal, which went to row {seq}: it was set aside, or is another node's");
     }
     text
 }

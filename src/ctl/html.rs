@@ -119,7 +119,11 @@ fn segment_part(page: &mut String, nth: usize, segment: &ReceiptSegment) {
     for line in &segment.lines {
         line_part(page, line);
     }
-    let _ = writeln!(page, "<tr class=\"sum\"><td colspan=\"5\">together</td><td class=\"number\">{}</td></tr>\n</tbody>\n</table>", segment.cost);
+    let _ = writeln!(
+        page,
+        "<tr class=\"sum\"><td colspan=\"5\">together</td><td class=\"number\">{}</td></tr>\n</tbody>\n</table>",
+        segment.cost
+    );
     let mut raw = vec![
         ("ran", length(&segment.running_ns)),
         ("CPU time", format!("{} ({} ns)", length(&segment.cpu_ns), segment.cpu_ns)),
@@ -128,7 +132,9 @@ fn segment_part(page: &mut String, nth: usize, segment: &ReceiptSegment) {
         ("stopped by the agent", format!("{} ({} ns)", length(&segment.frozen_ns), segment.frozen_ns)),
         ("stopped by others", format!("{} ({} ns)", length(&segment.paused_ns), segment.paused_ns)),
     ];
-    raw.extend(segment.gpus.iter().map(|gpu| ("held", format!("{} ({}) for {} ({} ns)", gpu.gpu, gpu.model, length(&gpu.held_ns), gpu.held_ns))));
+    raw.extend(
+        segment.gpus.iter().map(|gpu| ("held", format!("{} ({}) for {} ({} ns)", gpu.gpu, gpu.model, length(&gpu.held_ns), gpu.held_ns))),
+    );
     raw.push(("card, SHA-256", segment.card_digest.to_string()));
     facts(page, &raw);
 }

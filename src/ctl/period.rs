@@ -31,7 +31,9 @@ pub(super) enum Period {
 /// Reads `month`, `last-month`, `today`, `7d`, `2026-03`, `2026-03-01..2026-03-14` or `2026-03-01T10`.
 pub(super) fn period(text: &str) -> Result<Period, String> {
     let wrong = || {
-        format!("{text:?} is no period: write month, last-month, today, 14d, 2026-03, 2026-03-01..2026-03-14 (both days included) or an hour as 2026-03-01T10")
+        format!(
+            "{text:?} is no period: write month, last-month, today, 14d, 2026-03, 2026-03-01..2026-03-14 (both days included) or an hour as 2026-03-01T10"
+        )
     };
     let date = |text: &str| text.parse::<Date>().map_err(|_| wrong());
     if let Some((from, to)) = text.split_once("..") {
@@ -114,7 +116,21 @@ mod tests {
         assert_eq!(told("2026-03-01..2026-03-01"), at("2026-03-01T00:00:00", "2026-03-02T00:00:00"));
         assert_eq!(told("2026-03-01T00"), at("2026-03-01T00:00:00", "2026-03-01T01:00:00"));
         assert_eq!(told("2026-03-01T23"), at("2026-03-01T23:00:00", "2026-03-02T00:00:00"));
-        for bad in ["2026-03-01T24", "2026-03-01T1", "2026-03-01T", "T10", "", "d", "0d", "-1d", "2026", "2026-13", "2026-03-02..2026-03-01", "yesterday", "7 d"] {
+        for bad in [
+            "2026-03-01T24",
+            "2026-03-01T1",
+            "2026-03-01T",
+            "T10",
+            "",
+            "d",
+            "0d",
+            "-1d",
+            "2026",
+            "2026-13",
+            "2026-03-02..2026-03-01",
+            "yesterday",
+            "7 d",
+        ] {
             assert!(period(bad).is_err(), "{bad}");
         }
     }

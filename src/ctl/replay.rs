@@ -81,7 +81,8 @@ fn signed(amount: Credits) -> String {
 
 fn text(draft: &Card, comparison: &Comparison) -> String {
     let Comparison { total, accounts, jobs, not_replayed } = comparison;
-    let mut text = format!("under card {} version {}, in force all the time (its line prices by their own dates)\n\n", draft.name, draft.version);
+    let mut text =
+        format!("under card {} version {}, in force all the time (its line prices by their own dates)\n\n", draft.name, draft.version);
     let headings =
         [("ACCOUNT", Align::Left), ("JOBS", Align::Right), ("CHARGED", Align::Right), ("WOULD BE", Align::Right), ("CHANGE", Align::Right)];
     let row = |name: &str, sums: &Sums| {
@@ -134,7 +135,11 @@ fn listed<'a>(title: &str, jobs: impl Iterator<Item = &'a Repriced>) -> String {
         vec![format!("  {}", job.job), job.attempt.to_string(), job.account.to_string(), was, would, change]
     };
     let rows: Vec<Vec<String>> = jobs.take(LISTED).map(row).collect();
-    if rows.is_empty() { String::new() } else { format!("\n{title}{}\n{}", if rows.len() < LISTED { "" } else { " (the first ten)" }, table(&headings, &rows)) }
+    if rows.is_empty() {
+        String::new()
+    } else {
+        format!("\n{title}{}\n{}", if rows.len() < LISTED { "" } else { " (the first ten)" }, table(&headings, &rows))
+    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use super::{Format, Output, STATE_DIR, print, reconcile};
 use crate::domain::id::AccountId;
 use crate::domain::ledger::{AccountView, LedgerEntry};
 use crate::domain::money::Credits;
-use crate::domain::reconcile::Reconciled;
 use crate::domain::receipt::{Receipt, rfc3339};
+use crate::domain::reconcile::Reconciled;
 use crate::domain::report::{self, By, JobCost, Row, Span, Spending, UnderUsed};
 use crate::domain::statement::{Line, Statement, What, statement};
 use crate::domain::time::Wall;
@@ -226,13 +226,8 @@ fn text(document: &Document) -> String {
 }
 
 fn dearest_text(jobs: &[JobCost]) -> String {
-    let headings = [
-        ("  JOB", Align::Left),
-        ("ATTEMPT", Align::Right),
-        ("ACCOUNT", Align::Left),
-        ("USER", Align::Right),
-        ("CHARGE", Align::Right),
-    ];
+    let headings =
+        [("  JOB", Align::Left), ("ATTEMPT", Align::Right), ("ACCOUNT", Align::Left), ("USER", Align::Right), ("CHARGE", Align::Right)];
     let row = |job: &JobCost| {
         let name = format!("  {}", job.job);
         vec![name, job.attempt.to_string(), job.account.to_string(), job.owner_uid.to_string(), job.charge.to_string()]
@@ -303,7 +298,9 @@ fn statement_of(socket: &Path, wanted: &StatementArguments, now: Wall) -> Result
         let OneAccount { authority } = typed(client.read(&account_path(name, ""))?)?;
         let after = read()?;
         if LEDGER_LIMIT <= after.entries.len() {
-            return Err(Failure::Other(format!("account {name} has more than {LEDGER_LIMIT} ledger lines: its first ones are not to be had")));
+            return Err(Failure::Other(format!(
+                "account {name} has more than {LEDGER_LIMIT} ledger lines: its first ones are not to be had"
+            )));
         }
         if before.entries == after.entries {
             let made = statement(&authority, &after.entries, wanted.period.span(now), now);

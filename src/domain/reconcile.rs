@@ -119,10 +119,7 @@ impl LedgerSums {
 
 /// Compares both sides, account by account. The authority was read first, the node after it: what the node was charged meanwhile is on its way.
 #[must_use]
-pub fn reconcile(
-    node: &BTreeMap<AccountId, NodeSide>,
-    authority: &BTreeMap<AccountId, (AuthoritySide, LedgerSums)>,
-) -> Reconciled {
+pub fn reconcile(node: &BTreeMap<AccountId, NodeSide>, authority: &BTreeMap<AccountId, (AuthoritySide, LedgerSums)>) -> Reconciled {
     let ids: BTreeSet<&AccountId> = node.keys().chain(authority.keys()).collect();
     let mut found = Reconciled { accounts: ids.len(), ..Reconciled::default() };
     for id in ids {
@@ -131,7 +128,13 @@ pub fn reconcile(
         let Some((there, ledger)) = authority.get(id) else {
             if here != NodeSide::default() {
                 let what = "on receipts here, of an account that the authority does not know";
-                found.differences.push(Difference { account: id.clone(), code: "unknown_account", what, one: here.drawn, other: Credits::ZERO });
+                found.differences.push(Difference {
+                    account: id.clone(),
+                    code: "unknown_account",
+                    what,
+                    one: here.drawn,
+                    other: Credits::ZERO,
+                });
             }
             continue;
         };

@@ -24,7 +24,10 @@ use crate::sqlite::{Failure, Kind, classify, copy_back, int, open_for_writing};
 
 pub use aside::{Kept, good_prefix, list as list_aside, read as note_read, set_aside, unread as unread_aside};
 pub(crate) use reader::look;
-pub use reader::{audit, ends, for_each_behind, for_each_fact, for_each_linked, read_facts, read_page, read_receipt, read_receipt_of, read_receipts, read_receipts_page, verify};
+pub use reader::{
+    audit, ends, for_each_behind, for_each_fact, for_each_linked, read_facts, read_page, read_receipt, read_receipt_of, read_receipts,
+    read_receipts_page, verify,
+};
 use reserve::ReserveFile;
 pub use thread::{JournalNotice, JournalThread, NotTaken};
 

@@ -87,6 +87,11 @@ impl Disk {
         waiting
     }
 
+    /// The latest checkpoint, and the row that it stands behind.
+    pub(crate) fn checkpoint(&self) -> Option<&(u64, Vec<u8>)> {
+        self.checkpoint.as_ref()
+    }
+
     /// Every row that is right, with its link.
     pub(crate) fn rows(&self) -> impl Iterator<Item = &(u64, Vec<u8>, Digest)> {
         let mut walk = Verifier::behind(Head::START);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use meterd::domain::agent::Agent;
 use meterd::domain::audit::Audit;
 use meterd::domain::chain::Head;
 use meterd::domain::fact::Fact;
@@ -60,6 +61,9 @@ pub(crate) fn replayed(node: usize, disk: &Disk, receipts: &[Closed]) -> usize {
     let mut closed = BTreeMap::new();
     for (seq, bytes, link) in disk.rows() {
         audit.row(*seq, bytes, *link).unwrap_or_else(|fault| panic!("G9: the verifier on what node {node} wrote: {fault}"));
+        if let Some((_, state)) = disk.checkpoint().filter(|(at, _)| at == seq) {
+            audit.meet(&Agent::decode(state).unwrap()).unwrap_or_else(|fault| panic!("G9: the checkpoint of node {node}: {fault}"));
+        }
         let fact = Fact::decode(bytes).unwrap();
         closed.extend(replay.take(&fact).map(|job| (job.attempt, job)));
     }

@@ -188,8 +188,7 @@ fn everything_is_settled(world: &mut World) {
 }
 
 fn everything_is_replayed(world: &World) {
-    let jobs: usize =
-        world.nodes.iter().enumerate().map(|(n, node)| receipts::replayed(n, &node.disk, &world.audit.receipts)).sum();
+    let jobs: usize = world.nodes.iter().enumerate().map(|(n, node)| receipts::replayed(n, &node.disk, &world.audit.receipts)).sum();
     assert_eq!(jobs, world.audit.receipts.len(), "G9: the beginning of every job that has a receipt was recomputed");
 }
 

@@ -13,7 +13,8 @@ use crate::sqlite::int;
 
 const HOUR_MS: u64 = 3_600_000;
 
-const TABLE: &str = "CREATE TABLE IF NOT EXISTS anchor (node TEXT NOT NULL, epoch TEXT NOT NULL, hour INTEGER NOT NULL, seq INTEGER NOT NULL,
+const TABLE: &str =
+    "CREATE TABLE IF NOT EXISTS anchor (node TEXT NOT NULL, epoch TEXT NOT NULL, hour INTEGER NOT NULL, seq INTEGER NOT NULL,
     link TEXT NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (node, epoch, hour)) STRICT";
 
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {

@@ -171,7 +171,8 @@ pub fn read_receipts(dir: &Path, job: &str) -> Result<Vec<ReceiptRow>, JournalEr
 /// As [`read_receipts`].
 pub fn read_receipts_page(dir: &Path, after: Attempt, ended_since: Wall, limit: u32) -> Result<Vec<ReceiptRow>, JournalError> {
     let connection = open(dir)?;
-    let sql = "SELECT attempt, job, ended_wall_ms, json, seal FROM receipt WHERE attempt > ?1 AND ended_wall_ms >= ?2 ORDER BY attempt LIMIT ?3";
+    let sql =
+        "SELECT attempt, job, ended_wall_ms, json, seal FROM receipt WHERE attempt > ?1 AND ended_wall_ms >= ?2 ORDER BY attempt LIMIT ?3";
     receipts(&connection, sql, (int(after.0), int(ended_since.0), limit))
 }
 
@@ -279,9 +280,8 @@ fn audited(connection: &Connection, first: Head, anchors: Option<Vec<Anchor>>) -
         Ok::<(), Fault>(())
     };
     adopt(&mut audit, first.seq).map_err(Damage::from)?;
-    let mut statement = connection
-        .prepare("SELECT seq, bytes, chain FROM fact WHERE seq > ?1 ORDER BY seq")
-        .map_err(|error| failed(connection, &error))?;
+    let mut statement =
+        connection.prepare("SELECT seq, bytes, chain FROM fact WHERE seq > ?1 ORDER BY seq").map_err(|error| failed(connection, &error))?;
     let fail = |error: rusqlite::Error| failed(connection, &error);
     let mut rows = statement.query([int(first.seq)]).map_err(fail)?;
     while let Some(row) = rows.next().map_err(fail)? {

@@ -1,7 +1,7 @@
 //! The journal on a thread of its own, so that a slow disk keeps nobody waiting.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 

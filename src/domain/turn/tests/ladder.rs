@@ -91,7 +91,8 @@ fn d6_each_crossing_is_told_once_with_the_cost_of_each_job_also_over_a_restart()
     let policy = AccountPolicy { warn_before: thresholds(&[30, 10]), ..AccountPolicy::default() };
     let mut bench = running_with(50 * CREDIT, policy, Ladder::default());
     let crossings = |bench: &Bench| -> Vec<Credits> {
-        let charge = |step: &crate::domain::job::Step| if let StepEvent::Warned(evidence) = &step.event { Some(evidence.charge) } else { None };
+        let charge =
+            |step: &crate::domain::job::Step| if let StepEvent::Warned(evidence) = &step.event { Some(evidence.charge) } else { None };
         bench.job().steps.iter().filter_map(charge).collect()
     };
     work_s(&mut bench, 19);

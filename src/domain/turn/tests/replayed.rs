@@ -41,10 +41,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn card(version: usize, line: usize) -> Card {
-    let text = format!(
-        "card = \"c\"\nversion = {version}\neffective_from = \"2026-01-01T00:00:00Z\"\n[[line]]\nid = \"l\"\n{}\n",
-        LINES[line]
-    );
+    let text =
+        format!("card = \"c\"\nversion = {version}\neffective_from = \"2026-01-01T00:00:00Z\"\n[[line]]\nid = \"l\"\n{}\n", LINES[line]);
     Card::parse(&text, "card.toml").unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
 }
 
