@@ -42,10 +42,10 @@ impl<'a> RowParts<'a> {
         let (seq, rest) = line.strip_prefix("{\"seq\":")?.split_once(",\"chain\":\"")?;
         let (chain, rest) = rest.split_once("\",\"bytes\":\"")?;
         let (bytes, rest) = rest.split_once("\",\"fact\":")?;
-        let parts = RowParts { seq: seq.parse().ok()?, chain: chain.parse().ok()?, bytes: unhex(bytes)?, fact: rest.strip_suffix("}\n")? };
-        // Of the ways to write a number or a hash only one is taken.
-        let plain = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        (parts.seq.to_string() == seq && plain(chain) && plain(bytes)).then_some(parts)
+        let chain = Digest(unhex(chain)?.try_into().ok()?);
+        let parts = RowParts { seq: seq.parse().ok()?, chain, bytes: unhex(bytes)?, fact: rest.strip_suffix("}\n")? };
+        // Of the ways to write a number only one is taken.
+        (parts.seq.to_string() == seq).then_some(parts)
     }
 }
 
@@ -214,8 +214,22 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
+/// Small letters only: of the ways to write a byte one is taken.
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    let nibble = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| Some((nibble(*pair.first()?)? << 4) | nibble(*pair.get(1)?)?)).collect()
+    let digits = text.as_bytes();
+    let mut bytes = Vec::with_capacity(digits.len() / 2);
+    let mut at = 0;
+    while at < digits.len() {
+        bytes.push((nibble(digits[at])? << 4) | nibble(*digits.get(at + 1)?)?);
+        at += 2;
+    }
+    Some(bytes)
+}
+
+const fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
 }
