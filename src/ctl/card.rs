@@ -1,7 +1,10 @@
 //! `meterctl card check` and `meterctl rate explain`: rate cards, without the agent.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -17,10 +20,11 @@ use crate::domain::id::{GpuId, GpuModel, LineId};
 use crate::domain::outcome::Outcome;
 use crate::domain::rates::charge::explain;
 use crate::domain::rates::check::check;
-use crate::domain::rates::{Card, GpuSelector, Priced, Stated, Trait, Traits};
+use crate::domain::rates::{Card, CardKey, GpuSelector, Priced, SecretCardKey, Stated, Trait, Traits};
 use crate::domain::receipt::rfc3339;
 use crate::domain::time::{Nanos, Wall};
 use crate::domain::usage::{HeldGpu, Usage};
+use crate::node::random::fresh_key;
 
 /// What to do with a card.
 #[derive(Debug, Subcommand)]
@@ -42,6 +46,24 @@ pub(super) enum RateCommand {
         /// The card.
         #[arg(value_name = "FILE")]
         card: PathBuf,
+        /// It must be signed by this public key (`rate_card_key` in meterd.toml).
+        #[arg(long)]
+        key: Option<CardKey>,
+    },
+    /// Make a key to sign cards with: the secret goes into a new file that only you can read, the public one is printed.
+    Key {
+        /// The new file.
+        #[arg(value_name = "FILE")]
+        secret: PathBuf,
+    },
+    /// Sign a card in its own file, as its last line. A card with mistakes is not signed.
+    Sign {
+        /// The card.
+        #[arg(value_name = "FILE")]
+        card: PathBuf,
+        /// The file of the secret key.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
     },
     /// Show what some usage would cost, line by line.
     Explain(Explain),
@@ -107,7 +129,9 @@ pub(super) fn main(command: &Command) -> Result<Exit, Failure> {
 pub(super) fn rate_main(command: &RateCommand) -> Result<Exit, Failure> {
     let arguments = match command {
         RateCommand::Explain(arguments) => arguments,
-        RateCommand::Check { card } => return checked(card),
+        RateCommand::Check { card, key } => return checked(card, *key),
+        RateCommand::Key { secret } => return make_key(secret),
+        RateCommand::Sign { card, key } => return sign(card, key),
     };
     let card = card(&arguments.card)?;
     let (usage, gpus) = usage(arguments)?;
@@ -117,7 +141,32 @@ pub(super) fn rate_main(command: &RateCommand) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn checked(path: &PathBuf) -> Result<Exit, Failure> {
+fn make_key(path: &Path) -> Result<Exit, Failure> {
+    let failed = |error: std::io::Error| Failure::Other(format!("{}: {error}", path.display()));
+    let secret = SecretCardKey::of(fresh_key().map_err(failed)?);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    file.write_all(secret.to_file().as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    print(&format!("rate_card_key = \"{}\"\n", secret.public()));
+    Ok(Exit::Done)
+}
+
+fn sign(path: &PathBuf, key: &PathBuf) -> Result<Exit, Failure> {
+    let secret: SecretCardKey = read(key)?.parse().map_err(|error| Failure::Other(format!("{}: {error}", key.display())))?;
+    let card = card(path)?;
+    let signed = secret.sign(&read(path)?);
+    // Whole or not at all: an agent may read it at any instant.
+    let new = path.with_extension("signed");
+    let written = std::fs::write(&new, signed).and_then(|()| std::fs::rename(&new, path));
+    written.map_err(|error| Failure::Other(format!("{}: {error}", path.display())))?;
+    print(&format!("signed: card {} version {}, by {}\n", card.name, card.version, secret.public()));
+    Ok(Exit::Done)
+}
+
+fn checked(path: &PathBuf, key: Option<CardKey>) -> Result<Exit, Failure> {
+    if let Some(Err(why)) = key.map(|key| Ok::<_, Failure>(key.check(&read(path)?))).transpose()? {
+        complain(&format!("[not_vouched_for] {}: {why}; sign it: meterctl rate sign\n", path.display()));
+        return Ok(Exit::Failed);
+    }
     let listed = |mistakes: &[Mistake]| {
         let lines: Vec<String> = mistakes.iter().map(|mistake| format!("[{}] {mistake}\n", mistake.code)).collect();
         lines.concat()

@@ -259,6 +259,11 @@ impl Turn {
         self.refused_card.as_deref()
     }
 
+    /// A card could not even be offered: it is no card, or nobody vouches for it.
+    pub fn refuse_card(&mut self, why: String) {
+        self.refused_card = Some(why);
+    }
+
     /// Are there answers, orders or facts that have not gone out?
     #[must_use]
     pub fn is_settled(&self) -> bool {

@@ -48,6 +48,8 @@ pub enum Alarm {
     JournalSetAside,
     /// The agent itself costs more than its budget.
     OverBudget,
+    /// A card that was to come into force was refused: the last good one goes on.
+    CardRefused,
 }
 
 /// Does a state hold, or did it happen?
@@ -59,7 +61,7 @@ enum Kind {
 
 impl Alarm {
     /// Every one.
-    pub const ALL: [Alarm; 16] = [
+    pub const ALL: [Alarm; 17] = [
         Alarm::JournalFull,
         Alarm::JournalReadOnly,
         Alarm::AuthorityFull,
@@ -76,6 +78,7 @@ impl Alarm {
         Alarm::ClockStepped,
         Alarm::JournalSetAside,
         Alarm::OverBudget,
+        Alarm::CardRefused,
     ];
 
     /// Its stable name.
@@ -98,6 +101,7 @@ impl Alarm {
             Alarm::ClockStepped => "clock_stepped",
             Alarm::JournalSetAside => "journal_set_aside",
             Alarm::OverBudget => "over_budget",
+            Alarm::CardRefused => "card_refused",
         }
     }
 
@@ -128,6 +132,9 @@ impl Alarm {
                 "find out why (dmesg, smartctl), compare receipts and ledger with what is there, then move the folder elsewhere"
             }
             Alarm::OverBudget => "find out why (meterctl top: how many jobs?), or raise [budget]; levels are known more coarsely meanwhile",
+            Alarm::CardRefused => {
+                "meterctl rate check FILE --key KEY names what is wrong; mend or sign the card, raise its version, and reload"
+            }
             Alarm::ClockStepped => "nothing: no charge depends on the wall clock; times before and after differ by the step",
         }
     }
@@ -141,7 +148,8 @@ impl Alarm {
             | Alarm::Unmetered
             | Alarm::HeldBack
             | Alarm::JournalSetAside
-            | Alarm::OverBudget => Kind::Holds,
+            | Alarm::OverBudget
+            | Alarm::CardRefused => Kind::Holds,
             _ => Kind::Happened,
         }
     }

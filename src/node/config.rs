@@ -9,8 +9,10 @@ use super::notice::Terminals;
 use crate::domain::budget::Budget;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::form::{Fault, Field, Mistake, Table, quoted, read_toml};
-use crate::domain::id::{AccountId, NodeId, Uid};
+use crate::domain::id::{AccountId, LineId, NodeId, Uid};
 use crate::domain::ladder::{Blast, Exempt, Ladder, WarnSignal};
+use crate::domain::rates::CardKey;
+use crate::domain::rates::signature::KeyError;
 use crate::domain::request::read_policy;
 use crate::domain::time::Nanos;
 use crate::domain::wire::AccountPolicy;
@@ -39,6 +41,10 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// The rate card's file.
     pub rate_card: PathBuf,
+    /// Whose signature a rate card needs; none if it needs none.
+    pub rate_card_key: Option<CardKey>,
+    /// Whose machine it is, for receipts: who earns.
+    pub provider: Option<LineId>,
     /// How far the agent goes.
     pub enforcement: Enforcement,
     /// Between two looks at the jobs (`interval_ms`): 100 ms to 10 s.
@@ -237,6 +243,8 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/meterd"),
             runtime_dir: PathBuf::from("/run/meterd"),
             rate_card: PathBuf::from("/etc/meterd/ratecard.toml"),
+            rate_card_key: None,
+            provider: None,
             enforcement: Enforcement::Observe,
             interval: Nanos::from_millis(1_000),
             cgroup: CgroupConfig { parent: "meterd".to_owned() },
@@ -280,6 +288,8 @@ impl Config {
             let state_dir = path(table.field("state_dir"), defaults.state_dir);
             let runtime_dir = path(table.field("runtime_dir"), defaults.runtime_dir);
             let rate_card = path(table.field("rate_card"), defaults.rate_card);
+            let rate_card_key = table.field("rate_card_key").text(NAME_BYTES_MAX).check(|text| card_key(&text)).optional();
+            let provider = table.field("provider").name().optional();
             let modes = Enforcement::ALL.map(|mode| (mode.name(), mode));
             let enforcement = table.field("enforcement").word(&modes).or(defaults.enforcement);
             let interval = table.field("interval_ms").millis(100..=10_000).or(defaults.interval);
@@ -302,6 +312,8 @@ impl Config {
                 state_dir: state_dir?,
                 runtime_dir: runtime_dir?,
                 rate_card: rate_card?,
+                rate_card_key: rate_card_key?,
+                provider: provider?,
                 enforcement: enforcement?,
                 interval: interval?,
                 cgroup: cgroup?,
@@ -338,6 +350,10 @@ impl Access {
         }
         if unknown.is_empty() { Ok(accounts) } else { Err(unknown) }
     }
+}
+
+fn card_key(text: &str) -> Result<CardKey, Fault> {
+    text.parse().map_err(|error: KeyError| Fault::new("malformed", error.to_string()).hint("what meterctl rate key FILE printed"))
 }
 
 fn path(field: Field<'_>, default: PathBuf) -> Option<PathBuf> {

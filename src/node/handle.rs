@@ -94,6 +94,8 @@ pub enum Inbox {
     Alarm(Alarm, Option<String>),
     /// Another card is to come into force.
     Card(Box<Card>),
+    /// The card that is there cannot come into force, and why.
+    CardUnfit(String),
     /// The configured mode, after a reload.
     Configured(Enforcement),
     /// What cannot be survived: the process ends with this message and recovers when started again.

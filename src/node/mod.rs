@@ -11,6 +11,7 @@ pub mod core_dump;
 pub mod daemon;
 pub mod defence;
 pub mod descriptors;
+mod due_cards;
 pub mod event;
 pub mod freezer;
 pub mod gpu;

@@ -15,6 +15,7 @@ use super::alarm::Alarm;
 use super::cgroup::{AnonRead, AttachError, Sampler, Which};
 use super::clock::ClockWatch;
 use super::defence::{Defence, stands};
+use super::due_cards::{self, DueCards};
 use super::gpu::{GpuName, Gpus};
 use super::gpu_owner::{CgroupTree, OwnerTable, Owners};
 use super::handle::{Caller, Handle, Inbox, Stats};
@@ -36,7 +37,6 @@ use crate::domain::budget::{Budget, Change, Cost, Pace};
 use crate::domain::id::{AccountId, Attempt};
 use crate::domain::job::Removed;
 use crate::domain::meter::{JobSample, Missing, Reading};
-use crate::domain::rates::Card;
 use crate::domain::receipt::Receipt;
 use crate::domain::request::{GpuWanted, Place, StartRequest};
 use crate::domain::time::{Mono, Nanos};
@@ -114,7 +114,7 @@ pub struct Loop {
     callers: BTreeMap<u64, Waiting>,
     last_caller: u64,
     backlog: VecDeque<Batch>,
-    cards: Vec<Card>,
+    cards: DueCards,
     unwatched: Vec<Attempt>,
     publisher: Publisher,
     stats: Stats,
@@ -151,7 +151,7 @@ impl Loop {
             callers: BTreeMap::new(),
             last_caller: 0,
             backlog: VecDeque::new(),
-            cards: Vec::new(),
+            cards: DueCards::default(),
             unwatched: Vec::new(),
             publisher,
             stats,
@@ -379,8 +379,12 @@ impl Loop {
                 self.step(Event::JournalIs(state));
             }
             Inbox::Card(card) => {
-                self.cards.push(*card);
+                self.cards.put(*card);
                 self.adopt_due_cards();
+            }
+            Inbox::CardUnfit(why) => {
+                self.turn.refuse_card(why);
+                due_cards::tell(&mut self.stats.alarms, &self.turn);
             }
             Inbox::Configured(mode) => {
                 let mut settings = self.turn.settings().clone();
@@ -751,17 +755,10 @@ impl Loop {
 
     /// Cards whose effective date has come are adopted, the oldest first; a refused one is not tried again.
     fn adopt_due_cards(&mut self) {
-        let wall = clock::now().wall;
-        let (mut due, later): (Vec<Card>, Vec<Card>) =
-            std::mem::take(&mut self.cards).into_iter().partition(|card| card.effective_from <= wall);
-        self.cards = later;
-        due.sort_by_key(|card| (card.effective_from, card.version));
-        for card in due {
+        for card in self.cards.due(clock::now().wall) {
             let samples = self.edges.sampler.sample(Which::All);
             self.step(Event::CardArrived(Box::new(card), samples));
-            if let Some(why) = self.turn.refused_card() {
-                tracing::error!(event = "card_refused", %why, "the last good card stays in force");
-            }
+            due_cards::tell(&mut self.stats.alarms, &self.turn);
         }
     }
 

@@ -35,6 +35,8 @@ node = "n1"
 state_dir = "/s"
 runtime_dir = "/r"
 rate_card = "/c.toml"
+rate_card_key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+provider = "north-campus"
 enforcement = "enforce"
 interval_ms = 100
 [cgroup]
@@ -88,6 +90,8 @@ window_s = 60
         state_dir: PathBuf::from("/s"),
         runtime_dir: PathBuf::from("/r"),
         rate_card: PathBuf::from("/c.toml"),
+        rate_card_key: Some("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a".parse().unwrap()),
+        provider: Some("north-campus".parse().unwrap()),
         enforcement: Enforcement::Enforce,
         interval: Nanos::from_millis(100),
         cgroup: CgroupConfig { parent: "meterd.slice/jobs".to_owned() },
