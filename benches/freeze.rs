@@ -326,6 +326,8 @@ impl Job {
             time_limit: None,
             cpus: None,
             memory_bytes: None,
+            bid: None,
+            storage_bytes: None,
         };
         let (reply, answer) = tokio::sync::oneshot::channel();
         let caller = Caller { uid: Uid::ROOT, pid: std::process::id(), pidfd: None };

@@ -141,6 +141,8 @@ fn start(daemon: &Daemon, nth: usize, paths: Vec<String>) -> Result<(), Failure>
         time_limit: None,
         cpus: None,
         memory_bytes: None,
+        bid: None,
+        storage_bytes: None,
     };
     let (reply, answer) = tokio::sync::oneshot::channel();
     let caller = Caller { uid: Uid::ROOT, pid: std::process::id(), pidfd: None };

@@ -60,6 +60,8 @@ fn start(daemon: &Daemon, job: &JobName, cgroup: &Cgroup) {
         time_limit: None,
         cpus: None,
         memory_bytes: None,
+        bid: None,
+        storage_bytes: None,
     };
     let caller = Caller { uid: Uid::ROOT, pid: std::process::id(), pidfd: None };
     let reply = ask(daemon, |reply| Inbox::Start { request, caller, reply });

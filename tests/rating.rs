@@ -8,7 +8,7 @@ use meterd::domain::id::GpuModel;
 use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::charge::{self, Ahead, Outlook, RateError, Shape};
 use meterd::domain::rates::check::check;
-use meterd::domain::rates::{Card, Priced, Stated, Trait, Traits, Uncovered};
+use meterd::domain::rates::{Card, Earlier, Priced, Stated, Trait, Traits, Uncovered};
 use meterd::domain::time::{Nanos, Wall};
 use meterd::domain::usage::{HeldGpu, Meter, Usage};
 
@@ -127,9 +127,9 @@ fn d3_anchored_at_the_job_an_hour_that_began_under_another_card_is_not_charged_t
         let card = card(&wall("0.60", &format!("increment = \"1\"\ntiming = \"advance\"\nconnect_fee = \"0.05\"\nanchor = \"{anchor}\"")));
         let (first, second) = (ran(HOUR / 2), Usage { wall_ns: HOUR / 2, ..Usage::default() });
         let third = Usage { wall_ns: 1, ..Usage::default() };
-        let both = first.clone().plus(&second);
+        let earlier = [&first, &second].map(|usage| Earlier { usage, gpus: &[], stated: Stated::NOTHING });
         let charge = |usage, before| charge::charge(&card, &Priced { before, ..Priced::so_far(usage, &[]) }).unwrap().cost.to_string();
-        [charge(&first, None), charge(&second, Some(&first)), charge(&third, Some(&both))]
+        [charge(&first, &[]), charge(&second, &earlier[..1]), charge(&third, &earlier)]
     };
     assert_eq!(segments("job"), ["0.65", "0", "0.6"]);
     assert_eq!(segments("segment"), ["0.65", "0.65", "0.65"]);
@@ -375,7 +375,7 @@ fn each_card_that_comes_along_prices_its_example() {
     let of = |name: &str, usage: &Usage, given: &[(Trait, &str)], ended| {
         let card = card(name);
         let traits = traits(given);
-        let stated = Stated { at: card.effective_from, traits: &traits, cpus: Some(8), memory_bytes: Some(64 << 30) };
+        let stated = Stated { at: card.effective_from, traits: &traits, cpus: Some(8), memory_bytes: Some(64 << 30), storage_bytes: None };
         let charge = charge::charge(&card, &Priced { stated, ended, ..Priced::so_far(usage, &[]) })?;
         Ok::<_, RateError>((charge.cost.to_string(), charge.pending.to_string()))
     };
@@ -413,7 +413,7 @@ proptest::proptest! {
         ticks in proptest::collection::vec((0..5_000_000_000_000_u128, 0..3_u8, proptest::bool::weighted(0.2)), 1..40),
     ) {
         let card = card(&wall("0.417", &format!("{}\nanchor = \"job\"", STEADY[which])));
-        let (mut before, mut open): (Option<Usage>, Usage) = (None, ran(0));
+        let (mut before, mut open): (Vec<Usage>, Usage) = (Vec::new(), ran(0));
         let (mut closed, mut posted) = (0_i128, 0_i128);
         for (ns, state, new_segment) in ticks {
             let tick = match state {
@@ -422,17 +422,17 @@ proptest::proptest! {
                 _ => Usage { wall_ns: ns, paused_ns: ns, ..Usage::default() },
             };
             open = open.plus(&tick);
-            let priced = Priced { before: before.as_ref(), ..Priced::so_far(&open, &[]) };
+            let earlier: Vec<Earlier<'_>> = before.iter().map(|usage| Earlier { usage, gpus: &[], stated: Stated::NOTHING }).collect();
+            let priced = Priced { before: &earlier, ..Priced::so_far(&open, &[]) };
             let segment = charge::charge(&card, &priced).unwrap().cost.nano();
             proptest::prop_assert!(posted <= closed + segment, "{} after {posted}", closed + segment);
             posted = closed + segment;
             if new_segment {
                 closed = posted;
-                before = Some(before.unwrap_or_default().plus(&open));
-                open = Usage::default();
+                before.push(std::mem::take(&mut open));
             }
         }
-        let whole = before.unwrap_or_default().plus(&open);
+        let whole = before.iter().fold(open.clone(), |sum, earlier| sum.plus(earlier));
         proptest::prop_assert_eq!(charge::total(&card, &whole, &[]).unwrap().nano(), posted);
     }
 }

@@ -49,7 +49,8 @@ fn reloaded(agent: &Agent, card: &str) {
 
 fn is_refused(status: &Value, why: &str) -> bool {
     let alarms = status["alarms"].as_array().unwrap();
-    status["card_refused"].as_str().is_some_and(|refused| refused.contains(why)) && alarms.iter().any(|alarm| alarm["code"] == "card_refused")
+    status["card_refused"].as_str().is_some_and(|refused| refused.contains(why))
+        && alarms.iter().any(|alarm| alarm["code"] == "card_refused")
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn usage(used: &Used, gpus: &[HeldGpu]) -> Usage {
         frozen_ns: used.frozen_ns,
         memory_anon_byte_ns: used.memory_anon_byte_ns,
         paused_ns: used.paused_ns,
+        more: None,
     }
 }
 
@@ -159,6 +160,7 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
         host,
         ladder: Ladder::default(),
         woke_at: Boot::default(),
+        provider: None,
     };
     Ok(Receipt::of(&job, &state, &settings))
 }

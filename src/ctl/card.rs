@@ -23,7 +23,7 @@ use crate::domain::rates::check::check;
 use crate::domain::rates::{Card, CardKey, GpuSelector, Priced, SecretCardKey, Stated, Trait, Traits};
 use crate::domain::receipt::rfc3339;
 use crate::domain::time::{Nanos, Wall};
-use crate::domain::usage::{HeldGpu, Usage};
+use crate::domain::usage::{HeldGpu, More, Usage};
 use crate::node::random::fresh_key;
 
 /// What to do with a card.
@@ -105,9 +105,51 @@ pub(super) struct Explain {
     /// How it ended; without it, it goes on.
     #[arg(long, value_parser = outcome)]
     outcome: Option<Outcome>,
+    /// Storage that is provisioned all the time.
+    #[arg(long, value_parser = bytes, value_name = "SIZE")]
+    storage: Option<u64>,
+    /// How long each GPU computes.
+    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    gpu_busy: Option<Nanos>,
+    /// Memory in use on each GPU all the time.
+    #[arg(long, value_parser = bytes, value_name = "SIZE")]
+    gpu_memory: Option<u64>,
+    /// Energy of each GPU, in watt-hours.
+    #[arg(long, value_name = "WH")]
+    energy_wh: Option<u64>,
+    /// Bytes read and written.
+    #[arg(long, value_parser = bytes, value_name = "SIZE")]
+    io: Option<u64>,
+    /// A counter of a hook's: `tokens=1500000`; may be given several times.
+    #[arg(long = "counter", value_parser = named_count, value_name = "NAME=COUNT")]
+    counters: Vec<(LineId, u64)>,
+    /// Events of a hook's: `request=3`; may be given several times.
+    #[arg(long = "event", value_parser = named_count, value_name = "NAME=COUNT")]
+    events: Vec<(LineId, u64)>,
     /// When it began (RFC 3339); without it, when the card came into force.
     #[arg(long, value_parser = instant, value_name = "TIME")]
     at: Option<Wall>,
+}
+
+fn named_count(text: &str) -> Result<(LineId, u64), String> {
+    let wrong = || format!("{text:?}: write NAME=COUNT, such as tokens=1500000");
+    let (name, count) = text.split_once('=').ok_or_else(wrong)?;
+    Ok((name.parse().map_err(|_| wrong())?, count.parse().map_err(|_| wrong())?))
+}
+
+/// What most usage has nothing of.
+fn more(arguments: &Explain, gpus: &[GpuId]) -> Option<Box<More>> {
+    let each = |amount: Option<u128>| amount.into_iter().flat_map(|amount| gpus.iter().map(move |gpu| (gpu.clone(), amount))).collect();
+    let named = |counts: &[(LineId, u64)]| counts.iter().map(|(name, count)| (name.clone(), u128::from(*count))).collect();
+    let more = More {
+        gpu_busy_ns: each(arguments.gpu_busy.map(|busy| u128::from(busy.0))),
+        gpu_memory_byte_ns: each(arguments.gpu_memory.map(|bytes| u128::from(bytes) * u128::from(arguments.run.0))),
+        energy_mj: each(arguments.energy_wh.map(|wh| u128::from(wh) * 3_600_000)),
+        io_bytes: arguments.io.map_or(0, u128::from),
+        counters: named(&arguments.counters),
+        events: named(&arguments.events),
+    };
+    Some(Box::new(more)).filter(|more| **more != More::default())
 }
 
 fn outcome(text: &str) -> Result<Outcome, String> {
@@ -184,8 +226,8 @@ fn checked(path: &PathBuf, key: Option<CardKey>) -> Result<Exit, Failure> {
 }
 
 fn priced<'a>(arguments: &Explain, (usage, gpus): (&'a Usage, &'a [HeldGpu]), traits: &'a Traits, at: Wall) -> Priced<'a> {
-    let stated = Stated { at, traits, cpus: arguments.cpus, memory_bytes: arguments.memory };
-    Priced { usage, gpus, before: None, stated, ended: arguments.outcome }
+    let stated = Stated { at, traits, cpus: arguments.cpus, memory_bytes: arguments.memory, storage_bytes: arguments.storage };
+    Priced { usage, gpus, before: &[], stated, ended: arguments.outcome }
 }
 
 fn usage(arguments: &Explain) -> Result<(Usage, Vec<HeldGpu>), Failure> {
@@ -205,6 +247,7 @@ fn usage(arguments: &Explain) -> Result<(Usage, Vec<HeldGpu>), Failure> {
         job_starts: 1,
         frozen_ns: still_ns(arguments.frozen),
         paused_ns,
+        more: more(arguments, &ids),
     };
     Ok((usage, ids.into_iter().map(|gpu| HeldGpu { gpu, model: model.clone() }).collect()))
 }
@@ -253,6 +296,13 @@ mod tests {
             paused: None,
             traits: Vec::new(),
             outcome: None,
+            storage: None,
+            gpu_busy: None,
+            gpu_memory: None,
+            energy_wh: None,
+            io: None,
+            counters: Vec::new(),
+            events: Vec::new(),
             at: None,
         }
     }

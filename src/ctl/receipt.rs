@@ -127,7 +127,9 @@ fn line_row(line: &LineCharge) -> Vec<String> {
 /// A quantity in the unit of its price, to six digits behind the point, cut off. The exact one is in the JSON document.
 pub(super) fn quantity(line: &LineCharge) -> String {
     let Ok(unit) = line.unit.parse::<Unit>() else { return line.quantity.to_string() };
-    let base = unit.base();
+    // The rules say how long its month was.
+    let hours = line.rules.iter().find_map(|rule| rule.strip_prefix("a month of ")?.split(' ').next()?.parse::<u128>().ok());
+    let base = unit.base(hours.unwrap_or(720) * 3_600_000_000_000);
     let millionths = (line.quantity % base).saturating_mul(1_000_000) / base;
     let text = format!("{}.{millionths:06}", line.quantity / base);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

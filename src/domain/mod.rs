@@ -22,6 +22,7 @@ pub mod outcome;
 pub mod rates;
 pub mod receipt;
 pub mod request;
+pub mod terms;
 pub mod time;
 pub mod turn;
 pub mod usage;

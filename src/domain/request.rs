@@ -13,6 +13,7 @@ use super::money::{Credits, NANO};
 use super::outcome::Outcome;
 use super::rates::Traits;
 use super::rates::rules::read_traits;
+use super::terms::Report;
 use super::time::Nanos;
 use super::wire::{AccountPolicy, OnExhaustion, StartPredicted};
 
@@ -36,6 +37,8 @@ const CPUS_MAX: u32 = 1 << 16;
 /// 1 EiB.
 const MEMORY_BYTES_MAX: u64 = 1 << 60;
 const GPU_INDEX_MAX: u32 = 255;
+/// Totals above this are a slip: no hook counts so far.
+const COUNTER_MAX: u64 = 1 << 62;
 const SLUID_BYTES_MAX: usize = 32;
 
 /// Where a job's tasks are, as a caller says it; the edge looks it up.
@@ -82,6 +85,25 @@ pub struct StartRequest {
     /// What is to be done with it without credit (`on_exhaustion`: `terminate` or `kill`), and by which signal it is warned (`warn_signal`).
     pub policy: JobPolicy,
     /// What is stated of it, for rate lines that select by that: `{"tier": "spot"}`.
+    pub traits: Traits,
+    /// Storage that is provisioned for it.
+    pub storage_bytes: Option<u64>,
+    /// The most that is paid for the start: it is refused if this node asks for more.
+    pub bid: Option<Credits>,
+}
+
+/// A job is given something else from now on. What is left out stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangeRequest {
+    /// The GPUs that it holds from now on: all of them.
+    pub gpus: Option<Vec<GpuWanted>>,
+    /// CPUs.
+    pub cpus: Option<u32>,
+    /// Memory.
+    pub memory_bytes: Option<u64>,
+    /// Storage.
+    pub storage_bytes: Option<u64>,
+    /// These take the place of those of the same kind: `{"tier": "spot"}`.
     pub traits: Traits,
 }
 
@@ -140,6 +162,8 @@ impl StartRequest {
             let on_exhaustion = table.field("on_exhaustion").word(&stop).optional();
             let warn_signal = table.field("warn_signal").word(&WarnSignal::ALL).optional();
             let traits = table.field("traits").table(read_traits).or(Traits::new());
+            let storage_bytes = table.field("storage_bytes").integer(0..=MEMORY_BYTES_MAX).optional();
+            let bid = table.field("bid").amount(TOP_UP_MAX).optional();
             Some(StartRequest {
                 job: job?,
                 account: account?,
@@ -151,6 +175,8 @@ impl StartRequest {
                 memory_bytes: memory_bytes?,
                 policy: JobPolicy { on_exhaustion: on_exhaustion?, warn_signal: warn_signal? },
                 traits: traits?,
+                storage_bytes: storage_bytes?,
+                bid: bid?,
             })
         })
     }
@@ -161,12 +187,8 @@ impl StartRequest {
         let mut body = json!({ "job": self.job, "account": self.account });
         let (key, place) = self.place.to_json();
         body[key] = place;
-        let gpu = |gpu: &GpuWanted| match gpu {
-            GpuWanted::Id(id) => json!(id),
-            GpuWanted::Index(index) => json!(index),
-        };
         if !self.gpus.is_empty() {
-            body["gpus"] = self.gpus.iter().map(gpu).collect();
+            body["gpus"] = self.gpus.iter().map(GpuWanted::to_json).collect();
         }
         put(&mut body, "uid", self.owner.map(|uid| uid.0));
         put(&mut body, "time_limit_s", self.time_limit.map(whole_seconds));
@@ -175,6 +197,8 @@ impl StartRequest {
         put(&mut body, "on_exhaustion", self.policy.on_exhaustion);
         put(&mut body, "warn_signal", self.policy.warn_signal);
         put(&mut body, "traits", Some(&self.traits).filter(|traits| !traits.is_empty()));
+        put(&mut body, "storage_bytes", self.storage_bytes);
+        put(&mut body, "bid", self.bid);
         body
     }
 }
@@ -253,6 +277,82 @@ fn read_gpu(field: Field<'_>) -> Option<GpuWanted> {
         if uuid { Ok(GpuWanted::Id(id)) } else { Err(fault()) }
     });
     id.required()
+}
+
+impl GpuWanted {
+    fn to_json(&self) -> Value {
+        match self {
+            GpuWanted::Id(id) => json!(id),
+            GpuWanted::Index(index) => json!(index),
+        }
+    }
+}
+
+impl ChangeRequest {
+    /// Reads a body: `{"gpus": [0, 1], "traits": {"tier": "spot"}}`.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(text: &str) -> Result<ChangeRequest, Vec<Mistake>> {
+        read_json(text, BODY_BYTES_MAX, |table| {
+            let gpus = table.field("gpus").set(GPUS_MAX, read_gpu).optional();
+            let cpus = table.field("cpus").integer(1..=CPUS_MAX).optional();
+            let memory_bytes = table.field("memory_bytes").integer(1..=MEMORY_BYTES_MAX).optional();
+            let storage_bytes = table.field("storage_bytes").integer(0..=MEMORY_BYTES_MAX).optional();
+            let traits = table.field("traits").table(read_traits).or(Traits::new());
+            let request =
+                ChangeRequest { gpus: gpus?, cpus: cpus?, memory_bytes: memory_bytes?, storage_bytes: storage_bytes?, traits: traits? };
+            if request == ChangeRequest::default() {
+                table.note(Fault::new("out_of_range", "nothing is to change").hint("gpus, cpus, memory_bytes, storage_bytes or traits"));
+            }
+            Some(request)
+        })
+    }
+
+    /// The body as JSON, for whoever sends it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut body = json!({});
+        put(&mut body, "gpus", self.gpus.as_ref().map(|gpus| gpus.iter().map(GpuWanted::to_json).collect::<Vec<Value>>()));
+        put(&mut body, "cpus", self.cpus);
+        put(&mut body, "memory_bytes", self.memory_bytes);
+        put(&mut body, "storage_bytes", self.storage_bytes);
+        put(&mut body, "traits", Some(&self.traits).filter(|traits| !traits.is_empty()));
+        body
+    }
+}
+
+/// Reads what a hook reports: `{"counter": "tokens", "total": 1500000}` or `{"event": "request", "id": "r-17"}`.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn read_report(text: &str) -> Result<Report, Vec<Mistake>> {
+    read_json(text, BODY_BYTES_MAX, |table| {
+        let counter = table.field("counter").name().optional();
+        let total = table.field("total").integer(0..=COUNTER_MAX).optional();
+        let event = table.field("event").name().optional();
+        let id = table.field("id").name().optional();
+        match (counter?, total?, event?, id?) {
+            (Some(name), Some(total), None, None) => Some(Report::Counter { name, total }),
+            (None, None, Some(name), Some(id)) => Some(Report::Event { name, id }),
+            _ => {
+                table.note(
+                    Fault::new("one_report", "a counter with its total, or an event with its id")
+                        .hint("{\"counter\": \"tokens\", \"total\": 17}"),
+                );
+                None
+            }
+        }
+    })
+}
+
+/// What a hook reports as JSON, for whoever sends it.
+#[must_use]
+pub fn report_to_json(report: &Report) -> Value {
+    match report {
+        Report::Counter { name, total } => json!({ "counter": name, "total": total }),
+        Report::Event { name, id } => json!({ "event": name, "id": id }),
+    }
 }
 
 impl StopRequest {

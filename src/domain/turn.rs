@@ -22,6 +22,7 @@ use super::id::{Attempt, Epoch, JobName, Uid};
 use super::job::{Ending, FrozenBy, Job, StepEvent};
 use super::meter::{JobSample, Missing, Reading};
 use super::rates::Card;
+use super::terms::{Change, Report};
 use super::time::{Mono, Nanos, Now};
 use super::wire::{Answer, Push, Request};
 
@@ -80,6 +81,28 @@ pub enum Event {
     Pushed(Push),
     /// A card has come into force; with a look at all jobs, so that each pays by the old one up to now.
     CardArrived(Box<Card>, Vec<JobSample>),
+    /// A job is given something else; with a look at it, so that it pays by what it had up to now.
+    ChangeAsked {
+        /// Whom to answer.
+        caller: u64,
+        /// Which job.
+        name: JobName,
+        /// What.
+        change: Change,
+        /// By whom.
+        by: Uid,
+        /// The job now.
+        sample: Option<JobSample>,
+    },
+    /// A hook reports something of a job.
+    Reported {
+        /// Whom to answer.
+        caller: u64,
+        /// Which job.
+        name: JobName,
+        /// What.
+        report: Report,
+    },
     /// The mode of enforcement is to be set.
     EnforcementAsked {
         /// Whom to answer.
@@ -315,6 +338,13 @@ impl Turn {
                 self.catch_up(sample.as_mut_slice());
                 self.draft(now, |draft, replies| replies.push((caller, draft.stop(&name, ending, sample.as_ref()))))
             }
+            Event::ChangeAsked { caller, name, change, by, mut sample } => {
+                self.catch_up(sample.as_mut_slice());
+                self.draft(now, |draft, replies| replies.push((caller, draft.change(&name, &change, by, sample.as_ref()))))
+            }
+            Event::Reported { caller, name, report } => {
+                self.draft(now, |draft, replies| replies.push((caller, draft.report(&name, report))))
+            }
             Event::ConfirmAsked { caller, by } => self.draft(now, |draft, replies| {
                 draft.confirm(by);
                 replies.push((caller, Reply::Done));
@@ -332,6 +362,7 @@ impl Turn {
     pub fn next_look(&self, now: Now) -> Option<(Mono, Vec<Attempt>)> {
         let mut looks = self.agent.edges(&self.settings, now, &self.looked);
         looks.extend(self.agent.last_words(now.mono));
+        looks.extend(self.agent.dates(now));
         let first = looks.iter().map(|(at, _)| *at).min()?;
         let at = first.max(self.looked_at.plus(LOOK_AGAIN));
         // All that are due by then: an account that is looked at again and again must not keep the others from their turn.

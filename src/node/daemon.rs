@@ -306,6 +306,7 @@ fn settings(config: &Config) -> Result<Settings, StartError> {
         interval: config.interval,
         host,
         ladder: config.ladder.clone(),
+        provider: config.provider.clone(),
         woke_at: Boot::default(),
     })
 }

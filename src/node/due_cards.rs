@@ -17,7 +17,8 @@ impl DueCards {
 
     /// Those whose date has come, the oldest first.
     pub(super) fn due(&mut self, wall: Wall) -> Vec<Card> {
-        let (mut due, later): (Vec<Card>, Vec<Card>) = std::mem::take(&mut self.0).into_iter().partition(|card| card.effective_from <= wall);
+        let (mut due, later): (Vec<Card>, Vec<Card>) =
+            std::mem::take(&mut self.0).into_iter().partition(|card| card.effective_from <= wall);
         self.0 = later;
         due.sort_by_key(|card| (card.effective_from, card.version));
         due

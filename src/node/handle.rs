@@ -19,7 +19,8 @@ use crate::domain::job::Ending;
 use crate::domain::meter::{GpuSample, Host, Reading};
 use crate::domain::rates::Card;
 use crate::domain::receipt::Receipt;
-use crate::domain::request::StartRequest;
+use crate::domain::request::{ChangeRequest, StartRequest};
+use crate::domain::terms::Report;
 use crate::domain::turn::JournalState;
 use crate::domain::view::View;
 use crate::domain::wire::{Answer, Push};
@@ -52,6 +53,26 @@ pub enum Inbox {
         name: JobName,
         /// How.
         ending: Ending,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// A job is given something else from now on.
+    Change {
+        /// Which.
+        name: JobName,
+        /// What.
+        request: ChangeRequest,
+        /// Who says so.
+        by: Uid,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// A hook reports a counter or an event of a job.
+    Report {
+        /// Which job.
+        name: JobName,
+        /// What.
+        report: Report,
         /// Where the answer goes.
         reply: oneshot::Sender<Reply>,
     },

@@ -40,7 +40,8 @@ use crate::domain::id::{AccountId, JobName, PaymentId, Uid};
 use crate::domain::job::{Ending, Phase};
 use crate::domain::ledger;
 use crate::domain::receipt::Receipt;
-use crate::domain::request::{BODY_BYTES_MAX, CreateAccount, StartRequest, StopRequest, TopUp};
+use crate::domain::request::{BODY_BYTES_MAX, ChangeRequest, CreateAccount, StartRequest, StopRequest, TopUp};
+use crate::domain::terms::Report;
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::view::{AccountView, JobView};
 use crate::domain::wire::AccountPolicy;
@@ -233,6 +234,8 @@ impl Api {
             Operation::Events(wanted) => self.events(peer, wanted).await.map(Answer::Events),
             Operation::Start(request) => self.start(peer, request).await,
             Operation::Stop(name, request) => self.stop(peer, name, request).await,
+            Operation::Change(name, request) => self.change(peer, name, request).await,
+            Operation::Report(name, report) => self.report(peer, name, report).await,
             Operation::SetEnforcement(mode) => self.set_enforcement(peer, mode).await,
             Operation::ConfirmStops => self.confirm_stops(peer).await,
             Operation::Accounts => self.accounts(peer).await,
@@ -377,6 +380,20 @@ impl Api {
         let ending = Ending { outcome: request.outcome, exit_code: request.exit_code };
         let (reply, answer) = oneshot::channel();
         self.put(Inbox::Stop { name, ending, reply })?;
+        plain_reply(told(answer).await?)
+    }
+
+    async fn change(&self, peer: &Peer, name: JobName, request: ChangeRequest) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Change)?;
+        let (reply, answer) = oneshot::channel();
+        self.put(Inbox::Change { name, request, by: local(peer)?.uid, reply })?;
+        plain_reply(told(answer).await?)
+    }
+
+    async fn report(&self, peer: &Peer, name: JobName, report: Report) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Change)?;
+        let (reply, answer) = oneshot::channel();
+        self.put(Inbox::Report { name, report, reply })?;
         plain_reply(told(answer).await?)
     }
 
@@ -531,6 +548,7 @@ fn plain_reply(reply: Reply) -> Result<Answer, Problem> {
     match reply {
         Reply::Started { attempt, .. } => Ok(Answer::Document(json!({ "attempt": attempt }))),
         Reply::StopNoted { attempt, phase } => Ok(Answer::Document(json!({ "attempt": attempt, "phase": phase }))),
+        Reply::Changed { attempt, novelty } => Ok(Answer::Document(json!({ "attempt": attempt, "novelty": novelty_name(novelty) }))),
         Reply::Done => Ok(Answer::Document(json!({}))),
         Reply::Refused(refusal) => Err(Problem::from(refusal)),
     }

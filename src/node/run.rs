@@ -16,7 +16,7 @@ use super::cgroup::{AnonRead, AttachError, Sampler, Which};
 use super::clock::ClockWatch;
 use super::defence::{Defence, stands};
 use super::due_cards::{self, DueCards};
-use super::gpu::{GpuName, Gpus};
+use super::gpu::Gpus;
 use super::gpu_owner::{CgroupTree, OwnerTable, Owners};
 use super::handle::{Caller, Handle, Inbox, Stats};
 use super::hands::Hands;
@@ -38,10 +38,12 @@ use crate::domain::id::{AccountId, Attempt};
 use crate::domain::job::Removed;
 use crate::domain::meter::{JobSample, Missing, Reading};
 use crate::domain::receipt::Receipt;
-use crate::domain::request::{GpuWanted, Place, StartRequest};
+use crate::domain::request::{Place, StartRequest};
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::turn::{Effect, Event, Turn};
-use crate::domain::usage::{HeldGpu, Meter};
+use crate::domain::usage::Meter;
+
+mod changes;
 
 /// Messages that may wait for the loop.
 pub const QUEUE_MAX: usize = 8_192;
@@ -230,6 +232,7 @@ impl Loop {
         self.edges.sampler.changed(&self.edges.watch.take_changed());
         let anon_has_a_price = self.turn.agent().cards.values().any(|card| card.prices(Meter::MemoryAnon));
         self.edges.sampler.set_anon(if anon_has_a_price { AnonRead::EachLook } else { AnonRead::WithDetails });
+        self.set_energy();
         let samples = self.edges.sampler.sample(Which::All);
         for why in samples.iter().filter_map(|sample| missing(&sample.cpu_ns)) {
             *self.stats.missing.entry(why).or_default() += 1;
@@ -314,6 +317,7 @@ impl Loop {
     }
 
     fn step(&mut self, event: Event) {
+        let event = self.with_gpus(event);
         let effects = self.turn.step(clock::now(), event);
         self.carry_out(effects);
     }
@@ -330,6 +334,8 @@ impl Loop {
                 }
                 self.step(Event::StopAsked { caller, name, ending, sample });
             }
+            Inbox::Change { name, request, by, reply } => self.change(&name, &request, by, reply),
+            Inbox::Report { name, report, reply } => self.report(name, report, reply),
             Inbox::Enforcement { mode, by, reply } => {
                 let caller = self.wait(Waiting { reply, caller: None, made: None });
                 self.step(Event::EnforcementAsked { caller, mode, by });
@@ -439,7 +445,7 @@ impl Loop {
     /// Looks the caller's words up in the world, reads the baseline, and gives it to the turn.
     fn start(&mut self, request: StartRequest, caller: Caller, reply: oneshot::Sender<Reply>) {
         let refuse = |reply: oneshot::Sender<Reply>, refusal| drop(reply.send(Reply::Refused(refusal)));
-        let gpus = match self.resolve_gpus(&request.gpus).and_then(|gpus| self.free_gpus(&gpus, &request).map(|()| gpus)) {
+        let gpus = match self.resolve_gpus(&request.gpus).and_then(|gpus| self.free_gpus(&gpus, &request.job).map(|()| gpus)) {
             Ok(gpus) => gpus,
             Err(refusal) => return refuse(reply, refusal),
         };
@@ -464,41 +470,12 @@ impl Loop {
             memory_bytes: request.memory_bytes,
             policy: request.policy,
             traits: request.traits,
+            storage_bytes: request.storage_bytes,
+            bid: request.bid,
         };
         let at = clock::now();
         let caller = self.wait(Waiting { reply, caller: Some(caller), made });
         self.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus, sample, at, asked: None })));
-    }
-
-    fn resolve_gpus(&self, wanted: &[GpuWanted]) -> Result<Vec<HeldGpu>, Refusal> {
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let Some(gpus) = &self.edges.gpus else {
-            return Err(Refusal::new("gpu_no_reading", "GPUs are not read here", "set nvml = \"auto\" under [gpu] in meterd.toml"));
-        };
-        let look = gpus.look(clock::mono());
-        let name = |gpu: &GpuWanted| match gpu {
-            GpuWanted::Id(id) => GpuName::Uuid(id.clone()),
-            GpuWanted::Index(index) => GpuName::Index(*index),
-        };
-        let held: Result<Vec<HeldGpu>, _> = wanted.iter().map(|gpu| look.resolve(&name(gpu))).collect();
-        held.map_err(|refusal| Refusal::new(refusal.code(), refusal.to_string(), "meterctl status lists the GPUs that the agent sees"))
-    }
-
-    /// A device is held by one job at a time: held by two it would be billed twice.
-    fn free_gpus(&self, gpus: &[HeldGpu], request: &StartRequest) -> Result<(), Refusal> {
-        let others = self.turn.agent().jobs.values().filter(|job| job.is_live() && job.name != request.job);
-        let shared = others
-            .flat_map(|job| job.gpus.iter().map(move |held| (job, held)))
-            .find(|(_, held)| gpus.iter().any(|gpu| gpu.gpu == held.gpu));
-        match shared {
-            Some((job, held)) => {
-                let message = format!("{} is held by job {}", held.gpu, job.name);
-                Err(Refusal::new("gpu_held", message, "stop that job first, or hold another GPU"))
-            }
-            None => Ok(()),
-        }
     }
 
     /// The job's place; the second part is what was made for it, to be removed if the job is refused.

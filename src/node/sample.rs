@@ -174,6 +174,7 @@ pub(crate) fn receipt() -> Receipt {
         frozen_ns: 61_500_000_000,
         paused_ns: 1_500_000_000,
         memory_anon_byte_ns: 2 * HOUR_NS * (8 << 30),
+        more: None,
     };
     let lines = charge::lines(&card, &usage, &gpus).unwrap();
     let cost: Credits = lines.iter().map(|line| line.cost).sum();
@@ -196,6 +197,8 @@ pub(crate) fn receipt() -> Receipt {
         lines,
         cost,
         memory_anon_byte_ns: usage.memory_anon_byte_ns.to_string(),
+        more: None,
+        terms: None,
     };
     Receipt {
         receipt: VERSION,
@@ -233,6 +236,10 @@ pub(crate) fn receipt() -> Receipt {
         memory_bytes: None,
         traits: Traits::new(),
         pending: Credits::ZERO,
+        earned: None,
+        offer: None,
+        provider: None,
+        storage_bytes: None,
     }
 }
 

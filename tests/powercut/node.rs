@@ -113,6 +113,7 @@ impl World {
             tail: None,
             memory_anon_bytes: None,
             detail: None,
+            gpus: None,
         }
     }
 }
@@ -137,6 +138,7 @@ pub(crate) fn settings(boot: u8) -> Settings {
         host: Host { cpu_count: 64, memory_bytes: 64 << 30 },
         ladder: Ladder::default(),
         woke_at: Boot::default(),
+        provider: None,
     }
 }
 
@@ -269,6 +271,8 @@ impl Node {
             cpus: None,
             memory_bytes: None,
             policy: JobPolicy::default(),
+            bid: None,
+            storage_bytes: None,
         };
         let at = self.world.now();
         self.note();

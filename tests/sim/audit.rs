@@ -485,6 +485,7 @@ impl Audit {
                 let noted = known(attempt).is_some_and(|job| job.reported.is_some() || job.ended.is_some());
                 assert!(noted, "gate: a stop is confirmed and not durable");
             }
+            Reply::Changed { attempt, .. } => assert!(known(attempt).is_some(), "gate: a change is confirmed and not durable"),
             Reply::Done => {
                 let told = replica.enforcement.is_some() || self.nodes[n].confirmed;
                 assert!(told, "gate: a mode is confirmed and not durable");

@@ -211,6 +211,7 @@ impl World {
             host: Host { cpu_count: u32::try_from(CPUS).unwrap(), memory_bytes: MEMORY },
             ladder: Ladder { blast, ..Ladder::default() },
             woke_at: Boot::default(),
+            provider: None,
         };
         Node {
             settings,
@@ -558,6 +559,7 @@ impl World {
             tail: None,
             memory_anon_bytes: None,
             detail: None,
+            gpus: None,
         };
         let Some(index) = self.job_at(n, target) else { return missing(Missing::Vanished) };
         if !self.jobs[index].is(target) {
@@ -586,6 +588,7 @@ impl World {
             tail: None,
             memory_anon_bytes: None,
             detail: None,
+            gpus: None,
         };
         if !cpu_fails {
             self.nodes[n].reads.insert(attempt, (index, cpu));

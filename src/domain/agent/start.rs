@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::act::Target;
 use super::super::enforcement::Enforcement;
-use super::super::fact::{Fact, Opened};
+use super::super::fact::{Fact, MeteredRow, Opened};
 use super::super::id::{AccountId, Attempt, JobName, Uid};
 use super::super::job::{Ending, Job, Phase};
 use super::super::ladder::JobPolicy;
@@ -12,9 +12,10 @@ use super::super::meter::{JobSample, Missing, Reading};
 use super::super::money::Credits;
 use super::super::outcome::{Basis, Outcome};
 use super::super::rates::charge::{self, Charge};
-use super::super::rates::{Priced, Stated, Trait, Traits, Uncovered};
+use super::super::rates::{Card, Priced, Stated, Trait, Traits, Uncovered};
+use super::super::terms::{Marks, Offer};
 use super::super::time::{Mono, Nanos, Now};
-use super::super::usage::{HeldGpu, Usage};
+use super::super::usage::{HeldGpu, Meter, Usage};
 use super::super::wire::{StartPredicted, Verdict};
 use super::draft::Draft;
 use super::outlook::host_shape;
@@ -43,6 +44,10 @@ pub struct Wanted {
     pub policy: JobPolicy,
     /// What is stated of it, for lines that select by that.
     pub traits: Traits,
+    /// Storage as stated, in bytes.
+    pub storage_bytes: Option<u64>,
+    /// The most that its starter pays for the start; none: whatever it costs.
+    pub bid: Option<Credits>,
 }
 
 /// A start that waits for the authority's word.
@@ -93,6 +98,13 @@ pub enum Reply {
         /// New, or already known.
         novelty: Novelty,
     },
+    /// The job goes on with what it is given now.
+    Changed {
+        /// Its number.
+        attempt: Attempt,
+        /// New, or already so.
+        novelty: Novelty,
+    },
     /// The stop is noted; the job meters on until its last task is gone.
     StopNoted {
         /// Its number.
@@ -140,22 +152,7 @@ impl Draft<'_> {
         };
         let traits = self.traits(start);
         let Err(why) = card.cover(&start.gpus, &stated(start, &traits)) else { return None };
-        let named = format!("rate card {} version {}", card.name, card.version);
-        Some(Reply::Refused(match why {
-            Uncovered::Gpu(gpu) => {
-                let model = start.gpus.iter().find(|held| held.gpu == gpu).map(|held| held.model.to_string()).unwrap_or_default();
-                let message = format!("{named} has no price for {gpu} ({model})");
-                Refusal::new("no_price", message, "add a gpu_held line for that model; a free one has price \"0\"")
-            }
-            Uncovered::Meter(_) => Refusal::new(
-                "no_price",
-                format!("{named}: {why}"),
-                "state at the start what the lines select, or add a line that selects nothing",
-            ),
-            Uncovered::NotStated { .. } => {
-                Refusal::new("not_stated", format!("{named}: {why}"), "state cpus and memory_bytes at the start")
-            }
-        }))
+        Some(Reply::Refused(unpriced(card, &start.gpus, &why)))
     }
 
     /// What is stated of it; the node's name is known.
@@ -217,6 +214,11 @@ impl Draft<'_> {
         let (Some(card), Charge { cost: charge, pending }) = (self.agent.card, self.start_price(start)) else {
             return Reply::Refused(Refusal::new("no_rate_card", "no rate card is in force", "set rate_card in meterd.toml and reload"));
         };
+        let ask = charge.plus(pending);
+        if let Some(bid) = wanted.bid.filter(|bid| *bid < ask) {
+            let message = format!("this node asks {ask} credits for job {}, and the bid is {bid}", wanted.name);
+            return Reply::Refused(Refusal::new("bid_below_ask", message, "bid at least as much, or start it on a cheaper node"));
+        }
         let traits = self.traits(start);
         self.record(Fact::JobOpened(Box::new(Opened {
             attempt,
@@ -239,8 +241,30 @@ impl Draft<'_> {
             pending,
             oom_kills: start.sample.detail.as_ref().and_then(|detail| detail.oom_kills.seen().copied()),
         })));
+        if wanted.storage_bytes.is_some() || wanted.bid.is_some() {
+            let offer = wanted.bid.map(|bid| Offer { bid, ask });
+            self.record(Fact::JobStated { attempt, storage_bytes: wanted.storage_bytes, offer });
+        }
+        self.begin_io(start, attempt);
         self.review(&start.wanted.account);
         Reply::Started { attempt, target: start.wanted.target.clone(), novelty: Novelty::New }
+    }
+
+    /// What its cgroups read and wrote before it began is not its own.
+    fn begin_io(&mut self, start: &PendingStart, attempt: Attempt) {
+        if !self.agent.card_in_force().is_some_and(|card| card.prices(Meter::IoBytes)) {
+            return;
+        }
+        let read = match start.sample.detail.as_ref().map(|detail| &detail.io) {
+            Some(Reading::Seen(io)) => Some(io.read_bytes.saturating_add(io.write_bytes)),
+            // Made for it: what is counted there once it is there is its own.
+            _ if matches!(start.wanted.target, Target::SlurmJob(_) | Target::OwnCgroups(_)) => Some(0),
+            _ => None,
+        };
+        if let Some(bytes) = read {
+            let marks = Marks { io: Some((bytes, start.at.mono)), ..Marks::default() };
+            self.record(Fact::Metered { rows: vec![MeteredRow { attempt, more: Box::default(), marks: Box::new(marks) }] });
+        }
     }
 
     /// What the start costs at once, and what it keeps back.
@@ -311,7 +335,7 @@ impl Draft<'_> {
             ..Usage::default()
         };
         let traits = self.traits(start);
-        let priced = Priced { usage: &usage, gpus: &start.gpus, before: None, stated: stated(start, &traits), ended: None };
+        let priced = Priced { usage: &usage, gpus: &start.gpus, before: &[], stated: stated(start, &traits), ended: None };
         let far = Credits::from_nano(i128::MAX);
         Some(charge::charge(card, &priced).map_or(far, |charge| charge.cost.plus(charge.pending)))
     }
@@ -373,11 +397,41 @@ pub enum AskedInVain {
 }
 
 fn stated<'t>(start: &PendingStart, traits: &'t Traits) -> Stated<'t> {
-    Stated { at: start.at.wall, traits, cpus: start.wanted.cpus, memory_bytes: start.wanted.memory_bytes }
+    Stated {
+        at: start.at.wall,
+        traits,
+        cpus: start.wanted.cpus,
+        memory_bytes: start.wanted.memory_bytes,
+        storage_bytes: start.wanted.storage_bytes,
+    }
 }
 
 /// Has this start waited long enough?
 #[must_use]
 pub fn overdue(start: &PendingStart, now: Mono) -> bool {
     ADMIT_WITHIN <= now.since(start.at.mono)
+}
+
+/// Why a job has no price, as it is told.
+pub(super) fn unpriced(card: &Card, gpus: &[HeldGpu], why: &Uncovered) -> Refusal {
+    let named = format!("rate card {} version {}", card.name, card.version);
+    match why {
+        Uncovered::Gpu(gpu) => {
+            let model = gpus.iter().find(|held| held.gpu == *gpu).map(|held| held.model.to_string()).unwrap_or_default();
+            let message = format!("{named} has no price for {gpu} ({model})");
+            Refusal::new(
+                "no_price",
+                message,
+                "add a gpu_held line for that model, and one of each other GPU meter; a free one has price \"0\"",
+            )
+        }
+        Uncovered::Meter(_) => Refusal::new(
+            "no_price",
+            format!("{named}: {why}"),
+            "state at the start what the lines select, or add a line that selects nothing",
+        ),
+        Uncovered::NotStated { .. } => {
+            Refusal::new("not_stated", format!("{named}: {why}"), "state cpus, memory_bytes and storage_bytes at the start")
+        }
+    }
 }

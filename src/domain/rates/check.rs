@@ -66,8 +66,11 @@ impl Checker<'_> {
         const HOUR_NS: u128 = 3_600 * 1_000_000_000;
         let (of, base, most): (_, _, u128) = match line.meter {
             Meter::CpuTime => ("a core-hour", HOUR_NS, 100),
-            Meter::MemoryCharged | Meter::MemoryAnon => ("a GiB-hour", HOUR_NS << 30, 100),
-            Meter::GpuHeld => ("a GPU-hour", HOUR_NS, 2_000),
+            Meter::MemoryCharged | Meter::MemoryAnon | Meter::GpuMemory | Meter::Storage => ("a GiB-hour", HOUR_NS << 30, 100),
+            Meter::GpuHeld | Meter::GpuBusy => ("a GPU-hour", HOUR_NS, 2_000),
+            Meter::Energy => ("a kWh", 3_600_000_000, 1_000),
+            Meter::IoBytes => ("a GB", 1_000_000_000, 10_000),
+            Meter::Counter | Meter::Events => ("a thousand", 1_000, 1_000_000_000),
             Meter::WallTime => ("an hour", HOUR_NS, 20_000),
             Meter::JobStarts => ("a start", 1, 100_000),
         };
@@ -155,16 +158,16 @@ impl Checker<'_> {
 
     /// Two lines that are for the same jobs.
     fn pair(&mut self, a: &Line, b: &Line) {
-        if a.meter != b.meter || a.gpu_model != b.gpu_model || !meet(a.span(), b.span()) {
+        if a.meter != b.meter || a.gpu_model != b.gpu_model || a.name() != b.name() || !meet(a.span(), b.span()) {
             return;
         }
         let (one, two) = (a.selected(), b.selected());
-        if one == two && a.meter != Meter::GpuHeld {
+        if one == two && !a.meter.is_of_gpus() {
             let message = format!("it is for the same jobs at the same time as line {}: both are charged", a.id);
             self.note(b, "overlap", &message, "end the first with effective_to where the second begins, or add the prices up in one line");
         } else if one != two && one.len() == two.len() && one.iter().all(|(which, value)| two.get(which).is_none_or(|other| other == value))
         {
-            let what = if a.meter == Meter::GpuHeld { "the first one is charged" } else { "both are charged" };
+            let what = if a.meter.is_of_gpus() { "the first one is charged" } else { "both are charged" };
             let message = format!("a job can be one for line {} as well, and neither selects more: {what}", a.id);
             self.note(b, "ambiguous", &message, "add a line that selects both, or more to one of them");
         }
@@ -185,7 +188,9 @@ impl Checker<'_> {
             return;
         }
         let kin = || {
-            let same = |other: &&Line| other.meter == line.meter && other.gpu_model == line.gpu_model && other.id != line.id;
+            let same = |other: &&Line| {
+                (other.meter, &other.gpu_model, other.name()) == (line.meter, &line.gpu_model, line.name()) && other.id != line.id
+            };
             card.lines
                 .iter()
                 .filter(same)

@@ -115,6 +115,8 @@ fn start() -> impl Strategy<Value = StartRequest> {
             cpus,
             memory_bytes,
             policy,
+            bid: None,
+            storage_bytes: None,
         }
     })
 }

@@ -4,6 +4,7 @@ mod evidence;
 mod ladder;
 mod nested;
 mod rates;
+mod segments;
 mod still;
 
 use super::*;
@@ -51,6 +52,7 @@ impl Bench {
             host: Host { cpu_count: 1, memory_bytes: 1 << 30 },
             ladder: Ladder::default(),
             woke_at: Boot::default(),
+            provider: None,
         };
         let now = Now { mono: Mono(1_000 * MS), boot: Boot(1_000 * MS), wall: Wall(1_800_000_000_000) };
         let (turn, out) = Turn::wake(Agent::default(), settings, now, Epoch([7; 16]), &BTreeSet::new());
@@ -102,6 +104,7 @@ impl Bench {
             tail: None,
             memory_anon_bytes: None,
             detail: self.detail.clone().map(Box::new),
+            gpus: None,
         }
     }
 
@@ -120,6 +123,8 @@ impl Bench {
             cpus: None,
             memory_bytes: None,
             policy: self.job_policy,
+            bid: None,
+            storage_bytes: None,
         };
         let sample = self.sample(Attempt(u64::MAX));
         self.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus: Vec::new(), sample, at: self.now, asked: None })));

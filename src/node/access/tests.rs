@@ -29,6 +29,8 @@ fn start() -> StartRequest {
         cpus: None,
         memory_bytes: None,
         policy: JobPolicy::default(),
+        bid: None,
+        storage_bytes: None,
     }
 }
 

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 use super::answer::Problem;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{AccountId, JobName};
-use crate::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
+use crate::domain::request::{ChangeRequest, CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp, read_report};
+use crate::domain::terms::Report;
 use crate::domain::wire::AccountPolicy;
 
 /// Ledger lines given unless told otherwise.
@@ -39,6 +40,10 @@ pub enum Operation {
     Start(StartRequest),
     /// `POST /v1/jobs/{job}/stop`.
     Stop(JobName, StopRequest),
+    /// `POST /v1/jobs/{job}/change`: it is given something else from now on.
+    Change(JobName, ChangeRequest),
+    /// `POST /v1/jobs/{job}/count`: a hook's counter or event.
+    Report(JobName, Report),
     /// `GET /v1/accounts`.
     Accounts,
     /// `GET /v1/accounts/{account}`.
@@ -117,6 +122,8 @@ impl Operation {
             ["v1", "jobs", job] if get => Ok(Operation::Job(name(job)?)),
             ["v1", "jobs", job, "receipt" | "why"] if get => Ok(Operation::Receipt(name(job)?)),
             ["v1", "jobs", job, "stop"] if post => Ok(Operation::Stop(name(job)?, parsed(body, StopRequest::parse)?)),
+            ["v1", "jobs", job, "change"] if post => Ok(Operation::Change(name(job)?, parsed(body, ChangeRequest::parse)?)),
+            ["v1", "jobs", job, "count"] if post => Ok(Operation::Report(name(job)?, parsed(body, read_report)?)),
             ["v1", "accounts"] if get => Ok(Operation::Accounts),
             ["v1", "accounts"] if post => parsed(body, |text| CreateAccount::parse_with(text, defaults)).map(Operation::CreateAccount),
             ["v1", "accounts", account] if get => Ok(Operation::Account(name(account)?)),
@@ -143,7 +150,7 @@ fn is_path(segments: &[&str]) -> bool {
         ["" | "healthz" | "readyz" | "metrics"]
             | ["v1", "status" | "jobs" | "accounts" | "events" | "enforcement"]
             | ["v1", "jobs" | "accounts", _]
-            | ["v1", "jobs", _, "receipt" | "why" | "stop"]
+            | ["v1", "jobs", _, "receipt" | "why" | "stop" | "change" | "count"]
             | ["v1", "enforcement", "confirm"]
             | ["v1", "accounts", _, "ledger" | "policy" | "topup"]
     )

@@ -216,6 +216,8 @@ impl World {
             cpus: None,
             memory_bytes: None,
             policy: JobPolicy::default(),
+            bid: None,
+            storage_bytes: None,
         };
         let gpus = job.gpus.clone();
         let at = self.nodes[n].now(self.now);
