@@ -208,8 +208,8 @@ fn read_line(table: &Table<'_>, seen: &mut Seen) -> Option<Line> {
     let per = table.field("per").integer(1..=u64::MAX).or(1);
     let round = table.field("round").word(&Rounding::ALL.map(|round| (round.name(), round))).or(Rounding::Down);
     let selector = table.field("gpu_model").text(MODEL_BYTES_MAX).check(|text| selector(&text, meter)).or(GpuSelector::Any);
-    // A line without rules is priced the short way.
-    let plain = |rules: &Rules| meter.is_some_and(|meter| *rules == Rules::none(meter));
+    // A line without rules is priced the short way; but how much storage there was is known only by what was stated.
+    let plain = |rules: &Rules| meter.is_some_and(|meter| meter != Meter::Storage && *rules == Rules::none(meter));
     let read = rules::read(table, meter, unit);
     let rules = read.is_some().then(|| read.filter(|rules| !plain(rules)).map(Box::new));
     if let (Some(meter), Some(selector), Some(rules)) = (meter.filter(|meter| meter.is_of_gpus()), &selector, &rules) {
@@ -465,8 +465,8 @@ impl Line {
         if !self.meter.is_of_gpus() && self.gpu_model != GpuSelector::Any {
             return Err(CardFlaw::SelectorWithoutGpu(self.id.clone()));
         }
-        if self.rules.is_none() && (self.meter.is_named() || matches!(self.unit, Unit::Month(_))) {
-            return Err(CardFlaw::Rules(self.id.clone(), "a name or the length of a month is missing".to_owned()));
+        if self.rules.is_none() && (self.meter.is_named() || self.meter == Meter::Storage) {
+            return Err(CardFlaw::Rules(self.id.clone(), "a meter that needs rules has none".to_owned()));
         }
         if let Some((_, what, _)) = self.rules.as_deref().and_then(|rules| rules.flaw(self.meter, self.unit)) {
             return Err(CardFlaw::Rules(self.id.clone(), what.to_owned()));

@@ -252,9 +252,12 @@ fn by_state<'a>(
     let overflow = || RateError::Overflow(line.id.clone());
     let (mut used, mut asked) = (ByState::default(), ByState::default());
     for segment in segments {
-        used = used_in(card, line, priced, &segment).and_then(|more| used.plus(more)).ok_or_else(overflow)?;
-        if matches!(rules.basis, Basis::Allocated | Basis::MaxOf) && !line.meter.is_of_gpus() {
-            asked = asked_in(line, &segment).and_then(|more| asked.plus(more.ok_or_else(overflow)?).ok_or_else(overflow))?;
+        let by_statement = !line.meter.is_of_gpus();
+        if rules.basis != Basis::Allocated || !by_statement {
+            used = used_in(card, line, priced, &segment).and_then(|more| used.plus(more)).ok_or_else(overflow)?;
+        }
+        if matches!(rules.basis, Basis::Allocated | Basis::MaxOf) && by_statement {
+            asked = asked_in(line, &segment).and_then(|more| asked.plus(more)).ok_or_else(overflow)?;
         }
     }
     Ok(match rules.basis {
@@ -292,18 +295,18 @@ fn used_in(card: &Card, line: &Line, priced: &Priced<'_>, segment: &Earlier<'_>)
     }
 }
 
-/// What was asked for in a segment, for as long as it lasted; `None` past 128 bits.
-fn asked_in(line: &Line, segment: &Earlier<'_>) -> Result<Option<ByState>, RateError> {
-    let (count, what) = match line.meter {
-        Meter::CpuTime => (segment.stated.cpus.map(u128::from), "cpus"),
-        Meter::Storage => (segment.stated.storage_bytes.map(u128::from), "storage_bytes"),
-        _ => (segment.stated.memory_bytes.map(u128::from), "memory_bytes"),
+/// What was asked for in a segment, for as long as it lasted; `None` past 128 bits. Of this segment it is stated, or nothing is priced:
+/// see [`Card::cover`]. From an earlier one in which it was not, no increment reaches into this one.
+fn asked_in(line: &Line, segment: &Earlier<'_>) -> Option<ByState> {
+    let count = match line.meter {
+        Meter::CpuTime => segment.stated.cpus.map(u128::from),
+        Meter::Storage => segment.stated.storage_bytes.map(u128::from),
+        _ => segment.stated.memory_bytes.map(u128::from),
     };
-    let count = count.ok_or_else(|| RateError::Uncovered(Uncovered::NotStated { line: line.id.clone(), what }))?;
+    let Some(count) = count else { return Some(ByState::default()) };
     let time = time_of(segment.usage);
     let part = |ns: u128| ns.checked_mul(count);
-    let times = || Some(ByState { running: part(time.running)?, frozen: part(time.frozen)?, paused: part(time.paused)? });
-    Ok(times())
+    Some(ByState { running: part(time.running)?, frozen: part(time.frozen)?, paused: part(time.paused)? })
 }
 
 /// The greatest cost of one second of running, each line rounded up; held at the range's end. Of a job of which nothing is stated.

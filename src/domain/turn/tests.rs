@@ -3,6 +3,7 @@
 mod evidence;
 mod ladder;
 mod nested;
+mod older;
 mod rates;
 mod segments;
 mod still;

@@ -64,6 +64,7 @@ fn the_table_holds_row_by_row() {
         (Ask::Start(&request), ["socket_only", "allowed", "allowed", "allowed"]),
         (Ask::Start(&foreign), ["socket_only", "not_permitted", "allowed", "allowed"]),
         (Ask::Stop(&name, Some(Uid(7))), ["socket_only", "unknown_job", "allowed", "allowed"]),
+        (Ask::Change, ["socket_only", "not_permitted", "allowed", "allowed"]),
         (Ask::Administer, ["socket_only", "not_permitted", "not_permitted", "allowed"]),
     ];
     for (ask, expected) in rows {
