@@ -57,7 +57,7 @@ fn the_table_holds_row_by_row() {
     let request = start();
     let foreign = StartRequest { place: Place::Cgroups(vec!["/sys/fs/cgroup/a".to_owned()]), ..start() };
     let name: JobName = "slurm-1".parse().unwrap();
-    let rows: [(Ask<'_>, [&str; 4]); 7] = [
+    let rows: [(Ask<'_>, [&str; 4]); 8] = [
         (Ask::Aggregates, ["allowed", "allowed", "allowed", "allowed"]),
         (Ask::AccountMetrics, ["socket_only", "not_permitted", "not_permitted", "allowed"]),
         (Ask::Jobs, ["socket_only", "allowed", "allowed", "allowed"]),
