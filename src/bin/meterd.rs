@@ -84,8 +84,11 @@ fn main() -> ExitCode {
     serve(&arguments.config, &config, card).into()
 }
 
+/// Every mistake, as it is told.
+type Mistakes = Vec<String>;
+
 /// The configuration and its rate card, or every mistake in them.
-fn load(path: &Path) -> Result<(Config, Result<Card, Vec<String>>), Vec<String>> {
+fn load(path: &Path) -> Result<(Config, Result<Card, Mistakes>), Mistakes> {
     let named = |mistakes: Vec<Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
     let config = Config::load(path).map_err(|failure| match failure {
         ConfigFailure::Mistakes(mistakes) => named(mistakes),
@@ -96,7 +99,7 @@ fn load(path: &Path) -> Result<(Config, Result<Card, Vec<String>>), Vec<String>>
 }
 
 /// The card, if it is one and whoever must vouch for it does.
-fn read_card(config: &Config) -> Result<Card, Vec<String>> {
+fn read_card(config: &Config) -> Result<Card, Mistakes> {
     let shown = config.rate_card.display().to_string();
     let text = std::fs::read_to_string(&config.rate_card).map_err(|error| vec![format!("rate_card: {shown}: {error}")])?;
     if let Some(key) = config.rate_card_key {
@@ -105,7 +108,7 @@ fn read_card(config: &Config) -> Result<Card, Vec<String>> {
     Card::parse(&text, &shown).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
 }
 
-fn serve(path: &Path, config: &Config, card: Result<Card, Vec<String>>) -> Exit {
+fn serve(path: &Path, config: &Config, card: Result<Card, Mistakes>) -> Exit {
     if let Err(error) = core_dump::forbid() {
         tracing::warn!(event = "core_dumps", %error, "a crash may leave a core with what this agent knows of everybody");
     }

@@ -458,14 +458,13 @@ pub fn verify(receipt: &Receipt, cards: &BTreeMap<Digest, Card>) -> Result<Credi
         return Err(vec![Discrepancy::Version(receipt.receipt)]);
     }
     let mut pending = Credits::ZERO;
-    let mut read: Vec<(Usage, Terms, Wall)> = Vec::new();
+    let mut read: Vec<ReadSegment> = Vec::new();
     for (index, segment) in receipt.segments.iter().enumerate() {
-        let before: Vec<Earlier<'_>> =
-            read.iter().map(|(usage, terms, at)| Earlier { usage, gpus: &terms.gpus, stated: terms.stated(*at) }).collect();
+        let before: Vec<Earlier<'_>> = read.iter().map(ReadSegment::counts).collect();
         match verify_segment(index + 1, (receipt, segment), &before, cards) {
-            Ok((segment, kept)) => {
+            Ok(segment) => {
+                pending = pending.plus(segment.pending);
                 read.push(segment);
-                pending = pending.plus(kept);
             }
             Err(discrepancies) => found.extend(discrepancies),
         }
@@ -483,13 +482,27 @@ pub fn verify(receipt: &Receipt, cards: &BTreeMap<Digest, Card>) -> Result<Credi
     if found.is_empty() { Ok(receipt.charge) } else { Err(found) }
 }
 
-/// The segment's usage, terms and beginning, and what its lines keep back for the end.
+/// A segment as the receipt says it, and what its lines keep back for the end.
+struct ReadSegment {
+    usage: Usage,
+    terms: Terms,
+    at: Wall,
+    pending: Credits,
+}
+
+impl ReadSegment {
+    fn counts(&self) -> Earlier<'_> {
+        Earlier { usage: &self.usage, gpus: &self.terms.gpus, stated: self.terms.stated(self.at) }
+    }
+}
+
+/// The segment, computed again.
 fn verify_segment(
     number: usize,
     (receipt, segment): (&Receipt, &ReceiptSegment),
     before: &[Earlier<'_>],
     cards: &BTreeMap<Digest, Card>,
-) -> Result<((Usage, Terms, Wall), Credits), Vec<Discrepancy>> {
+) -> Result<ReadSegment, Vec<Discrepancy>> {
     let Some(card) = cards.get(&segment.card_digest) else {
         return Err(vec![Discrepancy::CardMissing {
             segment: number,
@@ -501,14 +514,11 @@ fn verify_segment(
     let usage = segment_usage(number, segment).map_err(|discrepancy| vec![discrepancy])?;
     let gpus: Vec<HeldGpu> = segment.gpus.iter().map(|held| HeldGpu { gpu: held.gpu.clone(), model: held.model.clone() }).collect();
     let at = instant(&segment.from).ok_or_else(|| vec![quantity_fault(number, "from", &segment.from)])?;
-    let terms = match &segment.terms {
-        Some(ReceiptTerms { cpus, memory_bytes, storage_bytes, traits }) => {
-            Terms { gpus, cpus: *cpus, memory_bytes: *memory_bytes, storage_bytes: *storage_bytes, traits: traits.clone() }
-        }
-        None => {
-            let Receipt { cpus, memory_bytes, storage_bytes, ref traits, .. } = *receipt;
-            Terms { gpus, cpus, memory_bytes, storage_bytes, traits: traits.clone() }
-        }
+    let terms = if let Some(ReceiptTerms { cpus, memory_bytes, storage_bytes, traits }) = &segment.terms {
+        Terms { gpus, cpus: *cpus, memory_bytes: *memory_bytes, storage_bytes: *storage_bytes, traits: traits.clone() }
+    } else {
+        let Receipt { cpus, memory_bytes, storage_bytes, ref traits, .. } = *receipt;
+        Terms { gpus, cpus, memory_bytes, storage_bytes, traits: traits.clone() }
     };
     let priced = Priced { usage: &usage, gpus: &terms.gpus, before, stated: terms.stated(at), ended: receipt.outcome };
     let unrated = |why: charge::RateError| vec![Discrepancy::Unrated { segment: number, why: why.to_string() }];
@@ -529,7 +539,7 @@ fn verify_segment(
         found.push(Discrepancy::Sum { what: format!("segment {number}"), said: segment.cost, computed: sum });
     }
     let pending = lines.iter().map(|line| line.pending).sum();
-    if found.is_empty() { Ok(((usage, terms, at), pending)) } else { Err(found) }
+    if found.is_empty() { Ok(ReadSegment { usage, terms, at, pending }) } else { Err(found) }
 }
 
 /// The instant that [`rfc3339`] writes.

@@ -1,6 +1,6 @@
 //! Random cards and random usage, as text and plain numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
@@ -394,7 +394,7 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
         let segment = (lines, 0..12_u8, used(models.len(), reach));
         let most = if matches!(reach, Reach::Usual) { 3 } else { 1 };
         let said = (
-            prop::collection::btree_map(select(&["tier", "qos"][..]), Just(()), 0..3),
+            prop::collection::btree_set(select(&["tier", "qos"][..]), 0..3),
             prop::bool::weighted(0.7),
             prop::option::weighted(0.9, 1..512_u32),
             prop::option::weighted(0.9, prop_oneof![1..1_u64 << 42, any::<u64>()]),
@@ -413,8 +413,8 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
                 (_, true) => "spot",
                 _ => "reserved",
             };
-            let say = |(known, spot, cpus, memory_bytes, storage_bytes): (BTreeMap<&'static str, ()>, bool, _, _, _)| Said {
-                traits: known.into_keys().map(|key| (key, value(key, spot))).collect(),
+            let say = |(known, spot, cpus, memory_bytes, storage_bytes): (BTreeSet<&'static str>, bool, _, _, _)| Said {
+                traits: known.into_iter().map(|key| (key, value(key, spot))).collect(),
                 cpus,
                 memory_bytes,
                 storage_bytes,

@@ -395,7 +395,10 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
             fits &= cost.bits() <= AMOUNT_BITS;
             (billed, exact, cost)
         };
-        let over_the_job = tariff.text("anchor") == Some("job") && 0 < nth;
+        let priced =
+            |gpu: &Value| line_for(&fitting, &tariff.meter, gpu["model"].as_str().unwrap()).is_some_and(|line| line.id == tariff.id);
+        let held = || segments[..nth].iter().any(|segment| segment["gpus"].as_array().unwrap().iter().any(priced));
+        let over_the_job = tariff.text("anchor") == Some("job") && 0 < nth && (!is_of_devices(&tariff.meter) || held());
         let (mut billed, exact, mut cost) = price(if over_the_job { &segments[..=nth] } else { &segments[nth..=nth] });
         if over_the_job {
             let earlier = price(&segments[..nth]);

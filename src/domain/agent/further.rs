@@ -19,8 +19,10 @@ pub(super) struct JobPart {
     attempt: Attempt,
     further: Option<Box<Further>>,
     /// By segment.
-    segments: Vec<(Option<Box<Terms>>, Option<Box<More>>)>,
+    segments: Vec<SegmentPart>,
 }
+
+type SegmentPart = (Option<Box<Terms>>, Option<Box<More>>);
 
 /// The parts of all jobs that have one.
 pub(super) fn of(agent: &Agent) -> Vec<JobPart> {
@@ -87,10 +89,7 @@ impl Job {
     pub(super) fn take_report(&mut self, report: &Report) {
         match report {
             Report::Counter { name, total } => {
-                let (last, before) = match self.segments.split_last_mut() {
-                    Some(segments) => segments,
-                    None => return,
-                };
+                let Some((last, before)) = self.segments.split_last_mut() else { return };
                 let earlier: u128 = before.iter().map(|segment| segment.usage.named(Meter::Counter, name)).sum();
                 let counted = last.usage.more.get_or_insert_default().counters.entry(name.clone()).or_default();
                 *counted = (*counted).max(u128::from(*total).saturating_sub(earlier));

@@ -224,7 +224,10 @@ fn ruled(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Result
     by_state(card, line, rules, priced, [priced.this()])?.counted().ok_or_else(overflow)?;
     let mut billed = bill::billed(rules, counted);
     let mut cost = cost_of(&billed)?;
-    if rules.anchor == Anchor::Job && !priced.before.is_empty() {
+    // Before it held a device that the line prices, nothing was charged: neither a fee nor a minimum.
+    let held = |earlier: &Earlier<'_>| earlier.gpus.iter().any(|held| prices_device(card, line, held, &priced.stated));
+    let counts = !priced.before.is_empty() && (!line.meter.is_of_gpus() || priced.before.iter().any(held));
+    if rules.anchor == Anchor::Job && counts {
         let earlier = bill::billed(rules, by_state(card, line, rules, priced, priced.before.iter().copied())?);
         cost = cost.minus(cost_of(&earlier)?);
         billed = if earlier <= billed { billed - earlier } else { return Err(RateError::Inconsistent) };

@@ -4,6 +4,7 @@
 use super::card::{Card, GpuSelector, Line};
 use super::rules::{Anchor, Factor, Rules, Timing, meet};
 use crate::domain::form::{Mistake, Place};
+use crate::domain::id::LineId;
 use crate::domain::money::NANO;
 use crate::domain::outcome::Outcome;
 use crate::domain::receipt::rfc3339;
@@ -32,6 +33,7 @@ pub fn check(text: &str, file: &str) -> Result<(Card, Vec<Mistake>), Vec<Mistake
             checker.pair(earlier, line);
         }
         checker.dates(line, &card);
+        checker.devices(line, &card);
     }
     let Checker { mut found, .. } = checker;
     found.sort_by(|a, b| a.place.cmp(&b.place));
@@ -101,6 +103,14 @@ impl Checker<'_> {
             let message = format!("no GPU is called {name:?}");
             self.note(line, "matches_nothing", &message, "write the model as nvidia-smi -L shows it, such as \"NVIDIA H100*\"");
         }
+        let alike = |name: &LineId, other: &Line| {
+            let other = other.name().filter(|other| *other != name && other.as_str().eq_ignore_ascii_case(name.as_str()));
+            other.cloned()
+        };
+        if let Some((name, other)) = line.name().and_then(|name| Some((name, earlier.iter().find_map(|other| alike(name, other))?))) {
+            let message = format!("{name} is another one than {other}");
+            self.note(line, "matches_nothing", &message, "write it as the hook reports it, everywhere alike");
+        }
         for (which, value) in &line.selected() {
             let alike = |other: &Line| {
                 other.selected().get(which).filter(|other| *other != value && other.as_str().eq_ignore_ascii_case(value.as_str())).cloned()
@@ -109,6 +119,22 @@ impl Checker<'_> {
                 let message = format!("{} {value} is another one than {other}", which.name());
                 self.note(line, "matches_nothing", &message, "write it as it is stated at the start, everywhere alike");
             }
+        }
+    }
+
+    /// A meter of devices must price every device that a job may hold, or such a job is refused.
+    fn devices(&mut self, line: &Line, card: &Card) {
+        let first = card.lines.iter().find(|other| other.meter == line.meter).is_some_and(|other| other.id == line.id);
+        if !line.meter.is_of_gpus() || line.meter == Meter::GpuHeld || !first {
+            return;
+        }
+        let whole = |meter: Meter| card.lines.iter().any(|line| line.meter == meter && line.gpu_model == GpuSelector::Any);
+        if !card.prices(Meter::GpuHeld) {
+            let message = "no line prices a GPU that is held: a job with one is refused";
+            self.note(line, "refuses_gpus", message, "add a gpu_held line; one that is free has price \"0\"");
+        } else if whole(Meter::GpuHeld) && !whole(line.meter) {
+            let message = format!("gpu_held has a line for every model, and {} has none: a job with another model is refused", line.meter);
+            self.note(line, "gap_of_models", &message, "add a line of this meter without gpu_model; one that is free has price \"0\"");
         }
     }
 

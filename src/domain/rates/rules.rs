@@ -269,8 +269,14 @@ impl Basis {
     #[must_use]
     pub const fn of(meter: Meter) -> Basis {
         match meter {
-            Meter::CpuTime | Meter::MemoryCharged | Meter::MemoryAnon => Basis::Used,
-            Meter::GpuBusy | Meter::GpuMemory | Meter::Energy | Meter::IoBytes | Meter::Counter => Basis::Used,
+            Meter::CpuTime
+            | Meter::MemoryCharged
+            | Meter::MemoryAnon
+            | Meter::GpuBusy
+            | Meter::GpuMemory
+            | Meter::Energy
+            | Meter::IoBytes
+            | Meter::Counter => Basis::Used,
             Meter::GpuHeld | Meter::Storage => Basis::Allocated,
             Meter::WallTime => Basis::Instance,
             Meter::JobStarts | Meter::Events => Basis::Event,
@@ -411,9 +417,9 @@ pub(super) fn read(table: &Table<'_>, meter: Option<Meter>, unit: Option<Unit>) 
     let name = table.field("name").name().optional();
     let month = table.field("month").word(&Month::ALL).optional();
     let share = table.field("discount").decimal().check(remaining).or(Factor::WHOLE);
-    let base = unit.map(|unit| base_of(unit, month.flatten()));
-    let increment = table.field("increment").decimal().check(|decimal| quantity(decimal, unit, base)).check(above_nothing).or(0);
-    let minimum = table.field("minimum").decimal().check(|decimal| quantity(decimal, unit, base)).or(0);
+    let scale = unit.map(|unit| Scale::of(unit, month.flatten()));
+    let increment = table.field("increment").decimal().check(|decimal| quantity(decimal, scale)).check(above_nothing).or(0);
+    let minimum = table.field("minimum").decimal().check(|decimal| quantity(decimal, scale)).or(0);
     let connect_fee = table.field("connect_fee").amount(Credits::from_nano(FEE_MAX * 1_000_000_000)).or(Credits::ZERO);
     let timing = table.field("timing").word(&Timing::ALL).or(none.timing);
     let anchor = table.field("anchor").word(&Anchor::ALL).or(none.anchor);
@@ -425,7 +431,7 @@ pub(super) fn read(table: &Table<'_>, meter: Option<Meter>, unit: Option<Unit>) 
     let from = table.field("effective_from").instant().optional();
     let to = table.field("effective_to").instant().optional();
     let select = table.field("select").table(read_traits).check(some_trait).or(Traits::new());
-    let tiers = table.field("tiers").list(TIERS_MAX - 1, |tier| tier.table(|tier| read_tier(tier, unit, base)).required()).or(Vec::new());
+    let tiers = table.field("tiers").list(TIERS_MAX - 1, |tier| tier.table(|tier| read_tier(tier, scale)).required()).or(Vec::new());
     let rules = Rules {
         increment: increment?,
         minimum: minimum?,
@@ -477,8 +483,8 @@ fn read_outcomes(table: &Table<'_>) -> Option<BTreeMap<Outcome, Factor>> {
     read.into_iter().collect::<Option<Vec<_>>>().map(|found| found.into_iter().flatten().collect())
 }
 
-fn read_tier(table: &Table<'_>, unit: Option<Unit>, base: Option<Option<u128>>) -> Option<Tier> {
-    let above = table.field("above").decimal().check(|decimal| quantity(decimal, unit, base)).check(above_nothing).required();
+fn read_tier(table: &Table<'_>, scale: Option<Scale>) -> Option<Tier> {
+    let above = table.field("above").decimal().check(|decimal| quantity(decimal, scale)).check(above_nothing).required();
     let price = table.field("price").decimal().check(super::card::not_negative).required();
     Some(Tier { above: above?, price: price? })
 }
@@ -487,21 +493,30 @@ fn above_nothing(quantity: u128) -> Result<u128, Fault> {
     if quantity == 0 { Err(Fault::new("out_of_range", "0 is no quantity").hint("a positive one, or leave it out")) } else { Ok(quantity) }
 }
 
-/// How many base units the unit has; none of a month that has no length of its own.
-fn base_of(unit: Unit, month: Option<Month>) -> Option<u128> {
-    match (unit, month) {
-        (Unit::Month(_), None | Some(Month::Calendar)) => None,
-        (_, month) => Some(unit.base(month.map_or(0, |month| month.ns(Wall(0))))),
+/// In what a line's quantities are written.
+#[derive(Clone, Copy)]
+struct Scale {
+    unit: Unit,
+    /// How many base units it has; none of a month that has no length of its own.
+    base: Option<u128>,
+}
+
+impl Scale {
+    fn of(unit: Unit, month: Option<Month>) -> Scale {
+        let base = match (unit, month) {
+            (Unit::Month(_), None | Some(Month::Calendar)) => None,
+            (_, month) => Some(unit.base(month.map_or(0, |month| month.ns(Wall(0))))),
+        };
+        Scale { unit, base }
     }
 }
 
 /// A quantity in base units, from a decimal in the line's unit.
-fn quantity(decimal: Decimal, unit: Option<Unit>, base: Option<Option<u128>>) -> Result<u128, Fault> {
-    let (Some(unit), Some(base)) = (unit, base) else { return Ok(1) }; // the unit's own mistake is noted
+fn quantity(decimal: Decimal, scale: Option<Scale>) -> Result<u128, Fault> {
+    let Some(Scale { unit, base }) = scale else { return Ok(1) }; // the unit's own mistake is noted
     let Some(base) = base else {
-        return Err(
-            Fault::new("month_length", "a calendar month has no one length to count in").hint("month = \"days_30\", or leave this out")
-        );
+        let hint = "month = \"days_30\", or leave this out";
+        return Err(Fault::new("month_length", "a calendar month has no one length to count in").hint(hint));
     };
     let fault = || {
         Fault::new("not_whole", format!("{decimal} {unit} is no whole number of the meter's base units, or too large"))
@@ -515,7 +530,7 @@ fn quantity(decimal: Decimal, unit: Option<Unit>, base: Option<Option<u128>>) ->
 /// What a discount leaves.
 fn remaining(discount: Decimal) -> Result<Factor, Fault> {
     let off = factor(discount)?;
-    let left = Factor::SCALE.checked_sub(off.0).filter(|left| *left != 0);
+    let left = Factor::SCALE.checked_sub(off.0).filter(|left| *left != 0 && off != Factor::FREE);
     left.map(Factor).ok_or_else(|| {
         Fault::new("out_of_range", format!("{discount} is no discount")).hint("\"0.15\" takes 15 % off; what is free costs \"0\"")
     })

@@ -19,6 +19,7 @@ enum Reading {
     Second(Box<Rules>, Further),
 }
 
+#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
 pub(super) fn serialize<S: Serializer>(rules: &Option<Box<Rules>>, serializer: S) -> Result<S::Ok, S::Error> {
     match rules.as_deref() {
         None => Writing::Plain,
