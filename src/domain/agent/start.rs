@@ -175,9 +175,9 @@ impl Draft<'_> {
             job.account == wanted.account
                 && job.owner == wanted.owner
                 && same_place(job)
-                && job.gpus == start.gpus
                 && job.policy == wanted.policy
-                && job.traits == traits
+                // It may have been given something else since.
+                && job.counts(0).is_some_and(|first| first.gpus == start.gpus && *first.stated.traits == traits)
         };
         let known_as = |job: &&Job| {
             Some(Reply::Started { attempt: job.attempt, target: job.target.clone(), novelty: Novelty::Repeated }).filter(|_| is_same(job))

@@ -137,6 +137,11 @@ fn s14_a_job_that_gives_up_gpus_goes_on_in_a_new_segment_and_pays_for_what_it_ho
     assert_eq!(bench.job().charge, credits("64"), "8 GPUs for 2 hours, to the instant of the change");
     bench.change(hold(&[0, 1]));
     assert!(matches!(bench.replies().last(), Some(Reply::Changed { novelty: Novelty::Repeated, .. })));
+    bench.start_given(3, (0..8).map(gpu).collect(), None, None);
+    assert!(
+        matches!(bench.replies().last(), Some(Reply::Started { novelty: Novelty::Repeated, .. })),
+        "its start, said again, is still known"
+    );
     bench.look(HOUR_MS);
     assert_eq!(bench.job().charge, credits("72"), "and 2 for another");
     let receipt = bench.receipt();
@@ -533,4 +538,115 @@ fn a_gpu_id_is_what_marks_are_kept_by() {
     assert_eq!(marked(&bench), Some(vec![gpu(0).gpu]));
     bench.change(hold(&[1]));
     assert_eq!(marked(&bench), Some(Vec::new()), "who gives a device up is not charged for it when it comes back");
+}
+
+/// The job stops on one host and goes on on another: each has a receipt of its own.
+#[test]
+fn s6_a_job_that_moves_to_another_host_is_billed_there_from_where_it_was_billed_here() {
+    let lines = line("w", "meter = \"wall_time\"\nprice = \"3.6\"\nunit = \"hour\"")
+        + &line("g", "meter = \"gpu_held\"\nprice = \"3.6\"\nunit = \"gpu-hour\"");
+    let stop = |bench: &mut Bench, outcome| {
+        let gone = JobSample { populated: Reading::Seen(Populated::No), ..bench.sample(Attempt(1)) };
+        let ending = Ending { outcome, exit_code: None };
+        bench.step(Event::StopAsked { caller: 5, name: "job".parse().unwrap(), ending, sample: Some(gone.clone()) });
+        bench.pass(60);
+        bench.step(Event::Looked(vec![JobSample { at: bench.now.mono, ..gone }]));
+        bench.durable();
+        for _ in 0..2 {
+            bench.durable();
+            if bench.question().is_some() {
+                bench.answer(); // the grant is as old as the job
+            }
+            bench.durable();
+            bench.pass(100);
+            bench.step(Event::Looked(Vec::new()));
+        }
+        let receipt = Receipt::of(bench.job(), bench.turn.agent(), bench.turn.settings());
+        assert_eq!(verify(&receipt, &bench.turn.agent().cards), Ok(receipt.charge));
+        receipt
+    };
+    for moved_after_ms in [1, HOUR_MS - 1, HOUR_MS, HOUR_MS + 1] {
+        let mut here = Bench::given(&lines, vec![gpu(0)], None);
+        here.look(moved_after_ms);
+        let moved = here.now.wall;
+        let first = stop(&mut here, Outcome::Preempted);
+        let mut there = Bench::given(&lines, vec![gpu(7)], None);
+        let (node, provider) = ("there".parse().unwrap(), Some(name("other")));
+        there.turn.set_settings(Settings { node, provider, ..there.turn.settings().clone() });
+        there.look(3 * HOUR_MS - moved_after_ms);
+        let second = stop(&mut there, Outcome::Completed);
+        assert_eq!(first.ended.as_deref(), Some(crate::domain::receipt::rfc3339(moved).as_str()), "not a moment longer");
+        assert_eq!(first.charge.plus(second.charge), credits("21.6"), "3 hours on two hosts, split after {moved_after_ms} ms");
+        let told = |receipt: &Receipt| (receipt.node.to_string(), receipt.outcome, receipt.segments[0].gpus[0].gpu.to_string());
+        assert_eq!(told(&first), ("n".to_owned(), Some(Outcome::Preempted), "GPU-0".to_owned()));
+        assert_eq!(told(&second), ("there".to_owned(), Some(Outcome::Completed), "GPU-7".to_owned()));
+        assert_eq!((first.earned, second.earned), (None, Some(second.charge)), "who finishes it earns");
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Happens {
+    Look,
+    Change,
+    Card,
+    Crash,
+    Pause,
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+    /// At 3.60 an hour a millisecond is a whole number of nano-credits, so that no split rounds anything. Nobody is silent for so long that
+    /// what happened meanwhile is not known.
+    #[test]
+    fn s14_ticks_segments_cards_and_crashes_never_change_what_a_job_costs(
+        happens in proptest::collection::vec(
+            (1..2_900_u64, proptest::sample::select(vec![Happens::Look, Happens::Look, Happens::Change, Happens::Card, Happens::Crash, Happens::Pause])),
+            1..40,
+        ),
+    ) {
+        let lines = line("w", "meter = \"wall_time\"\nprice = \"3.6\"\nunit = \"hour\"")
+            + &line("g", "meter = \"gpu_held\"\nprice = \"3.6\"\nunit = \"gpu-hour\"\nselect = { tier = \"spot\" }")
+            + &line("h", "meter = \"gpu_held\"\nprice = \"3.6\"\nunit = \"gpu-hour\"");
+        let mut bench = Bench::given(&lines, vec![gpu(0)], None);
+        let (mut whole_ms, mut version) = (0, 2);
+        for (ms, what) in happens {
+            whole_ms += ms;
+            match what {
+                Happens::Look => bench.look(ms),
+                Happens::Change => {
+                    bench.pass(ms);
+                    let spot = bench.job().traits.get(&Trait::Tier).is_some_and(|tier| tier.as_str() == "spot");
+                    bench.change(Change { traits: tier(if spot { "other" } else { "spot" }), cpus: Some(1), ..Change::default() });
+                }
+                Happens::Card => {
+                    bench.pass(ms);
+                    version += 1;
+                    let sample = bench.sample(Attempt(1));
+                    bench.step(Event::CardArrived(Box::new(card(version, &lines)), vec![sample]));
+                    bench.durable();
+                }
+                Happens::Crash => {
+                    bench.pass(ms);
+                    let agent = Agent::decode(&bench.turn.agent().encode()).unwrap();
+                    bench.wake(agent, &[]);
+                    bench.look(0);
+                }
+                Happens::Pause => {
+                    bench.frozen = if bench.frozen == Frozen::Yes { Frozen::No } else { Frozen::Yes };
+                    bench.look(ms);
+                }
+            }
+        }
+        bench.frozen = Frozen::No;
+        bench.look(0);
+        let job = bench.job().clone();
+        let sum: u128 = job.segments.iter().map(|segment| segment.usage.wall_ns).sum();
+        proptest::prop_assert_eq!(sum, u128::from(whole_ms * MS), "the segments' time is the job's");
+        proptest::prop_assert_eq!(job.charge, Credits::from_nano(i128::from(whole_ms) * 2_000));
+        for pair in job.segments.windows(2) {
+            proptest::prop_assert_eq!(pair[0].to, pair[1].from);
+        }
+        bench.receipt();
+    }
 }
