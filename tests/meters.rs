@@ -184,6 +184,7 @@ fn a_hook_counts_and_reports_and_each_word_counts_once() {
     assert_eq!(done(&agent, &["job", "event", "job", "request", "r-1"]), "job job: counted\n");
     assert_eq!(done(&agent, &["job", "event", "job", "request", "r-1"]), "job job: known already\n");
     refused(&agent, &["job", "count", "job", "words", "1"], "no_price");
+    assert_eq!(done(&agent, &["job", "change", "job", "--storage", "0"]), "job job is given that already\n");
     refused(&agent, &["job", "event", "other", "request", "r-1"], "unknown_job");
     let wrong = agent.ask("POST", "/v1/jobs/job/count", Some(&json!({ "counter": "tokens" })));
     assert_eq!(wrong.0, 422, "{wrong:?}");

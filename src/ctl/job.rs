@@ -71,8 +71,8 @@ pub(super) struct Resources {
     /// How much memory it may use: 4GiB, 512MiB; for the price expected at its start.
     #[arg(long, value_parser = quantity::bytes, value_name = "SIZE")]
     pub(super) memory: Option<u64>,
-    /// How much storage is provisioned for it: 100GB, 1TiB.
-    #[arg(long, value_parser = quantity::bytes, value_name = "SIZE")]
+    /// How much storage is provisioned for it: 100GB, 1TiB, 0 for none.
+    #[arg(long, value_parser = quantity::storage, value_name = "SIZE")]
     pub(super) storage: Option<u64>,
     /// What happens to it without credit, where that is stricter than its account's policy.
     #[arg(long, value_enum)]
@@ -160,7 +160,7 @@ pub(super) struct ChangeArguments {
     #[arg(long, value_parser = quantity::bytes, value_name = "SIZE")]
     memory: Option<u64>,
     /// Storage.
-    #[arg(long, value_parser = quantity::bytes, value_name = "SIZE")]
+    #[arg(long, value_parser = quantity::storage, value_name = "SIZE")]
     storage: Option<u64>,
     /// What rate lines may select by, in the place of what was said before: `tier=spot` …; may be given several times.
     #[arg(long = "trait", value_parser = read_trait, value_name = "NAME=VALUE")]

@@ -18,7 +18,9 @@ use meterd::domain::money::{Credits, Decimal};
 use meterd::domain::rates::charge::{Shape, burn, lines, total};
 use meterd::domain::rates::{Card, Stated, Unit};
 use meterd::domain::receipt::{Receipt, verify};
-use meterd::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
+use meterd::domain::request::{
+    ChangeRequest, CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp, read_report, report_to_json,
+};
 use meterd::domain::time::{Mono, Nanos, Wall};
 use meterd::domain::usage::{HeldGpu, Usage};
 use meterd::domain::wire::{AccountPolicy, Answer, Push, Request};
@@ -67,6 +69,12 @@ fn requests(data: &[u8]) {
     }
     if let Ok(stop) = StopRequest::parse(text) {
         assert_eq!(StopRequest::parse(&stop.to_json().to_string()), Ok(stop));
+    }
+    if let Ok(change) = ChangeRequest::parse(text) {
+        assert_eq!(ChangeRequest::parse(&change.to_json().to_string()).as_ref(), Ok(&change));
+    }
+    if let Ok(report) = read_report(text) {
+        assert_eq!(read_report(&report_to_json(&report).to_string()).as_ref(), Ok(&report));
     }
     if let Ok(create) = CreateAccount::parse(text) {
         assert_eq!(CreateAccount::parse(&create.to_json().to_string()).as_ref(), Ok(&create));

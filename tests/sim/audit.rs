@@ -318,6 +318,11 @@ impl Audit {
         let counted = &mut self.nodes[n].counted;
         match fact {
             Fact::JobOpened(opened) => drop(counted.insert(opened.attempt, (opened.at.mono.0, 0))),
+            Fact::JobChanged { attempt, .. } => {
+                if let Some((_, billed)) = counted.get_mut(attempt) {
+                    *billed = 0;
+                }
+            }
             Fact::CardAdopted { .. } => counted.values_mut().for_each(|(_, billed)| *billed = 0),
             Fact::Counted { rows, .. } => {
                 for row in rows {

@@ -13,6 +13,7 @@ use meterd::domain::ladder::{Blast, JobPolicy, Ladder, Then, Thresholds, Victims
 use meterd::domain::ledger::ClosePolicy;
 use meterd::domain::meter::{Frozen, Host, JobSample, Missing, Populated, Reading, Tail, TailShare};
 use meterd::domain::outcome::Outcome;
+use meterd::domain::terms::Change;
 use meterd::domain::time::{Boot, Mono, Nanos, Now, Wall};
 use meterd::domain::turn::{Effect, Event, JournalState, Turn};
 use meterd::domain::usage::HeldGpu;
@@ -60,6 +61,7 @@ pub(crate) enum Ev {
     Partition(u64),
     Start(usize),
     Stop(usize, Ending),
+    Change(usize),
     Work(usize),
     Populate(usize),
     Blink(usize),
@@ -126,6 +128,7 @@ pub(crate) struct Node {
 enum Call {
     Start,
     Stop,
+    Change,
     Mode,
 }
 

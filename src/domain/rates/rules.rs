@@ -119,17 +119,30 @@ impl Month {
     }
 }
 
-/// The calendar month (UTC) around an instant: its beginning, and that of the next one.
+/// The calendar month (UTC) around an instant: its beginning, and that of the next one. Called for each job at each look, so without a
+/// calendar: days are counted in years that begin in March, of which the leap day is the last.
 #[must_use]
 pub fn month_around(at: Wall) -> (Wall, Wall) {
-    let first = |date: jiff::civil::Date| {
-        let days = jiff::civil::date(1970, 1, 1).until(date).map_or(0, |span| span.get_days());
-        Wall(u64::try_from(days).unwrap_or(0) * 86_400_000)
+    const DAY_MS: u64 = 86_400_000;
+    /// Days from 1 March of the year 0 to 1 January 1970, and in 400 years.
+    const EPOCH: u64 = 719_468;
+    const DAYS_400: u64 = 146_097;
+    let days = at.0 / DAY_MS + EPOCH;
+    let of_era = days % DAYS_400;
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    // March is month 0; five months have 153 days.
+    let month = (5 * of_year + 2) / 153;
+    let first = (153 * month + 2) / 5;
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let length = match month {
+        // February is in the year that began last March.
+        11 if leap(year + 1) => 29,
+        11 => 28,
+        _ => (153 * (month + 1) + 2) / 5 - first,
     };
-    let day = i64::try_from(at.0 / 86_400_000).unwrap_or(i64::MAX);
-    let date = jiff::civil::date(1970, 1, 1).saturating_add(jiff::Span::new().try_days(day).unwrap_or_default());
-    let start = date.first_of_month();
-    (first(start), first(start.saturating_add(jiff::Span::new().months(1))))
+    let start = days - (of_year - first) - EPOCH;
+    (Wall(start * DAY_MS), Wall((start + length) * DAY_MS))
 }
 
 /// A price from a volume on.
@@ -544,4 +557,35 @@ fn factor(decimal: Decimal) -> Result<Factor, Fault> {
     let missing = FACTOR_SCALE.checked_sub(decimal.scale).ok_or_else(fault)?;
     let billionths = u64::try_from(decimal.mantissa).ok().and_then(|mantissa| mantissa.checked_mul(10_u64.pow(u32::from(missing))));
     billionths.filter(|factor| *factor <= FACTOR_MAX * Factor::SCALE).map(Factor).ok_or_else(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_month_is_the_calendar_s(ms in 0..16_725_225_600_000_u64) {
+            let date = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap()).unwrap().to_zoned(jiff::tz::TimeZone::UTC).date();
+            let instant = |date: jiff::civil::Date| {
+                let zoned = date.to_zoned(jiff::tz::TimeZone::UTC).unwrap();
+                Wall(u64::try_from(zoned.timestamp().as_millisecond()).unwrap())
+            };
+            let next = date.last_of_month().tomorrow().unwrap();
+            prop_assert_eq!(month_around(Wall(ms)), (instant(date.first_of_month()), instant(next)));
+        }
+    }
+
+    #[test]
+    fn a_leap_year_s_february_has_a_day_more() {
+        let days = |text: &str| {
+            let at: jiff::Timestamp = text.parse().unwrap();
+            Month::Calendar.ns(Wall(u64::try_from(at.as_millisecond()).unwrap())) / 86_400_000_000_000
+        };
+        let months =
+            ["2028-02-29T23:59:59.999Z", "2027-02-01T00:00:00Z", "2100-02-10T00:00:00Z", "2000-02-10T00:00:00Z", "2026-12-31T23:59:59Z"];
+        assert_eq!(months.map(days), [29, 28, 28, 29, 31]);
+        assert_eq!((Month::Days30.ns(Wall(0)), Month::Hours730.ns(Wall(0))), (2_592_000_000_000_000, 2_628_000_000_000_000));
+    }
 }
