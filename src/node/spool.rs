@@ -244,6 +244,23 @@ mod tests {
     }
 
     #[test]
+    fn changes_and_counts_come_back_as_they_were_written() {
+        let change = ChangeRequest::parse(r#"{"gpus": [0, "GPU-a"], "cpus": 3, "storage_bytes": 0, "traits": {"tier": "spot"}}"#).unwrap();
+        let counter = read_report(r#"{"counter": "tokens", "total": 17}"#).unwrap();
+        let event = read_report(r#"{"event": "request", "id": "r-1"}"#).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open_or_make(&folder.path().join("spool")).unwrap();
+        let job: JobName = "slurm:7".parse().unwrap();
+        let calls = [Call::Change(job.clone(), change), Call::Report(job.clone(), counter), Call::Report(job, event)];
+        for (at, call) in (1..).zip(&calls) {
+            let hidden = spool.begin(Wall(at), call).unwrap();
+            spool.leave(&hidden).unwrap();
+        }
+        let read: Vec<Call> = spool.read().unwrap().into_iter().map(|spooled| spooled.unwrap().call).collect();
+        assert_eq!(read, calls);
+    }
+
+    #[test]
     fn a_call_whose_hook_was_killed_before_it_knew_more_is_read_once_no_hook_can_live_any_more() {
         let (folder, spool) = spool();
         let (made, killed) = (spool.begin(Wall(1), &stop("made")).unwrap(), spool.begin(Wall(2), &stop("killed")).unwrap());

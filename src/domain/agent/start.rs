@@ -15,7 +15,7 @@ use super::super::rates::charge::{self, Charge};
 use super::super::rates::{Card, Priced, Stated, Trait, Traits, Uncovered};
 use super::super::terms::{Marks, Offer};
 use super::super::time::{Mono, Nanos, Now};
-use super::super::usage::{HeldGpu, Meter, Usage};
+use super::super::usage::{HeldGpu, Meter, More, Usage};
 use super::super::wire::{StartPredicted, Verdict};
 use super::draft::Draft;
 use super::outlook::host_shape;
@@ -319,7 +319,8 @@ impl Draft<'_> {
         }
     }
 
-    /// What the job would cost by its time limit, at the CPUs (1 if not stated), memory (0) and GPUs that it asked for.
+    /// What the job would cost by its time limit, at the CPUs (1 if not stated), memory (0), storage and GPUs that it asked for, all of them
+    /// busy. What GPUs hold in memory, energy, I/O and what hooks count are not foreseen.
     fn predicted(&self, start: &PendingStart) -> Option<Credits> {
         let limit = start.wanted.time_limit?;
         let card = self.agent.card_in_force()?;
@@ -332,6 +333,7 @@ impl Draft<'_> {
             gpu_held_ns: start.gpus.iter().map(|held| (held.gpu.clone(), ns)).collect(),
             wall_ns: ns,
             job_starts: 1,
+            more: (!start.gpus.is_empty()).then(|| Box::new(all_busy(&start.gpus, ns))),
             ..Usage::default()
         };
         let traits = self.traits(start);
@@ -410,6 +412,11 @@ fn stated<'t>(start: &PendingStart, traits: &'t Traits) -> Stated<'t> {
 #[must_use]
 pub fn overdue(start: &PendingStart, now: Mono) -> bool {
     ADMIT_WITHIN <= now.since(start.at.mono)
+}
+
+/// These devices compute all the time.
+fn all_busy(gpus: &[HeldGpu], ns: u128) -> More {
+    More { gpu_busy_ns: gpus.iter().map(|held| (held.gpu.clone(), ns)).collect(), ..More::default() }
 }
 
 /// Why a job has no price, as it is told.
