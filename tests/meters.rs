@@ -168,6 +168,8 @@ fn s14_gpus_are_given_up_in_mid_run_and_each_segment_has_what_its_own_did() {
     // One is busy for half of the time, the other for all of it; and neither for longer than it was held.
     let (half, whole) = (number(&segments[0]["more"]["gpu_busy_ns"]["GPU-0a"]), number(&segments[0]["more"]["gpu_busy_ns"]["GPU-1b"]));
     assert!(half * 19 <= whole * 10 && whole * 10 <= half * 21 && whole <= number(&segments[0]["running_ns"]), "{half} {whole}");
+    let text = done(&agent, &["receipt", "job"]);
+    assert!(text.contains("provider  island, earned ") && text.contains("given then: storage 931.3 GiB, node test\n"), "{text}");
     assert_eq!(receipt["provider"], "island");
     assert_eq!(receipt["earned"], receipt["charge"]);
 }

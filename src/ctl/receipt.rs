@@ -14,7 +14,7 @@ use crate::domain::job::{Gap, GapRule};
 use crate::domain::outcome::{Basis, Outcome};
 use crate::domain::rates::Unit;
 use crate::domain::rates::charge::LineCharge;
-use crate::domain::receipt::{Measure, Receipt, ReceiptSegment, ReceiptState};
+use crate::domain::receipt::{Measure, Receipt, ReceiptSegment, ReceiptState, ReceiptTerms};
 use crate::domain::time::Nanos;
 use crate::domain::usage::Meter;
 
@@ -74,7 +74,25 @@ pub(super) fn head(receipt: &Receipt) -> String {
         let text = "as a process tree: CPU time is a lower bound, memory counts shared pages for each process";
         lines.push(("measured", text.to_owned()));
     }
+    if let Some(offer) = receipt.offer {
+        lines.push(("bid", format!("{} credits; asked and charged at the start: {}", offer.bid, offer.ask)));
+    }
+    if let (Some(provider), Some(earned)) = (&receipt.provider, receipt.earned) {
+        lines.push(("provider", format!("{provider}, earned {earned} credits")));
+    }
     pairs(&lines)
+}
+
+/// What was stated of the job in a segment, where that has changed since.
+fn terms_text(terms: &ReceiptTerms) -> String {
+    let traits = terms.traits.iter().map(|(which, value)| format!("{} {value}", which.name()));
+    let stated = [
+        terms.cpus.map(|cpus| format!("{cpus} CPUs")),
+        terms.memory_bytes.map(|bytes| format!("memory {}", show_bytes(bytes))),
+        terms.storage_bytes.map(|bytes| format!("storage {}", show_bytes(bytes))),
+    ];
+    let all: Vec<String> = stated.into_iter().flatten().chain(traits).collect();
+    format!("  given then: {}\n", if all.is_empty() { "nothing stated".to_owned() } else { all.join(", ") })
 }
 
 /// What the outcome rests on, in words.
@@ -109,6 +127,9 @@ pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
         mean_memory(&segment.memory_anon_byte_ns, segment),
         billed(segment, Meter::MemoryAnon)
     );
+    if let Some(terms) = &segment.terms {
+        text.push_str(&terms_text(terms));
+    }
     for gpu in &segment.gpus {
         let _ = writeln!(text, "  held {} ({}) for {}", gpu.gpu, gpu.model, length(&gpu.held_ns));
     }

@@ -21,8 +21,8 @@ use super::start::{Novelty, Refusal, Reply};
 const IO_BYTES_PER_S_MAX: u128 = 1 << 40;
 /// Readings are not exactly as far apart as their times say.
 const SLACK: Nanos = Nanos::from_secs(1);
-/// Most events of one job that are told apart.
-const EVENTS_MAX: usize = 100_000;
+/// Most events of one job that are told apart: each is in every checkpoint while the job goes on.
+const EVENTS_MAX: usize = 10_000;
 /// Most names of counters and events of one job.
 const NAMES_MAX: usize = 64;
 
