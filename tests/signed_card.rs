@@ -101,6 +101,29 @@ fn f19_an_unfit_card_leaves_the_last_good_one_in_force_with_an_alarm() {
 }
 
 #[test]
+fn s7_a_card_comes_into_force_at_its_instant_and_a_running_job_is_split_there() {
+    // Looks are ten seconds apart: only the card's own date can be the cause.
+    let at = |instant: jiff::Timestamp, version| card(version, "core-hour").replace("2026-01-01T00:00:00Z", &instant.to_string());
+    let agent = Agent::start(&card(1, "core-hour"), "interval_ms = 10000", "");
+    agent.done("POST", "/v1/accounts", Some(&serde_json::json!({ "account": "lab" })));
+    let mut job = Command::new("sleep").arg("1000").spawn().unwrap();
+    let body = serde_json::json!({ "job": "job", "account": "lab", "process": { "pid": job.id() } });
+    agent.wait_for("the job is taken", |agent| agent.ask("POST", "/v1/jobs", Some(&body)).0 < 300);
+    let date = jiff::Timestamp::now() + std::time::Duration::from_secs(2);
+    reloaded(&agent, &at(date, 2));
+    let receipt = |agent: &Agent| agent.done("GET", "/v1/jobs/job/receipt", None);
+    agent.wait_for("two segments", |agent| receipt(agent)["segments"].as_array().unwrap().len() == 2);
+    let receipt = receipt(&agent);
+    job.kill().unwrap();
+    job.wait().unwrap();
+    let instant = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let (end, begin) = (instant(&receipt["segments"][0]["to"]), instant(&receipt["segments"][1]["from"]));
+    assert_eq!(end, begin, "no hole and no overlap");
+    assert!(date.as_millisecond() <= begin.as_millisecond(), "not before its date: {begin} {date}");
+    println!("the card came into force {} after its date", begin - date);
+}
+
+#[test]
 fn a_key_is_made_once_and_a_card_with_mistakes_is_not_signed() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();

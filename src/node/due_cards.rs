@@ -3,7 +3,7 @@
 use super::alarm::{Alarm, Alarms};
 use super::clock;
 use crate::domain::rates::Card;
-use crate::domain::time::Wall;
+use crate::domain::time::{Mono, Nanos, Now, Wall};
 use crate::domain::turn::Turn;
 
 /// Cards that wait for their date.
@@ -13,6 +13,12 @@ pub(super) struct DueCards(Vec<Card>);
 impl DueCards {
     pub(super) fn put(&mut self, card: Card) {
         self.0.push(card);
+    }
+
+    /// When the next one is due.
+    pub(super) fn next(&self, now: Now) -> Option<Mono> {
+        let date = self.0.iter().map(|card| card.effective_from).min()?;
+        Some(now.mono.plus(Nanos::from_millis(date.0.saturating_sub(now.wall.0))))
     }
 
     /// Those whose date has come, the oldest first.
@@ -52,8 +58,12 @@ mod tests {
             cards.put(card(version, from));
         }
         let versions = |cards: Vec<Card>| cards.iter().map(|card| card.version).collect::<Vec<u64>>();
+        let now = |wall_ms: u64| Now { mono: Mono(5), wall: Wall(wall_ms), ..Now::default() };
+        assert_eq!(cards.next(now(999)), Some(Mono(1_000_005)), "in a millisecond");
+        assert_eq!(cards.next(now(1_500)), Some(Mono(5)), "it is due");
         assert_eq!(versions(cards.due(Wall(999))), [0_u64; 0]);
         assert_eq!(versions(cards.due(Wall(2_000))), [2, 3]);
         assert_eq!(versions(cards.due(Wall(2_001))), [4]);
+        assert_eq!(cards.next(now(0)), None);
     }
 }

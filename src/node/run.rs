@@ -39,7 +39,7 @@ use crate::domain::job::Removed;
 use crate::domain::meter::{JobSample, Missing, Reading};
 use crate::domain::receipt::Receipt;
 use crate::domain::request::{Place, StartRequest};
-use crate::domain::time::{Mono, Nanos};
+use crate::domain::time::{Mono, Nanos, Now};
 use crate::domain::turn::{Effect, Event, Turn};
 use crate::domain::usage::Meter;
 
@@ -205,11 +205,16 @@ impl Loop {
                 self.publish();
                 continue;
             }
+            let card_due = self.cards.next(Now { mono: now, ..clock::now() });
+            if card_due.is_some_and(|at| at <= now) {
+                self.adopt_due_cards();
+                continue;
+            }
             let due = self.turn.next_due();
             if due.is_some_and(|due| due <= now) {
                 self.step(Event::Looked(Vec::new()));
             }
-            let until = [Some(next_tick), look.map(|(at, _)| at), picture_due, due.filter(|due| now < *due)]
+            let until = [Some(next_tick), look.map(|(at, _)| at), picture_due, card_due, due.filter(|due| now < *due)]
                 .into_iter()
                 .flatten()
                 .min()
