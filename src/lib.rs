@@ -82,3 +82,4 @@ pub mod demo;
 pub mod domain;
 pub mod node;
 mod sqlite;
+pub mod tls;

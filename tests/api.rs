@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use meterd::authority::embedded::Embedded;
+use meterd::node::upstream::Authority;
 use meterd::authority::store::Store;
 use meterd::domain::act::Target;
 use meterd::domain::agent::start::{Novelty, Refusal, Reply};
@@ -65,7 +66,7 @@ fn served_every(interval: Nanos) -> Served {
     let notes = Arc::clone(&seen);
     std::thread::spawn(move || inbox.iter().for_each(|message| answer(message, &notes)));
     let store = Store::open(&folder.path().join("authority.db"), ClosePolicy::OnSuccessor, clock::mono()).unwrap();
-    let authority = Arc::new(Embedded::start(store, clock::now, |_| ()).unwrap());
+    let authority = Arc::new(Authority::Embedded(Embedded::start(store, clock::now, |_| ()).unwrap()));
     let lab: AccountId = "lab".parse().unwrap();
     authority.create_account(lab.clone(), AccountPolicy::default()).unwrap();
     authority.top_up(lab.clone(), Bucket::Paid, "10".parse().unwrap(), "p-1".parse().unwrap()).unwrap();

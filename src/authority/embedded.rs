@@ -6,7 +6,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::store::{Done, Refusal, Store, StoreError};
 use crate::domain::bucket::Bucket;
-use crate::domain::id::{AccountId, PaymentId};
+use crate::domain::id::{AccountId, NodeId, PaymentId};
 use crate::domain::ledger::{AccountView, LedgerEntry};
 use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
@@ -27,7 +27,7 @@ pub struct Embedded {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// An account changed, and that is durable: ask again.
-    Push(Push),
+    Push(Push, Change),
     /// The store cannot grow or is held; requests stay unanswered until that has passed. Said once.
     Full(StoreError),
     /// It can again.
@@ -36,13 +36,36 @@ pub enum Notice {
     Fatal(StoreError),
 }
 
+/// What changed about an account: for people and for counting. What to do is told by the answer to the next question alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Credit came.
+    TopUp,
+    /// Credit is to go back.
+    Revoke,
+    /// Its policy.
+    Policy,
+}
+
+impl Change {
+    /// Its name in events.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Change::TopUp => "topup",
+            Change::Revoke => "revoke",
+            Change::Policy => "policy",
+        }
+    }
+}
+
 /// Too much is waiting, or the authority has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the authority is busy or has stopped")]
 pub struct Busy;
 
 type Reply = Box<dyn FnOnce(Answer) + Send>;
-type Act = Box<dyn FnOnce(&mut Store, Now) -> Result<Option<Push>, StoreError> + Send>;
+type Act = Box<dyn FnOnce(&mut Store, Now) -> Result<Option<(Push, Change)>, StoreError> + Send>;
 
 enum Message {
     Ask(Box<Request>, Reply),
@@ -89,7 +112,7 @@ impl Embedded {
     pub fn top_up(&self, account: AccountId, bucket: Bucket, amount: Credits, payment: PaymentId) -> Result<(AccountView, Done), Refusal> {
         self.admin(move |store, now| {
             let (view, done) = store.top_up(&account, bucket, amount, payment, now)?;
-            let push = push_of(&view, done);
+            let push = push_of(&view, done, Change::TopUp);
             Ok(((view, done), push))
         })
     }
@@ -101,7 +124,7 @@ impl Embedded {
     pub fn set_policy(&self, account: AccountId, policy: AccountPolicy) -> Result<(AccountView, Done), Refusal> {
         self.admin(move |store, _| {
             let (view, done) = store.set_policy(&account, policy)?;
-            let push = push_of(&view, done);
+            let push = push_of(&view, done, Change::Policy);
             Ok(((view, done), push))
         })
     }
@@ -130,6 +153,30 @@ impl Embedded {
         self.admin(move |store, _| Ok((store.ledger(&account, limit)?, None)))
     }
 
+    /// Does the store answer?
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn ping(&self) -> Result<(), Refusal> {
+        self.admin(|_, _| Ok(((), None)))
+    }
+
+    /// Closes every epoch of which nothing was heard for too long. For a timer.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn sweep(&self) -> Result<(), Refusal> {
+        self.admin(|store, now| Ok((store.sweep(now)?, None)))
+    }
+
+    /// The accounts on which this node holds or may hold something, each with its version.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn accounts_of(&self, node: NodeId) -> Result<Vec<Push>, Refusal> {
+        self.admin(move |store, _| Ok((store.accounts_of(&node)?, None)))
+    }
+
     /// Does what waits, and ends the thread.
     ///
     /// # Errors
@@ -142,7 +189,7 @@ impl Embedded {
     /// Has `act` done by the thread, and waits for what comes of it.
     fn admin<T: Send + 'static>(
         &self,
-        act: impl FnOnce(&mut Store, Now) -> Result<(T, Option<Push>), Refusal> + Send + 'static,
+        act: impl FnOnce(&mut Store, Now) -> Result<(T, Option<(Push, Change)>), Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (reply, result) = bounded(1);
         let act: Act = Box::new(move |store, now| {
@@ -163,8 +210,8 @@ impl Embedded {
     }
 }
 
-fn push_of(view: &AccountView, done: Done) -> Option<Push> {
-    (done == Done::Now).then(|| Push { account: view.account.clone(), version: view.version })
+fn push_of(view: &AccountView, done: Done, change: Change) -> Option<(Push, Change)> {
+    (done == Done::Now).then(|| (Push { account: view.account.clone(), version: view.version }, change))
 }
 
 fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut notice: impl FnMut(Notice)) -> Result<(), StoreError> {
@@ -184,8 +231,8 @@ fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut n
                 if (writes || push.is_some()) && std::mem::take(&mut said_full) {
                     notice(Notice::Recovered);
                 }
-                if let Some(push) = push {
-                    notice(Notice::Push(push));
+                if let Some((push, change)) = push {
+                    notice(Notice::Push(push, change));
                 }
             }
             Err(error @ StoreError::Fatal(_)) => {

@@ -1,6 +1,8 @@
 //! The authority's store: one `SQLite` file, one transaction a request: load, let the pure ledger act, save, commit, and only then answer.
 //! Amounts are decimal text and ids hexadecimal, so that `sqlite3` shows what people read.
 
+pub mod backup;
+mod nodes;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -49,6 +51,7 @@ pub struct Store {
     close: ClosePolicy,
     heard: Heard,
     commits: u32,
+    recovering: Option<Mono>,
 }
 
 /// When each open epoch was last heard of, on this process's clock. Not stored: with a new process silence starts again, which can only err late.
@@ -92,6 +95,9 @@ pub enum Refusal {
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The balances are kept elsewhere.
+    #[error("the balances are kept at {0}")]
+    Elsewhere(String),
 }
 
 /// Was it done now, or before?
@@ -115,6 +121,7 @@ impl Refusal {
             Refusal::Deposit(DepositRefusal::PaymentDiffers) => "payment_differs",
             Refusal::Busy => "busy",
             Refusal::Stopped => "stopped",
+            Refusal::Elsewhere(_) => "authority_elsewhere",
             Refusal::Store(StoreError::Full(_)) => "store_full",
             Refusal::Store(StoreError::Blocked(_)) => "store_blocked",
             Refusal::Store(StoreError::Fatal(_)) => "store_failed",
@@ -169,8 +176,11 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened, or is not a store of this version.
     pub fn open(path: &Path, close: ClosePolicy, now: Mono) -> Result<Store, StoreError> {
-        let connection = open_for_writing(path, &KIND)?;
-        Ok(Store { connection, close, heard: Heard { opened_at: now, at: BTreeMap::new() }, commits: 0 })
+        Ok(Store::over(open_for_writing(path, &KIND)?, close, now))
+    }
+
+    fn over(connection: Connection, close: ClosePolicy, now: Mono) -> Store {
+        Store { connection, close, heard: Heard { opened_at: now, at: BTreeMap::new() }, commits: 0, recovering: None }
     }
 
     /// Answers a node's request; the answer's content is durable when this returns. Of a message in another protocol nothing is taken, and there is no news.
@@ -190,10 +200,12 @@ impl Store {
             return Ok(reply);
         }
         let close = self.close;
+        let recovers = self.recovers(now.mono) == backup::Recovery::Goes;
+        let asked = if recovers { Store::totals_alone(request) } else { request.entries.clone() };
         let entries = self.transact(|books| {
             books.close_superseded(request, close, now)?;
             let mut entries = Vec::new();
-            for entry in &request.entries {
+            for entry in &asked {
                 let Some(mut account) = books.load(&entry.account, &named(request))? else {
                     entries.push(answer_unknown(entry.account.clone()));
                     continue;
@@ -206,7 +218,7 @@ impl Store {
         });
         reply.entries = entries.map_err(unrefused)?;
         reply.acknowledged = request.previous.iter().map(|earlier| earlier.epoch).collect();
-        Ok(reply)
+        Ok(if recovers { Store::held_back(reply) } else { reply })
     }
 
     /// Closes every epoch of which nothing was heard for too long. For a timer; does nothing under [`ClosePolicy::OnSuccessor`].

@@ -109,7 +109,9 @@ impl Client {
     /// The same, with less time for each call.
     pub(crate) fn within(socket: &Path, within: Duration) -> Result<Client, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::other)?;
-        let http = reqwest::Client::builder().unix_socket(socket).no_proxy().timeout(within).build().map_err(Failure::other)?;
+        let http = reqwest::Client::builder().unix_socket(socket).no_proxy().timeout(within);
+        let tls = crate::tls::without_peers().map_err(Failure::other)?;
+        let http = http.tls_backend_preconfigured(tls).build().map_err(Failure::other)?;
         Ok(Client { socket: socket.to_owned(), http, runtime })
     }
 

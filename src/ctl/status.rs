@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::quantity::{show_bytes, show_length};
 use super::table::pairs;
 use crate::domain::time::Nanos;
+use crate::node::link::Stream;
 use crate::node::status::{AgentStatus, Disk, GpuStatus, Status};
 
 /// The status for people.
@@ -108,10 +109,15 @@ fn journal(status: &Status) -> String {
 
 fn authority(status: &Status) -> String {
     let Some(asked) = status.authority.asked else { return unknown() };
-    status
+    let questions = status
         .authority
         .unanswered
-        .map_or(format!("{asked} questions, all answered"), |number| format!("{asked} questions, number {number} is open"))
+        .map_or(format!("{asked} questions, all answered"), |number| format!("{asked} questions, number {number} is open"));
+    status.authority.link.as_ref().map_or(questions.clone(), |link| {
+        let stream = if link.stream == Stream::Open { "changes are told at once" } else { "changes are found by asking" };
+        let fault = link.fault.as_ref().map(|fault| format!("; {} since {}: {}", fault.code, fault.since, fault.message));
+        format!("{questions}; {}: {stream}{}", link.url, fault.unwrap_or_default())
+    })
 }
 
 /// `hybrid: cpu_time and freezing by cgroup2, memory by v1 memory`.

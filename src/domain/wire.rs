@@ -4,6 +4,7 @@
 //! `granted` is raised by the authority alone, `returned` and `spent` by the node alone. `in hand = granted - returned - spent`.
 //! An account that an answer does not mention has no news; that is never zero.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -20,7 +21,7 @@ pub const PROTOCOL: u16 = 1;
 pub const UNIT: &str = "nano-credit";
 
 /// Node to authority: how things stand, and what is needed. One is outstanding at a time; a retransmission repeats it byte for byte.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Request {
     /// [`PROTOCOL`].
     pub protocol: u16,
@@ -39,7 +40,7 @@ pub struct Request {
 }
 
 /// The last word on an earlier epoch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PreviousEpoch {
     /// Which.
     pub epoch: Epoch,
@@ -48,7 +49,7 @@ pub struct PreviousEpoch {
 }
 
 /// One account's totals in one epoch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RequestEntry {
     /// Whose.
     pub account: AccountId,
@@ -71,7 +72,7 @@ pub struct RequestEntry {
 }
 
 /// Authority to node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Answer {
     /// [`PROTOCOL`].
     pub protocol: u16,
@@ -88,7 +89,7 @@ pub struct Answer {
 }
 
 /// The authority's word on one account.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AnswerEntry {
     /// Whose.
     pub account: AccountId,
@@ -112,7 +113,7 @@ pub struct AnswerEntry {
 }
 
 /// The authority's word. The order is the journal's format: append only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// There is more where this came from.
@@ -143,7 +144,7 @@ pub struct Push {
 }
 
 /// What the account's owner wants done; kept by the authority, followed by the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AccountPolicy {
     /// When a fresh [`Verdict::Exhausted`] has come.
     pub on_exhaustion: OnExhaustion,
@@ -189,7 +190,7 @@ impl Default for AccountPolicy {
 }
 
 /// What happens to an account's jobs when it has nothing left. The order is the journal's format: append only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExhaustion {
     /// Frozen in place until credit arrives.
@@ -203,7 +204,7 @@ pub enum OnExhaustion {
 }
 
 /// Whether a start is measured against its time limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StartPredicted {
     /// Refused if expected burn times time limit exceeds the credit.

@@ -22,6 +22,8 @@ pub enum Alarm {
     JournalReadOnly,
     /// The disk under the authority's file takes nothing.
     AuthorityFull,
+    /// The authority on the network gives no answers that can be used.
+    AuthorityFault,
     /// The kernel gives no more descriptors, or soon will not.
     FewDescriptors,
     /// Tasks run in a cgroup of a job that nobody told the agent of.
@@ -59,10 +61,11 @@ enum Kind {
 
 impl Alarm {
     /// Every one.
-    pub const ALL: [Alarm; 16] = [
+    pub const ALL: [Alarm; 17] = [
         Alarm::JournalFull,
         Alarm::JournalReadOnly,
         Alarm::AuthorityFull,
+        Alarm::AuthorityFault,
         Alarm::FewDescriptors,
         Alarm::Unmetered,
         Alarm::HeldBack,
@@ -85,6 +88,7 @@ impl Alarm {
             Alarm::JournalFull => "journal_full",
             Alarm::JournalReadOnly => "journal_read_only",
             Alarm::AuthorityFull => "authority_full",
+            Alarm::AuthorityFault => "authority_fault",
             Alarm::FewDescriptors => "few_descriptors",
             Alarm::Unmetered => "unmetered",
             Alarm::HeldBack => "held_back",
@@ -108,6 +112,9 @@ impl Alarm {
             Alarm::JournalFull | Alarm::AuthorityFull => "make room on the disk of state_dir; the agent goes on by itself",
             Alarm::JournalReadOnly => {
                 "find out why the disk of state_dir is read-only (dmesg), and make it writable; the agent goes on by itself"
+            }
+            Alarm::AuthorityFault => {
+                "meterctl status names the fault; look at the network, the certificates and meter-authority; the agent goes on asking by itself"
             }
             Alarm::FewDescriptors => "raise LimitNOFILE= of the unit, or end what holds descriptors; jobs that are metered are metered on",
             Alarm::Unmetered => "meterctl status names the places; start those jobs, or end them",
@@ -137,6 +144,7 @@ impl Alarm {
             Alarm::JournalFull
             | Alarm::JournalReadOnly
             | Alarm::AuthorityFull
+            | Alarm::AuthorityFault
             | Alarm::FewDescriptors
             | Alarm::Unmetered
             | Alarm::HeldBack

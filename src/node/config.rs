@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::notice::Terminals;
+use authority::read_authority;
+pub use authority::{AuthorityConfig, CardSource, NetworkConfig, OwnIdentity};
 use crate::domain::budget::Budget;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::form::{Fault, Field, Mistake, Table, quoted, read_toml};
@@ -63,6 +65,8 @@ pub struct Config {
     pub warn: WarnConfig,
     /// `[policy]`: what holds for an account whose creator says nothing else.
     pub policy: AccountPolicy,
+    /// `[authority]`: who keeps the balances.
+    pub authority: AuthorityConfig,
 }
 
 /// Where the agent makes cgroups.
@@ -249,6 +253,7 @@ impl Default for Config {
             ladder: Ladder::default(),
             warn: WarnConfig { terminals: Terminals::Owner, command: Vec::new(), user: "nobody".to_owned() },
             policy: AccountPolicy::default(),
+            authority: AuthorityConfig::Embedded,
         }
     }
 }
@@ -293,6 +298,7 @@ impl Config {
             let exempt = table.field("exempt").table_or_defaults(|table| read_exempt(table, defaults.ladder.exempt));
             let blast = table.field("blast_radius").table_or_defaults(|table| read_blast(table, defaults.ladder.blast));
             let warn = table.field("warn").table_or_defaults(|table| read_warn(table, defaults.warn, defaults.ladder.warn_signal));
+            let authority = table.field("authority").table(read_authority).or(defaults.authority);
             let policy = table.field("policy").table_or_defaults(|table| read_policy(table, &defaults.policy));
             let (warn, warn_signal) = warn?;
             Some(Config {
@@ -312,6 +318,7 @@ impl Config {
                 journal: journal?,
                 budget: budget?,
                 policy: policy?,
+                authority: authority?,
             })
         })
     }
@@ -404,7 +411,7 @@ fn read_gpu(table: &Table<'_>, defaults: GpuConfig) -> Option<GpuConfig> {
     Some(GpuConfig { nvml: nvml?, library: library.or(defaults.library)? })
 }
 
-fn read_log(table: &Table<'_>, defaults: LogConfig) -> Option<LogConfig> {
+pub(crate) fn read_log(table: &Table<'_>, defaults: LogConfig) -> Option<LogConfig> {
     const FORMATS: [(&str, LogFormat); 3] = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
     let level = table.field("level").word(&LogLevel::ALL).or(defaults.level);
     let format = table.field("format").word(&FORMATS).or(defaults.format);
@@ -459,5 +466,6 @@ fn read_warn(table: &Table<'_>, defaults: WarnConfig, signal: Option<WarnSignal>
     Some((WarnConfig { terminals: terminals?, command: command.or(defaults.command)?, user: user? }, signal?))
 }
 
+mod authority;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use crossbeam_channel::bounded;
 use super::access::Access;
 use super::alarm::Alarm;
 use super::cgroup::{Sampler, Which};
-use super::config::{Config, Nvml, StatusListen, WarnConfig};
+use super::config::{AuthorityConfig, Config, Nvml, StatusListen, WarnConfig};
 use super::gpu::{GpuConfig, Gpus};
 use super::gpu_owner::Owners;
 use super::handle::{Board, Handle, Inbox, Stats};
@@ -30,6 +30,7 @@ use super::priority::Scheduling;
 use super::process_tree::ProcessTrees;
 use super::random::fresh_epoch;
 use super::run::{self, Edges, Ended, Loop, WithoutCgroup};
+use super::upstream::{Authority, Upstream};
 use super::watch::Watch;
 use super::{clock, descriptors, priority, spool_reader, systemd};
 use crate::authority::embedded::{Embedded, Notice};
@@ -81,7 +82,7 @@ pub struct Daemon {
     node: NodeId,
     handle: Handle,
     thread: JoinHandle<Ended>,
-    authority: Arc<Embedded>,
+    authority: Arc<Authority>,
     runtime: tokio::runtime::Runtime,
     /// The socket, if the agent made it: one that systemd holds stays for the next agent.
     socket: Option<PathBuf>,
@@ -154,9 +155,9 @@ impl Daemon {
         self.handle.clone()
     }
 
-    /// The embedded authority.
+    /// Who keeps the balances.
     #[must_use]
-    pub fn authority(&self) -> Arc<Embedded> {
+    pub fn authority(&self) -> Arc<Authority> {
         Arc::clone(&self.authority)
     }
 
@@ -335,14 +336,11 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
     let mut told = JournalState::Writable;
     let journal = JournalThread::start(journal, move |notice| tell_journal(&durable, &mut told, &notice));
     let journal = journal.map_err(StartError::io("the journal's thread"))?;
-    let store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono())
-        .map_err(|error| StartError::Authority(error.to_string()))?;
-    let pushes = handle.clone();
-    let authority = Embedded::start(store, clock::now, move |notice| tell_authority(&pushes, notice))
-        .map_err(StartError::io("the authority's thread"))?;
+    let authority = authority(config, handle)?;
     let owners = Owners::default();
     let gpus = gpus(config, &owners).map_err(StartError::io("the GPU thread"))?;
-    let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, cgroup_needs, ..Stats::default() };
+    let link = authority.link();
+    let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, cgroup_needs, link, ..Stats::default() };
     let sampler = Sampler::new(layout.clone(), trees.clone(), clock::mono).within(room);
     let without_cgroup = if rustix::process::geteuid().is_root() { WithoutCgroup::Refuse } else { WithoutCgroup::ProcessTree };
     let notices = Notices::start(telling(config)).map_err(StartError::io("the thread that tells people"))?;
@@ -417,9 +415,25 @@ fn tell_journal(handle: &Handle, told: &mut JournalState, notice: &JournalNotice
     }
 }
 
+/// Who keeps the balances: this process over a file of its own, or somebody out there.
+fn authority(config: &Config, handle: &Handle) -> Result<Authority, StartError> {
+    let to = handle.clone();
+    match &config.authority {
+        AuthorityConfig::Network(network) => {
+            Upstream::start(network.clone(), to).map(Authority::Network).map_err(StartError::io("the thread that asks the authority"))
+        }
+        AuthorityConfig::Embedded => {
+            let store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono())
+                .map_err(|error| StartError::Authority(error.to_string()))?;
+            let started = Embedded::start(store, clock::now, move |notice| tell_authority(&to, notice));
+            started.map(Authority::Embedded).map_err(StartError::io("the authority's thread"))
+        }
+    }
+}
+
 fn tell_authority(handle: &Handle, notice: Notice) {
     let message = match notice {
-        Notice::Push(push) => Inbox::Pushed(push),
+        Notice::Push(push, _) => Inbox::Pushed(push),
         Notice::Full(error) => Inbox::Alarm(Alarm::AuthorityFull, Some(format!("{error}: questions stay unanswered until there is space"))),
         Notice::Recovered => Inbox::Alarm(Alarm::AuthorityFull, None),
         Notice::Fatal(error) => Inbox::Fatal(format!("authority: {error}")),
@@ -453,7 +467,7 @@ fn access(config: &Config) -> Access {
 fn serve(
     config: &Config,
     handle: &Handle,
-    authority: &Arc<Embedded>,
+    authority: &Arc<Authority>,
     runtime: &tokio::runtime::Runtime,
     socket: PathBuf,
 ) -> Result<Option<PathBuf>, StartError> {

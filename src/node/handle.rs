@@ -9,6 +9,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
 
 use super::alarm::{Alarm, Alarms};
+use super::link::Link;
 use crate::domain::act::Acted;
 use crate::domain::agent::start::Reply;
 use crate::domain::budget::Over;
@@ -261,6 +262,8 @@ pub struct Stats {
     pub acted: std::collections::BTreeMap<(&'static str, &'static str), u64>,
     /// Questions sent to the authority, repeats included.
     pub asked_count: u64,
+    /// The link to an authority over the network; none where it is embedded. Not a copy: it tells how things are when it is read.
+    pub link: Option<Arc<Link>>,
     /// Readings that were missing, by reason.
     pub missing: std::collections::BTreeMap<String, u64>,
     /// The journal's disk.

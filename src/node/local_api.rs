@@ -30,9 +30,9 @@ use super::clock;
 use super::defence::{Defence, stands};
 use super::handle::{Caller, Handle, Inbox, Picture};
 use super::journal::JournalError;
+use super::upstream::Authority;
 use super::status::{NotReady, Status, alive, not_ready};
 use super::{journal, metrics};
-use crate::authority::embedded::Embedded;
 use crate::authority::store::Done;
 use crate::domain::agent::start::{Novelty, Refusal, Reply};
 use crate::domain::enforcement::Enforcement;
@@ -62,7 +62,7 @@ pub struct Api(Arc<Inner>);
 
 struct Inner {
     handle: Handle,
-    authority: Arc<Embedded>,
+    authority: Arc<Authority>,
     state_dir: PathBuf,
     access: Access,
     account_defaults: AccountPolicy,
@@ -92,7 +92,7 @@ impl Silence {
 impl Api {
     /// An API over a loop, with the journal in `state_dir`. `interval` is the loop's, to tell a picture that is too old.
     #[must_use]
-    pub fn new(handle: Handle, authority: Arc<Embedded>, state_dir: PathBuf, access: Access, interval: Nanos) -> Api {
+    pub fn new(handle: Handle, authority: Arc<Authority>, state_dir: PathBuf, access: Access, interval: Nanos) -> Api {
         Api::with_policy(handle, authority, state_dir, access, interval, AccountPolicy::default())
     }
 
@@ -100,7 +100,7 @@ impl Api {
     #[must_use]
     pub fn with_policy(
         handle: Handle,
-        authority: Arc<Embedded>,
+        authority: Arc<Authority>,
         state_dir: PathBuf,
         access: Access,
         interval: Nanos,
@@ -404,7 +404,7 @@ impl Api {
 impl Api {
     async fn ask<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&Embedded) -> Result<T, crate::authority::store::Refusal> + Send + 'static,
+        ask: impl FnOnce(&Authority) -> Result<T, crate::authority::store::Refusal> + Send + 'static,
     ) -> Result<T, Problem> {
         let authority = Arc::clone(&self.0.authority);
         blocking(move || ask(&authority)).await?.map_err(Problem::from)
@@ -416,7 +416,7 @@ impl Api {
 
     async fn accounts(&self, peer: &Peer) -> Result<Answer, Problem> {
         self.check(peer, Ask::Accounts)?;
-        let all = self.ask(Embedded::list).await?;
+        let all = self.ask(Authority::list).await?;
         let picture = self.current_picture().await;
         let seen = all.iter().filter(|view| self.0.access.sees_account(&peer.who, &view.account));
         let documents: Vec<Value> = seen.map(|view| account_document(&picture, &view.account, view)).collect();

@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::alarm::{Alarm, Alarms};
 use super::handle::Picture;
+use super::link::{LinkStatus, Stream};
 use super::status::{accounts_by_state, jobs_by_phase, state_name};
 use crate::domain::budget::Over;
 use crate::domain::correction::Corrections;
@@ -91,6 +92,16 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
     ("authority_unanswered", MetricType::Gauge, "1 while a question waits for its answer.", |scrape| {
         scrape.of_view(|view| whole(u64::from(view.authority_unanswered.is_some())))
     }),
+    ("authority_answers", MetricType::Counter, "Answers taken from an authority over the network.", |scrape| {
+        of_link(scrape, |link| Value::Whole(link.answers))
+    }),
+    ("authority_pushes", MetricType::Counter, "Changes that the authority told of unasked.", |scrape| {
+        of_link(scrape, |link| Value::Whole(link.pushes))
+    }),
+    ("authority_stream_open", MetricType::Gauge, "1 while the authority's stream of events is open.", |scrape| {
+        of_link(scrape, |link| Value::Whole(u64::from(link.stream == Stream::Open)))
+    }),
+    ("authority_faults", MetricType::Counter, "What came of questions and was no answer, by code.", faults),
     ("acts", MetricType::Counter, "What the hands were ordered to do, by act and outcome.", acts),
     ("readings_missing", MetricType::Counter, "Readings that nobody could make, by reason.", missing),
     ("gpus", MetricType::Gauge, "GPUs that answer.", gpus),
@@ -110,6 +121,19 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
     ("account_burn_credits_per_hour", MetricType::Gauge, "Measured over the last seconds.", account_burn),
     ("account_state", MetricType::Gauge, "1 for the state that the account is in.", account_state),
 ];
+
+fn link(scrape: &Scrape) -> Option<LinkStatus> {
+    Some(scrape.picture.stats.link.as_ref()?.status(Mono(scrape.picture.taken_at_ns)))
+}
+
+fn of_link(scrape: &Scrape, value: impl Fn(&LinkStatus) -> Value) -> Vec<Row> {
+    link(scrape).iter().map(|link| (Vec::new(), value(link))).collect()
+}
+
+fn faults(scrape: &Scrape) -> Vec<Row> {
+    let faults = link(scrape).map(|link| link.faults).unwrap_or_default();
+    faults.into_iter().map(|(code, count)| (vec![("code", code)], Value::Whole(count))).collect()
+}
 
 fn corrections(scrape: &Scrape) -> Vec<Row> {
     scrape.picture.view.as_ref().map_or_else(Vec::new, |view| {

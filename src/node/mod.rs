@@ -21,6 +21,7 @@ pub mod host;
 pub mod journal;
 pub mod layout;
 pub mod life;
+pub mod link;
 pub mod local_api;
 pub mod log;
 pub mod marks;
@@ -43,6 +44,7 @@ pub mod spool;
 pub mod spool_reader;
 pub mod status;
 pub mod systemd;
+pub mod upstream;
 pub mod watch;
 
 #[cfg(test)]

@@ -26,9 +26,9 @@ use super::notice::{self, Notice, Notices};
 use super::process_tree::ProcessTrees;
 use super::publish::Publisher;
 use super::random::{fresh_epoch, stray};
+use super::upstream::Authority;
 use super::watch::Watch;
 use super::{clock, host, log, own_cgroup, own_cost, reconcile, self_check, sibling};
-use crate::authority::embedded::Embedded;
 use crate::domain::act::{Act, ActOutcome, Acted, CgroupDir, Target};
 use crate::domain::agent::start::{PendingStart, Refusal, Reply, Wanted};
 use crate::domain::batch::Batch;
@@ -74,7 +74,7 @@ pub struct Edges {
     /// The journal.
     pub journal: JournalThread,
     /// The balance.
-    pub authority: Arc<Embedded>,
+    pub authority: Arc<Authority>,
     /// The GPUs, unless switched off.
     pub gpus: Option<Gpus>,
     /// Whose process is it?

@@ -122,6 +122,7 @@ impl From<authority::store::Refusal> for Problem {
             "payment_differs" => "give another payment another name",
             "amount_not_positive" | "amount_too_large" => "another amount",
             "busy" => "try again in a second",
+            "authority_elsewhere" => "meterctl account with --authority speaks to it",
             _ => "the log of meterd says more",
         };
         Problem::new(refusal.code(), refusal.to_string(), hint)

@@ -202,7 +202,7 @@ fn events(query: Option<&str>) -> Result<EventsWanted, Problem> {
     Ok(wanted)
 }
 
-fn percent_decoded(segment: &str) -> Option<String> {
+pub(crate) fn percent_decoded(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
     while let Some(byte) = rest.next() {
