@@ -416,6 +416,12 @@ impl Api {
 
     async fn accounts(&self, peer: &Peer) -> Result<Answer, Problem> {
         self.check(peer, Ask::Accounts)?;
+        if self.0.authority.link().is_some() {
+            let picture = self.current_picture().await;
+            let known = picture.view.iter().flat_map(|view| &view.accounts);
+            let seen = known.filter(|view| self.0.access.sees_account(&peer.who, &view.account));
+            return Ok(Answer::Document(json!({ "accounts": seen.map(node_document).collect::<Vec<Value>>() })));
+        }
         let all = self.ask(Authority::list).await?;
         let picture = self.current_picture().await;
         let seen = all.iter().filter(|view| self.0.access.sees_account(&peer.who, &view.account));
@@ -431,6 +437,11 @@ impl Api {
 
     async fn account(&self, peer: &Peer, account: AccountId) -> Result<Answer, Problem> {
         self.check_account(peer, &account)?;
+        if self.0.authority.link().is_some() {
+            let picture = self.current_picture().await;
+            let known = picture.view.iter().flat_map(|view| &view.accounts).find(|view| view.account == account);
+            return known.map(|view| Answer::Document(node_document(view))).ok_or_else(|| Problem::from(unknown_account(&account)));
+        }
         let wanted = account.clone();
         let view = self.ask(move |authority| authority.show(wanted)).await?;
         Ok(Answer::Document(self.account_document(&account, &view).await))
@@ -502,6 +513,11 @@ fn fresh_payment() -> Result<PaymentId, Problem> {
 fn account_document(picture: &Picture, account: &AccountId, authority: &ledger::AccountView) -> Value {
     let node: Option<&AccountView> = picture.view.iter().flat_map(|view| &view.accounts).find(|view| view.account == *account);
     json!({ "account": account, "authority": authority, "node": node })
+}
+
+/// What the node alone knows of an account, where the balances are kept elsewhere.
+fn node_document(view: &AccountView) -> Value {
+    json!({ "account": view.account, "authority": null, "node": view })
 }
 
 /// The last attempt of that name in the picture; open ones stand before closed ones there.
