@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::embedded::Embedded;
 use super::identity::{Named, Role};
 use super::reply::Reply;
+use super::routes::RevokeBody;
 use super::server::{Shared, blocking};
 use super::store::{Done, Refusal};
 use crate::domain::id::{AccountId, Epoch, PaymentId};
@@ -132,6 +133,18 @@ impl Shared {
         let (view, done) = self.change(asker, "topup", written, act).await?;
         let mut document = document(&view);
         document["payment"] = json!(payment);
+        Ok(made(done, document))
+    }
+
+    pub(super) async fn revoke(self: &Arc<Shared>, asker: &Asker, account: AccountId, body: &str) -> Result<Reply, Reply> {
+        let RevokeBody { amount, revocation } = RevokeBody::parse(body)?;
+        let revocation = revocation.map_or_else(fresh_payment, Ok)?;
+        let written = json!({ "account": account, "amount": amount, "revocation": revocation });
+        let named = revocation.clone();
+        let act = move |authority: &Embedded| authority.revoke(account, amount, named);
+        let (view, done) = self.change(asker, "revoke", written, act).await?;
+        let mut document = document(&view);
+        document["revocation"] = json!(revocation);
         Ok(made(done, document))
     }
 

@@ -117,6 +117,18 @@ impl Embedded {
         })
     }
 
+    /// Takes credit back, once: all that there is where no amount is said. What nodes hold comes as they give it back.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn revoke(&self, account: AccountId, amount: Option<Credits>, id: PaymentId) -> Result<(AccountView, Done), Refusal> {
+        self.admin(move |store, now| {
+            let (view, done) = store.revoke(&account, amount, id, now)?;
+            let push = push_of(&view, done, Change::Revoke);
+            Ok(((view, done), push))
+        })
+    }
+
     /// Gives an account another policy.
     ///
     /// # Errors

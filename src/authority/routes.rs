@@ -8,9 +8,11 @@ use super::identity::Role;
 use super::reply::Reply;
 use crate::domain::bucket::Bucket;
 use crate::domain::enforcement::Enforcement;
+use crate::domain::form::{Fault, Mistake, read_json};
 use crate::domain::id::{AccountId, PaymentId};
 use crate::domain::ladder::{Then, Victims};
-use crate::domain::ledger::{AccountView, LedgerEntry};
+use crate::domain::ledger::{AMOUNT_MAX, AccountView, LedgerEntry};
+use crate::domain::request::BODY_BYTES_MAX;
 use crate::domain::money::Credits;
 use crate::domain::wire::{Answer, OnExhaustion, Request, StartPredicted};
 
@@ -34,6 +36,7 @@ pub(super) enum Op {
     CreateAccount,
     SetPolicy,
     TopUp,
+    Revoke,
 }
 
 /// Who may make a call.
@@ -85,7 +88,7 @@ const EVENTS: &str = "Server-sent events. `now` (at the beginning: every account
 changed. A comment line every five seconds shows that the stream lives.";
 
 /// All of them.
-pub(super) const ROUTES: [Route; 12] = [
+pub(super) const ROUTES: [Route; 13] = [
     Route {
         op: Op::Healthz,
         method: "GET",
@@ -197,6 +200,16 @@ pub(super) const ROUTES: [Route; 12] = [
         limited: Limited::No,
     },
     Route {
+        op: Op::Revoke,
+        method: "POST",
+        path: "/v1/accounts/{account}/revoke",
+        open: For::People(Role::Operator),
+        summary: "Takes credit back, once: what is free goes at once, what nodes hold as they give it back, at the latest when they are given up",
+        takes: Content::Json(|make| make.subschema_for::<RevokeBody>()),
+        gives: Content::Json(|make| make.subschema_for::<OneAccount>()),
+        limited: Limited::No,
+    },
+    Route {
         op: Op::Audit,
         method: "GET",
         path: "/v1/audit",
@@ -261,6 +274,15 @@ pub(super) struct TopUpBody {
     pub(super) payment: Option<PaymentId>,
 }
 
+/// Credit to be taken back.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(super) struct RevokeBody {
+    /// How much; left out: all that there is.
+    pub(super) amount: Option<Credits>,
+    /// The revocation's name. Without one a name is made, and a repeated call revokes again.
+    pub(super) revocation: Option<PaymentId>,
+}
+
 /// An account, and those parts of its policy that differ from the defaults.
 #[derive(JsonSchema, Serialize)]
 pub(super) struct CreateBody {
@@ -294,6 +316,21 @@ pub(super) struct PolicyBody {
     pub(super) victims: Option<Victims>,
     /// From when on, in seconds before the end.
     pub(super) victims_before_s: Option<u64>,
+}
+
+impl RevokeBody {
+    /// Reads a body.
+    pub(super) fn parse(text: &str) -> Result<RevokeBody, Vec<Mistake>> {
+        read_json(text, BODY_BYTES_MAX, |table| {
+            let amount = table.field("amount").amount(AMOUNT_MAX).check(|amount| {
+                let nothing = || Fault::new("out_of_range", "nothing is no revocation").hint("a positive amount, or none for all");
+                if amount.is_positive() { Ok(amount) } else { Err(nothing()) }
+            });
+            let amount = amount.optional();
+            let revocation = table.field("revocation").name().optional();
+            Some(RevokeBody { amount: amount?, revocation: revocation? })
+        })
+    }
 }
 
 /// The call that a request makes, and the account in its path.
@@ -387,6 +424,11 @@ mod tests {
         assert_eq!(read.to_json(), serde_json::from_str::<serde_json::Value>(&create).unwrap(), "every key is read, and there is no other");
         let body = TopUpBody { amount: Credits::from_nano(7), bucket: Bucket::Free, payment: Some("p".parse().unwrap()) };
         let body = serde_json::to_string(&body).unwrap();
+        let revoke = RevokeBody { amount: Some(Credits::from_nano(7)), revocation: Some("r".parse().unwrap()) };
+        let revoke = serde_json::to_string(&revoke).unwrap();
+        assert_eq!(RevokeBody::parse(&revoke).unwrap().amount, Some(Credits::from_nano(7)));
+        assert!(RevokeBody::parse("{}").unwrap().amount.is_none());
+        assert_eq!(RevokeBody::parse("{\"amount\":\"0\",\"name\":1}").unwrap_err().len(), 2);
         assert_eq!(TopUp::parse(&body).unwrap().to_json(), serde_json::from_str::<serde_json::Value>(&body).unwrap());
     }
 }

@@ -308,6 +308,7 @@ impl Shared {
             (Op::CreateAccount, _) => self.create_account(&asker, text()?).await,
             (Op::SetPolicy, _) => self.set_policy(&asker, named?, text()?).await,
             (Op::TopUp, _) => self.top_up(&asker, named?, text()?).await,
+            (Op::Revoke, _) => self.revoke(&asker, named?, text()?).await,
             (Op::Healthz | Op::Grants | Op::Events, _) => Ok(self.healthz().await),
         }
     }

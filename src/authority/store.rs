@@ -3,6 +3,7 @@
 
 pub mod backup;
 mod nodes;
+mod revoke;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
-    Account, AccountView, ClosePolicy, DepositRefusal, Deposited, EpochState, LedgerEntry, Payment, answer, answer_unknown, book_previous,
+    Account, AccountView, ClosePolicy, DepositRefusal, Deposited, EpochState, LedgerEntry, Payment, RevokeRefusal, answer, answer_unknown, book_previous,
     check, deposit, set_policy, sweep,
 };
 use crate::domain::money::Credits;
@@ -92,6 +93,9 @@ pub enum Refusal {
     /// The authority has ended.
     #[error("the authority has stopped")]
     Stopped,
+    /// Nothing is revoked.
+    #[error(transparent)]
+    Revoke(#[from] RevokeRefusal),
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -121,6 +125,9 @@ impl Refusal {
             Refusal::Deposit(DepositRefusal::PaymentDiffers) => "payment_differs",
             Refusal::Busy => "busy",
             Refusal::Stopped => "stopped",
+            Refusal::Revoke(RevokeRefusal::NotPositive) => "amount_not_positive",
+            Refusal::Revoke(RevokeRefusal::NotEnough) => "not_enough",
+            Refusal::Revoke(RevokeRefusal::Differs) => "revocation_differs",
             Refusal::Elsewhere(_) => "authority_elsewhere",
             Refusal::Store(StoreError::Full(_)) => "store_full",
             Refusal::Store(StoreError::Blocked(_)) => "store_blocked",
@@ -176,7 +183,9 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened, or is not a store of this version.
     pub fn open(path: &Path, close: ClosePolicy, now: Mono) -> Result<Store, StoreError> {
-        Ok(Store::over(open_for_writing(path, &KIND)?, close, now))
+        let connection = open_for_writing(path, &KIND)?;
+        revoke::make_tables(&connection)?;
+        Ok(Store::over(connection, close, now))
     }
 
     fn over(connection: Connection, close: ClosePolicy, now: Mono) -> Store {
@@ -426,12 +435,14 @@ impl Books<'_> {
             of_epoch.heard_at = self.heard.at.get(&(id.clone(), epoch)).copied().unwrap_or(self.heard.opened_at);
             account.epochs.insert(epoch, of_epoch);
         }
+        revoke::load(self.connection, &mut account)?;
         Ok(Some(account))
     }
 
     fn save(&mut self, account: &Account, ledger: &[LedgerEntry]) -> Result<(), Stop> {
         check(account).map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
         rows::save_account(self.connection, account)?;
+        revoke::save(self.connection, account)?;
         for (id, epoch) in &account.epochs {
             rows::save_epoch(self.connection, &account.id, *id, epoch)?;
             match epoch.state {

@@ -102,6 +102,7 @@ fn verdict_text(verdict: Verdict) -> &'static str {
         Verdict::UnknownAccount => "there is no such account",
         Verdict::BelowAtLeast => "less is free than would be of use",
         Verdict::Closed => "this escrow is closed",
+        Verdict::Recall => "its owner takes it back",
     }
 }
 

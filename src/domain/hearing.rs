@@ -108,13 +108,15 @@ pub fn hear(request: &Request, mut answer: Answer) -> (Option<Answer>, Vec<Disbe
             None => Some(Disbelief::OtherAccount(entry.account.clone())),
             Some(_) if believed.iter().any(|other| other.account == entry.account) => Some(Disbelief::Doubled(entry.account.clone())),
             Some(asked) => {
-                if entry.granted < asked.granted_seen && entry.verdict != Verdict::UnknownAccount {
-                    doubts.push(Disbelief::Fell(entry.account.clone()));
-                    if entry.verdict == Verdict::Exhausted {
-                        entry.verdict = Verdict::Final; // who has forgotten what it granted does not know that nothing is left
-                    }
+                let fell = entry.granted < asked.granted_seen && entry.verdict != Verdict::UnknownAccount;
+                if fell && entry.verdict == Verdict::Exhausted {
+                    entry.verdict = Verdict::Final; // who has forgotten what it granted does not know that nothing is left
                 }
-                wrong(asked, &entry)
+                let wrong = wrong(asked, &entry);
+                if fell && wrong.is_none() {
+                    doubts.push(Disbelief::Fell(entry.account.clone()));
+                }
+                wrong
             }
         };
         match wrong {

@@ -132,6 +132,8 @@ pub enum Verdict {
     BelowAtLeast,
     /// This epoch's escrow is void: open a new epoch.
     Closed,
+    /// The owner takes credit back: give back what is in hand. No new credit meanwhile.
+    Recall,
 }
 
 /// "Ask again": the account changed. Carries neither money nor verdict.

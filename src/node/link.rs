@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(link.failed(Fault::new("not_json", "garbage"), at(2_000)), 2);
         let shown = link.status(Mono(0));
         let fault = shown.fault.unwrap();
-        assert_eq!((fault.code.as_str(), fault.since.as_str(), fault.count), ("not_json", "1970-01-01T00:00:01Z", 2));
+        assert_eq!((fault.code.as_str(), fault.since.as_str(), fault.count), ("not_json", "1970-01-01T00:00:01.000Z", 2));
         assert_eq!(shown.faults, BTreeMap::from([("timed_out".to_owned(), 1), ("not_json".to_owned(), 1)]));
         link.answered(at(3_000));
         link.clear();

@@ -132,6 +132,7 @@ pub(crate) fn picture() -> Picture {
         }])),
         host: Host { cpu_count: 64, memory_bytes: 512 << 30 },
         stats: Stats {
+            link: None,
             tick_count: 7_322,
             tick_missed_count: 2,
             tick_ns: 1_420_500,
@@ -293,6 +294,8 @@ pub(crate) fn ledger_account() -> ledger::AccountView {
         shortfall: Credits::ZERO,
         version: 2,
         policy: AccountPolicy::default(),
+        revoked: Credits::ZERO,
+        revoke_pending: Credits::ZERO,
     }
 }
 

@@ -41,6 +41,7 @@ fn copy(source: &Connection, to: &Path) -> Result<usize, StoreError> {
         let copying = Backup::new(source, &mut target).map_err(|error| failed(&error))?;
         copying.step(-1).map_err(|error| failed(&error))?; // in one step: what is written meanwhile does not begin it anew
         drop(copying);
+        super::revoke::make_tables(&target)?; // a copy that an older version made has none
         let one_file = target.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()));
         one_file.map_err(|error| failed(&error))?;
         let found: String = target.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(|error| failed(&error))?;

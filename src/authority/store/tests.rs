@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::authority::embedded::{Embedded, Notice};
+use crate::authority::embedded::{Change, Embedded, Notice};
 use crate::domain::id::BootId;
 use crate::domain::ledger::EntryKind;
 use crate::domain::time::{Nanos, Wall};
@@ -149,5 +149,5 @@ fn a_top_up_is_pushed_once_it_is_durable_and_a_repeated_one_is_not() {
     assert_eq!(embedded.show(name("acme")).unwrap().held, credits(2));
     embedded.finish().unwrap();
     let pushed: Vec<Notice> = notices.iter().collect();
-    assert_eq!(pushed, [Notice::Push(Push { account: name("acme"), version: 2 })]);
+    assert_eq!(pushed, [Notice::Push(Push { account: name("acme"), version: 2 }, Change::TopUp)]);
 }

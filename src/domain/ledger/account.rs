@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::revoke::Revocation;
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, BootId, Digest, Epoch, NodeId, PaymentId};
 use crate::domain::money::Credits;
@@ -37,6 +38,10 @@ pub struct Account {
     pub shortfall: Credits,
     /// Escrows.
     pub epochs: BTreeMap<Epoch, EpochAccount>,
+    /// Taken back by its owner, in total.
+    pub revoked: Credits,
+    /// What is to be taken back and is not yet, the oldest first.
+    pub revocations: Vec<Revocation>,
 }
 
 /// One epoch's escrow on one account. `escrow = granted - returned - settled`.
@@ -159,6 +164,15 @@ pub enum EntryKind {
         /// In which hour, whole hours since 1970 UTC.
         hour: u64,
     },
+    /// Credit that its owner took back.
+    Revoked {
+        /// By which revocation.
+        revocation: PaymentId,
+        /// Of how much.
+        asked: Credits,
+        /// How much had gone in all with this line.
+        part: Credits,
+    },
 }
 
 /// Will a ledger line change?
@@ -196,6 +210,12 @@ pub struct AccountView {
     pub version: u64,
     /// What its owner wants done.
     pub policy: AccountPolicy,
+    /// Taken back by its owner, in total.
+    #[serde(default)]
+    pub revoked: Credits,
+    /// To be taken back as soon as nodes give it back.
+    #[serde(default)]
+    pub revoke_pending: Credits,
 }
 
 /// A rule of the ledger that does not hold: a bug, never a state of the world.
@@ -208,9 +228,9 @@ pub enum Broken {
     #[error("the {0:?} bucket holds {1}")]
     BucketBelowZero(Bucket, Credits),
     /// Credit came from nowhere, or went nowhere.
-    #[error("buckets and settled make {found}, deposited is {deposited}")]
+    #[error("buckets, settled and revoked make {found}, deposited is {deposited}")]
     NotConserved {
-        /// Buckets plus settled.
+        /// Buckets plus settled plus revoked.
         found: Credits,
         /// What was paid in.
         deposited: Credits,
@@ -252,6 +272,8 @@ impl Account {
             written_off: Credits::ZERO,
             shortfall: Credits::ZERO,
             epochs: BTreeMap::new(),
+            revoked: Credits::ZERO,
+            revocations: Vec::new(),
         }
     }
 
@@ -259,6 +281,12 @@ impl Account {
     #[must_use]
     pub fn held(&self) -> Credits {
         self.epochs.values().map(EpochAccount::escrow).sum()
+    }
+
+    /// To be taken back, and not gone yet.
+    #[must_use]
+    pub fn revoke_pending(&self) -> Credits {
+        self.revocations.iter().map(Revocation::left).sum()
     }
 
     /// Free for new grants.
@@ -282,6 +310,8 @@ impl Account {
             shortfall: self.shortfall,
             version: self.version,
             policy: self.policy,
+            revoked: self.revoked,
+            revoke_pending: self.revoke_pending(),
         }
     }
 }
@@ -295,6 +325,7 @@ impl LedgerEntry {
             EntryKind::Usage { epoch, hour } => format!("usage/{epoch}/{hour}"),
             EntryKind::WriteOff { epoch, hour } => format!("write_off/{epoch}/{hour}"),
             EntryKind::Shortfall { epoch, hour } => format!("shortfall/{epoch}/{hour}"),
+            EntryKind::Revoked { revocation, part, .. } => format!("revoked/{revocation}/{part}"),
         }
     }
 }
@@ -314,7 +345,7 @@ pub fn check(account: &Account) -> Result<(), Broken> {
         }
     }
     // With the two above this also says: what nodes hold and what is settled is never more than what was paid in.
-    let found = account.free.plus(account.paid).plus(account.settled);
+    let found = account.free.plus(account.paid).plus(account.settled).plus(account.revoked);
     if found != account.deposited {
         return Err(Broken::NotConserved { found, deposited: account.deposited });
     }

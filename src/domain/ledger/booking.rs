@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::account::{AMOUNT_MAX, Account, EntryKind, EntryStatus, EpochAccount, EpochState, HourTotals, LedgerEntry, Totals};
+use super::revoke::feed;
 use super::sizing::{Ask, Holding, Size, horizon, size};
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, Digest, Epoch, PaymentId};
@@ -190,7 +191,13 @@ impl<'a> Booking<'a> {
         Booking { account, now, hour: now.wall.0 / HOUR_MS, changed: BTreeSet::new(), ended: Vec::new() }
     }
 
-    fn finish(self) -> Vec<LedgerEntry> {
+    /// What is free serves revocations before anything else.
+    fn feed(&mut self) {
+        self.ended.extend(feed(self.account, self.now));
+    }
+
+    fn finish(mut self) -> Vec<LedgerEntry> {
+        self.feed();
         let mut entries = self.ended;
         for id in &self.changed {
             if let Some(epoch) = self.account.epochs.get(id) {
@@ -243,6 +250,7 @@ impl<'a> Booking<'a> {
         }
         self.close_silent(Some(request.epoch), close);
         self.merge(request.epoch, entry);
+        self.feed();
         let number = self.accept(request, entry);
         self.grant(request.epoch, entry, number)
     }
@@ -316,11 +324,13 @@ impl<'a> Booking<'a> {
     /// Sizes a grant from what is free now, moves it, and says in one word how things stand after it.
     fn grant(&mut self, id: Epoch, entry: &RequestEntry, number: Number) -> Verdict {
         let available = self.account.available();
+        let revoking = self.account.revoke_pending();
         let holdings: Vec<Holding> = self.account.epochs.iter().filter_map(|(other, epoch)| self.holding(*other == id, epoch)).collect();
         let Some(epoch) = self.account.epochs.get_mut(&id) else { return Verdict::Hold };
         match (epoch.state, number) {
             (EpochState::Closed, _) => return Verdict::Closed,
             (EpochState::Open, Number::Forged) => return Verdict::Hold,
+            (EpochState::Open, _) if revoking.is_positive() && epoch.escrow().is_positive() => return Verdict::Recall,
             (EpochState::Open, _) => {}
         }
         let ask = Ask { in_hand: epoch.escrow(), burn_per_s: entry.burn_per_s, owed: entry.owed, at_least: entry.at_least };

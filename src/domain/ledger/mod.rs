@@ -5,12 +5,14 @@
 
 mod account;
 mod booking;
+mod revoke;
 pub mod sizing;
 
 pub use account::{
     AMOUNT_MAX, Account, AccountView, Broken, EntryKind, EntryStatus, EpochAccount, EpochState, HourTotals, LedgerEntry, Totals, check,
     check_step,
 };
+pub use revoke::{Revocation, RevokeRefusal, revocable, revoke};
 pub use booking::{
     Answered, ClosePolicy, DepositRefusal, Deposited, Payment, VALID_FOR, answer, answer_unknown, book_previous, deposit, set_policy, sweep,
 };

@@ -98,7 +98,7 @@ impl Bank {
         for entry in self.ledger.values() {
             let (free, paid) = match entry.kind {
                 EntryKind::Deposit { .. } => (entry.free, entry.paid),
-                EntryKind::Usage { .. } => (Credits::ZERO.minus(entry.free), Credits::ZERO.minus(entry.paid)),
+                EntryKind::Usage { .. } | EntryKind::Revoked { .. } => (Credits::ZERO.minus(entry.free), Credits::ZERO.minus(entry.paid)),
                 EntryKind::WriteOff { .. } => {
                     sums[2] = sums[2].plus(entry.amount);
                     continue;

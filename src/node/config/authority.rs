@@ -59,6 +59,7 @@ pub(super) fn read_authority(table: &Table<'_>) -> Option<AuthorityConfig> {
     let cert = table.field("cert").absolute_path().optional();
     let key = table.field("key").absolute_path().optional();
     let token = table.field("token_file").absolute_path().optional();
+    let card = table.field("card").word(&[("local", CardSource::Local), ("authority", CardSource::Authority)]).or(CardSource::Local);
     let identity = match (by_certificate, by_token, cert?, key?, token?) {
         (true, false, Some(cert), Some(key), None) => {
             Some(OwnIdentity::Certificate { cert: PathBuf::from(cert), key: PathBuf::from(key) })
@@ -70,7 +71,6 @@ pub(super) fn read_authority(table: &Table<'_>) -> Option<AuthorityConfig> {
             None
         }
     };
-    let card = table.field("card").word(&[("local", CardSource::Local), ("authority", CardSource::Authority)]).or(CardSource::Local);
     Some(AuthorityConfig::Network(NetworkConfig { url: url?, ca: ca?, identity: identity?, card: card? }))
 }
 

@@ -84,6 +84,7 @@ window_s = 60
 "#;
     let account = |name: &str| name.parse::<AccountId>().unwrap();
     let expected = Config {
+        authority: AuthorityConfig::Embedded,
         node: Some("n1".parse().unwrap()),
         state_dir: PathBuf::from("/s"),
         runtime_dir: PathBuf::from("/r"),
