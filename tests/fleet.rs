@@ -5,6 +5,10 @@
 #[path = "support/agent.rs"]
 #[expect(dead_code, reason = "each test takes what it needs")]
 mod agent;
+#[path = "fleet/access.rs"]
+mod access;
+#[path = "fleet/books.rs"]
+mod books;
 #[path = "fleet/certs.rs"]
 mod certs;
 #[path = "support/cgroup.rs"]
@@ -13,6 +17,12 @@ mod cgroup;
 mod https;
 #[path = "fleet/jobs.rs"]
 mod jobs;
+#[path = "fleet/liar.rs"]
+mod liar;
+#[path = "fleet/lies.rs"]
+mod lies;
+#[path = "fleet/node.rs"]
+mod node;
 #[path = "fleet/process.rs"]
 mod process;
 #[path = "support/mod.rs"]

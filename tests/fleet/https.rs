@@ -99,10 +99,21 @@ impl Client {
         self.try_call(method, path, &body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
+    /// What the server shows.
+    pub(crate) fn server_certificate(&self) -> Vec<u8> {
+        let mut stream = self.connect().unwrap();
+        stream.conn.complete_io(&mut stream.sock).unwrap();
+        stream.conn.peer_certificates().unwrap()[0].to_vec()
+    }
+
     /// One call that must succeed.
     pub(crate) fn done(&self, method: &str, path: &str, body: &Value) -> Value {
         let answer = self.call(method, path, body);
         assert!((200..300).contains(&answer.status), "{method} {path}: {answer:?}");
         answer.json()
     }
+}
+
+pub(crate) fn der(path: &Path) -> Vec<u8> {
+    CertificateDer::from_pem_file(path).unwrap().to_vec()
 }

@@ -197,14 +197,19 @@ pub(super) async fn refused(mut response: Response) -> Failed {
     Failed { fault: Fault::new(code, message), wait }
 }
 
+/// Is it TLS that failed? An I/O error hides what it was made of from its chain of sources.
+fn is_of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>() || inner.is_some_and(|inner| is_of_tls(inner))
+}
+
 /// What a failure to speak with the authority is called.
 pub(super) fn fault_of(error: &reqwest::Error) -> Fault {
     let mut why = String::new();
     let mut tls = false;
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        tls |= error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>());
+        tls |= is_of_tls(error);
         why = error.to_string();
         source = error.source();
     }
