@@ -106,9 +106,9 @@ pub fn client(ca: &Path, own: Option<(&Path, &Path)>) -> Result<ClientConfig, Un
     let builder = builder.map_err(|error| Unusable::new(ca, error))?.with_root_certificates(roots(ca)?);
     match own {
         None => Ok(builder.with_no_client_auth()),
-        Some((certificate, private)) => builder
-            .with_client_auth_cert(certificates(certificate)?, key(private)?)
-            .map_err(|error| Unusable::new(certificate, error)),
+        Some((certificate, private)) => {
+            builder.with_client_auth_cert(certificates(certificate)?, key(private)?).map_err(|error| Unusable::new(certificate, error))
+        }
     }
 }
 

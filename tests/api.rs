@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use meterd::authority::embedded::Embedded;
-use meterd::node::upstream::Authority;
 use meterd::authority::store::Store;
 use meterd::domain::act::Target;
 use meterd::domain::agent::start::{Novelty, Refusal, Reply};
@@ -35,6 +34,7 @@ use meterd::node::access::Access;
 use meterd::node::clock;
 use meterd::node::handle::{Board, Handle, Inbox, Picture, Stats};
 use meterd::node::local_api::{Api, bind};
+use meterd::node::upstream::Authority;
 use serde_json::{Value, json};
 
 /// However busy the machine, a step that takes longer than this does not come.

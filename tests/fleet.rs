@@ -2,17 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+#[path = "fleet/access.rs"]
+mod access;
 #[path = "support/agent.rs"]
 #[expect(dead_code, reason = "each test takes what it needs")]
 mod agent;
-#[path = "fleet/access.rs"]
-mod access;
 #[path = "fleet/books.rs"]
 mod books;
 #[path = "fleet/certs.rs"]
 mod certs;
 #[path = "support/cgroup.rs"]
 mod cgroup;
+#[path = "fleet/ctl.rs"]
+mod ctl;
 #[path = "fleet/https.rs"]
 mod https;
 #[path = "fleet/jobs.rs"]
@@ -25,6 +27,8 @@ mod lies;
 mod node;
 #[path = "fleet/process.rs"]
 mod process;
+#[path = "fleet/push.rs"]
+mod push;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -51,7 +55,9 @@ fn two_nodes_spend_one_balance_to_the_last_nano_credit_over_kills_of_the_authori
     for (nth, agent) in agents.iter().enumerate() {
         agent.wait_for("nothing is left, by the authority's word", |agent| {
             let account = agent.done("GET", "/v1/accounts", None);
-            let state = account["accounts"].as_array().is_some_and(|accounts| accounts.iter().any(|account| account["node"]["state"] == "exhausted"));
+            let state = account["accounts"]
+                .as_array()
+                .is_some_and(|accounts| accounts.iter().any(|account| account["node"]["state"] == "exhausted"));
             state && cgroups[nth].is_frozen()
         });
         assert_eq!(jobs::phase(agent, &format!("job-{nth}")), "frozen");
@@ -77,6 +83,8 @@ fn two_nodes_spend_one_balance_to_the_last_nano_credit_over_kills_of_the_authori
     let kept = authority.kept("lab");
     assert_eq!(nano(&kept["available"]) + drawn, nano(&kept["deposited"]), "{kept}");
     let entries = authority.admin.done("GET", "/v1/accounts/lab/ledger?limit=1000", &serde_json::Value::Null)["entries"].clone();
-    let of = |kind: &str| entries.as_array().unwrap().iter().filter(|entry| entry["kind"] == kind).map(|entry| nano(&entry["amount"])).sum::<i128>();
+    let of = |kind: &str| {
+        entries.as_array().unwrap().iter().filter(|entry| entry["kind"] == kind).map(|entry| nano(&entry["amount"])).sum::<i128>()
+    };
     assert_eq!((of("deposit"), of("usage")), (nano(&kept["deposited"]), drawn), "the ledger's lines make the balance");
 }

@@ -328,7 +328,9 @@ mod tests {
         let write = |text: String| std::fs::write(&path, text).unwrap();
         write(format!("[[token]]\nsha256 = \"{hash}\"\nnode = \"a\"\n[[token]]\nsha256 = \"{hash}\"\nrole = \"admin\"\nname = \"b\"\n"));
         assert!(load_tokens(&path).is_ok());
-        write(format!("[[token]]\nsha256 = \"{hash}\"\nnode = \"a\"\nrole = \"admin\"\nname = \"b\"\n[[token]]\nsha256 = \"00\"\nrole = \"x\"\n"));
+        write(format!(
+            "[[token]]\nsha256 = \"{hash}\"\nnode = \"a\"\nrole = \"admin\"\nname = \"b\"\n[[token]]\nsha256 = \"00\"\nrole = \"x\"\n"
+        ));
         let ConfigFailure::Mistakes(mistakes) = load_tokens(&path).unwrap_err() else { panic!("it can be read") };
         let codes: Vec<&str> = mistakes.iter().map(|mistake| mistake.code).collect();
         assert_eq!(codes, ["one_owner", "not_a_name", "unknown_word"]);

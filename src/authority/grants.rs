@@ -85,7 +85,8 @@ impl Shared {
     pub(super) fn card(&self, known: Option<&str>) -> Result<Reply, Reply> {
         let live = self.live();
         let card = live.card.as_ref();
-        let card = card.ok_or_else(|| Reply::refuse("no_card", "this authority has no rate card", "rate_card in authority.toml names one"))?;
+        let card =
+            card.ok_or_else(|| Reply::refuse("no_card", "this authority has no rate card", "rate_card in authority.toml names one"))?;
         let fresh = known.is_some_and(|known| known.split(',').any(|tag| tag.trim() == card.tag || tag.trim() == "*"));
         if fresh {
             return Ok(Reply::NotModified(card.tag.clone()));
@@ -100,7 +101,8 @@ fn read(node: &NodeId, body: &[u8]) -> Result<Request, Reply> {
     struct Spoken {
         protocol: u16,
     }
-    let malformed = |error: serde_json::Error| Reply::refuse("malformed_body", format!("not a question: {error}"), "see the OpenAPI document");
+    let malformed =
+        |error: serde_json::Error| Reply::refuse("malformed_body", format!("not a question: {error}"), "see the OpenAPI document");
     let spoken: Spoken = serde_json::from_slice(body).map_err(malformed)?;
     if spoken.protocol != PROTOCOL {
         let message = format!("protocol {} is not known here, {PROTOCOL} is", spoken.protocol);

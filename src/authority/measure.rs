@@ -25,7 +25,12 @@ pub(super) fn text(shared: &Shared) -> String {
         ("events_total", "counter", "Events told, one for each listener.", hub.told),
         ("listeners_let_go_total", "counter", "Listeners that did not take their events.", hub.let_go),
         ("reloads_refused_total", "counter", "Looks at the files that found mistakes.", loads(&counts.reloads_refused)),
-        ("reload_refused", "gauge", "1 while what is served is older than the files, for a mistake in them.", loads(&counts.reload_refused)),
+        (
+            "reload_refused",
+            "gauge",
+            "1 while what is served is older than the files, for a mistake in them.",
+            loads(&counts.reload_refused),
+        ),
     ];
     for (name, kind, help, value) in rows {
         family(&mut text, name, kind, help);

@@ -10,7 +10,8 @@ use crate::domain::wire::{PROTOCOL, UNIT};
 /// The whole document.
 #[must_use]
 pub fn document() -> Value {
-    let mut make = SchemaGenerator::new(SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = "/components/schemas".into()));
+    let mut make =
+        SchemaGenerator::new(SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = "/components/schemas".into()));
     let mut paths: Map<String, Value> = Map::new();
     for route in &ROUTES {
         let operation = operation(route, &mut make);
@@ -62,10 +63,14 @@ fn operation(route: &Route, make: &mut SchemaGenerator) -> Value {
     }
     let mut parameters = Vec::new();
     if route.path.contains("{account}") {
-        parameters.push(json!({ "name": "account", "in": "path", "required": true, "schema": make.subschema_for::<crate::domain::id::AccountId>() }));
+        parameters.push(
+            json!({ "name": "account", "in": "path", "required": true, "schema": make.subschema_for::<crate::domain::id::AccountId>() }),
+        );
     }
     if route.limited == Limited::Yes {
-        parameters.push(json!({ "name": "limit", "in": "query", "schema": { "type": "integer", "minimum": 1, "maximum": 10_000, "default": 100 } }));
+        parameters.push(
+            json!({ "name": "limit", "in": "query", "schema": { "type": "integer", "minimum": 1, "maximum": 10_000, "default": 100 } }),
+        );
     }
     if !parameters.is_empty() {
         operation["parameters"] = Value::Array(parameters);
@@ -89,7 +94,11 @@ mod tests {
     #[test]
     fn the_document_in_docs_is_the_one_that_the_code_makes() {
         let kept = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/authority-openapi.json")).unwrap();
-        assert_eq!(kept, format!("{:#}\n", document()), "make it anew: cargo run --bin meter-authority openapi > docs/authority-openapi.json");
+        assert_eq!(
+            kept,
+            format!("{:#}\n", document()),
+            "make it anew: cargo run --bin meter-authority openapi > docs/authority-openapi.json"
+        );
     }
 
     #[test]

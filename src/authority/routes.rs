@@ -12,8 +12,8 @@ use crate::domain::form::{Fault, Mistake, read_json};
 use crate::domain::id::{AccountId, PaymentId};
 use crate::domain::ladder::{Then, Victims};
 use crate::domain::ledger::{AMOUNT_MAX, AccountView, LedgerEntry};
-use crate::domain::request::BODY_BYTES_MAX;
 use crate::domain::money::Credits;
+use crate::domain::request::BODY_BYTES_MAX;
 use crate::domain::wire::{Answer, OnExhaustion, Request, StartPredicted};
 
 /// Ledger and audit lines given unless told otherwise.

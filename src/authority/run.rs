@@ -18,10 +18,10 @@ use super::config::{self, Config};
 use super::embedded::{Embedded, Notice};
 use super::events::{Event, Hub};
 use super::identity::Role;
+use super::openapi;
 use super::server::{LOOK_EVERY, Live, SWEEP_EVERY, Shared, serve};
 use super::store::backup::{MARKER, backup, restore};
 use super::store::{Store, StoreError};
-use super::openapi;
 use crate::domain::id::{Digest, NodeId};
 use crate::domain::ledger::ClosePolicy;
 use crate::domain::time::Nanos;
@@ -172,7 +172,8 @@ fn live(config: &Config) -> Result<Live, Exit> {
 fn lock(config: &Config) -> Result<std::fs::File, Exit> {
     own_folder::make(&config.state_dir, Privacy::Secret).map_err(failed(config.state_dir.display()))?;
     let path = config.state_dir.join("lock");
-    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed(path.display()))?;
+    let file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed(path.display()))?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
         eprintln!("{}: an authority is running over these balances ({error})", path.display());
         Exit::Failed
@@ -187,7 +188,10 @@ fn put_back(config: &Config, file: &Path) -> Result<(), Exit> {
     if let Some(kept) = kept {
         println!("{}: what was there before", kept.display());
     }
-    println!("the authority, once started, takes reports and grants nothing for {} seconds: it may have forgotten grants", recovery().0 / 1_000_000_000);
+    println!(
+        "the authority, once started, takes reports and grants nothing for {} seconds: it may have forgotten grants",
+        recovery().0 / 1_000_000_000
+    );
     Ok(())
 }
 

@@ -247,7 +247,9 @@ impl Shared {
         let shown = shown.ok_or_else(|| {
             Reply::refuse("no_identity", "neither a certificate nor a token was shown", "Authorization: Bearer, or a client certificate")
         })?;
-        live.tokens.owner(shown).ok_or_else(|| Reply::refuse("unknown_token", "this token is nobody's", "tokens in authority.toml lists hashes"))
+        live.tokens
+            .owner(shown)
+            .ok_or_else(|| Reply::refuse("unknown_token", "this token is nobody's", "tokens in authority.toml lists hashes"))
     }
 
     fn take_call(&self, key: Key) -> Result<(), Reply> {
@@ -262,7 +264,12 @@ impl Shared {
         rates.entry(key).or_insert(Bucket { filled_ns: u64::MAX, at: now }).take(self.config.limits, now)
     }
 
-    async fn handle(self: &Arc<Shared>, caller: &Caller, (method, uri, headers): (&Method, &Uri, &HeaderMap), body: Body) -> (&'static str, Reply) {
+    async fn handle(
+        self: &Arc<Shared>,
+        caller: &Caller,
+        (method, uri, headers): (&Method, &Uri, &HeaderMap),
+        body: Body,
+    ) -> (&'static str, Reply) {
         let found = routes::find(method, uri.path());
         let label = found.as_ref().map_or("none", |(route, _)| route.path);
         let (route, account) = match found {
@@ -317,7 +324,9 @@ impl Shared {
         let most = usize::try_from(self.config.limits.body_kib).unwrap_or(usize::MAX) << 10;
         match tokio::time::timeout(BODY_WITHIN, to_bytes(body, most)).await {
             Ok(Ok(body)) => Ok(body),
-            Ok(Err(_)) => Err(Reply::refuse("body_too_large", format!("the body is longer than {most} bytes, or was cut off"), "ask in parts")),
+            Ok(Err(_)) => {
+                Err(Reply::refuse("body_too_large", format!("the body is longer than {most} bytes, or was cut off"), "ask in parts"))
+            }
             Err(_) => Err(Reply::refuse("body_too_slow", "the body did not come within ten seconds", "send it at once")),
         }
     }

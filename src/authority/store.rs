@@ -16,8 +16,8 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
-    Account, AccountView, ClosePolicy, DepositRefusal, Deposited, EpochState, LedgerEntry, Payment, RevokeRefusal, answer, answer_unknown, book_previous,
-    check, deposit, set_policy, sweep,
+    Account, AccountView, ClosePolicy, DepositRefusal, Deposited, EpochState, LedgerEntry, Payment, RevokeRefusal, answer, answer_unknown,
+    book_previous, check, deposit, set_policy, sweep,
 };
 use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Now};

@@ -1,11 +1,10 @@
 //! `meterctl account` and `meterctl accounts`.
 
-use std::path::Path;
-
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::authority::{Door, RevokeArguments};
 use super::client::{Client, Failure, account_path, typed};
 use super::exit::Exit;
 use super::quantity::{length, length_or_none, show_length};
@@ -33,6 +32,8 @@ pub(super) enum Command {
     Policy(PolicyArguments),
     /// Put credit into an account.
     Topup(TopUpArguments),
+    /// Take credit back from an account; what nodes hold of it comes as they give it back.
+    Revoke(RevokeArguments),
     /// One account.
     Show(ShowArguments),
     /// The accounts that you may see.
@@ -235,32 +236,33 @@ impl PolicyArguments {
     }
 }
 
-pub(super) fn main(socket: &Path, command: Command) -> Result<Exit, Failure> {
+pub(super) fn main(to: &Door, command: Command) -> Result<Exit, Failure> {
     match command {
-        Command::List(format) => show(socket, "/v1/accounts", format, list_text),
-        Command::Show(arguments) => show(socket, &account_path(arguments.account.as_str(), ""), arguments.format, account_text),
+        Command::List(format) => show(to, "/v1/accounts", format, list_text),
+        Command::Show(arguments) => show(to, &account_path(arguments.account.as_str(), ""), arguments.format, account_text),
         Command::Ledger(arguments) => {
             let path = account_path(arguments.account.as_str(), &format!("/ledger?limit={}", arguments.limit));
-            show(socket, &path, arguments.format, ledger_text)
+            show(to, &path, arguments.format, ledger_text)
         }
         Command::Create(arguments) => {
             let mut body = arguments.parts();
             body.insert("account".to_owned(), json!(arguments.account));
-            let document = Client::new(socket)?.write("/v1/accounts", &Value::Object(body))?;
+            let document = Client::new(to)?.write("/v1/accounts", &Value::Object(body))?;
             print(&account_text(&typed(document)?));
             Ok(Exit::Done)
         }
         Command::Policy(arguments) => {
             let path = account_path(arguments.account.as_str(), "/policy");
-            let document = Client::new(socket)?.write(&path, &Value::Object(arguments.parts()))?;
+            let document = Client::new(to)?.write(&path, &Value::Object(arguments.parts()))?;
             print(&account_text(&typed(document)?));
             Ok(Exit::Done)
         }
-        Command::Topup(arguments) => top_up(socket, arguments),
+        Command::Revoke(arguments) => super::authority::revoke(to, &arguments),
+        Command::Topup(arguments) => top_up(to, arguments),
     }
 }
 
-fn top_up(socket: &Path, arguments: TopUpArguments) -> Result<Exit, Failure> {
+fn top_up(to: &Door, arguments: TopUpArguments) -> Result<Exit, Failure> {
     // Named here, not by the agent: a call that is lost half way can then be made again.
     let payment = match arguments.payment {
         Some(payment) => payment,
@@ -272,7 +274,7 @@ fn top_up(socket: &Path, arguments: TopUpArguments) -> Result<Exit, Failure> {
     };
     let body = TopUp { amount: arguments.amount, bucket, payment: Some(payment.clone()) }.to_json();
     let path = account_path(arguments.account.as_str(), "/topup");
-    let answer = Client::new(socket)?.write(&path, &body).map_err(|failure| {
+    let answer = Client::new(to)?.write(&path, &body).map_err(|failure| {
         if failure.is_passing() {
             Failure::Other(format!("{failure}\nwhether it is booked is not known: make the same call with --payment {payment}"))
         } else {
@@ -284,7 +286,7 @@ fn top_up(socket: &Path, arguments: TopUpArguments) -> Result<Exit, Failure> {
     })
 }
 
-fn made_payment() -> Option<PaymentId> {
+pub(super) fn made_payment() -> Option<PaymentId> {
     let mut bytes = [0_u8; 16];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     (filled == Ok(bytes.len())).then(|| format!("meterctl-{}", Epoch(bytes)).parse().ok())?
@@ -337,6 +339,8 @@ fn account_text(account: &OneAccount) -> String {
             ("paid", kept.paid.to_string()),
             ("paid in", kept.deposited.to_string()),
             ("charged", kept.settled.to_string()),
+            ("revoked", kept.revoked.to_string()),
+            ("to be revoked", kept.revoke_pending.to_string()),
             ("written off", kept.written_off.to_string()),
             ("shortfall", kept.shortfall.to_string()),
             ("policy", policy_text(&kept.policy)),

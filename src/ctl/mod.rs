@@ -1,6 +1,7 @@
 //! `meterctl`: for people and for schedulers' hooks. One file a command; what is printed is made by pure functions.
 
 mod account;
+mod authority;
 mod card;
 pub(crate) mod client;
 mod doctor;
@@ -100,8 +101,7 @@ enum Command {
     /// The accounts that you may see.
     Accounts(Format),
     /// Open, credit and look at accounts.
-    #[command(subcommand)]
-    Account(account::Command),
+    Account(authority::AccountArguments),
     /// Check and export the agent's journal, without the agent.
     #[command(subcommand)]
     Journal(journal::Command),
@@ -140,7 +140,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Receipt(receipt) => receipt::main(&socket, &receipt),
         Command::Verify(verify) => verify::main(&verify),
         Command::Accounts(format) => show(&socket, "/v1/accounts", format, account::list_text),
-        Command::Account(command) => account::main(&socket, command),
+        Command::Account(arguments) => account::main(&arguments.remote.door(socket), arguments.command),
         Command::Journal(command) => journal::main(&command),
         Command::Card(command) => card::main(&command),
         Command::Rate(command) => card::rate_main(&command),
@@ -164,12 +164,12 @@ fn named_socket(given: Option<PathBuf>) -> Option<PathBuf> {
 
 /// Prints a document of the agent, as it is or as text.
 fn show<T: serde::de::DeserializeOwned>(
-    socket: &std::path::Path,
+    to: &(impl client::Reach + ?Sized),
     path: &str,
     format: Format,
     text: impl Fn(&T) -> String,
 ) -> Result<Exit, Failure> {
-    let document = Client::new(socket)?.read(path)?;
+    let document = Client::new(to)?.read(path)?;
     print_as(&document, format, text)
 }
 

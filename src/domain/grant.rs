@@ -109,7 +109,7 @@ impl Grant {
             self.deadline = self.deadline.max(first_sent.plus(entry.valid_for));
         }
         self.settled = self.settled.max(entry.settled);
-        self.free = entry.free;
+        self.free = if entry.verdict == Verdict::Recall { Credits::ZERO } else { entry.free };
         self.version = self.version.max(entry.version);
         self.policy = entry.policy;
         self.told = told;

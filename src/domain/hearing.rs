@@ -235,7 +235,8 @@ mod tests {
     #[test]
     fn an_honest_answer_is_believed_whole() {
         assert_eq!(hear(&request(), answer()), (Some(answer()), Vec::new()));
-        let exhausted = AnswerEntry { verdict: Verdict::Exhausted, granted: credits(10), settled: credits(5), free: Credits::ZERO, ..entry("a") };
+        let exhausted =
+            AnswerEntry { verdict: Verdict::Exhausted, granted: credits(10), settled: credits(5), free: Credits::ZERO, ..entry("a") };
         let spent = RequestEntry { returned: credits(5), ..asked("a") };
         let request = Request { entries: vec![spent], ..request() };
         let honest = Answer { digest: request.digest(), entries: vec![exhausted], ..answer() };
@@ -259,7 +260,8 @@ mod tests {
 
     #[test]
     fn an_entry_that_cannot_be_believed_is_left_out_and_the_other_counts() {
-        let exhausted = AnswerEntry { verdict: Verdict::Exhausted, free: Credits::ZERO, granted: credits(6), settled: credits(5), ..entry("a") };
+        let exhausted =
+            AnswerEntry { verdict: Verdict::Exhausted, free: Credits::ZERO, granted: credits(6), settled: credits(5), ..entry("a") };
         let cases = [
             ("other_unit", AnswerEntry { unit: "cent".to_owned(), ..entry("a") }),
             ("impossible_number", AnswerEntry { granted: Credits::from_nano(-1), ..entry("a") }),
@@ -289,7 +291,8 @@ mod tests {
 
     #[test]
     fn who_has_forgotten_a_grant_is_not_believed_that_nothing_is_left() {
-        let zero = AnswerEntry { granted: Credits::ZERO, settled: Credits::ZERO, free: Credits::ZERO, verdict: Verdict::Exhausted, ..entry("a") };
+        let zero =
+            AnswerEntry { granted: Credits::ZERO, settled: Credits::ZERO, free: Credits::ZERO, verdict: Verdict::Exhausted, ..entry("a") };
         let (left, doubts) = hear(&request(), Answer { entries: vec![zero, entry("b")], ..answer() });
         assert_eq!(left.unwrap().entries[0].verdict, Verdict::Final);
         assert_eq!(codes(&doubts), ["grant_fell"]);

@@ -104,7 +104,7 @@ pub struct AnswerEntry {
     pub verdict: Verdict,
     /// What the authority has settled of this epoch.
     pub settled: Credits,
-    /// Still free for new grants: for people and for admission, not to be spent.
+    /// Still free for new grants: for people and for admission, not to be spent. With [`Verdict::Recall`]: how much of what is in hand may stay.
     pub free: Credits,
     /// Raised with each change that a push announces.
     pub version: u64,
@@ -132,7 +132,7 @@ pub enum Verdict {
     BelowAtLeast,
     /// This epoch's escrow is void: open a new epoch.
     Closed,
-    /// The owner takes credit back: give back what is in hand. No new credit meanwhile.
+    /// The owner takes credit back: give back what is in hand beyond `free`. No new credit meanwhile.
     Recall,
 }
 

@@ -6,8 +6,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::notice::Terminals;
-use authority::read_authority;
-pub use authority::{AuthorityConfig, CardSource, NetworkConfig, OwnIdentity};
 use crate::domain::budget::Budget;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::form::{Fault, Field, Mistake, Table, quoted, read_toml};
@@ -16,6 +14,8 @@ use crate::domain::ladder::{Blast, Exempt, Ladder, WarnSignal};
 use crate::domain::request::read_policy;
 use crate::domain::time::Nanos;
 use crate::domain::wire::AccountPolicy;
+use authority::read_authority;
+pub use authority::{AuthorityConfig, CardSource, NetworkConfig, OwnIdentity};
 
 /// Where the file is, if nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/meterd/meterd.toml";

@@ -24,6 +24,17 @@ impl Fault {
     }
 }
 
+/// What can go wrong by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Questions and their answers.
+    Answers,
+    /// The stream of events.
+    Stream,
+    /// Certificates, keys and tokens here.
+    Files,
+}
+
 /// Is the stream of events open?
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,8 +59,12 @@ pub struct LinkStatus {
     pub pushes: u64,
     /// How long ago the last answer was taken, in milliseconds; none before the first.
     pub answered_ms_ago: Option<u64>,
-    /// What is wrong now; none if the last question was answered.
+    /// What is wrong with the answers; none if the last question was answered.
     pub fault: Option<FaultStatus>,
+    /// Why the stream of events is not open.
+    pub stream_fault: Option<FaultStatus>,
+    /// Why files that changed are not used: what was read of them before is.
+    pub files_fault: Option<FaultStatus>,
     /// Faults since the process began, by code.
     pub faults: BTreeMap<String, u64>,
 }
@@ -61,7 +76,7 @@ pub struct FaultStatus {
     pub code: String,
     /// In a sentence. Not told to strangers.
     pub message: String,
-    /// RFC 3339: since when no question was answered without a fault.
+    /// RFC 3339: since when.
     pub since: String,
     /// Faults in a row.
     pub count: u64,
@@ -80,7 +95,7 @@ struct Inner {
     answers: u64,
     pushes: u64,
     answered_at: Option<Mono>,
-    fault: Option<(Fault, Wall, u64)>,
+    holding: BTreeMap<Part, (Fault, Wall, u64)>,
     faults: BTreeMap<&'static str, u64>,
 }
 
@@ -108,17 +123,17 @@ impl Link {
         inner.answered_at = Some(now.mono);
     }
 
-    /// The last question brought no fault.
-    pub fn clear(&self) {
-        self.inner().fault = None;
+    /// This part did what it should. Gives how often in a row it did not before.
+    pub fn passed(&self, part: Part) -> u64 {
+        self.inner().holding.remove(&part).map_or(0, |(.., count)| count)
     }
 
-    /// It did. Gives how many did in a row.
-    pub fn failed(&self, fault: Fault, now: Now) -> u64 {
+    /// It did not. Gives how often in a row.
+    pub fn failed(&self, part: Part, fault: Fault, now: Now) -> u64 {
         let mut inner = self.inner();
         *inner.faults.entry(fault.code).or_default() += 1;
-        let (since, count) = inner.fault.take().map_or((now.wall, 0), |(_, since, count)| (since, count));
-        inner.fault = Some((fault, since, count + 1));
+        let (since, count) = inner.holding.get(&part).map_or((now.wall, 0), |(_, since, count)| (*since, *count));
+        inner.holding.insert(part, (fault, since, count + 1));
         count + 1
     }
 
@@ -142,14 +157,18 @@ impl Link {
             answers: inner.answers,
             pushes: inner.pushes,
             answered_ms_ago: inner.answered_at.map(|at| now.since(at).millis()),
-            fault: inner.fault.as_ref().map(|(fault, since, count)| FaultStatus {
-                code: fault.code.to_owned(),
-                message: fault.message.clone(),
-                since: rfc3339(*since),
-                count: *count,
-            }),
+            fault: inner.shown(Part::Answers),
+            stream_fault: inner.shown(Part::Stream),
+            files_fault: inner.shown(Part::Files),
             faults: inner.faults.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
         }
+    }
+}
+
+impl Inner {
+    fn shown(&self, part: Part) -> Option<FaultStatus> {
+        let (fault, since, count) = self.holding.get(&part)?;
+        Some(FaultStatus { code: fault.code.to_owned(), message: fault.message.clone(), since: rfc3339(*since), count: *count })
     }
 }
 
@@ -205,14 +224,14 @@ mod tests {
     fn a_fault_holds_since_the_first_of_its_row_and_is_counted_by_its_code() {
         let link = Link::new("https://a");
         let at = |ms: u64| Now { wall: Wall(ms), mono: Mono(ms * 1_000_000), ..Now::default() };
-        assert_eq!(link.failed(Fault::new("timed_out", "slow"), at(1_000)), 1);
-        assert_eq!(link.failed(Fault::new("not_json", "garbage"), at(2_000)), 2);
+        assert_eq!(link.failed(Part::Answers, Fault::new("timed_out", "slow"), at(1_000)), 1);
+        assert_eq!(link.failed(Part::Answers, Fault::new("not_json", "garbage"), at(2_000)), 2);
         let shown = link.status(Mono(0));
         let fault = shown.fault.unwrap();
         assert_eq!((fault.code.as_str(), fault.since.as_str(), fault.count), ("not_json", "1970-01-01T00:00:01.000Z", 2));
         assert_eq!(shown.faults, BTreeMap::from([("timed_out".to_owned(), 1), ("not_json".to_owned(), 1)]));
         link.answered(at(3_000));
-        link.clear();
+        assert_eq!((link.passed(Part::Answers), link.passed(Part::Answers)), (2, 0));
         let shown = link.status(Mono(3_500_000_000));
         assert_eq!((shown.fault, shown.answered_ms_ago, shown.faults.len()), (None, Some(500), 2));
     }

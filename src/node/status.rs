@@ -234,7 +234,8 @@ impl Status {
         self.unmetered.clear();
         if let Some(link) = &mut self.authority.link {
             link.url.clear();
-            link.fault.iter_mut().for_each(|fault| fault.message.clear());
+            let faults = [&mut link.fault, &mut link.stream_fault, &mut link.files_fault];
+            faults.into_iter().flatten().for_each(|fault| fault.message.clear());
         }
         for alarm in &mut self.alarms {
             alarm.message.clear(); // it may name paths and devices

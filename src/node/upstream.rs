@@ -16,11 +16,12 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+pub(crate) use self::door::token;
 use self::door::{Door, Failed, body, fault_of, refused};
 use super::alarm::Alarm;
 use super::config::{CardSource, NetworkConfig};
 use super::handle::{Handle, Inbox};
-use super::link::{Backoff, Fault, Link, Stream};
+use super::link::{Backoff, Fault, Link, Part, Stream};
 use super::{clock, priority, random};
 use crate::authority::embedded::{Busy, Embedded};
 use crate::authority::store::{Done, Refusal};
@@ -32,7 +33,6 @@ use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
 use crate::domain::rates::Card;
 use crate::domain::wire::{AccountPolicy, Answer, Push, Request};
-
 
 /// An answer must be there by then: shorter than the agent waits before it asks anew.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
@@ -200,7 +200,14 @@ impl Upstream {
         let link = Arc::new(Link::new(&config.url));
         let slot = Arc::new(Slot::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let worker = Worker { handle, link: Arc::clone(&link), slot: Arc::clone(&slot), card: config.card, door: Door::new(config), fetch: Notify::new() };
+        let worker = Worker {
+            handle,
+            link: Arc::clone(&link),
+            slot: Arc::clone(&slot),
+            card: config.card,
+            door: Door::new(config),
+            fetch: Notify::new(),
+        };
         std::thread::Builder::new().name("meterd-upstream".to_owned()).spawn(move || {
             // Its answers decide who runs on: they must not wait for a CPU that jobs keep busy.
             if let Reading::Missing(why) = priority::raise_priority() {
@@ -284,14 +291,15 @@ impl Worker {
         let text = serde_json::to_vec(request).map_err(|error| Fault::new("unsaid", error.to_string()))?;
         let call = self.door.request(Method::POST, "/v1/grants")?.header(CONTENT_TYPE, "application/json").body(text);
         let (_, answer) = body(call.timeout(ANSWER_WITHIN), ANSWER_BYTES_MAX).await?;
-        let answer = serde_json::from_slice(&answer).map_err(|error| Fault::new("not_json", format!("the answer cannot be read: {error}")))?;
+        let answer =
+            serde_json::from_slice(&answer).map_err(|error| Fault::new("not_json", format!("the answer cannot be read: {error}")))?;
         let (answer, doubts) = hear(request, answer);
         Ok((answer, doubts.iter().map(|doubt| Fault::new(doubt.code(), doubt.to_string())).collect()))
     }
 
     fn note(&self, fault: Fault) {
         let Fault { code, message } = fault.clone();
-        let in_a_row = self.link.failed(fault, clock::now());
+        let in_a_row = self.link.failed(Part::Answers, fault, clock::now());
         tracing::debug!(event = "authority_fault", code, %message, in_a_row);
         if in_a_row == ALARM_FAULTS {
             tracing::warn!(event = "authority_fault", code, %message, in_a_row, "jobs run on the grants that they have");
@@ -301,9 +309,7 @@ impl Worker {
     }
 
     fn fault_has_passed(&self) {
-        let raised = self.link.status(clock::mono()).fault.is_some_and(|fault| ALARM_FAULTS <= fault.count);
-        self.link.clear();
-        if raised {
+        if ALARM_FAULTS <= self.link.passed(Part::Answers) {
             tracing::info!(event = "authority_answers", url = self.link.url());
             self.handle.report(Inbox::Alarm(Alarm::AuthorityFault, None));
         }
@@ -321,6 +327,7 @@ impl Worker {
             }
             if let Err(fault) = ended {
                 tracing::debug!(event = "stream_cut", code = fault.code, message = %fault.message, "changes are found by asking");
+                self.link.failed(Part::Stream, fault, clock::now());
             }
             sleep(backoff.wait(random::stray)).await;
         }
@@ -336,6 +343,7 @@ impl Worker {
             return Err(timeout(SILENT_MAX, refused(response)).await.map_err(|_| silent())?.fault);
         }
         self.link.stream(Stream::Open);
+        self.link.passed(Part::Stream);
         let mut reader = sse::Reader::default();
         loop {
             let piece = tokio::select! {
@@ -359,16 +367,19 @@ impl Worker {
                 self.link.pushed();
                 self.handle.report(Inbox::Pushed(Push { account, version }));
             }
-            Err(error) => self.note(Fault::new("garbled_event", format!("an event cannot be read: {error}"))),
+            Err(error) => {
+                drop(self.link.failed(Part::Stream, Fault::new("garbled_event", format!("an event cannot be read: {error}")), clock::now()))
+            }
         }
     }
 
     async fn look_after_files(&self) {
         loop {
             sleep(LOOK_EVERY).await;
-            if let Err(fault) = self.door.refresh() {
-                self.note(fault);
-            }
+            match self.door.refresh() {
+                Ok(()) => self.link.passed(Part::Files),
+                Err(fault) => self.link.failed(Part::Files, fault, clock::now()),
+            };
         }
     }
 
@@ -385,8 +396,8 @@ impl Worker {
                     tag = new;
                     self.handle.report(Inbox::Card(Box::new(card)));
                 }
-                Ok(None) => {}
-                Err(Failed { fault, .. }) => self.note(fault),
+                Ok(None) => drop(self.link.passed(Part::Files)),
+                Err(Failed { fault, .. }) => drop(self.link.failed(Part::Files, fault, clock::now())),
             }
             tokio::select! {
                 () = sleep(CARD_EVERY) => {}
@@ -406,7 +417,8 @@ impl Worker {
         }
         let unusable = |why: String| Fault::new("unusable_card", format!("the authority's card cannot be used: {why}"));
         let text = String::from_utf8(text).map_err(|error| unusable(error.to_string()))?;
-        let card = Card::parse(&text, "card").map_err(|mistakes| unusable(mistakes.first().map_or_else(String::new, ToString::to_string)))?;
+        let card =
+            Card::parse(&text, "card").map_err(|mistakes| unusable(mistakes.first().map_or_else(String::new, ToString::to_string)))?;
         Ok(Some((card, head.tag)))
     }
 }

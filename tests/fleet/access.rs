@@ -62,7 +62,13 @@ fn each_role_may_do_what_it_may_and_every_change_stands_in_the_audit_log() {
     let kept = authority.kept("lab");
     assert_eq!((&kept["available"], &kept["revoked"]), (&json!("103"), &json!("2")), "{kept}");
     authority.admin.done("POST", "/v1/accounts/lab/policy", &json!({ "grace_s": 7 }));
-    assert_eq!(authority.admin.call("POST", "/v1/accounts/lab/policy", &json!({ "grace": 7, "then": "x" })).json()["errors"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        authority.admin.call("POST", "/v1/accounts/lab/policy", &json!({ "grace": 7, "then": "x" })).json()["errors"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
     let lines = authority.admin.done("GET", "/v1/audit?limit=1000", &Value::Null)["lines"].clone();
     let wishes: Vec<(String, String)> = lines
         .as_array()
@@ -209,7 +215,7 @@ fn a_key_or_token_that_others_can_read_is_not_used() {
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o644)).unwrap();
     let mut agent = authority.agent_with("n1", &format!("token_file = \"{}\"", token.display()));
     agent.launch();
-    agent.wait_for("the agent names it", |agent| link(agent)["fault"]["code"] == "unusable_files");
+    agent.wait_for("the agent names it", |agent| link(agent)["stream_fault"]["code"] == "unusable_files");
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
-    agent.wait_for("it is tried", |agent| link(agent)["fault"]["code"] == "refused_401");
+    agent.wait_for("it is tried", |agent| link(agent)["stream_fault"]["code"] == "refused_401");
 }

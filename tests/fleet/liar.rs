@@ -42,7 +42,7 @@ pub(crate) enum Lie {
 }
 
 pub(crate) struct Liar {
-    pub(crate) folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     pub(crate) ca: Ca,
     pub(crate) port: u16,
     inner: Arc<Mutex<Inner>>,
@@ -74,7 +74,7 @@ impl Liar {
                 std::thread::spawn(move || drop(serve(&shared, stream, &own, &strange)));
             }
         });
-        Liar { folder, ca, port, inner }
+        Liar { _folder: folder, ca, port, inner }
     }
 
     pub(crate) fn tell(&self, lie: Lie) {
@@ -132,7 +132,11 @@ fn serve(shared: &Arc<Mutex<Inner>>, stream: TcpStream, own: &Arc<ServerConfig>,
         other => (200, bent(other, honest).to_string()),
     };
     let location = if status == 302 { "location: https://127.0.0.1:1/\r\n" } else { "" };
-    write!(stream, "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n{location}content-length: {}\r\n\r\n", body.len())?;
+    write!(
+        stream,
+        "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n{location}content-length: {}\r\n\r\n",
+        body.len()
+    )?;
     match lie {
         Lie::SlowBody => {
             for byte in body.bytes() {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 use crate::cgroup::cgroups;
 use crate::jobs;
-use crate::liar::{Lie, Liar};
+use crate::liar::{Liar, Lie};
 use crate::process::{agent, certificate, link, meterctl};
 
 fn agent_of(liar: &Liar) -> Agent {
@@ -98,7 +98,10 @@ fn a_job_whose_authority_only_lies_runs_until_its_grant_is_used_and_then_stands_
     let used = jobs::price_nano(cgroups[0].used_ns());
     assert!((400_000_000 - 1_000_000..500_000_000).contains(&used), "frozen at {used} nano-credits of 400000000");
     std::thread::sleep(Duration::from_secs(3));
-    assert!(cgroups[0].tasks[0].try_wait().unwrap().is_none(), "the account's rule is to kill, and nobody true has said that it is exhausted");
+    assert!(
+        cgroups[0].tasks[0].try_wait().unwrap().is_none(),
+        "the account's rule is to kill, and nobody true has said that it is exhausted"
+    );
     let accounts = agent.done("GET", "/v1/accounts/lab", None);
     assert_eq!(accounts["node"]["state"], "empty", "{accounts}");
     agent.wait_for("the state is raised", |agent| {

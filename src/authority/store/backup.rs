@@ -35,7 +35,8 @@ fn copy(source: &Connection, to: &Path) -> Result<usize, StoreError> {
     }
     let part = with_ending(to, "part");
     let made = (|| {
-        let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(|error| failed(&error))?;
+        let file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(|error| failed(&error))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut target = Connection::open_with_flags(&part, flags).map_err(|error| failed(&error))?;
         let copying = Backup::new(source, &mut target).map_err(|error| failed(&error))?;
@@ -55,7 +56,8 @@ fn copy(source: &Connection, to: &Path) -> Result<usize, StoreError> {
         let accounts = checked(&part)?;
         std::fs::rename(&part, to).map_err(|error| failed(&error))?;
         if let Some(folder) = to.parent() {
-            let flushed = std::fs::File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }).and_then(|folder| folder.sync_all());
+            let flushed = std::fs::File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+                .and_then(|folder| folder.sync_all());
             flushed.map_err(|error| failed(&error))?;
         }
         Ok(accounts)

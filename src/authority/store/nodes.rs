@@ -18,7 +18,10 @@ impl Store {
             let mut statement = books.connection.prepare_cached(sql)?;
             let found: Vec<(String, i64)> =
                 statement.query_map(params![node.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-            found.iter().map(|(id, version)| Ok(Push { account: rows::parsed(id)?, version: u64::try_from(*version).unwrap_or(0) })).collect()
+            found
+                .iter()
+                .map(|(id, version)| Ok(Push { account: rows::parsed(id)?, version: u64::try_from(*version).unwrap_or(0) }))
+                .collect()
         })
     }
 }

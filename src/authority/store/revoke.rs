@@ -44,9 +44,12 @@ pub(super) fn save(connection: &Connection, account: &Account) -> Result<(), Sto
     for revocation in &account.revocations {
         let open = i64::from(revocation.left().is_positive());
         let sql = "UPDATE revocation SET asked = ?2, taken = ?3, open = ?4 WHERE id = ?1";
-        connection
-            .prepare_cached(sql)?
-            .execute(params![revocation.id.as_str(), revocation.asked.to_string(), revocation.taken.to_string(), open])?;
+        connection.prepare_cached(sql)?.execute(params![
+            revocation.id.as_str(),
+            revocation.asked.to_string(),
+            revocation.taken.to_string(),
+            open
+        ])?;
     }
     Ok(())
 }

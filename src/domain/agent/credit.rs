@@ -351,14 +351,12 @@ impl Draft<'_> {
         }
     }
 
-    /// The owner takes credit back. First all but a second's worth, since it may not be all that is wanted; if it is, that goes with the next answer.
-    fn give_back_recalled(&mut self, id: &AccountId) {
-        let held = self.agent.accounts.get(id).map_or(Credits::ZERO, |account| account.grant.held());
-        let second = self.agent.burn_max(id, self.settings);
-        let keep = if second.plus(second) < held { second } else { Credits::ZERO };
-        let part = held.minus(keep);
+    /// The owner takes credit back: what is held beyond this goes.
+    fn give_back_beyond(&mut self, id: &AccountId, may_stay: Credits) {
+        let Some(grant) = self.agent.accounts.get(id).map(|account| &account.grant) else { return };
+        let part = grant.held().minus(may_stay);
         if part.is_positive() {
-            let returned = self.agent.accounts.get(id).map_or(part, |account| account.grant.returned.plus(part));
+            let returned = grant.returned.plus(part);
             self.record(Fact::Returned { account: id.clone(), returned });
         }
     }
@@ -389,15 +387,16 @@ impl Draft<'_> {
         let taken: Vec<_> = answer.entries.iter().filter(|entry| entry.unit == UNIT && asked(&entry.account)).cloned().collect();
         let accounts: Vec<AccountId> = taken.iter().map(|entry| entry.account.clone()).collect();
         let closed = taken.iter().any(|entry| entry.verdict == Verdict::Closed);
-        let recalled: Vec<AccountId> = taken.iter().filter(|entry| entry.verdict == Verdict::Recall).map(|entry| entry.account.clone()).collect();
+        let recalled: BTreeMap<AccountId, Credits> =
+            taken.iter().filter(|entry| entry.verdict == Verdict::Recall).map(|entry| (entry.account.clone(), entry.free)).collect();
         self.record(Fact::Answered { request: answer.request, acknowledged: answer.acknowledged.clone(), entries: taken, at: self.now });
         if closed {
             self.epoch_void(fresh_epoch);
         }
         for id in accounts {
             self.settle(&id);
-            if recalled.contains(&id) {
-                self.give_back_recalled(&id);
+            if let Some(may_stay) = recalled.get(&id) {
+                self.give_back_beyond(&id, *may_stay);
             }
             self.review(&id);
         }

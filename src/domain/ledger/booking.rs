@@ -156,6 +156,7 @@ pub fn set_policy(account: &mut Account, policy: AccountPolicy) {
 
 fn answer_entry(account: &Account, epoch: Epoch, verdict: Verdict) -> AnswerEntry {
     let of_epoch = account.epochs.get(&epoch);
+    let may_stay = of_epoch.map_or(Credits::ZERO, |epoch| epoch.escrow().minus(account.revoke_pending()).or_zero());
     AnswerEntry {
         account: account.id.clone(),
         unit: UNIT.to_owned(),
@@ -163,7 +164,7 @@ fn answer_entry(account: &Account, epoch: Epoch, verdict: Verdict) -> AnswerEntr
         valid_for: VALID_FOR,
         verdict,
         settled: of_epoch.map_or(Credits::ZERO, |epoch| epoch.settled),
-        free: account.available(),
+        free: if verdict == Verdict::Recall { may_stay } else { account.available() },
         version: account.version,
         policy: account.policy,
     }

@@ -12,10 +12,10 @@ pub use account::{
     AMOUNT_MAX, Account, AccountView, Broken, EntryKind, EntryStatus, EpochAccount, EpochState, HourTotals, LedgerEntry, Totals, check,
     check_step,
 };
-pub use revoke::{Revocation, RevokeRefusal, revocable, revoke};
 pub use booking::{
     Answered, ClosePolicy, DepositRefusal, Deposited, Payment, VALID_FOR, answer, answer_unknown, book_previous, deposit, set_policy, sweep,
 };
+pub use revoke::{Revocation, RevokeRefusal, revocable, revoke};
 
 #[cfg(test)]
 mod tests;

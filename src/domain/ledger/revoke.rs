@@ -63,7 +63,7 @@ pub fn revocable(account: &Account) -> Credits {
 
 /// What is free serves revocations, the oldest first. Where nothing is free and no node holds anything, they are over. Gives a line for each
 /// that changed; those that are over stay in the account, with nothing left, until it is stored.
-pub fn feed(account: &mut Account, now: Now) -> Vec<LedgerEntry> {
+pub(super) fn feed(account: &mut Account, now: Now) -> Vec<LedgerEntry> {
     let mut lines = Vec::new();
     for at in 0..account.revocations.len() {
         let left = account.revocations[at].left();
@@ -115,6 +115,7 @@ mod tests {
         account
     }
 
+    /// The verdict, and what is granted, or in a recall may stay.
     fn ask(account: &mut Account, node: u8, number: u64, change: impl FnOnce(&mut RequestEntry)) -> (Verdict, Credits) {
         let mut entry = RequestEntry {
             account: account.id.clone(),
@@ -139,6 +140,9 @@ mod tests {
         };
         let answered = answer(account, &request, &entry, CLOSE, Now::default());
         check(account).unwrap();
+        if answered.entry.verdict == Verdict::Recall {
+            return (Verdict::Recall, answered.entry.free);
+        }
         (answered.entry.verdict, answered.entry.granted)
     }
 
@@ -168,14 +172,18 @@ mod tests {
         assert_eq!((account.available(), account.revoke_pending()), (Credits::ZERO, credits(5)));
         assert!(version < account.version, "nodes are told");
         assert_eq!(pay_back("s", &mut account, 2), Err(RevokeRefusal::NotEnough), "one is neither held for the first nor free");
-        assert_eq!(ask(&mut account, 2, 1, |entry| entry.owed = credits(1)), (Verdict::Exhausted, Credits::ZERO), "nothing is free for others");
-        assert_eq!(ask(&mut account, 1, 2, |entry| entry.owed = credits(9)), (Verdict::Recall, credits(6)));
+        assert_eq!(
+            ask(&mut account, 2, 1, |entry| entry.owed = credits(1)),
+            (Verdict::Exhausted, Credits::ZERO),
+            "nothing is free for others"
+        );
+        assert_eq!(ask(&mut account, 1, 2, |entry| entry.owed = credits(9)), (Verdict::Recall, credits(1)), "five of six are to go");
         // It gives back four of its six, having spent one.
         let back = |entry: &mut RequestEntry| {
             entry.spent = credits(1);
             entry.returned = credits(4);
         };
-        assert_eq!(ask(&mut account, 1, 3, back).0, Verdict::Recall);
+        assert_eq!(ask(&mut account, 1, 3, back), (Verdict::Recall, Credits::ZERO));
         assert_eq!((account.revoke_pending(), account.held()), (credits(1), credits(1)));
         let rest = |entry: &mut RequestEntry| {
             entry.spent = credits(1);

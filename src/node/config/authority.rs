@@ -61,9 +61,7 @@ pub(super) fn read_authority(table: &Table<'_>) -> Option<AuthorityConfig> {
     let token = table.field("token_file").absolute_path().optional();
     let card = table.field("card").word(&[("local", CardSource::Local), ("authority", CardSource::Authority)]).or(CardSource::Local);
     let identity = match (by_certificate, by_token, cert?, key?, token?) {
-        (true, false, Some(cert), Some(key), None) => {
-            Some(OwnIdentity::Certificate { cert: PathBuf::from(cert), key: PathBuf::from(key) })
-        }
+        (true, false, Some(cert), Some(key), None) => Some(OwnIdentity::Certificate { cert: PathBuf::from(cert), key: PathBuf::from(key) }),
         (false, true, None, None, Some(token)) => Some(OwnIdentity::Token(PathBuf::from(token))),
         _ => {
             let fault = Fault::new("one_identity", "the authority knows this node by a certificate with its key, or by a token");
@@ -85,7 +83,9 @@ fn plain_url(text: String) -> Result<String, Fault> {
             && url.password().is_none()
     });
     let fault = || Fault::new("malformed", format!("{} is not the address of an authority", quoted(&text)));
-    plain.map(|url| url.as_str().trim_end_matches('/').to_owned()).ok_or_else(|| fault().hint("such as \"https://authority.example.org:8443\""))
+    plain
+        .map(|url| url.as_str().trim_end_matches('/').to_owned())
+        .ok_or_else(|| fault().hint("such as \"https://authority.example.org:8443\""))
 }
 
 #[cfg(test)]
@@ -102,7 +102,12 @@ mod tests {
     fn a_node_is_known_by_a_certificate_or_by_a_token() {
         let base = "url = \"https://a.example:8443/\"\nca = \"/e/ca.pem\"\n";
         let network = |identity, card| {
-            AuthorityConfig::Network(NetworkConfig { url: "https://a.example:8443".to_owned(), ca: PathBuf::from("/e/ca.pem"), identity, card })
+            AuthorityConfig::Network(NetworkConfig {
+                url: "https://a.example:8443".to_owned(),
+                ca: PathBuf::from("/e/ca.pem"),
+                identity,
+                card,
+            })
         };
         let certificate = OwnIdentity::Certificate { cert: PathBuf::from("/e/c"), key: PathBuf::from("/e/k") };
         assert_eq!(read(&format!("{base}cert = \"/e/c\"\nkey = \"/e/k\"\n")), Ok(network(certificate, CardSource::Local)));
@@ -122,7 +127,10 @@ mod tests {
         [unknown_key] m.toml:4:1: unknown key "crad" (hint: did you mean card?)
         "#);
         for bad in ["https://", "https://u@a", "https://u:p@a", "https://a/path", "https://a/?q", "https://a/#f", "a:8443", "ftp://a"] {
-            assert!(read(&format!("url = \"{bad}\"\nca = \"/c\"\ntoken_file = \"/t\"\n")).unwrap_err().contains("not the address"), "{bad}");
+            assert!(
+                read(&format!("url = \"{bad}\"\nca = \"/c\"\ntoken_file = \"/t\"\n")).unwrap_err().contains("not the address"),
+                "{bad}"
+            );
         }
     }
 }

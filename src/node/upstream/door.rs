@@ -65,12 +65,8 @@ impl Door {
             return Ok(());
         }
         let open = opened(&self.config);
-        let mut place = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        match (open, place.is_ok()) {
-            (Err(fault), true) => return Err(fault),
-            (open, _) => *place = open,
-        }
-        drop(place);
+        let open = open?;
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = Ok(open);
         self.changed.send_modify(|count| *count += 1);
         tracing::info!(event = "authority_files_read", url = %self.config.url);
         Ok(())
@@ -193,7 +189,8 @@ pub(super) async fn refused(mut response: Response) -> Failed {
         500..=599 => "failed_5xx",
         _ => "other_status",
     };
-    let message = if why.is_empty() { format!("the authority answered {status}") } else { format!("the authority answered {status}: {why}") };
+    let message =
+        if why.is_empty() { format!("the authority answered {status}") } else { format!("the authority answered {status}: {why}") };
     Failed { fault: Fault::new(code, message), wait }
 }
 

@@ -72,7 +72,8 @@ mod tests {
         Event { name: name.to_owned(), data: data.to_owned() }
     }
 
-    const TEXT: &str = ": hello\n\nevent: topup\ndata: {\"a\":1}\nid: 7\n\r\ndata:x\r\ndata: y\r\n\r\nevent: lost\n\nevent: card\ndata: {}\n\n";
+    const TEXT: &str =
+        ": hello\n\nevent: topup\ndata: {\"a\":1}\nid: 7\n\r\ndata:x\r\ndata: y\r\n\r\nevent: lost\n\nevent: card\ndata: {}\n\n";
 
     fn wanted() -> Vec<Event> {
         vec![event("topup", "{\"a\":1}"), event("message", "x\ny"), event("card", "{}")]
