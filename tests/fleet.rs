@@ -15,6 +15,8 @@ mod certs;
 mod cgroup;
 #[path = "fleet/ctl.rs"]
 mod ctl;
+#[path = "fleet/field.rs"]
+mod field;
 #[path = "fleet/https.rs"]
 mod https;
 #[path = "fleet/jobs.rs"]

@@ -75,7 +75,7 @@ impl Shared {
                 Ok((_, Done::Before)) => "before",
                 Err(refusal) => refusal.code(),
             };
-            if let Err(error) = shared.audit.outcome(wish, clock::now().wall, outcome) {
+            if let Err(error) = shared.audit.outcome(&wish, clock::now().wall, outcome) {
                 tracing::error!(event = "no_audit", %error, "what was done is done, and the ledger shows it");
             }
             tracing::info!(event = "change", what, %by, %from, outcome);

@@ -67,7 +67,7 @@ impl Audit {
     ///
     /// # Errors
     /// The line is not on disk. What was done is done.
-    pub fn outcome(&self, wish: Wish, at: Wall, outcome: &str) -> io::Result<()> {
+    pub fn outcome(&self, wish: &Wish, at: Wall, outcome: &str) -> io::Result<()> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         append(&mut open.file, &json!({ "wish": wish.0, "at": rfc3339(at), "outcome": outcome }))
     }
@@ -107,7 +107,7 @@ mod tests {
         let at = Wall(1_790_000_000_000);
         let audit = Audit::open(&path).unwrap();
         let wish = audit.wish(at, "admin alice", "192.0.2.7", "topup", &json!({ "amount": "5" })).unwrap();
-        audit.outcome(wish, at, "done").unwrap();
+        audit.outcome(&wish, at, "done").unwrap();
         drop(audit);
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"wish\": 9").unwrap();
         let audit = Audit::open(&path).unwrap();

@@ -117,7 +117,7 @@ impl Config {
             });
             let listen = listen.or(defaults.listen);
             let state_dir = path(table.field("state_dir"), defaults.state_dir);
-            let rate_card = maybe_path(table.field("rate_card"));
+            let rate_card = path_of(table.field("rate_card")).optional();
             let close_after = table.field("close_after_s").seconds(CLOSE_AFTER_MIN_S..=7 * 86_400).or(defaults.close_after);
             let tls = table.field("tls").table_or_defaults(|table| read_tls(table, defaults.tls));
             let access = table.field("access").table_or_defaults(read_access);
@@ -148,11 +148,11 @@ fn text(path: &Path) -> Result<String, ConfigFailure> {
 }
 
 fn path(field: Field<'_>, default: PathBuf) -> Option<PathBuf> {
-    field.absolute_path().check(|path| Ok(PathBuf::from(path))).or(default)
+    path_of(field).or(default)
 }
 
-fn maybe_path(field: Field<'_>) -> Option<Option<PathBuf>> {
-    field.absolute_path().check(|path| Ok(PathBuf::from(path))).optional()
+fn path_of(field: Field<'_>) -> crate::domain::form::Answer<'_, PathBuf> {
+    field.absolute_path().check(|path| Ok(PathBuf::from(path)))
 }
 
 fn read_tls(table: &Table<'_>, defaults: TlsConfig) -> Option<TlsConfig> {
@@ -163,8 +163,8 @@ fn read_tls(table: &Table<'_>, defaults: TlsConfig) -> Option<TlsConfig> {
 }
 
 fn read_access(table: &Table<'_>) -> Option<AccessConfig> {
-    let tokens = maybe_path(table.field("tokens"));
-    let revoked = maybe_path(table.field("revoked"));
+    let tokens = path_of(table.field("tokens")).optional();
+    let revoked = path_of(table.field("revoked")).optional();
     Some(AccessConfig { tokens: tokens?, revoked: revoked? })
 }
 

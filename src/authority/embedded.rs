@@ -123,7 +123,7 @@ impl Embedded {
     /// See [`Refusal`].
     pub fn revoke(&self, account: AccountId, amount: Option<Credits>, id: PaymentId) -> Result<(AccountView, Done), Refusal> {
         self.admin(move |store, now| {
-            let (view, done) = store.revoke(&account, amount, id, now)?;
+            let (view, done) = store.revoke(&account, amount, &id, now)?;
             let push = push_of(&view, done, Change::Revoke);
             Ok(((view, done), push))
         })

@@ -96,7 +96,7 @@ pub(super) const ROUTES: [Route; 13] = [
         open: For::Everybody,
         summary: "200 if the store answers, else 503",
         takes: Content::None,
-        gives: Content::Json(|make| make.subschema_for::<Health>()),
+        gives: Content::Json(SchemaGenerator::subschema_for::<Health>),
         limited: Limited::No,
     },
     Route {
@@ -115,8 +115,8 @@ pub(super) const ROUTES: [Route; 13] = [
         path: "/v1/grants",
         open: For::Nodes,
         summary: "How things stand on a node and what it needs. Repeated byte for byte it has effect once",
-        takes: Content::Json(|make| make.subschema_for::<Request>()),
-        gives: Content::Json(|make| make.subschema_for::<Answer>()),
+        takes: Content::Json(SchemaGenerator::subschema_for::<Request>),
+        gives: Content::Json(SchemaGenerator::subschema_for::<Answer>),
         limited: Limited::No,
     },
     Route {
@@ -146,7 +146,7 @@ pub(super) const ROUTES: [Route; 13] = [
         open: For::People(Role::Reader),
         summary: "All accounts, by name",
         takes: Content::None,
-        gives: Content::Json(|make| make.subschema_for::<Accounts>()),
+        gives: Content::Json(SchemaGenerator::subschema_for::<Accounts>),
         limited: Limited::No,
     },
     Route {
@@ -155,8 +155,8 @@ pub(super) const ROUTES: [Route; 13] = [
         path: "/v1/accounts",
         open: For::People(Role::Admin),
         summary: "Opens an account without credit: 201; 200 if it is there with the same policy",
-        takes: Content::Json(|make| make.subschema_for::<CreateBody>()),
-        gives: Content::Json(|make| make.subschema_for::<OneAccount>()),
+        takes: Content::Json(SchemaGenerator::subschema_for::<CreateBody>),
+        gives: Content::Json(SchemaGenerator::subschema_for::<OneAccount>),
         limited: Limited::No,
     },
     Route {
@@ -166,7 +166,7 @@ pub(super) const ROUTES: [Route; 13] = [
         open: For::People(Role::Reader),
         summary: "One account",
         takes: Content::None,
-        gives: Content::Json(|make| make.subschema_for::<OneAccount>()),
+        gives: Content::Json(SchemaGenerator::subschema_for::<OneAccount>),
         limited: Limited::No,
     },
     Route {
@@ -176,7 +176,7 @@ pub(super) const ROUTES: [Route; 13] = [
         open: For::People(Role::Reader),
         summary: "An account's ledger, newest first",
         takes: Content::None,
-        gives: Content::Json(|make| make.subschema_for::<Ledger>()),
+        gives: Content::Json(SchemaGenerator::subschema_for::<Ledger>),
         limited: Limited::Yes,
     },
     Route {
@@ -185,8 +185,8 @@ pub(super) const ROUTES: [Route; 13] = [
         path: "/v1/accounts/{account}/policy",
         open: For::People(Role::Admin),
         summary: "Changes those parts of an account's policy that the body names",
-        takes: Content::Json(|make| make.subschema_for::<PolicyBody>()),
-        gives: Content::Json(|make| make.subschema_for::<OneAccount>()),
+        takes: Content::Json(SchemaGenerator::subschema_for::<PolicyBody>),
+        gives: Content::Json(SchemaGenerator::subschema_for::<OneAccount>),
         limited: Limited::No,
     },
     Route {
@@ -195,8 +195,8 @@ pub(super) const ROUTES: [Route; 13] = [
         path: "/v1/accounts/{account}/topup",
         open: For::People(Role::Operator),
         summary: "Books a payment, once: 201; 200 if a payment of that name is booked already",
-        takes: Content::Json(|make| make.subschema_for::<TopUpBody>()),
-        gives: Content::Json(|make| make.subschema_for::<OneAccount>()),
+        takes: Content::Json(SchemaGenerator::subschema_for::<TopUpBody>),
+        gives: Content::Json(SchemaGenerator::subschema_for::<OneAccount>),
         limited: Limited::No,
     },
     Route {
@@ -205,8 +205,8 @@ pub(super) const ROUTES: [Route; 13] = [
         path: "/v1/accounts/{account}/revoke",
         open: For::People(Role::Operator),
         summary: "Takes credit back, once: what is free goes at once, what nodes hold as they give it back, at the latest when they are given up",
-        takes: Content::Json(|make| make.subschema_for::<RevokeBody>()),
-        gives: Content::Json(|make| make.subschema_for::<OneAccount>()),
+        takes: Content::Json(SchemaGenerator::subschema_for::<RevokeBody>),
+        gives: Content::Json(SchemaGenerator::subschema_for::<OneAccount>),
         limited: Limited::No,
     },
     Route {
@@ -216,7 +216,7 @@ pub(super) const ROUTES: [Route; 13] = [
         open: For::People(Role::Admin),
         summary: "The audit log's last lines, newest first",
         takes: Content::None,
-        gives: Content::Json(|make| make.subschema_for::<AuditLines>()),
+        gives: Content::Json(SchemaGenerator::subschema_for::<AuditLines>),
         limited: Limited::Yes,
     },
 ];
@@ -337,7 +337,11 @@ impl RevokeBody {
 pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, Option<AccountId>), Reply> {
     let mut there = false;
     for route in &ROUTES {
-        let Some(account) = fits(route.path, path) else { continue };
+        let account = match fits(route.path, path) {
+            Fit::No => continue,
+            Fit::Plain => None,
+            Fit::With(segment) => Some(segment),
+        };
         there = true;
         let reads = method == Method::HEAD && route.method == "GET";
         if method.as_str() != route.method && !reads {
@@ -352,16 +356,23 @@ pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, Optio
     Err(Reply::refuse("unknown_path", format!("there is nothing at {path}"), "docs/authority-openapi.json lists the paths"))
 }
 
-/// The path's variable segment if it fits the pattern.
-fn fits(pattern: &str, path: &str) -> Option<Option<String>> {
+/// Does a path fit a pattern?
+enum Fit {
+    No,
+    Plain,
+    /// With this in its variable segment.
+    With(String),
+}
+
+fn fits(pattern: &str, path: &str) -> Fit {
     let (mut pattern, mut path) = (pattern.split('/'), path.split('/'));
     let mut variable = None;
     loop {
         match (pattern.next(), path.next()) {
-            (None, None) => return Some(variable),
+            (None, None) => return variable.map_or(Fit::Plain, Fit::With),
             (Some("{account}"), Some(segment)) if !segment.is_empty() => variable = Some(segment.to_owned()),
             (Some(fixed), Some(segment)) if fixed == segment => {}
-            _ => return None,
+            _ => return Fit::No,
         }
     }
 }

@@ -127,7 +127,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Serve => load(&arguments.config).and_then(start),
         Command::Check => load(&arguments.config).and_then(|config| check(&arguments.config, &config)),
         Command::Backup { file } => load(&arguments.config).and_then(|config| {
-            let accounts = backup(&config.store(), file).map_err(stored)?;
+            let accounts = backup(&config.store(), file).map_err(|error| stored(&error))?;
             println!("{}: {accounts} accounts, whole and in balance", file.display());
             Ok(())
         }),
@@ -136,7 +136,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     done.map_or_else(ExitCode::from, |()| Exit::Done.into())
 }
 
-fn stored(error: StoreError) -> Exit {
+fn stored(error: &StoreError) -> Exit {
     eprintln!("{error}");
     Exit::Io
 }
@@ -163,7 +163,9 @@ fn check(path: &Path, config: &Config) -> Result<(), Exit> {
 
 fn live(config: &Config) -> Result<Live, Exit> {
     Live::load(config).map_err(|mistakes| {
-        mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
+        for mistake in mistakes {
+            eprintln!("{mistake}");
+        }
         Exit::Config
     })
 }
@@ -183,7 +185,7 @@ fn lock(config: &Config) -> Result<std::fs::File, Exit> {
 
 fn put_back(config: &Config, file: &Path) -> Result<(), Exit> {
     let _lock = lock(config)?;
-    let (accounts, kept) = restore(&config.state_dir, file, clock::now()).map_err(stored)?;
+    let (accounts, kept) = restore(&config.state_dir, file, clock::now()).map_err(|error| stored(&error))?;
     println!("{}: {accounts} accounts are in place", config.store().display());
     if let Some(kept) = kept {
         println!("{}: what was there before", kept.display());
@@ -269,7 +271,7 @@ fn start(config: Config) -> Result<(), Exit> {
 
 fn authority(config: &Config, hub: &Arc<Hub>, orders: mpsc::UnboundedSender<Order>) -> Result<Embedded, Exit> {
     let close = ClosePolicy::AfterSilence(config.close_after);
-    let mut store = Store::open(&config.store(), close, clock::mono()).map_err(stored)?;
+    let mut store = Store::open(&config.store(), close, clock::mono()).map_err(|error| stored(&error))?;
     let marker = config.state_dir.join(MARKER);
     if marker.exists() {
         let until = clock::mono().plus(recovery());

@@ -43,8 +43,10 @@ use sha2::Digest as _;
 
 /// A handshake, a request's headers (or the wait for the next request), and its body.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-const HEADERS_WITHIN: Duration = Duration::from_secs(60);
+const HEADERS_WITHIN: Duration = Duration::from_mins(1);
 const BODY_WITHIN: Duration = Duration::from_secs(10);
+/// A connection that has not carried a call yet is left open for so long when it would end.
+const FIRST_CALL_WITHIN: Duration = Duration::from_secs(2);
 /// Most that a request's headers take.
 const HEADERS_BYTES_MAX: usize = 32 << 10;
 /// Between two looks at the files.
@@ -141,6 +143,8 @@ pub(super) struct Counts {
 struct Caller {
     address: IpAddr,
     certificate: Option<Presented>,
+    /// Calls that came over this connection.
+    calls: Arc<AtomicU64>,
 }
 
 /// To whom calls are counted.
@@ -393,7 +397,8 @@ async fn connection(shared: &Arc<Shared>, router: Router, stream: TcpStream, add
         }
     };
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let caller = Caller { address: address.ip(), certificate: shown.and_then(Presented::read) };
+    let calls = Arc::new(AtomicU64::new(0));
+    let caller = Caller { address: address.ip(), certificate: shown.and_then(Presented::read), calls: Arc::clone(&calls) };
     if shown.is_some() && caller.certificate.is_none() {
         return; // it was verified, so it can be read
     }
@@ -408,11 +413,15 @@ async fn connection(shared: &Arc<Shared>, router: Router, stream: TcpStream, add
         _ = end.wait_for(|end| *end) => None,
     };
     let served = match served {
-        Some(served) => served,
-        None => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
+        // What has just come has a call on its way.
+        None if calls.load(Ordering::Relaxed) == 0 => tokio::time::timeout(FIRST_CALL_WITHIN, serving.as_mut()).await.ok(),
+        served => served,
+    };
+    let served = if let Some(served) = served {
+        served
+    } else {
+        serving.as_mut().graceful_shutdown();
+        serving.await
     };
     if let Err(error) = served {
         tracing::debug!(event = "connection_broke", %address, %error);
@@ -427,6 +436,7 @@ async fn serve_one(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    caller.calls.fetch_add(1, Ordering::Relaxed);
     let (label, reply) = shared.handle(&caller, (&method, &uri, &headers), body).await;
     if let Reply::Refused(refusal) = &reply {
         tracing::debug!(event = "refused", from = %caller.address, %method, path = label, code = %refusal.code);

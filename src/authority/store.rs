@@ -120,12 +120,11 @@ impl Refusal {
         match self {
             Refusal::AccountExists => "account_exists",
             Refusal::UnknownAccount => "unknown_account",
-            Refusal::Deposit(DepositRefusal::NotPositive) => "amount_not_positive",
+            Refusal::Deposit(DepositRefusal::NotPositive) | Refusal::Revoke(RevokeRefusal::NotPositive) => "amount_not_positive",
             Refusal::Deposit(DepositRefusal::TooLarge) => "amount_too_large",
             Refusal::Deposit(DepositRefusal::PaymentDiffers) => "payment_differs",
             Refusal::Busy => "busy",
             Refusal::Stopped => "stopped",
-            Refusal::Revoke(RevokeRefusal::NotPositive) => "amount_not_positive",
             Refusal::Revoke(RevokeRefusal::NotEnough) => "not_enough",
             Refusal::Revoke(RevokeRefusal::Differs) => "revocation_differs",
             Refusal::Elsewhere(_) => "authority_elsewhere",

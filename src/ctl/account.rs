@@ -339,12 +339,13 @@ fn account_text(account: &OneAccount) -> String {
             ("paid", kept.paid.to_string()),
             ("paid in", kept.deposited.to_string()),
             ("charged", kept.settled.to_string()),
-            ("revoked", kept.revoked.to_string()),
-            ("to be revoked", kept.revoke_pending.to_string()),
             ("written off", kept.written_off.to_string()),
             ("shortfall", kept.shortfall.to_string()),
             ("policy", policy_text(&kept.policy)),
         ]);
+    }
+    if let Some(kept) = account.authority.as_ref().filter(|kept| kept.revoked.is_positive() || kept.revoke_pending.is_positive()) {
+        lines.extend([("revoked", kept.revoked.to_string()), ("to be revoked", kept.revoke_pending.to_string())]);
     }
     if let Some(node) = &account.node {
         lines.extend([

@@ -21,7 +21,7 @@ const WITHIN: Duration = Duration::from_secs(12);
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "An authority over the network")]
 pub(super) struct Remote {
-    /// Speak to this authority, such as https://authority.example.org:8443, and not to the agent here.
+    /// Speak to this authority, such as `https://authority.example.org:8443`, and not to the agent here.
     #[arg(long, global = true, value_name = "URL", env = "METER_AUTHORITY", requires = "ca")]
     authority: Option<String>,
     /// Whose certificates are believed to be the authority's.

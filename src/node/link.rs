@@ -33,6 +33,8 @@ pub enum Part {
     Stream,
     /// Certificates, keys and tokens here.
     Files,
+    /// The authority's rate card.
+    Card,
 }
 
 /// Is the stream of events open?
@@ -65,6 +67,8 @@ pub struct LinkStatus {
     pub stream_fault: Option<FaultStatus>,
     /// Why files that changed are not used: what was read of them before is.
     pub files_fault: Option<FaultStatus>,
+    /// Why the authority's rate card is not followed, where it is to be.
+    pub card_fault: Option<FaultStatus>,
     /// Faults since the process began, by code.
     pub faults: BTreeMap<String, u64>,
 }
@@ -160,6 +164,7 @@ impl Link {
             fault: inner.shown(Part::Answers),
             stream_fault: inner.shown(Part::Stream),
             files_fault: inner.shown(Part::Files),
+            card_fault: inner.shown(Part::Card),
             faults: inner.faults.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
         }
     }

@@ -234,7 +234,7 @@ impl Status {
         self.unmetered.clear();
         if let Some(link) = &mut self.authority.link {
             link.url.clear();
-            let faults = [&mut link.fault, &mut link.stream_fault, &mut link.files_fault];
+            let faults = [&mut link.fault, &mut link.stream_fault, &mut link.files_fault, &mut link.card_fault];
             faults.into_iter().flatten().for_each(|fault| fault.message.clear());
         }
         for alarm in &mut self.alarms {

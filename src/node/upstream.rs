@@ -44,7 +44,7 @@ const SILENT_MAX: Duration = Duration::from_secs(15);
 /// Between two looks at the files of certificates.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Between two questions for the card, should its event be lost.
-const CARD_EVERY: Duration = Duration::from_secs(60);
+const CARD_EVERY: Duration = Duration::from_mins(1);
 /// So many faults in a row raise an alarm.
 const ALARM_FAULTS: u64 = 3;
 
@@ -274,7 +274,9 @@ impl Worker {
                 self.fault_has_passed();
             } else {
                 not_before = Instant::now() + backoff.wait(random::stray).max(wait);
-                faults.into_iter().for_each(|fault| self.note(fault));
+                for fault in faults {
+                    self.note(fault);
+                }
             }
             if let Some(answer) = answer
                 && let Some(question) = current.take()
@@ -352,7 +354,9 @@ impl Worker {
             };
             let Some(piece) = piece else { return Ok(()) };
             let events = reader.take(&piece).map_err(|sse::TooLong| Fault::new("garbled_event", "an event does not end"))?;
-            events.iter().for_each(|event| self.told(event));
+            for event in &events {
+                self.told(event);
+            }
         }
     }
 
@@ -368,7 +372,7 @@ impl Worker {
                 self.handle.report(Inbox::Pushed(Push { account, version }));
             }
             Err(error) => {
-                drop(self.link.failed(Part::Stream, Fault::new("garbled_event", format!("an event cannot be read: {error}")), clock::now()))
+                self.link.failed(Part::Stream, Fault::new("garbled_event", format!("an event cannot be read: {error}")), clock::now());
             }
         }
     }
@@ -395,9 +399,14 @@ impl Worker {
                     tracing::info!(event = "card_fetched", card = %card.name, version = card.version);
                     tag = new;
                     self.handle.report(Inbox::Card(Box::new(card)));
+                    self.link.passed(Part::Card);
                 }
-                Ok(None) => drop(self.link.passed(Part::Files)),
-                Err(Failed { fault, .. }) => drop(self.link.failed(Part::Files, fault, clock::now())),
+                Ok(None) => {
+                    self.link.passed(Part::Card);
+                }
+                Err(Failed { fault, .. }) => {
+                    self.link.failed(Part::Card, fault, clock::now());
+                }
             }
             tokio::select! {
                 () = sleep(CARD_EVERY) => {}

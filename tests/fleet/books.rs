@@ -154,9 +154,8 @@ fn f21_questions_that_arrive_in_disorder_neither_lower_nor_double_anything() {
     assert_eq!((&kept["settled"], &kept["held"], &kept["available"]), (&json!("7"), &json!("3"), &json!("90")), "{kept}");
 }
 
-/// 165,695 holds of a cent in a week, most never released. Here what a node does not need goes back, and what a silent one holds is seen.
 #[test]
-fn f5_what_is_given_back_is_free_at_once_and_what_is_held_is_shown() {
+fn what_is_given_back_is_free_at_once_and_what_is_held_is_shown() {
     let authority = Authority::start("", "");
     authority.account("lab", "1");
     let (name, client) = nodes(&authority, 1).remove(0);

@@ -9,7 +9,7 @@ use crate::https::Client;
 pub(crate) struct Epoch {
     pub(crate) client: Client,
     pub(crate) node: String,
-    pub(crate) epoch: String,
+    pub(crate) id: String,
     pub(crate) account: String,
 }
 
@@ -25,13 +25,13 @@ pub(crate) struct Told<'a> {
 
 impl Epoch {
     pub(crate) fn new(client: &Client, node: &str, number: usize, account: &str) -> Epoch {
-        Epoch { client: client.clone(), node: node.to_owned(), epoch: format!("{number:032x}"), account: account.to_owned() }
+        Epoch { client: client.clone(), node: node.to_owned(), id: format!("{number:032x}"), account: account.to_owned() }
     }
 
     pub(crate) fn body(&self, number: u64, told: Told<'_>) -> Value {
         let or_zero = |text: &str| if text.is_empty() { "0".to_owned() } else { text.to_owned() };
         json!({
-            "protocol": 1, "node": self.node, "epoch": self.epoch, "boot": "0".repeat(32), "request": number, "previous": [],
+            "protocol": 1, "node": self.node, "epoch": self.id, "boot": "0".repeat(32), "request": number, "previous": [],
             "entries": [{
                 "account": self.account, "unit": "nano-credit", "granted_seen": or_zero(told.granted), "returned": or_zero(told.returned),
                 "spent": or_zero(told.spent), "unfunded": "0", "owed": or_zero(told.owed), "burn_per_s": "0", "at_least": or_zero(told.at_least),

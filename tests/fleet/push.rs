@@ -55,7 +55,7 @@ fn a_revocation_freezes_and_a_top_up_thaws_by_push_and_by_asking_where_the_strea
         crate::jobs::start(&agent, cgroup, &job, &account);
         authority.wait_for("it holds a grant", |authority| authority.kept(&account)["held"] != "0");
         frozen.push(until(true, cgroup, &agent, || revoke(&authority, &account)));
-        authority.wait_for("all that was held is back", |authority| authority.kept(&account)["held"] == "0");
+        authority.wait_for("all that was streams is back", |authority| authority.kept(&account)["held"] == "0");
         thawed.push(until(false, cgroup, &agent, || authority.top_up(&account, "1000", "more")));
         crate::jobs::end(&agent, cgroup, &job);
     }
@@ -74,16 +74,16 @@ fn a_revocation_freezes_and_a_top_up_thaws_by_push_and_by_asking_where_the_strea
         stream.read_exact(&mut head).unwrap();
         (head == *b"HTTP/1.1 200 OK").then_some(stream)
     };
-    let mut held = Vec::new();
+    let mut streams = Vec::new();
     let deadline = Instant::now() + PATIENCE;
     for round in 0.. {
         // Whoever comes back first after a change of the files has the place.
         std::fs::write(&revoked, format!("# {round}\n")).unwrap();
         authority.signal("HUP");
         agent.wait_for("the stream is cut", |agent| link(agent)["stream"] == "closed");
-        held.clear();
-        held.extend((0..4).filter_map(|_| hold()));
-        if held.len() == 4 {
+        streams.clear();
+        streams.extend((0..4).filter_map(|_| hold()));
+        if streams.len() == 4 {
             break;
         }
         assert!(Instant::now() < deadline, "the agent is always the first");

@@ -59,7 +59,7 @@ impl Store {
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn revoke(&mut self, id: &AccountId, amount: Option<Credits>, name: PaymentId, now: Now) -> Result<(AccountView, Done), Refusal> {
+    pub fn revoke(&mut self, id: &AccountId, amount: Option<Credits>, name: &PaymentId, now: Now) -> Result<(AccountView, Done), Refusal> {
         self.transact(|books| {
             let mut account = books.known(id)?;
             let wanted = amount.map_or_else(|| "all".to_owned(), |amount| amount.to_string());

@@ -251,7 +251,6 @@ impl<'a> Booking<'a> {
         }
         self.close_silent(Some(request.epoch), close);
         self.merge(request.epoch, entry);
-        self.feed();
         let number = self.accept(request, entry);
         self.grant(request.epoch, entry, number)
     }
@@ -324,6 +323,7 @@ impl<'a> Booking<'a> {
 
     /// Sizes a grant from what is free now, moves it, and says in one word how things stand after it.
     fn grant(&mut self, id: Epoch, entry: &RequestEntry, number: Number) -> Verdict {
+        self.feed();
         let available = self.account.available();
         let revoking = self.account.revoke_pending();
         let holdings: Vec<Holding> = self.account.epochs.iter().filter_map(|(other, epoch)| self.holding(*other == id, epoch)).collect();

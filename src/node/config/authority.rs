@@ -52,7 +52,7 @@ pub enum CardSource {
 }
 
 pub(super) fn read_authority(table: &Table<'_>) -> Option<AuthorityConfig> {
-    let url = table.field("url").text(URL_BYTES_MAX).check(plain_url).required();
+    let url = table.field("url").text(URL_BYTES_MAX).check(|url| plain_url(&url)).required();
     let ca = table.field("ca").absolute_path().check(|path| Ok(PathBuf::from(path))).required();
     let by_certificate = [table.holds("cert"), table.holds("key")].contains(&Presence::Given);
     let by_token = table.holds("token_file") == Presence::Given;
@@ -72,8 +72,8 @@ pub(super) fn read_authority(table: &Table<'_>) -> Option<AuthorityConfig> {
     Some(AuthorityConfig::Network(NetworkConfig { url: url?, ca: ca?, identity: identity?, card: card? }))
 }
 
-fn plain_url(text: String) -> Result<String, Fault> {
-    let plain = reqwest::Url::parse(&text).ok().filter(|url| {
+fn plain_url(text: &str) -> Result<String, Fault> {
+    let plain = reqwest::Url::parse(text).ok().filter(|url| {
         url.scheme() == "https"
             && url.host().is_some()
             && url.path() == "/"
@@ -82,7 +82,7 @@ fn plain_url(text: String) -> Result<String, Fault> {
             && url.username().is_empty()
             && url.password().is_none()
     });
-    let fault = || Fault::new("malformed", format!("{} is not the address of an authority", quoted(&text)));
+    let fault = || Fault::new("malformed", format!("{} is not the address of an authority", quoted(text)));
     plain
         .map(|url| url.as_str().trim_end_matches('/').to_owned())
         .ok_or_else(|| fault().hint("such as \"https://authority.example.org:8443\""))

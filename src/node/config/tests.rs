@@ -20,10 +20,17 @@ fn the_default_file_and_an_empty_one_read_as_the_defaults() {
 fn the_default_file_names_every_key() {
     let uncommented: String = Config::default_text()
         .lines()
-        .map(|line| line.strip_prefix('#').filter(|rest| rest.contains(" = ") && !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")
+        .map(|line| {
+            line.strip_prefix('#')
+                .filter(|rest| (rest.contains(" = ") || rest.starts_with('[')) && !rest.starts_with(' '))
+                .unwrap_or(line)
+                .to_owned()
+                + "\n"
+        })
         .collect();
     let config = Config::parse(&uncommented, "meterd.toml").unwrap();
     assert_eq!(config.node, Some("gpu-07".parse().unwrap()));
+    assert!(matches!(config.authority, AuthorityConfig::Network(_)));
     let users: Vec<&str> = config.access.accounts.iter().map(|entry| entry.user.as_str()).collect();
     assert_eq!(users, ["alice", "1001"]);
 }

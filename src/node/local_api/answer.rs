@@ -95,6 +95,7 @@ fn status_of(code: &str) -> StatusCode {
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "amount_not_positive" | "amount_too_large" => StatusCode::UNPROCESSABLE_ENTITY,
         "too_many_calls" | "too_many_jobs" | "too_many_streams" => StatusCode::TOO_MANY_REQUESTS,
+        "authority_elsewhere" => StatusCode::NOT_IMPLEMENTED,
         "no_answer" => StatusCode::GATEWAY_TIMEOUT,
         "journal_unreadable" | "no_payment_name" | "store_failed" => StatusCode::INTERNAL_SERVER_ERROR,
         "busy" | "authority_unreachable" | "stopped" | "store_full" | "store_blocked" | "journal_full" => StatusCode::SERVICE_UNAVAILABLE,

@@ -131,7 +131,7 @@ pub(crate) fn token(path: &Path) -> Result<HeaderValue, Unusable> {
     if !fits || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Unusable::new(path, "there is no token in it: 32 to 512 printable characters"));
     }
-    let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| Unusable::new(path, error))?;
+    let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| Unusable::new(path, error.to_string()))?;
     header.set_sensitive(true);
     Ok(header)
 }
