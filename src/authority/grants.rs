@@ -36,7 +36,7 @@ impl Shared {
         Ok(Reply::Document(serde_json::json!(answer)))
     }
 
-    /// `GET /v1/events`: first the version of each account that the node holds something of, then what changes.
+    /// `GET /v1/events`: first the version of each account that the node holds something of and, where there is one, the card; then what changes.
     ///
     /// # Errors
     /// The node has too many streams, or the store does not answer.
@@ -51,13 +51,15 @@ impl Shared {
         let mut generation = self.generation();
         tokio::spawn(async move {
             let _seat = seat;
-            for push in held {
-                if frames.send(Event::Account("now", push).frame()).await.is_err() {
+            let card = shared.live().card.as_ref().map(|_| Event::Card);
+            for event in held.into_iter().map(|push| Event::Account("now", push)).chain(card) {
+                if frames.send(event.frame()).await.is_err() {
                     return;
                 }
             }
             loop {
                 let frame = tokio::select! {
+                    biased; // what was told before the stream ends is told
                     frame = told.recv() => match frame {
                         Some(frame) => frame,
                         None => return, // it took nothing for too long

@@ -85,7 +85,7 @@ pub(super) enum Limited {
 
 const EVENTS: &str = "Server-sent events. `now` (at the beginning: every account that the node holds something of), `topup`, `revoke`, \
 `policy`, `exhausted`: `data: {\"account\": …, \"version\": …}`, to be asked about again if the version is news. `card`: the rate card \
-changed. A comment line every five seconds shows that the stream lives.";
+may have changed. A comment line every five seconds shows that the stream lives.";
 
 /// All of them.
 pub(super) const ROUTES: [Route; 13] = [

@@ -115,8 +115,9 @@ fn authority(status: &Status) -> String {
         .map_or(format!("{asked} questions, all answered"), |number| format!("{asked} questions, number {number} is open"));
     status.authority.link.as_ref().map_or(questions.clone(), |link| {
         let stream = if link.stream == Stream::Open { "changes are told at once" } else { "changes are found by asking" };
-        let faults = [&link.fault, &link.stream_fault, &link.files_fault, &link.card_fault].into_iter().flatten();
-        let faults = faults.map(|fault| format!("{} since {}: {}", fault.code, fault.since, fault.message));
+        let parts = [("answers", &link.fault), ("stream", &link.stream_fault), ("files", &link.files_fault), ("card", &link.card_fault)];
+        let faults = parts.into_iter().filter_map(|(part, fault)| Some((part, fault.as_ref()?)));
+        let faults = faults.map(|(part, fault)| format!("{part}: {} since {}: {}", fault.code, fault.since, fault.message));
         let parts: Vec<String> = [questions.clone(), format!("{}: {stream}", link.url)].into_iter().chain(faults).collect();
         parts.join("; ")
     })

@@ -368,7 +368,9 @@ impl Worker {
         }
         match serde_json::from_str::<Told>(&event.data) {
             Ok(Told { account, version }) => {
-                self.link.pushed();
+                if event.name != "now" {
+                    self.link.pushed(); // at the beginning of a stream it only says how things stand
+                }
                 self.handle.report(Inbox::Pushed(Push { account, version }));
             }
             Err(error) => {

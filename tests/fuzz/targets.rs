@@ -13,7 +13,9 @@ use meterd::ctl::quantity;
 use meterd::domain::act::{ProcessRoot, Target};
 use meterd::domain::agent::Agent;
 use meterd::domain::fact::Fact;
+use meterd::domain::hearing::hear;
 use meterd::domain::id::{AccountId, Attempt, BootId, Digest, Epoch, GpuId, GpuModel, JobName, NodeId, PaymentId};
+use meterd::domain::ledger::AMOUNT_MAX;
 use meterd::domain::money::{Credits, Decimal};
 use meterd::domain::rates::charge::{Shape, burn, lines, total};
 use meterd::domain::rates::{Card, Stated, Unit};
@@ -21,7 +23,7 @@ use meterd::domain::receipt::{Receipt, verify};
 use meterd::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
 use meterd::domain::time::{Mono, Nanos, Wall};
 use meterd::domain::usage::{HeldGpu, Usage};
-use meterd::domain::wire::{AccountPolicy, Answer, Push, Request};
+use meterd::domain::wire::{AccountPolicy, Answer, AnswerEntry, PROTOCOL, Push, Request, RequestEntry, UNIT};
 use meterd::node::cgroup::{AnonRead, Sampler, Which};
 use meterd::node::cgroup_dir::{field, inode_of, number, parse_events, pids_in};
 use meterd::node::config::Config;
@@ -102,6 +104,8 @@ fn config(data: &[u8]) {
         Ok(config) => drop(config.access.by_uid(|_| None)),
         Err(mistakes) => mistakes.iter().for_each(|mistake| drop(mistake.to_string())),
     }
+    drop(meterd::authority::config::Config::parse(text, "authority.toml"));
+    drop(meterd::authority::config::Revoked::parse(text, "revoked"));
 }
 
 /// A card that is accepted must price any usage, or say that it cannot.
@@ -136,7 +140,41 @@ fn wire(data: &[u8]) {
     let _ = postcard::from_bytes::<Request>(data);
     let _ = postcard::from_bytes::<Answer>(data);
     let _ = postcard::from_bytes::<Push>(data);
-    let _ = serde_json::from_slice::<Answer>(data);
+    let _ = serde_json::from_slice::<Request>(data);
+    if let Ok(answer) = serde_json::from_slice::<Answer>(data) {
+        believed(answer);
+    }
+}
+
+/// The answer as one to a question that asked about its accounts: what is believed of it was asked about, once, in bounds.
+fn believed(mut answer: Answer) {
+    let nothing = Credits::ZERO;
+    let entry = |entry: &AnswerEntry| RequestEntry {
+        account: entry.account.clone(),
+        unit: UNIT.to_owned(),
+        granted_seen: nothing,
+        returned: nothing,
+        spent: AMOUNT_MAX,
+        unfunded: nothing,
+        owed: nothing,
+        burn_per_s: nothing,
+        at_least: nothing,
+    };
+    let request = Request {
+        protocol: PROTOCOL,
+        node: "n".parse().unwrap(),
+        epoch: answer.epoch,
+        boot: BootId([0; 16]),
+        request: answer.request,
+        previous: Vec::new(),
+        entries: answer.entries.iter().map(entry).collect(),
+    };
+    (answer.protocol, answer.digest) = (PROTOCOL, request.digest());
+    let (left, doubts) = hear(&request, answer);
+    doubts.iter().for_each(|doubt| drop(doubt.to_string()));
+    for entry in left.iter().flat_map(|answer| &answer.entries) {
+        assert!(entry.unit == UNIT && nothing <= entry.granted && entry.granted <= AMOUNT_MAX && entry.settled <= AMOUNT_MAX);
+    }
 }
 
 const CARD: &str = "card = \"c\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n\
