@@ -171,7 +171,9 @@ fn believed(mut answer: Answer) {
     };
     (answer.protocol, answer.digest) = (PROTOCOL, request.digest());
     let (left, doubts) = hear(&request, answer);
-    doubts.iter().for_each(|doubt| drop(doubt.to_string()));
+    for doubt in doubts {
+        drop(doubt.to_string());
+    }
     for entry in left.iter().flat_map(|answer| &answer.entries) {
         assert!(entry.unit == UNIT && nothing <= entry.granted && entry.granted <= AMOUNT_MAX && entry.settled <= AMOUNT_MAX);
     }
