@@ -59,6 +59,8 @@ struct Inner {
     listeners: BTreeMap<u64, Listener>,
     /// Nodes that have asked about an account, or hold something of it.
     concerned: BTreeMap<AccountId, BTreeSet<NodeId>>,
+    /// The version of which it was told that an account is exhausted.
+    exhausted: BTreeMap<AccountId, u64>,
     told: u64,
     let_go: u64,
 }
@@ -118,6 +120,14 @@ impl Hub {
                 Some(nodes) => drop(nodes.insert(node.clone())),
                 None => drop(inner.concerned.insert(account.clone(), BTreeSet::from([node.clone()]))),
             }
+        }
+    }
+
+    /// Tells the others that an account is exhausted: once for each of its versions, however many nodes hear it in answer to their questions.
+    pub fn tell_exhausted(&self, push: Push, teller: &NodeId) {
+        let before = self.inner().exhausted.insert(push.account.clone(), push.version);
+        if before != Some(push.version) {
+            self.tell(&Event::Account("exhausted", push), Some(teller));
         }
     }
 
@@ -192,6 +202,25 @@ mod tests {
         hub.tell(&Event::Card, None);
         assert_eq!(at_a.try_recv().unwrap(), "event: card\ndata: {}\n\n");
         assert!(at_b.try_recv().unwrap().starts_with(b"event: topup"));
+    }
+
+    #[test]
+    fn that_an_account_is_exhausted_is_told_once_until_it_changes() {
+        let hub = Arc::new(Hub::default());
+        let (_b, mut at_b) = hub.listen(&node("b")).unwrap();
+        hub.concern(&node("b"), [account("lab")].iter());
+        let exhausted = |version| hub.tell_exhausted(Push { account: account("lab"), version }, &node("a"));
+        for version in [2, 2, 3, 3] {
+            exhausted(version);
+        }
+        let told: Vec<_> = std::iter::from_fn(|| at_b.try_recv().ok()).collect();
+        assert_eq!(
+            told,
+            [
+                "event: exhausted\ndata: {\"account\":\"lab\",\"version\":2}\n\n",
+                "event: exhausted\ndata: {\"account\":\"lab\",\"version\":3}\n\n"
+            ]
+        );
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Shared {
         self.hub.concern(node, known.map(|entry| &entry.account));
         for entry in answer.entries.iter().filter(|entry| entry.verdict == Verdict::Exhausted) {
             let push = Push { account: entry.account.clone(), version: entry.version };
-            self.hub.tell(&Event::Account("exhausted", push), Some(node));
+            self.hub.tell_exhausted(push, node);
         }
         Ok(Reply::Document(serde_json::json!(answer)))
     }
