@@ -21,6 +21,7 @@ use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{AccountId, JobName, PaymentId, Uid};
 use meterd::domain::job::{Ending, Step, StepEvent};
 use meterd::domain::ladder::{JobPolicy, Thresholds};
+use meterd::domain::ledger::Terms;
 use meterd::domain::meter::Reading;
 use meterd::domain::money::Credits;
 use meterd::domain::outcome::Outcome;
@@ -93,7 +94,7 @@ impl Bench {
     fn account(&self) -> Result<AccountId, Failure> {
         let account: AccountId = format!("account-{}", self.numbers.fetch_add(1, Ordering::Relaxed)).parse()?;
         let policy = AccountPolicy { warn_before: Thresholds::default(), ..AccountPolicy::default() };
-        self.daemon.authority().create_account(account.clone(), policy)?;
+        self.daemon.authority().create_account(account.clone(), policy, Terms::default())?;
         Ok(account)
     }
 
@@ -326,6 +327,8 @@ impl Job {
             time_limit: None,
             cpus: None,
             memory_bytes: None,
+            bid: None,
+            storage_bytes: None,
         };
         let (reply, answer) = tokio::sync::oneshot::channel();
         let caller = Caller { uid: Uid::ROOT, pid: std::process::id(), pidfd: None };

@@ -22,6 +22,7 @@ use meterd::domain::act::CgroupDir;
 use meterd::domain::agent::start::Reply;
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{AccountId, Uid};
+use meterd::domain::ledger::Terms;
 use meterd::domain::rates::Card;
 use meterd::domain::request::{Place, StartRequest};
 use meterd::domain::wire::AccountPolicy;
@@ -127,7 +128,7 @@ fn agent(dir: &Path) -> Result<(), Failure> {
 fn start(daemon: &Daemon, nth: usize, paths: Vec<String>) -> Result<(), Failure> {
     let account: AccountId = format!("account-{}", nth / JOBS_OF_ONE).parse()?;
     if nth.is_multiple_of(JOBS_OF_ONE) {
-        daemon.authority().create_account(account.clone(), AccountPolicy::default())?;
+        daemon.authority().create_account(account.clone(), AccountPolicy::default(), Terms::default())?;
         daemon.authority().top_up(account.clone(), Bucket::Paid, "1000000".parse()?, format!("p{nth}").parse()?)?;
     }
     let request = StartRequest {
@@ -141,6 +142,8 @@ fn start(daemon: &Daemon, nth: usize, paths: Vec<String>) -> Result<(), Failure>
         time_limit: None,
         cpus: None,
         memory_bytes: None,
+        bid: None,
+        storage_bytes: None,
     };
     let (reply, answer) = tokio::sync::oneshot::channel();
     let caller = Caller { uid: Uid::ROOT, pid: std::process::id(), pidfd: None };

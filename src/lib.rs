@@ -27,6 +27,7 @@
 //! 5. [`domain::agent`]: facts, `apply`, `wants`. Then [`domain::turn`]: one turn, and what waits for the disk.
 //! 6. [`node::run`]: the loop where the world meets the turn; [`node::daemon`] puts it together. Each other file of [`node`] is one
 //!    outside thing and can be read alone.
+//! 7. [`authority::server`] is the authority for a fleet; [`node::upstream`] is how an agent speaks to it.
 //!
 //! # Invariants
 //!
@@ -45,9 +46,10 @@
 //! |---|---|
 //! | account | who pays: a balance at the authority |
 //! | act | what the hands do to a job: freeze, thaw, terminate, kill, remove |
+//! | allowance | free credit that is given each month and lapses when the next is given |
 //! | armed | on disk: this account may be empty from that instant on, so a freeze then need not wait for the disk |
 //! | attempt | one run of a job; a name that runs again is another attempt |
-//! | authority | who keeps the balances; embedded in the agent, over a file of its own |
+//! | authority | who keeps the balances; embedded in the agent over a file of its own, or for a fleet, over HTTPS |
 //! | burn | credits per second, measured or greatest possible |
 //! | card | a rate card: what each meter costs |
 //! | charge | the price of all that a job has used |
@@ -64,14 +66,21 @@
 //! | job | what is metered: a set of cgroups, a Slurm job, or a process tree |
 //! | journal | the facts on disk, each chained to the one before by its hash |
 //! | line | one price on a card |
+//! | link | how an agent gets on with an authority over the network |
+//! | lot | a part of a balance with one bucket, priority and expiry |
 //! | mark | a note in memory that a job's freeze is ours, made before the freeze |
 //! | meter | one thing that is measured and priced |
 //! | owed | used, and neither drawn nor written off yet |
 //! | picture | the state as it is shown, one a tick |
+//! | policy | what an account's owner wants its nodes to do |
+//! | recall | the authority's word that credit is to be given back |
 //! | receipt | what one attempt used, what that costs line by line, who paid, and why it was stopped |
+//! | refill | credit that is asked for when a balance falls below a threshold, and paid by the site |
+//! | revocation | credit that an account's owner takes back |
 //! | segment | a job's time under one card |
 //! | settled | what the authority has charged of an epoch |
 //! | target | where a job's tasks are |
+//! | terms | what the authority itself does for an account |
 //! | tick | a look at all jobs, on schedule |
 //! | unfunded | used past zero and written off |
 //! | verdict | the authority's word on an account |
@@ -82,3 +91,4 @@ pub mod demo;
 pub mod domain;
 pub mod node;
 mod sqlite;
+pub mod tls;

@@ -32,6 +32,8 @@ pub(crate) struct Kind {
     pub(crate) version: i32,
     /// Makes the tables.
     pub(crate) schema: &'static str,
+    /// Brings the tables of an earlier version to this one, a step a version: the first is from version 1 to 2. Append only.
+    pub(crate) steps: &'static [&'static str],
 }
 
 /// How long another process may hold the file before that is reported.
@@ -92,7 +94,10 @@ pub(crate) fn open_untouched(path: &Path, kind: &Kind, writing: Writing) -> Resu
         }
     };
     let connection = opened.map_err(|error| Failure::Fatal(format!("{}: {error}", path.display())))?;
-    match connection.busy_timeout(PATIENCE).and_then(|()| foreign(&connection, kind)) {
+    // One of an earlier version is brought up by the next writer.
+    let earlier = || connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map(|found: i32| found.clamp(1, kind.version));
+    let known = connection.busy_timeout(PATIENCE).and_then(|()| earlier()).map(|version| Kind { version, ..*kind });
+    match known.and_then(|kind| foreign(&connection, &kind)) {
         Ok(None) => Ok(connection),
         Ok(Some(foreign)) => Err(Failure::Damaged(format!("{}: {foreign}", path.display()))),
         Err(error) => Err(classify(&connection, &error)),
@@ -108,12 +113,27 @@ fn prepared(connection: &Connection, kind: &Kind) -> Result<Option<String>, Erro
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 16777216;")?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables == 0 {
-        let Kind { application_id, version, schema } = kind;
+        let Kind { application_id, version, schema, .. } = kind;
         connection.execute_batch(&format!(
             "BEGIN IMMEDIATE; {schema} PRAGMA application_id = {application_id}; PRAGMA user_version = {version}; COMMIT;"
         ))?;
     }
+    brought_up(connection, kind)?;
     foreign(connection, kind)
+}
+
+/// Takes the steps from the version found to the one known, each whole or not at all. A file of another kind is left alone.
+fn brought_up(connection: &Connection, kind: &Kind) -> Result<(), Error> {
+    let id: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let found: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let first = usize::try_from(found.saturating_sub(1)).unwrap_or(usize::MAX);
+    if id != kind.application_id {
+        return Ok(());
+    }
+    for (version, step) in (found.saturating_add(1)..=kind.version).zip(kind.steps.iter().skip(first)) {
+        connection.execute_batch(&format!("BEGIN IMMEDIATE; {step} PRAGMA user_version = {version}; COMMIT;"))?;
+    }
+    Ok(())
 }
 
 /// What keeps this file from being one of ours.
@@ -200,7 +220,7 @@ mod tests {
     #[test]
     fn every_commit_is_flushed_and_none_is_copied_back_by_itself() {
         let dir = tempfile::tempdir().unwrap();
-        let kind = Kind { application_id: 1, version: 1, schema: "CREATE TABLE t (a INTEGER) STRICT;" };
+        let kind = Kind { application_id: 1, version: 1, schema: "CREATE TABLE t (a INTEGER) STRICT;", steps: &[] };
         let connection = open_for_writing(&dir.path().join("x.db"), &kind).unwrap();
         let set = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).unwrap();
         assert_eq!(set("synchronous"), 2, "2 is FULL: one flush of the write-ahead log for each commit");
@@ -208,12 +228,31 @@ mod tests {
     }
 
     #[test]
+    fn an_earlier_versions_tables_are_brought_up_a_step_a_version_and_a_later_ones_are_refused() {
+        const STEPS: [&str; 2] = ["ALTER TABLE t ADD COLUMN b INTEGER NOT NULL DEFAULT 7;", "UPDATE t SET b = b + a;"];
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        let of = |version: i32, schema| Kind { application_id: 1, version, schema, steps: &STEPS[..usize::try_from(version - 1).unwrap()] };
+        let first = open_for_writing(&path, &of(1, "CREATE TABLE t (a INTEGER) STRICT;")).unwrap();
+        first.execute_batch("INSERT INTO t VALUES (1);").unwrap();
+        drop(first);
+        let b = |connection: &Connection| connection.query_row("SELECT b FROM t", [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(b(&open_for_writing(&path, &of(2, "")).unwrap()), 7);
+        assert_eq!(b(&open_for_writing(&path, &of(3, "")).unwrap()), 8, "no step is taken twice");
+        assert_eq!(b(&open_for_writing(&path, &of(3, "")).unwrap()), 8);
+        assert!(matches!(open_for_writing(&path, &of(2, "")), Err(Failure::Foreign(_))));
+    }
+
+    #[test]
     fn another_programs_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.db");
-        let ours = Kind { application_id: 1, version: 1, schema: "CREATE TABLE t (a INTEGER) STRICT;" };
+        let ours = Kind { application_id: 1, version: 1, schema: "CREATE TABLE t (a INTEGER) STRICT;", steps: &[] };
         drop(open_for_writing(&path, &ours).unwrap());
         assert!(matches!(open_for_writing(&path, &Kind { application_id: 2, ..ours }), Err(Failure::Foreign(_))));
-        assert!(matches!(open_for_reading(&path, &Kind { application_id: 1, version: 2, schema: "" }), Err(Failure::Foreign(_))));
+        assert!(matches!(
+            open_for_reading(&path, &Kind { application_id: 1, version: 2, schema: "", steps: &[] }),
+            Err(Failure::Foreign(_))
+        ));
     }
 }

@@ -24,7 +24,7 @@ use meterd::domain::bucket::Bucket;
 use meterd::domain::enforcement::Enforcement;
 use meterd::domain::id::{AccountId, Attempt, Uid};
 use meterd::domain::job::Phase;
-use meterd::domain::ledger::ClosePolicy;
+use meterd::domain::ledger::{ClosePolicy, Terms};
 use meterd::domain::meter::{Host, Reading};
 use meterd::domain::money::Credits;
 use meterd::domain::time::{Nanos, Wall};
@@ -34,6 +34,7 @@ use meterd::node::access::Access;
 use meterd::node::clock;
 use meterd::node::handle::{Board, Handle, Inbox, Picture, Stats};
 use meterd::node::local_api::{Api, bind};
+use meterd::node::upstream::Authority;
 use serde_json::{Value, json};
 
 /// However busy the machine, a step that takes longer than this does not come.
@@ -65,11 +66,11 @@ fn served_every(interval: Nanos) -> Served {
     let notes = Arc::clone(&seen);
     std::thread::spawn(move || inbox.iter().for_each(|message| answer(message, &notes)));
     let store = Store::open(&folder.path().join("authority.db"), ClosePolicy::OnSuccessor, clock::mono()).unwrap();
-    let authority = Arc::new(Embedded::start(store, clock::now, |_| ()).unwrap());
+    let authority = Arc::new(Authority::Embedded(Embedded::start(store, clock::now, |_| ()).unwrap()));
     let lab: AccountId = "lab".parse().unwrap();
-    authority.create_account(lab.clone(), AccountPolicy::default()).unwrap();
+    authority.create_account(lab.clone(), AccountPolicy::default(), Terms::default()).unwrap();
     authority.top_up(lab.clone(), Bucket::Paid, "10".parse().unwrap(), "p-1".parse().unwrap()).unwrap();
-    authority.create_account("secret".parse().unwrap(), AccountPolicy::default()).unwrap();
+    authority.create_account("secret".parse().unwrap(), AccountPolicy::default(), Terms::default()).unwrap();
     let access = Access {
         agent: Uid(rustix::process::geteuid().as_raw()),
         operators_gid: None,
@@ -140,6 +141,7 @@ fn picture() -> Picture {
             verdict: None,
             policy: AccountPolicy::default(),
             armed: false,
+            balance: None,
         }],
         jobs: vec![job("slurm:1", 1, 1000), job("u65534-mine", 2, OTHER_UID)],
     };
@@ -265,6 +267,22 @@ fn an_operator_reaches_every_route() {
         ("POST", "/v1/accounts/new/topup", r#"{"amount": "2.5", "bucket": "paid", "payment": "x"}"#, 201),
         ("POST", "/v1/accounts/new/topup", r#"{"amount": "2.5", "bucket": "paid", "payment": "x"}"#, 200),
         ("POST", "/v1/accounts/new/topup", r#"{"amount": "3", "bucket": "paid", "payment": "x"}"#, 409),
+        ("POST", "/v1/accounts/new/topup", r#"{"amount": "3", "bucket": "paid", "payment": "refill/new/1"}"#, 422),
+        ("POST", "/v1/accounts/new/topup", r#"{"amount": "3", "bucket": "paid", "unit": "USD"}"#, 409),
+        ("POST", "/v1/accounts/new/topup", r#"{"amount": "3", "bucket": "paid", "payment": "a/b", "state": "pending"}"#, 201),
+        ("POST", "/v1/accounts/new/payments/a%2Fb", r#"{"state": "pending"}"#, 422),
+        ("POST", "/v1/accounts/new/payments/a%2Fb", r#"{"state": "completed"}"#, 200),
+        ("POST", "/v1/accounts/new/payments/a%2Fb", r#"{"state": "completed"}"#, 200),
+        ("POST", "/v1/accounts/new/payments/a%2Fb", r#"{"state": "failed"}"#, 409),
+        ("POST", "/v1/accounts/lab/payments/a%2Fb", r#"{"state": "completed"}"#, 404),
+        ("POST", "/v1/accounts/new/payments", r#"{"purpose": "refund", "amount": "1", "bucket": "paid", "payment": "r"}"#, 201),
+        ("POST", "/v1/accounts/new/payments", r#"{"purpose": "correction", "direction": "takes", "amount": "100", "bucket": "paid"}"#, 409),
+        ("POST", "/v1/accounts/new/payments", r#"{"purpose": "transfer", "to": "new", "amount": "1", "bucket": "paid"}"#, 422),
+        ("POST", "/v1/accounts/new/payments", r#"{"purpose": "transfer", "to": "lab", "amount": "1", "bucket": "paid"}"#, 201),
+        ("POST", "/v1/accounts/new/payments", r#"{"purpose": "gift", "amount": "1", "bucket": "paid"}"#, 422),
+        ("POST", "/v1/accounts/new/verification", r#"{"vouched": "yes"}"#, 200),
+        ("POST", "/v1/accounts/new/verification", r#"{"vouched": true}"#, 422),
+        ("GET", "/v1/accounts/new/payments", "", 405),
         ("POST", "/v1/enforcement", r#"{"mode": "notify"}"#, 200),
         ("POST", "/v1/enforcement", r#"{"mode": "maybe"}"#, 422),
         ("POST", "/v1/enforcement", "{", 400),
@@ -334,6 +352,9 @@ fn a_stranger_sees_the_aggregates_and_nothing_of_anybody() {
         ("POST", "/v1/jobs/slurm:1/stop"),
         ("POST", "/v1/accounts"),
         ("POST", "/v1/accounts/secret/topup"),
+        ("POST", "/v1/accounts/secret/payments"),
+        ("POST", "/v1/accounts/secret/payments/p"),
+        ("POST", "/v1/accounts/secret/verification"),
         ("POST", "/v1/enforcement"),
         ("POST", "/v1/status"),
     ] {
@@ -489,6 +510,11 @@ fn another_user_sees_and_starts_only_its_own() {
         (&["account", "ledger", "secret"], 1, "unknown_account"),
         (&["account", "create", "mine"], 1, "not_permitted"),
         (&["account", "topup", "lab", "5"], 1, "not_permitted"),
+        (&["account", "refund", "lab", "5"], 1, "not_permitted"),
+        (&["account", "correct", "lab", "add", "5"], 1, "not_permitted"),
+        (&["account", "transfer", "secret", "lab", "5"], 1, "not_permitted"),
+        (&["account", "confirm", "lab", "p-1"], 1, "not_permitted"),
+        (&["account", "verify", "lab"], 1, "not_permitted"),
         (&["account", "policy", "lab", "--on-exhaustion", "allow_negative"], 1, "not_permitted"),
         (&["enforcement", "off"], 1, "not_permitted"),
         (&["job", "start", "--job", "u65534-x", "--account", "lab", "--pid", "1"], 1, "not_permitted"),

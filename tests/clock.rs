@@ -16,6 +16,7 @@ use meterd::domain::agent::start::Reply;
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{JobName, Uid};
 use meterd::domain::job::Ending;
+use meterd::domain::ledger::Terms;
 use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::Card;
 use meterd::domain::receipt::{Receipt, ReceiptState};
@@ -60,6 +61,8 @@ fn start(daemon: &Daemon, job: &JobName, cgroup: &Cgroup) {
         time_limit: None,
         cpus: None,
         memory_bytes: None,
+        bid: None,
+        storage_bytes: None,
     };
     let caller = Caller { uid: Uid::ROOT, pid: std::process::id(), pidfd: None };
     let reply = ask(daemon, |reply| Inbox::Start { request, caller, reply });
@@ -81,7 +84,7 @@ fn an_hour_back_a_day_forward_and_a_sleep_change_labels_and_never_a_charge() {
     );
     let daemon = Daemon::start(&Config::parse(&text, "t.toml").unwrap(), Some(Card::parse(CARD, "card.toml").unwrap())).unwrap();
     let account: meterd::domain::id::AccountId = "a".parse().unwrap();
-    daemon.authority().create_account(account.clone(), AccountPolicy::default()).unwrap();
+    daemon.authority().create_account(account.clone(), AccountPolicy::default(), Terms::default()).unwrap();
     daemon.authority().top_up(account.clone(), Bucket::Paid, "1000000".parse().unwrap(), "p".parse().unwrap()).unwrap();
     let job: JobName = "job".parse().unwrap();
     jobs[0].burn();

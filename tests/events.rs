@@ -188,7 +188,7 @@ fn a_user_hears_of_its_own_jobs_and_accounts_and_a_stranger_of_nothing() {
     let told = lines(&seen.stdout);
     assert!(told.iter().any(|event| event["kind"] == "job_opened" && event["job"] == "u65534-mine"), "{}", text(&seen));
     assert!(told.iter().any(|event| event["kind"] == "counted"), "{}", text(&seen));
-    for word in ["slurm:1", "secret", "1001", "card_adopted", "epoch_opened"] {
+    for word in ["slurm:1", "secret", "uid 1001", "\"owner_uid\":1001", "card_adopted", "epoch_opened"] {
         assert!(!text(&seen).contains(word), "{word} is told to another user: {}", text(&seen));
     }
     for asked in [&["--job", "slurm:1"][..], &["--account", "secret"]] {

@@ -373,7 +373,7 @@ fn a_partitioned_device_is_read_part_by_part_without_utilisation() {
 }
 
 #[test]
-fn a_look_never_asks_for_the_energy() {
+fn a_look_asks_for_the_energy_only_where_a_card_prices_it() {
     let part = "mig 1\npart 1 0 MIG-aa 1000 0 X";
     for (script, called) in [
         (format!("{TWO}\nprocess 0 compute 5 1"), "nvmlDeviceGetSamples"),
@@ -385,4 +385,13 @@ fn a_look_never_asks_for_the_energy() {
         assert!(stub.calls_count(called) > 0, "the calls are recorded: {:?}", stub.calls());
         assert_eq!(stub.calls_count("nvmlDeviceGetTotalEnergyConsumption"), 0);
     }
+    let stub = Stub::new(&format!("{TWO}\nenergy 0 4711000"));
+    let mut reader = reader(&stub);
+    reader.set_energy(true);
+    let energies: Vec<Reading<u64>> = reader.look(at(1)).totals.into_values().map(|totals| totals.energy_mj).collect();
+    assert_eq!(energies, [Reading::Seen(4_711_000), Reading::Missing(Missing::NotSupported)]);
+    reader.set_energy(false);
+    let energies = reader.look(at(2)).totals.into_values().map(|totals| totals.energy_mj);
+    assert!(energies.into_iter().all(|energy| energy.seen().is_none()), "what was not asked for is not known");
+    assert_eq!(stub.calls_count("nvmlDeviceGetTotalEnergyConsumption"), 2, "one look at two devices");
 }

@@ -10,7 +10,7 @@ use meterd::authority::store::Store;
 use meterd::domain::batch::{Batch, Row};
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{BootId, Epoch};
-use meterd::domain::ledger::{ClosePolicy, check};
+use meterd::domain::ledger::{ClosePolicy, Payment, PaymentState, Terms, check};
 use meterd::domain::money::Credits;
 use meterd::domain::time::{Mono, Now, Wall};
 use meterd::domain::wire::{AccountPolicy, PROTOCOL, Request, RequestEntry, UNIT};
@@ -71,8 +71,9 @@ fn a_killed_authority_has_booked_all_that_it_answered() {
     let now = Now { wall: Wall(1_800_000_000_000), ..Now::default() };
     if let Some(dir) = child_dir() {
         let mut store = store(&dir);
-        store.create_account("acme".parse().unwrap(), AccountPolicy::default()).unwrap();
-        store.top_up(&"acme".parse().unwrap(), Bucket::Paid, Credits::from_nano(1 << 60), "p".parse().unwrap(), now).unwrap();
+        store.create_account("acme".parse().unwrap(), AccountPolicy::default(), Terms::default(), now).unwrap();
+        let payment = Payment::deposit("p".parse().unwrap(), Bucket::Paid, Credits::from_nano(1 << 60));
+        store.pay(&"acme".parse().unwrap(), &payment, PaymentState::Completed, now).unwrap();
         store.answer(&request(1), now).unwrap();
         for number in 2.. {
             store.answer(&request(number), now).unwrap();

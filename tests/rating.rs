@@ -8,9 +8,10 @@ use meterd::domain::id::GpuModel;
 use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::charge::{self, Ahead, Outlook, RateError, Shape};
 use meterd::domain::rates::check::check;
-use meterd::domain::rates::{Card, Priced, Stated, Trait, Traits, Uncovered};
+use meterd::domain::rates::{Card, Earlier, Priced, Stated, Trait, Traits, Uncovered};
+use meterd::domain::terms::Terms;
 use meterd::domain::time::{Nanos, Wall};
-use meterd::domain::usage::{HeldGpu, Meter, Usage};
+use meterd::domain::usage::{HeldGpu, Meter, More, Usage};
 
 const S: u128 = 1_000_000_000;
 const HOUR: u128 = 3_600 * S;
@@ -127,9 +128,9 @@ fn d3_anchored_at_the_job_an_hour_that_began_under_another_card_is_not_charged_t
         let card = card(&wall("0.60", &format!("increment = \"1\"\ntiming = \"advance\"\nconnect_fee = \"0.05\"\nanchor = \"{anchor}\"")));
         let (first, second) = (ran(HOUR / 2), Usage { wall_ns: HOUR / 2, ..Usage::default() });
         let third = Usage { wall_ns: 1, ..Usage::default() };
-        let both = first.clone().plus(&second);
+        let earlier = [&first, &second].map(|usage| Earlier { usage, gpus: &[], stated: Stated::NOTHING });
         let charge = |usage, before| charge::charge(&card, &Priced { before, ..Priced::so_far(usage, &[]) }).unwrap().cost.to_string();
-        [charge(&first, None), charge(&second, Some(&first)), charge(&third, Some(&both))]
+        [charge(&first, &[]), charge(&second, &earlier[..1]), charge(&third, &earlier)]
     };
     assert_eq!(segments("job"), ["0.65", "0", "0.6"]);
     assert_eq!(segments("segment"), ["0.65", "0.65", "0.65"]);
@@ -369,13 +370,19 @@ fn the_checker_finds_nothing_wrong_with_the_cards_that_come_along() {
 }
 
 #[test]
-fn each_card_that_comes_along_prices_its_example() {
+fn r3_each_card_that_comes_along_prices_its_example() {
     let text = |name: &str| std::fs::read_to_string(format!("{}/packaging/ratecards/{name}.toml", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let card = |name: &str| Card::parse(&text(name), name).unwrap();
     let of = |name: &str, usage: &Usage, given: &[(Trait, &str)], ended| {
         let card = card(name);
         let traits = traits(given);
-        let stated = Stated { at: card.effective_from, traits: &traits, cpus: Some(8), memory_bytes: Some(64 << 30) };
+        let stated = Stated {
+            at: card.effective_from,
+            traits: &traits,
+            cpus: Some(8),
+            memory_bytes: Some(64 << 30),
+            storage_bytes: Some(100_000_000_000),
+        };
         let charge = charge::charge(&card, &Priced { stated, ended, ..Priced::so_far(usage, &[]) })?;
         Ok::<_, RateError>((charge.cost.to_string(), charge.pending.to_string()))
     };
@@ -388,11 +395,89 @@ fn each_card_that_comes_along_prices_its_example() {
     assert_eq!(of("settle-at-end", &work, &[], None), same("0", "0.54"));
     assert_eq!(of("settle-at-end", &work, &[], Some(Outcome::OutOfMemory)), same("0.54", "0"));
     assert_eq!(of("settle-at-end", &work, &[], Some(Outcome::Validation)), same("0", "0"));
-    assert_eq!(of("per-second-gpu", &ran(HOUR), &[], None), same("0.64", "0"), "8 cores and 64 GiB for an hour");
+    let month = ran(744 * HOUR);
+    assert_eq!(of("per-second-gpu", &month, &[], None), same("486.16", "0"), "8 cores, 64 GiB and 100 GB for a January");
     assert_eq!(of("per-request", &ran(5 * HOUR), &[(Trait::Cargo, "image")], None), same("12", "0"));
     assert!(of("per-request", &ran(0), &[(Trait::Cargo, "music")], None).is_err());
-    assert_eq!(of("hourly-posted", &ran(HOUR), &[], None), same("2.001", "0"));
-    assert_eq!(of("hourly-posted", &ran(HOUR), &[(Trait::InstanceClass, "small")], None), same("0.501", "0"));
+    assert_eq!(of("hourly-posted", &ran(HOUR), &[], None), same("2.01", "0"), "an instance and 100 GB for an hour");
+    assert_eq!(of("hourly-posted", &ran(HOUR), &[(Trait::InstanceClass, "small")], None), same("0.51", "0"));
+    let calls = Usage { more: Some(Box::new(More { events: [("call".parse().unwrap(), 250)].into(), ..More::default() })), ..ran(HOUR) };
+    assert_eq!(of("hourly-posted", &calls, &[], None), same("2.26", "0"), "r3: instances, calls and storage");
+}
+
+fn line(id: &str, more: &str) -> String {
+    format!("[[line]]\nid = \"{id}\"\n{more}\n")
+}
+
+const CPU: &str = "meter = \"cpu_time\"\nunit = \"core-hour\"\n";
+const MEMORY: &str = "meter = \"memory_charged\"\nunit = \"GiB-hour\"\n";
+
+#[test]
+fn v1_a_credit_is_calibrated_by_the_card_and_not_by_the_code() {
+    let usage = Usage { cpu_ns: 3 * HOUR, memory_byte_ns: (4 << 30) * HOUR, ..ran(HOUR) };
+    for (cpu, memory, expected) in [("1", "0.25", "4"), ("100", "25", "400"), ("0.01", "0.0025", "0.04"), ("0", "0", "0")] {
+        let card = card(&(line("c", &format!("{CPU}price = \"{cpu}\"")) + &line("m", &format!("{MEMORY}price = \"{memory}\""))));
+        assert_eq!(cost(&card, &usage), expected, "3 core-hours at {cpu} and 4 GiB-hours at {memory}");
+    }
+}
+
+#[test]
+fn v4_the_channel_by_which_a_job_came_is_no_selector() {
+    let by_channel = wall("1", "select = { channel = \"website\" }");
+    assert!(mistakes(&by_channel).contains(&"unknown_key"), "{:?}", mistakes(&by_channel));
+    // What can be said of a channel all the same, a label, changes nothing where no line asks for it.
+    let card = card(&wall("1", ""));
+    let usage = ran(HOUR);
+    for channel in ["website", "api"] {
+        let traits = traits(&[(Trait::Label, channel)]);
+        assert_eq!(charge::charge(&card, &with(&usage, &traits)).unwrap().cost.to_string(), "1", "{channel}");
+    }
+}
+
+#[test]
+fn v6_a_line_of_zero_is_a_price_and_no_line_is_none() {
+    let read = Usage { more: Some(Box::new(More { events: [("read".parse().unwrap(), 7)].into(), ..More::default() })), ..ran(0) };
+    let free = card(&line("reading", "meter = \"events\"\nname = \"read\"\nprice = \"0\"\nunit = \"event\""));
+    let charges = charge::line_charges(&free, &Priced::so_far(&read, &[])).unwrap();
+    let told: Vec<(u128, String)> = charges.iter().map(|line| (line.quantity, line.cost.to_string())).collect();
+    assert_eq!(told, [(7, "0".to_owned())], "it is on the receipt, with its quantity, and costs nothing");
+    assert!(free.prices_named(Meter::Events, &"read".parse().unwrap()));
+    assert!(!free.prices_named(Meter::Events, &"write".parse().unwrap()), "what nobody priced is not free");
+    let gpu = HeldGpu { gpu: "GPU-1".parse().unwrap(), model: GpuModel::new("NVIDIA L4") };
+    let held = Usage { gpu_held_ns: [(gpu.gpu.clone(), HOUR)].into(), ..ran(HOUR) };
+    let unpriced = charge::charge(&free, &Priced::so_far(&held, std::slice::from_ref(&gpu)));
+    assert_eq!(unpriced, Err(RateError::Unpriced(gpu.gpu)));
+}
+
+#[test]
+fn f19_what_a_device_does_needs_a_price_as_much_as_that_it_is_held() {
+    let lines = line("g", "meter = \"gpu_held\"\nprice = \"1\"\nunit = \"gpu-hour\"")
+        + &line("b", "meter = \"gpu_busy\"\nprice = \"1\"\nunit = \"gpu-hour\"\ngpu_model = \"NVIDIA H100*\"");
+    let card = card(&lines);
+    let gpu = |model: &str| HeldGpu { gpu: "GPU-1".parse().unwrap(), model: GpuModel::new(model) };
+    assert_eq!(card.cover(&[gpu("NVIDIA H100 PCIe")], &Stated::NOTHING), Ok(()));
+    assert_eq!(card.cover(&[gpu("NVIDIA L4")], &Stated::NOTHING), Err(Uncovered::Gpu("GPU-1".parse().unwrap())));
+    assert_eq!(card.cover(&[], &Stated::NOTHING), Ok(()), "a job without a device needs neither");
+}
+
+#[test]
+fn a5_each_node_asks_its_own_price_by_its_own_card() {
+    let asks = |price: &str| {
+        let rules = "meter = \"job_starts\"\nunit = \"start\"\ntiming = \"atomic_at_start\"\nselect = { cargo = \"text\" }";
+        let card = card(&line("text", &format!("{rules}\nprice = \"{price}\"")));
+        let traits = traits(&[(Trait::Cargo, "text")]);
+        charge::start_price(&card, &[], Stated { traits: &traits, ..Stated::NOTHING }).cost.to_string()
+    };
+    assert_eq!([asks("1"), asks("5"), asks("4.999999999")], ["1", "5", "4.999999999"]);
+}
+
+#[test]
+fn s7_a_contract_s_discount_takes_a_part_off_price_bands_and_fee() {
+    let rules = "connect_fee = \"1\"\ntiers = [{ above = \"2\", price = \"1\" }]\n";
+    for (discount, expected) in [("", "8"), ("discount = \"0.25\"", "6"), ("discount = \"0.999999999\"", "0.000000008")] {
+        let card = card(&wall("2", &format!("{rules}{discount}")));
+        assert_eq!(cost(&card, &ran(5 * HOUR)), expected, "1 + 2 x 2 + 3 x 1, {discount}");
+    }
 }
 
 /// Rules that charge as it is used, and count over the whole job.
@@ -413,7 +498,7 @@ proptest::proptest! {
         ticks in proptest::collection::vec((0..5_000_000_000_000_u128, 0..3_u8, proptest::bool::weighted(0.2)), 1..40),
     ) {
         let card = card(&wall("0.417", &format!("{}\nanchor = \"job\"", STEADY[which])));
-        let (mut before, mut open): (Option<Usage>, Usage) = (None, ran(0));
+        let (mut before, mut open): (Vec<Usage>, Usage) = (Vec::new(), ran(0));
         let (mut closed, mut posted) = (0_i128, 0_i128);
         for (ns, state, new_segment) in ticks {
             let tick = match state {
@@ -422,17 +507,81 @@ proptest::proptest! {
                 _ => Usage { wall_ns: ns, paused_ns: ns, ..Usage::default() },
             };
             open = open.plus(&tick);
-            let priced = Priced { before: before.as_ref(), ..Priced::so_far(&open, &[]) };
+            let earlier: Vec<Earlier<'_>> = before.iter().map(|usage| Earlier { usage, gpus: &[], stated: Stated::NOTHING }).collect();
+            let priced = Priced { before: &earlier, ..Priced::so_far(&open, &[]) };
             let segment = charge::charge(&card, &priced).unwrap().cost.nano();
             proptest::prop_assert!(posted <= closed + segment, "{} after {posted}", closed + segment);
             posted = closed + segment;
             if new_segment {
                 closed = posted;
-                before = Some(before.unwrap_or_default().plus(&open));
-                open = Usage::default();
+                before.push(std::mem::take(&mut open));
             }
         }
-        let whole = before.unwrap_or_default().plus(&open);
+        let whole = before.iter().fold(open.clone(), Usage::plus);
         proptest::prop_assert_eq!(charge::total(&card, &whole, &[]).unwrap().nano(), posted);
+    }
+}
+
+/// One price for all that a job is given, and the rules that count over the whole job.
+const GIVEN: [&str; 4] = [
+    "meter = \"gpu_held\"\nprice = \"0.417\"\nunit = \"gpu-hour\"",
+    "meter = \"cpu_time\"\nprice = \"0.0613\"\nunit = \"core-hour\"\nbasis = \"allocated\"",
+    "meter = \"storage\"\nprice = \"0.1\"\nunit = \"GB-month\"\nmonth = \"days_30\"",
+    "meter = \"memory_charged\"\nprice = \"0.01\"\nunit = \"GiB-hour\"\nbasis = \"max_of\"",
+];
+
+proptest::proptest! {
+    #[test]
+    fn s14_any_row_of_allocations_costs_what_it_comes_to_in_all(
+        which in 0..GIVEN.len(),
+        rules in 0..3_usize,
+        pieces in proptest::collection::vec((0..5_000_000_000_000_u128, 0..4_usize, 1..64_u32, 0..1_u64 << 40, proptest::bool::weighted(0.4)), 1..20),
+    ) {
+        let rules = ["", "round = \"up\"", "increment = \"0.5\"\nminimum = \"1\""][rules];
+        let card = card(&line("l", &format!("{}\n{rules}\nanchor = \"job\"", GIVEN[which])));
+        let gpus: Vec<HeldGpu> = (0..4).map(|nth| HeldGpu { gpu: format!("GPU-{nth}").parse().unwrap(), model: GpuModel::new("NVIDIA L4") }).collect();
+        let (mut segments, mut posted): (Vec<(Usage, Terms)>, i128) = (Vec::new(), 0);
+        let mut whole = num_rational::BigRational::from(num_bigint::BigInt::ZERO);
+        let mut allocated = whole.clone();
+        for (ns, held, cpus, bytes, goes_on) in pieces {
+            let terms = match segments.last() {
+                // The same allocation in a new segment, as under a new card.
+                Some((_, terms)) if goes_on => terms.clone(),
+                _ => Terms { gpus: gpus[..if which == 0 { held } else { 0 }].to_vec(), cpus: Some(cpus), memory_bytes: Some(bytes), storage_bytes: Some(bytes), ..Terms::default() },
+            };
+            let memory_byte_ns = ns * u128::from(bytes / 2);
+            let usage = Usage { memory_byte_ns, gpu_held_ns: terms.gpus.iter().map(|gpu| (gpu.gpu.clone(), ns)).collect(), wall_ns: ns, ..Usage::default() };
+            let amount = |count: u128| num_rational::BigRational::from(num_bigint::BigInt::from(ns * count));
+            let count = match which {
+                0 => terms.gpus.len() as u128,
+                1 => u128::from(terms.cpus.unwrap()),
+                _ => u128::from(terms.storage_bytes.unwrap()),
+            };
+            allocated += amount(count);
+            whole += amount(u128::from(bytes / 2));
+            segments.push((usage, terms));
+            let earlier: Vec<Earlier<'_>> =
+                segments.iter().map(|(usage, terms)| Earlier { usage, gpus: &terms.gpus, stated: terms.stated(Wall(0)) }).collect();
+            let (this, before) = earlier.split_last().unwrap();
+            let priced = Priced { usage: this.usage, gpus: this.gpus, before, stated: this.stated, ended: None };
+            let cost = charge::charge(&card, &priced).unwrap().cost.nano();
+            proptest::prop_assert!(0 <= cost, "nothing is given back");
+            posted += cost;
+        }
+        // All of it in one piece, as a plain quantity of the line's unit.
+        let total = if which == 3 { allocated.max(whole) } else { allocated };
+        let base = num_bigint::BigInt::from(card.lines[0].base(Wall(0)));
+        let step = num_rational::BigRational::new(base.clone(), 2.into());
+        let billed = if rules.contains("increment") { (total.max(base.clone().into()) / &step).ceil() * step } else { total };
+        let price: num_bigint::BigInt = card.lines[0].price.mantissa.into();
+        let exact = billed * price * num_bigint::BigInt::from(1_000_000_000) / num_bigint::BigInt::from(10).pow(u32::from(card.lines[0].price.scale)) / base;
+        let due = if rules.contains("up") { exact.ceil() } else { exact.floor() };
+        // A line of devices costs nothing while none is held, its minimum included.
+        let unheld = which == 0 && segments.iter().all(|(_, terms)| terms.gpus.is_empty());
+        if unheld {
+            proptest::prop_assert_eq!(posted, 0);
+        } else {
+            proptest::prop_assert_eq!(num_bigint::BigInt::from(posted), due.to_integer());
+        }
     }
 }

@@ -31,13 +31,14 @@ use meterd::domain::meter::Host;
 use meterd::domain::money::Credits;
 use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::charge::RateError;
-use meterd::domain::rates::{Card, Trait, Uncovered};
+use meterd::domain::rates::{Card, Trait, Traits, Uncovered};
 use meterd::domain::receipt::{Receipt, verify};
+use meterd::domain::terms::Terms;
 use meterd::domain::time::{Boot, Nanos, Now, Wall};
-use meterd::domain::usage::{HeldGpu, Usage};
+use meterd::domain::usage::{HeldGpu, More, Usage};
 use num_bigint::BigInt;
 use proptest::test_runner::{Config, TestError, TestRunner};
-use random::{Case, METERS, ROUNDINGS, Used};
+use random::{Case, METERS, NAMES, ROUNDINGS, Said, Used};
 use second_rating::{Charged, NoPrice, nano, rate};
 use serde_json::{Value, json};
 
@@ -59,24 +60,56 @@ fn devices(models: &[&str]) -> Vec<HeldGpu> {
     models.iter().enumerate().map(device).collect()
 }
 
+/// The devices of a segment, with their numbers.
+fn held(used: &Used, gpus: &[HeldGpu]) -> Vec<(usize, HeldGpu)> {
+    let all = gpus.iter().cloned().enumerate();
+    all.filter(|(nth, _)| used.held_ns[*nth].is_some()).collect()
+}
+
+fn more(used: &Used, gpus: &[HeldGpu]) -> More {
+    let each = |which: usize| held(used, gpus).into_iter().map(|(nth, gpu)| (gpu.gpu, used.devices[nth][which])).collect();
+    let named = |counts: &[u128]| NAMES.iter().zip(counts).map(|(name, count)| (name.parse().unwrap(), *count)).collect();
+    More {
+        gpu_busy_ns: each(0),
+        gpu_memory_byte_ns: each(1),
+        energy_mj: each(2),
+        io_bytes: used.io_bytes,
+        counters: named(&used.named[..2]),
+        events: named(&used.named[2..]),
+    }
+}
+
 /// The usage as the product keeps it …
 fn usage(used: &Used, gpus: &[HeldGpu]) -> Usage {
     Usage {
         cpu_ns: used.cpu_ns,
         memory_byte_ns: used.memory_byte_ns,
-        gpu_held_ns: gpus.iter().map(|held| held.gpu.clone()).zip(used.held_ns.iter().copied()).collect(),
+        gpu_held_ns: held(used, gpus).into_iter().map(|(nth, gpu)| (gpu.gpu, used.held_ns[nth].unwrap())).collect(),
         wall_ns: used.running_ns,
         job_starts: used.job_starts,
         frozen_ns: used.frozen_ns,
         memory_anon_byte_ns: used.memory_anon_byte_ns,
         paused_ns: used.paused_ns,
+        more: None,
     }
 }
 
 /// … and the job as the second rating reads it.
 fn plain(case: &Case) -> Value {
-    let segment = |((_, used), from): (&(String, Used), &&str)| {
-        let device = |(nth, (model, held)): (usize, (&&str, &u128))| json!({ "gpu": format!("GPU-{nth}"), "model": model, "held_ns": held.to_string() });
+    let segment = |(((_, used), from), said): ((&(String, Used), &&str), &Said)| {
+        let devices = || case.models.iter().enumerate().filter(|(nth, _)| used.held_ns[*nth].is_some());
+        let device = |(nth, model): (usize, &&str)| json!({ "gpu": format!("GPU-{nth}"), "model": model, "held_ns": used.held_ns[nth].unwrap().to_string() });
+        let each = |which: usize| {
+            let amount = |(nth, _): (usize, _)| (format!("GPU-{nth}"), json!(used.devices[nth][which].to_string()));
+            devices().map(amount).collect::<serde_json::Map<_, _>>()
+        };
+        let named = |nth: usize| {
+            NAMES
+                .iter()
+                .zip(&used.named[nth..])
+                .map(|(name, count)| ((*name).to_owned(), json!(count.to_string())))
+                .collect::<serde_json::Map<_, _>>()
+        };
         json!({
             "from": from,
             "cpu_ns": used.cpu_ns.to_string(),
@@ -86,15 +119,15 @@ fn plain(case: &Case) -> Value {
             "frozen_ns": used.frozen_ns.to_string(),
             "paused_ns": used.paused_ns.to_string(),
             "job_starts": used.job_starts,
-            "gpus": case.models.iter().zip(&used.held_ns).enumerate().map(device).collect::<Vec<_>>(),
+            "gpus": devices().map(device).collect::<Vec<_>>(),
+            "more": { "gpu_busy_ns": each(0), "gpu_memory_byte_ns": each(1), "energy_mj": each(2), "io_bytes": used.io_bytes.to_string(),
+                "counters": named(0), "events": named(2) },
+            "terms": { "cpus": said.cpus, "memory_bytes": said.memory_bytes, "storage_bytes": said.storage_bytes, "traits": said.traits },
         })
     };
     json!({
-        "cpus": case.cpus,
-        "memory_bytes": case.memory_bytes,
         "outcome": case.outcome,
-        "traits": case.traits,
-        "segments": case.segments.iter().zip(&case.from).map(segment).collect::<Vec<_>>(),
+        "segments": case.segments.iter().zip(&case.from).zip(&case.said).map(segment).collect::<Vec<_>>(),
     })
 }
 
@@ -114,8 +147,8 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
             target: Target::Processes(ProcessRoot { pid: 2, start_ticks: 3 }),
             gpus: gpus.clone(),
             time_limit: None,
-            cpus: case.cpus,
-            memory_bytes: case.memory_bytes,
+            cpus: None,
+            memory_bytes: None,
             at,
             cpu_counter_ns: None,
             memory_level_bytes: None,
@@ -123,7 +156,7 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
             charge: Credits::ZERO,
             drawn: Credits::ZERO,
             policy: JobPolicy::default(),
-            traits: case.traits.iter().map(|(which, value)| (which_trait(which), value.parse().unwrap())).collect(),
+            traits: Traits::new(),
             pending: Credits::ZERO,
             oom_kills: None,
         }
@@ -139,8 +172,22 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
     let ended = case.outcome.map(outcome);
     job.ending = ended.map(|outcome| Ending { outcome, exit_code: None });
     for (segment, ((_, used), from)) in job.segments.iter_mut().zip(case.segments.iter().zip(&case.from)) {
-        segment.usage = usage(used, &gpus);
+        segment.usage = Usage { more: Some(Box::new(more(used, &gpus))), ..usage(used, &gpus) };
         segment.from = Wall(u64::try_from(from.parse::<jiff::Timestamp>().unwrap().as_millisecond()).unwrap());
+    }
+    let terms = |(nth, said): (usize, &Said)| Terms {
+        gpus: held(&case.segments[nth].1, &gpus).into_iter().map(|(_, gpu)| gpu).collect(),
+        cpus: said.cpus,
+        memory_bytes: said.memory_bytes,
+        storage_bytes: said.storage_bytes,
+        traits: said.traits.iter().map(|(which, value)| (which_trait(which), value.parse().unwrap())).collect(),
+    };
+    let mut terms: Vec<Terms> = case.said.iter().enumerate().map(terms).collect();
+    // The last ones are the job's, those of the segments before stand there.
+    job.set_terms(terms.pop().unwrap());
+    job.segments.last_mut().unwrap().terms = None;
+    for (segment, terms) in job.segments.iter_mut().zip(terms) {
+        segment.terms = Some(Box::new(terms));
     }
     for (nth, card) in cards.iter().enumerate() {
         let charge = job.charge(nth, &job.segments[nth].usage, card, ended).map_err(|why| (nth, why))?;
@@ -159,6 +206,7 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
         host,
         ladder: Ladder::default(),
         woke_at: Boot::default(),
+        provider: None,
     };
     Ok(Receipt::of(&job, &state, &settings))
 }
@@ -179,7 +227,7 @@ fn count_line(counts: &RefCell<Counts>, line: &Charged) {
     if tariff.per != BigInt::from(1) {
         count(counts, "per above 1");
     }
-    if tariff.meter == "gpu_held" {
+    if matches!(tariff.meter.as_str(), "gpu_held" | "gpu_busy" | "gpu_memory" | "energy") {
         let kind = tariff.gpu_model.as_ref().map_or("none", |model| if model.ends_with('*') { "prefix" } else { "exact" });
         count(counts, format!("selector {kind}"));
     }
@@ -196,7 +244,7 @@ fn count_line(counts: &RefCell<Counts>, line: &Charged) {
 }
 
 /// What of the grammar a line uses beside a price for a unit.
-const FEATURES: [&str; 14] = [
+const FEATURES: [&str; 17] = [
     "increment",
     "minimum",
     "connect_fee",
@@ -211,9 +259,20 @@ const FEATURES: [&str; 14] = [
     "dates",
     "select",
     "tiers",
+    "discount",
+    "month",
+    "name",
 ];
 /// Pairs that no line can have.
-const APART: [(&str, &str); 9] = [
+const APART: [(&str, &str); 17] = [
+    ("month", "name"),
+    ("month", "allocated"),
+    ("month", "max_of"),
+    ("month", "atomic_at_start"),
+    ("name", "allocated"),
+    ("name", "max_of"),
+    ("name", "atomic_at_start"),
+    ("name", "advance"),
     ("advance", "settle_at_end"),
     ("advance", "atomic_at_start"),
     ("settle_at_end", "atomic_at_start"),

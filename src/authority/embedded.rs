@@ -1,21 +1,27 @@
 //! The authority for one machine: a thread that owns the store, in the same process as the agent.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::store::{Done, Refusal, Store, StoreError};
+use crate::domain::anchor::Anchor;
 use crate::domain::bucket::Bucket;
-use crate::domain::id::{AccountId, PaymentId};
-use crate::domain::ledger::{AccountView, LedgerEntry};
+use crate::domain::chain::Head;
+use crate::domain::id::{AccountId, NodeId, PaymentId};
+use crate::domain::ledger::{AccountNotice, AccountView, LedgerEntry, PaymentState, Purpose, Terms};
 use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
-use crate::domain::time::Now;
-use crate::domain::wire::{AccountPolicy, Answer, Push, Request};
+use crate::domain::request::{Pay, Vouch};
+use crate::domain::time::{Mono, Nanos, Now};
+use crate::domain::wire::{AccountPolicy, Answer, Push, Request, Settlement};
 use crate::node::priority::raise_priority;
 
 /// Most that waits for the store.
 const WAITING_MAX: usize = 256;
+/// Between two looks at what the calendar brings.
+const CALENDAR_EVERY: Nanos = Nanos::from_secs(30);
 
 /// A running authority.
 pub struct Embedded {
@@ -27,7 +33,9 @@ pub struct Embedded {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// An account changed, and that is durable: ask again.
-    Push(Push),
+    Push(Push, Change),
+    /// Something is to be told of an account, or done for it; that is durable.
+    Account(AccountId, AccountNotice),
     /// The store cannot grow or is held; requests stay unanswered until that has passed. Said once.
     Full(StoreError),
     /// It can again.
@@ -36,16 +44,39 @@ pub enum Notice {
     Fatal(StoreError),
 }
 
+/// What changed about an account: for people and for counting. What to do is told by the answer to the next question alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Credit came.
+    TopUp,
+    /// Credit is to go back.
+    Revoke,
+    /// Its policy.
+    Policy,
+}
+
+impl Change {
+    /// Its name in events.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Change::TopUp => "topup",
+            Change::Revoke => "revoke",
+            Change::Policy => "policy",
+        }
+    }
+}
+
 /// Too much is waiting, or the authority has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the authority is busy or has stopped")]
 pub struct Busy;
 
 type Reply = Box<dyn FnOnce(Answer) + Send>;
-type Act = Box<dyn FnOnce(&mut Store, Now) -> Result<Option<Push>, StoreError> + Send>;
+type Act = Box<dyn FnOnce(&mut Store, Now) -> Result<Vec<(Push, Change)>, StoreError> + Send>;
 
 enum Message {
-    Ask(Box<Request>, Reply),
+    Ask(Box<Settlement>, Reply),
     Admin(Act),
 }
 
@@ -66,43 +97,91 @@ impl Embedded {
         Ok(Embedded { inbox, thread })
     }
 
-    /// Puts a node's request in the queue; never waits. `reply` is called from the thread after the commit, or never: no answer is never a verdict.
+    /// Puts a node's request in the queue, with how far its journal is on disk; never waits. `reply` is called from the thread after the commit, or never: no answer is never a verdict.
     ///
     /// # Errors
     /// When the queue is full or the thread has ended.
-    pub fn ask(&self, request: Request, reply: impl FnOnce(Answer) + Send + 'static) -> Result<(), Busy> {
-        self.inbox.try_send(Message::Ask(Box::new(request), Box::new(reply))).map_err(|_| Busy)
+    pub fn ask(&self, request: Request, journal: Head, reply: impl FnOnce(Answer) + Send + 'static) -> Result<(), Busy> {
+        let settlement = Settlement { request, journal };
+        self.inbox.try_send(Message::Ask(Box::new(settlement), Box::new(reply))).map_err(|_| Busy)
     }
 
     /// Makes an account without credit. The same once more is [`Done::Before`].
     ///
     /// # Errors
     /// [`Refusal::AccountExists`] with another policy; else see [`Refusal`].
-    pub fn create_account(&self, id: AccountId, policy: AccountPolicy) -> Result<(AccountView, Done), Refusal> {
-        self.admin(move |store, _| Ok((store.create_account(id, policy)?, None)))
+    pub fn create_account(&self, id: AccountId, policy: AccountPolicy, terms: Terms) -> Result<(AccountView, Done), Refusal> {
+        self.admin(move |store, now| Ok((store.create_account(id, policy, terms, now)?, Vec::new())))
+    }
+
+    /// Books a deposit, once; the same once more is [`Done::Before`].
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn top_up(&self, account: AccountId, bucket: Bucket, amount: Credits, payment: PaymentId) -> Result<(AccountView, Done), Refusal> {
+        self.pay(account, Pay::deposit(amount, bucket, None), payment)
     }
 
     /// Books a payment, once; the same once more is [`Done::Before`].
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn top_up(&self, account: AccountId, bucket: Bucket, amount: Credits, payment: PaymentId) -> Result<(AccountView, Done), Refusal> {
+    pub fn pay(&self, account: AccountId, pay: Pay, name: PaymentId) -> Result<(AccountView, Done), Refusal> {
         self.admin(move |store, now| {
-            let (view, done) = store.top_up(&account, bucket, amount, payment, now)?;
-            let push = push_of(&view, done);
-            Ok(((view, done), push))
+            let payment = pay.payment(name, store.in_credits(&account, &pay.amount)?);
+            let (view, done) = store.pay(&account, &payment, pay.state, now)?;
+            let mut pushes = push_of(&view, done, Change::TopUp);
+            if let (Purpose::Transfer(to), Done::Now) = (&payment.purpose, done) {
+                pushes.extend(push_of(&store.show(to)?, done, Change::TopUp));
+            }
+            Ok(((view, done), pushes))
         })
     }
 
-    /// Gives an account another policy.
+    /// Takes credit back, once: all that there is where no amount is said. What nodes hold comes as they give it back.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn set_policy(&self, account: AccountId, policy: AccountPolicy) -> Result<(AccountView, Done), Refusal> {
-        self.admin(move |store, _| {
-            let (view, done) = store.set_policy(&account, policy)?;
-            let push = push_of(&view, done);
-            Ok(((view, done), push))
+    pub fn revoke(&self, account: AccountId, amount: Option<Credits>, id: PaymentId) -> Result<(AccountView, Done), Refusal> {
+        self.admin(move |store, now| {
+            let (view, done) = store.revoke(&account, amount, &id, now)?;
+            let pushes = push_of(&view, done, Change::Revoke);
+            Ok(((view, done), pushes))
+        })
+    }
+
+    /// Says what became of a payment that is pending.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn settle_payment(&self, account: AccountId, payment: PaymentId, came: PaymentState) -> Result<(AccountView, Done), Refusal> {
+        self.change(move |store, now| store.settle_payment(&account, &payment, came, now))
+    }
+
+    /// Gives an account another policy, and other terms.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn set_policy(&self, account: AccountId, policy: AccountPolicy, terms: Terms) -> Result<(AccountView, Done), Refusal> {
+        self.change(move |store, now| store.set_policy(&account, policy, terms, now))
+    }
+
+    /// Says that somebody vouches for an account, or not any more.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn verify(&self, account: AccountId, vouched: Vouch) -> Result<(AccountView, Done), Refusal> {
+        self.change(move |store, now| store.verify(&account, vouched, now))
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Store, Now) -> Result<(AccountView, Done), Refusal> + Send + 'static,
+    ) -> Result<(AccountView, Done), Refusal> {
+        self.admin(move |store, now| {
+            let (view, done) = change(store, now)?;
+            let pushes = push_of(&view, done, Change::Policy);
+            Ok(((view, done), pushes))
         })
     }
 
@@ -111,7 +190,7 @@ impl Embedded {
     /// # Errors
     /// See [`Refusal`].
     pub fn show(&self, account: AccountId) -> Result<AccountView, Refusal> {
-        self.admin(move |store, _| Ok((store.show(&account)?, None)))
+        self.admin(move |store, _| Ok((store.show(&account)?, Vec::new())))
     }
 
     /// All accounts, by name.
@@ -119,7 +198,7 @@ impl Embedded {
     /// # Errors
     /// See [`Refusal`].
     pub fn list(&self) -> Result<Vec<AccountView>, Refusal> {
-        self.admin(|store, _| Ok((store.list()?, None)))
+        self.admin(|store, _| Ok((store.list()?, Vec::new())))
     }
 
     /// The account's latest ledger lines, newest first, at most `limit`.
@@ -127,7 +206,39 @@ impl Embedded {
     /// # Errors
     /// See [`Refusal`].
     pub fn ledger(&self, account: AccountId, limit: u32) -> Result<Vec<LedgerEntry>, Refusal> {
-        self.admin(move |store, _| Ok((store.ledger(&account, limit)?, None)))
+        self.admin(move |store, _| Ok((store.ledger(&account, limit)?, Vec::new())))
+    }
+
+    /// How far the nodes' journals went, as they said when they settled, the oldest first.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn anchors(&self) -> Result<Vec<Anchor>, Refusal> {
+        self.admin(|store, _| Ok((store.anchors()?, Vec::new())))
+    }
+
+    /// Does the store answer?
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn ping(&self) -> Result<(), Refusal> {
+        self.admin(|_, _| Ok(((), Vec::new())))
+    }
+
+    /// Closes every epoch of which nothing was heard for too long. For a timer.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn sweep(&self) -> Result<(), Refusal> {
+        self.admin(|store, now| Ok((store.sweep(now)?, Vec::new())))
+    }
+
+    /// The accounts on which this node holds or may hold something, each with its version.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn accounts_of(&self, node: NodeId) -> Result<Vec<Push>, Refusal> {
+        self.admin(move |store, _| Ok((store.accounts_of(&node)?, Vec::new())))
     }
 
     /// Does what waits, and ends the thread.
@@ -142,14 +253,14 @@ impl Embedded {
     /// Has `act` done by the thread, and waits for what comes of it.
     fn admin<T: Send + 'static>(
         &self,
-        act: impl FnOnce(&mut Store, Now) -> Result<(T, Option<Push>), Refusal> + Send + 'static,
+        act: impl FnOnce(&mut Store, Now) -> Result<(T, Vec<(Push, Change)>), Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (reply, result) = bounded(1);
         let act: Act = Box::new(move |store, now| {
             let (result, after) = match act(store, now) {
-                Ok((result, push)) => (Ok(result), Ok(push)),
+                Ok((result, pushes)) => (Ok(result), Ok(pushes)),
                 Err(Refusal::Store(error)) => (Err(Refusal::Store(error.clone())), Err(error)),
-                Err(refusal) => (Err(refusal), Ok(None)),
+                Err(refusal) => (Err(refusal), Ok(Vec::new())),
             };
             // A caller that has gone away has no use for it.
             let _ = reply.send(result);
@@ -163,41 +274,71 @@ impl Embedded {
     }
 }
 
-fn push_of(view: &AccountView, done: Done) -> Option<Push> {
-    (done == Done::Now).then(|| Push { account: view.account.clone(), version: view.version })
+fn push_of(view: &AccountView, done: Done, change: Change) -> Vec<(Push, Change)> {
+    if done == Done::Now { vec![(Push { account: view.account.clone(), version: view.version }, change)] } else { Vec::new() }
 }
 
 fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut notice: impl FnMut(Notice)) -> Result<(), StoreError> {
     let mut said_full = false;
-    for message in messages {
-        let writes = matches!(message, Message::Ask(..));
-        let result = match message {
-            Message::Ask(request, reply) => store.answer(&request, clock()).map(|answer| {
-                reply(answer);
-                None
-            }),
-            Message::Admin(act) => act(&mut store, clock()),
+    let mut calendar: Option<Mono> = None;
+    loop {
+        let now = clock();
+        let result = if calendar.is_none_or(|kept| CALENDAR_EVERY <= now.mono.since(kept)) {
+            calendar = Some(now.mono);
+            (Writes::Perhaps, store.keep_calendar(now).map(|pushes| pushes.into_iter().map(|push| (push, Change::TopUp)).collect()))
+        } else {
+            match messages.recv_timeout(Duration::from_nanos(CALENDAR_EVERY.0)) {
+                Ok(message) => done(&mut store, message, clock()),
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
         };
         match result {
-            Ok(push) => {
+            (writes, Ok(pushes)) => {
                 // A read succeeds on a full disk too.
-                if (writes || push.is_some()) && std::mem::take(&mut said_full) {
+                if (writes == Writes::Always || !pushes.is_empty()) && std::mem::take(&mut said_full) {
                     notice(Notice::Recovered);
                 }
-                if let Some(push) = push {
-                    notice(Notice::Push(push));
+                for (push, change) in pushes {
+                    notice(Notice::Push(push, change));
                 }
+                tell_people(&mut store, &mut notice);
             }
-            Err(error @ StoreError::Fatal(_)) => {
+            (_, Err(error @ StoreError::Fatal(_))) => {
                 notice(Notice::Fatal(error.clone()));
                 return Err(error);
             }
-            Err(error) => {
+            (_, Err(error)) => {
                 if !std::mem::replace(&mut said_full, true) {
                     notice(Notice::Full(error));
                 }
             }
         }
     }
-    Ok(())
+}
+
+/// Does an act write?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    Always,
+    Perhaps,
+}
+
+fn done(store: &mut Store, message: Message, now: Now) -> (Writes, Result<Vec<(Push, Change)>, StoreError>) {
+    match message {
+        Message::Ask(settlement, reply) => {
+            let answered = store.settle(&settlement, now).map(|answer| {
+                reply(answer);
+                Vec::new()
+            });
+            (Writes::Always, answered)
+        }
+        Message::Admin(act) => (Writes::Perhaps, act(store, now)),
+    }
+}
+
+fn tell_people(store: &mut Store, notice: &mut impl FnMut(Notice)) {
+    for (account, what) in store.notices() {
+        notice(Notice::Account(account, what));
+    }
 }

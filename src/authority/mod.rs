@@ -1,4 +1,19 @@
-//! The authority's edges: the pure ledger behind a store.
+//! The authority's edges: the pure ledger behind a store; for one machine inside the agent, for a fleet behind HTTPS.
+//!
+//! [`server`] is the way in: TLS, who calls ([`identity`]), how much of it. [`grants`] answers nodes, [`events`] tells them that something
+//! changed, [`admin`] answers people. All of them ask the one [`store`] through [`embedded`].
 
+pub mod admin;
+pub mod audit;
+pub mod config;
 pub mod embedded;
+pub mod events;
+pub mod grants;
+pub mod identity;
+mod measure;
+pub mod openapi;
+pub mod reply;
+mod routes;
+pub mod run;
+pub mod server;
 pub mod store;

@@ -1,7 +1,12 @@
 //! The authority's store: one `SQLite` file, one transaction a request: load, let the pure ledger act, save, commit, and only then answer.
 //! Amounts are decimal text and ids hexadecimal, so that `sqlite3` shows what people read.
 
+mod anchors;
+pub mod backup;
+mod nodes;
+mod revoke;
 mod rows;
+mod sides;
 #[cfg(test)]
 mod tests;
 
@@ -10,23 +15,30 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
-use crate::domain::bucket::Bucket;
+use crate::domain::anchor::Anchor;
+use crate::domain::chain::Head;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
-    Account, AccountView, ClosePolicy, DepositRefusal, Deposited, EpochState, LedgerEntry, Payment, answer, answer_unknown, book_previous,
-    check, deposit, set_policy, sweep,
+    Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochState, LedgerEntry, Lines, Payment, PaymentRefusal,
+    PaymentState, Purpose, REFILL_PREFIX, RevokeRefusal, Storage, Terms, UnitRefusal, answer, answer_unknown, book, book_previous, check,
+    set_policy, set_terms, sweep, transfer, verify,
 };
 use crate::domain::money::Credits;
+use crate::domain::request::{Amount, Vouch};
 use crate::domain::time::{Mono, Now};
-use crate::domain::wire::{AccountPolicy, Answer, PROTOCOL, Request};
-use crate::sqlite::{Failure, Kind, classify, copy_back, int, open_for_writing};
+use crate::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, Settlement};
+use crate::sqlite::{Failure, Kind, classify, copy_back, open_for_reading, open_for_writing};
+
+pub use sides::read_sides;
 
 const KIND: Kind = Kind {
     application_id: 0x6d74_7261,
-    version: 1,
+    version: 2,
     schema: "
         CREATE TABLE account (id TEXT PRIMARY KEY, policy TEXT NOT NULL, version INTEGER NOT NULL, free TEXT NOT NULL, paid TEXT NOT NULL,
-            deposited TEXT NOT NULL, settled TEXT NOT NULL, written_off TEXT NOT NULL, shortfall TEXT NOT NULL) STRICT;
+            deposited TEXT NOT NULL, settled TEXT NOT NULL, written_off TEXT NOT NULL, shortfall TEXT NOT NULL,
+            lots TEXT NOT NULL DEFAULT '[]', withdrawn TEXT NOT NULL DEFAULT '0', terms TEXT NOT NULL DEFAULT '{}',
+            keeping TEXT NOT NULL DEFAULT '{}') STRICT;
         CREATE TABLE epoch (account TEXT NOT NULL REFERENCES account (id), epoch TEXT NOT NULL, node TEXT NOT NULL, boot TEXT, state TEXT NOT NULL,
             totals TEXT NOT NULL, granted TEXT NOT NULL, returned TEXT NOT NULL, settled TEXT NOT NULL, claimed TEXT NOT NULL,
             unfunded TEXT NOT NULL, shortfall TEXT NOT NULL, last_request INTEGER NOT NULL, last_digest TEXT NOT NULL, burn_per_s TEXT NOT NULL,
@@ -37,7 +49,19 @@ const KIND: Kind = Kind {
             at_ms INTEGER NOT NULL, kind TEXT NOT NULL, amount TEXT NOT NULL, free TEXT NOT NULL, paid TEXT NOT NULL, status TEXT NOT NULL,
             UNIQUE (account, key)) STRICT;
         CREATE TABLE payment (id TEXT PRIMARY KEY, account TEXT NOT NULL REFERENCES account (id), bucket TEXT NOT NULL, amount TEXT NOT NULL,
-            at_ms INTEGER NOT NULL) STRICT;",
+            at_ms INTEGER NOT NULL, purpose TEXT NOT NULL DEFAULT '\"deposit\"', state TEXT NOT NULL DEFAULT 'completed',
+            priority INTEGER NOT NULL DEFAULT 10, expires_ms INTEGER) STRICT;",
+    // From version 1: each bucket becomes a lot that never expires, and each payment is a deposit that came.
+    steps: &["
+        ALTER TABLE account ADD COLUMN lots TEXT NOT NULL DEFAULT '[]';
+        ALTER TABLE account ADD COLUMN withdrawn TEXT NOT NULL DEFAULT '0';
+        ALTER TABLE account ADD COLUMN terms TEXT NOT NULL DEFAULT '{}';
+        ALTER TABLE account ADD COLUMN keeping TEXT NOT NULL DEFAULT '{}';
+        ALTER TABLE payment ADD COLUMN purpose TEXT NOT NULL DEFAULT '\"deposit\"';
+        ALTER TABLE payment ADD COLUMN state TEXT NOT NULL DEFAULT 'completed';
+        ALTER TABLE payment ADD COLUMN priority INTEGER NOT NULL DEFAULT 10;
+        ALTER TABLE payment ADD COLUMN expires_ms INTEGER;
+        UPDATE account SET lots = json_array(json_object('bucket', 'free', 'left', free), json_object('bucket', 'paid', 'left', paid));"],
 };
 
 /// Commits between two copies of the write-ahead log into the file.
@@ -49,6 +73,9 @@ pub struct Store {
     close: ClosePolicy,
     heard: Heard,
     commits: u32,
+    /// What people outside are to hear of what is durable; taken by [`Store::notices`].
+    notices: Vec<(AccountId, AccountNotice)>,
+    recovering: Option<Mono>,
 }
 
 /// When each open epoch was last heard of, on this process's clock. Not stored: with a new process silence starts again, which can only err late.
@@ -82,16 +109,31 @@ pub enum Refusal {
     UnknownAccount,
     /// The payment is not booked.
     #[error(transparent)]
-    Deposit(#[from] DepositRefusal),
+    Payment(#[from] PaymentRefusal),
+    /// There is none of this name.
+    #[error("there is no such payment on this account")]
+    UnknownPayment,
+    /// Names that begin with `refill/` are given by the authority.
+    #[error("payments whose names begin with {REFILL_PREFIX} are asked for by the authority itself")]
+    ReservedName,
+    /// An amount in a unit that is not the account's, or not exact in it.
+    #[error(transparent)]
+    Unit(#[from] UnitRefusal),
     /// Too much is waiting: try again.
     #[error("the authority is busy")]
     Busy,
     /// The authority has ended.
     #[error("the authority has stopped")]
     Stopped,
+    /// Nothing is revoked.
+    #[error(transparent)]
+    Revoke(#[from] RevokeRefusal),
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The balances are kept elsewhere.
+    #[error("the balances are kept at {0}")]
+    Elsewhere(String),
 }
 
 /// Was it done now, or before?
@@ -110,11 +152,28 @@ impl Refusal {
         match self {
             Refusal::AccountExists => "account_exists",
             Refusal::UnknownAccount => "unknown_account",
-            Refusal::Deposit(DepositRefusal::NotPositive) => "amount_not_positive",
-            Refusal::Deposit(DepositRefusal::TooLarge) => "amount_too_large",
-            Refusal::Deposit(DepositRefusal::PaymentDiffers) => "payment_differs",
+            Refusal::UnknownPayment => "unknown_payment",
+            Refusal::ReservedName => "reserved_name",
+            Refusal::Unit(UnitRefusal::OtherUnit { .. }) => "unit_mismatch",
+            Refusal::Unit(UnitRefusal::NotExact(_)) => "amount_not_exact",
+            Refusal::Payment(payment) => match payment {
+                PaymentRefusal::NotPositive => "amount_not_positive",
+                PaymentRefusal::TooLarge => "amount_too_large",
+                PaymentRefusal::PaymentDiffers => "payment_differs",
+                PaymentRefusal::Settled(_) => "payment_settled",
+                PaymentRefusal::BelowMinimum(_) => "below_minimum",
+                PaymentRefusal::NotEnough(_) => "not_enough",
+                PaymentRefusal::Expired => "expired",
+                PaymentRefusal::TooManyLots => "too_many_lots",
+                PaymentRefusal::SameAccount => "same_account",
+                PaymentRefusal::NotPending => "not_pending",
+            },
+            Refusal::Revoke(RevokeRefusal::NotPositive) => "amount_not_positive",
             Refusal::Busy => "busy",
             Refusal::Stopped => "stopped",
+            Refusal::Revoke(RevokeRefusal::NotEnough) => "not_enough",
+            Refusal::Revoke(RevokeRefusal::Differs) => "revocation_differs",
+            Refusal::Elsewhere(_) => "authority_elsewhere",
             Refusal::Store(StoreError::Full(_)) => "store_full",
             Refusal::Store(StoreError::Blocked(_)) => "store_blocked",
             Refusal::Store(StoreError::Fatal(_)) => "store_failed",
@@ -152,6 +211,17 @@ impl From<Refusal> for Stop {
     }
 }
 
+impl Stop {
+    /// What it means to the caller. Call it before anything else is done with the connection.
+    fn into_refusal(self, connection: &Connection) -> Refusal {
+        match self {
+            Stop::Refused(refusal) => refusal,
+            Stop::Broken(text) => StoreError::Fatal(text).into(),
+            Stop::Sqlite(error) => StoreError::from(classify(connection, &error)).into(),
+        }
+    }
+}
+
 /// Can the file's balances be read, as far as `SQLite` can tell? Nothing in its folder is changed by looking.
 ///
 /// # Errors
@@ -163,6 +233,15 @@ pub(crate) fn look(path: &Path, writing: crate::sqlite::Writing) -> Result<(), S
     if found == "ok" { Ok(()) } else { Err(Failure::Damaged(found).into()) }
 }
 
+/// The anchors that the file holds, the oldest first; it may be written meanwhile.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn read_anchors(path: &Path) -> Result<Vec<Anchor>, StoreError> {
+    let connection = open_for_reading(path, &KIND)?;
+    anchors::all(&connection).map_err(|stop| unrefused(stop.into_refusal(&connection)))
+}
+
 impl Store {
     /// Opens the file, or makes one. `now` is the start of this process's watch over silent epochs.
     ///
@@ -170,7 +249,36 @@ impl Store {
     /// When the file cannot be opened, or is not a store of this version.
     pub fn open(path: &Path, close: ClosePolicy, now: Mono) -> Result<Store, StoreError> {
         let connection = open_for_writing(path, &KIND)?;
-        Ok(Store { connection, close, heard: Heard { opened_at: now, at: BTreeMap::new() }, commits: 0 })
+        anchors::prepare(&connection).map_err(|error| StoreError::from(classify(&connection, &error)))?;
+        revoke::make_tables(&connection)?;
+        let mut store = Store::over(connection, close, now);
+        store.say_again().map_err(unrefused)?;
+        Ok(store)
+    }
+
+    fn over(connection: Connection, close: ClosePolicy, now: Mono) -> Store {
+        let heard = Heard { opened_at: now, at: BTreeMap::new() };
+        Store { connection, close, heard, commits: 0, notices: Vec::new(), recovering: None }
+    }
+
+    /// What people outside are to hear, in order. Each is told once by this; what still waits for an answer is told again after a restart.
+    pub fn notices(&mut self) -> Vec<(AccountId, AccountNotice)> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// The process before this one may have died between a commit and its word: a refill that is pending and storage that is detached are
+    /// told once more, under the same names.
+    fn say_again(&mut self) -> Result<(), Refusal> {
+        self.transact(|books| {
+            for id in books.account_ids("SELECT id FROM account ORDER BY id", params![])? {
+                let Account { keeping, terms, .. } = books.known(&id)?;
+                books.notices.extend(keeping.refill.pending.map(|pending| (id.clone(), AccountNotice::Refill(pending))));
+                if keeping.storage == Storage::Detached {
+                    books.notices.push((id, AccountNotice::Storage(Storage::Detached, terms.detached_storage)));
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Answers a node's request; the answer's content is durable when this returns. Of a message in another protocol nothing is taken, and there is no news.
@@ -178,6 +286,18 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; then there is no answer, which is never a verdict.
     pub fn answer(&mut self, request: &Request, now: Now) -> Result<Answer, StoreError> {
+        self.answered(request, None, now)
+    }
+
+    /// The same, and keeps how far the node's journal had come.
+    ///
+    /// # Errors
+    /// As [`Store::answer`].
+    pub fn settle(&mut self, settlement: &Settlement, now: Now) -> Result<Answer, StoreError> {
+        self.answered(&settlement.request, Some(settlement.journal), now)
+    }
+
+    fn answered(&mut self, request: &Request, journal: Option<Head>, now: Now) -> Result<Answer, StoreError> {
         let mut reply = Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,
@@ -185,28 +305,35 @@ impl Store {
             digest: request.digest(),
             acknowledged: Vec::new(),
             entries: Vec::new(),
+            balances: Vec::new(),
         };
         if request.protocol != PROTOCOL {
             return Ok(reply);
         }
         let close = self.close;
-        let entries = self.transact(|books| {
+        let recovers = self.recovers(now.mono) == backup::Recovery::Goes;
+        let asked = if recovers { Store::totals_alone(request) } else { request.entries.clone() };
+        let answered = self.transact(|books| {
             books.close_superseded(request, close, now)?;
-            let mut entries = Vec::new();
-            for entry in &request.entries {
+            let (mut entries, mut balances) = (Vec::new(), Vec::new());
+            for entry in &asked {
                 let Some(mut account) = books.load(&entry.account, &named(request))? else {
                     entries.push(answer_unknown(entry.account.clone()));
                     continue;
                 };
-                let answered = answer(&mut account, request, entry, close, now);
-                books.save(&account, &answered.ledger)?;
-                entries.push(answered.entry);
+                let Answered { entry, ledger, notices } = answer(&mut account, request, entry, close, now);
+                books.save(&account, Lines { ledger, notices }, now)?;
+                entries.push(entry);
+                balances.push(account.balance());
             }
-            Ok(entries)
+            if let Some(head) = journal {
+                anchors::keep(books.connection, request, head, now)?;
+            }
+            Ok((entries, balances))
         });
-        reply.entries = entries.map_err(unrefused)?;
+        (reply.entries, reply.balances) = answered.map_err(unrefused)?;
         reply.acknowledged = request.previous.iter().map(|earlier| earlier.epoch).collect();
-        Ok(reply)
+        Ok(if recovers { Store::held_back(reply) } else { reply })
     }
 
     /// Closes every epoch of which nothing was heard for too long. For a timer; does nothing under [`ClosePolicy::OnSuccessor`].
@@ -218,8 +345,8 @@ impl Store {
         let swept = self.transact(|books| {
             for id in books.account_ids("SELECT DISTINCT account FROM epoch WHERE state = 'open' ORDER BY account", params![])? {
                 if let Some(mut account) = books.load(&id, &BTreeSet::new())? {
-                    let ledger = sweep(&mut account, close, now);
-                    books.save(&account, &ledger)?;
+                    let lines = sweep(&mut account, close, now);
+                    books.save(&account, lines, now)?;
                 }
             }
             Ok(())
@@ -227,17 +354,44 @@ impl Store {
         swept.map_err(unrefused)
     }
 
+    /// Does what the calendar brings, on accounts that nobody asks about too: allowances, what expires, waits that are over. Whose credit changed.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn keep_calendar(&mut self, now: Now) -> Result<Vec<Push>, StoreError> {
+        // Only those that have anything to do with it.
+        let sql = r#"SELECT id FROM account WHERE lots GLOB '*"expires_ms":[0-9]*' OR terms GLOB '*"allowance":{*' OR keeping GLOB '*"pending":{*' ORDER BY id"#;
+        let close = self.close;
+        let kept = self.transact(|books| {
+            let mut pushes = Vec::new();
+            for id in books.account_ids(sql, params![])? {
+                let before = books.known(&id)?;
+                let mut account = before.clone();
+                let lines = sweep(&mut account, close, now);
+                if account != before {
+                    books.save(&account, lines, now)?;
+                }
+                if account.version != before.version {
+                    pushes.push(Push { account: id, version: account.version });
+                }
+            }
+            Ok(pushes)
+        });
+        kept.map_err(unrefused)
+    }
+
     /// Makes an account without credit.
     ///
     /// # Errors
-    /// [`Refusal::AccountExists`] if there is one with another policy.
-    pub fn create_account(&mut self, id: AccountId, policy: AccountPolicy) -> Result<(AccountView, Done), Refusal> {
+    /// [`Refusal::AccountExists`] if there is one with another policy or other terms.
+    pub fn create_account(&mut self, id: AccountId, policy: AccountPolicy, terms: Terms, now: Now) -> Result<(AccountView, Done), Refusal> {
         self.transact(|books| match books.load(&id, &BTreeSet::new())? {
-            Some(account) if account.policy == policy => Ok((account.view(), Done::Before)),
+            Some(account) if account.policy == policy && account.terms == terms => Ok((account.view(), Done::Before)),
             Some(_) => Err(Refusal::AccountExists.into()),
             None => {
-                let account = Account::new(id, policy);
-                books.save(&account, &[])?;
+                let mut account = Account::new(id, policy);
+                let lines = set_terms(&mut account, terms, now);
+                books.save(&account, lines, now)?;
                 Ok((account.view(), Done::Now))
             }
         })
@@ -247,42 +401,71 @@ impl Store {
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn top_up(
-        &mut self,
-        id: &AccountId,
-        bucket: Bucket,
-        amount: Credits,
-        payment: PaymentId,
-        now: Now,
-    ) -> Result<(AccountView, Done), Refusal> {
-        self.transact(|books| {
-            let mut account = books.known(id)?;
-            let booked = books.payment(&payment)?;
-            if booked.as_ref().is_some_and(|(payer, _)| payer != id) {
-                return Err(Refusal::from(DepositRefusal::PaymentDiffers).into());
-            }
-            let payment = Payment { id: payment, bucket, amount };
-            match deposit(&mut account, payment.clone(), booked.as_ref().map(|(_, booked)| booked), now).map_err(Refusal::from)? {
-                Deposited::Already => Ok((account.view(), Done::Before)),
-                Deposited::Booked(entry) => {
-                    books.save(&account, &[entry])?;
-                    books.keep_payment(id, &payment, now)?;
-                    Ok((account.view(), Done::Now))
-                }
-            }
+    pub fn pay(&mut self, id: &AccountId, payment: &Payment, wanted: PaymentState, now: Now) -> Result<(AccountView, Done), Refusal> {
+        if payment.id.as_str().starts_with(REFILL_PREFIX) {
+            return Err(Refusal::ReservedName);
+        }
+        self.transact(|books| match &payment.purpose {
+            Purpose::Transfer(to) => books.transfer(id, to, payment, now),
+            _ => books.pay(id, payment, wanted, now),
         })
     }
 
-    /// Gives an account another policy.
+    /// An amount in credits, as this account counts.
+    ///
+    /// # Errors
+    /// An amount in another unit is refused, never converted.
+    pub fn in_credits(&mut self, id: &AccountId, amount: &Amount) -> Result<Credits, Refusal> {
+        let unit = self.show(id)?.terms.unit;
+        Ok(amount.in_credits(unit.as_ref())?)
+    }
+
+    /// Says what became of a payment that is pending: it came, or it did not.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn set_policy(&mut self, id: &AccountId, policy: AccountPolicy) -> Result<(AccountView, Done), Refusal> {
+    pub fn settle_payment(
+        &mut self,
+        id: &AccountId,
+        payment: &PaymentId,
+        came: PaymentState,
+        now: Now,
+    ) -> Result<(AccountView, Done), Refusal> {
+        self.transact(|books| {
+            let known = rows::payment(books.connection, payment)?.filter(|(payer, ..)| payer == id);
+            let (_, payment, _) = known.ok_or(Stop::Refused(Refusal::UnknownPayment))?;
+            books.pay(id, &payment, came, now)
+        })
+    }
+
+    /// Says that somebody vouches for the account, or not any more.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn verify(&mut self, id: &AccountId, vouched: Vouch, now: Now) -> Result<(AccountView, Done), Refusal> {
+        self.change(id, now, |account| {
+            verify(account, (vouched == Vouch::Yes).then_some(now.wall));
+            Lines::default()
+        })
+    }
+
+    /// Gives an account another policy, and other terms.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn set_policy(&mut self, id: &AccountId, policy: AccountPolicy, terms: Terms, now: Now) -> Result<(AccountView, Done), Refusal> {
+        self.change(id, now, |account| {
+            set_policy(account, policy);
+            set_terms(account, terms, now)
+        })
+    }
+
+    fn change(&mut self, id: &AccountId, now: Now, change: impl FnOnce(&mut Account) -> Lines) -> Result<(AccountView, Done), Refusal> {
         self.transact(|books| {
             let mut account = books.known(id)?;
             let before = account.version;
-            set_policy(&mut account, policy);
-            books.save(&account, &[])?;
+            let lines = change(&mut account);
+            books.save(&account, lines, now)?;
             Ok((account.view(), if account.version == before { Done::Before } else { Done::Now }))
         })
     }
@@ -325,23 +508,29 @@ impl Store {
         })
     }
 
+    /// How far the nodes' journals went, as they said when they settled, the oldest first.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn anchors(&mut self) -> Result<Vec<Anchor>, Refusal> {
+        self.transact(|books| anchors::all(books.connection))
+    }
+
     /// One transaction: all of `act` is durable when this returns `Ok`, nothing of it otherwise.
     fn transact<T>(&mut self, act: impl FnOnce(&mut Books<'_>) -> Result<T, Stop>) -> Result<T, Refusal> {
         let heard = &mut self.heard;
         let connection = &mut self.connection;
-        let attempt = || -> Result<T, Stop> {
+        let attempt = || -> Result<(T, Vec<(AccountId, AccountNotice)>), Stop> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let result = act(&mut Books { connection: &transaction, heard })?;
+            let mut books = Books { connection: &transaction, heard, notices: Vec::new() };
+            let result = act(&mut books)?;
+            let notices = books.notices;
             transaction.commit()?;
-            Ok(result)
+            Ok((result, notices))
         };
         let result = attempt();
-        let result = match result {
-            Ok(result) => result,
-            Err(Stop::Refused(refusal)) => return Err(refusal),
-            Err(Stop::Broken(text)) => return Err(StoreError::Fatal(text).into()),
-            Err(Stop::Sqlite(error)) => return Err(StoreError::from(classify(&self.connection, &error)).into()),
-        };
+        let (result, notices) = result.map_err(|stop| stop.into_refusal(&self.connection))?;
+        self.notices.extend(notices);
         self.copy_back_when_due()?;
         Ok(result)
     }
@@ -378,6 +567,8 @@ fn named(request: &Request) -> BTreeSet<Epoch> {
 struct Books<'a> {
     connection: &'a Connection,
     heard: &'a mut Heard,
+    /// Told once this is durable.
+    notices: Vec<(AccountId, AccountNotice)>,
 }
 
 impl Books<'_> {
@@ -391,8 +582,8 @@ impl Books<'_> {
         }
         for id in touched {
             if let Some(mut account) = self.load(&id, &named(request))? {
-                let ledger = book_previous(&mut account, request, close, now);
-                self.save(&account, &ledger)?;
+                let lines = book_previous(&mut account, request, close, now);
+                self.save(&account, lines, now)?;
             }
         }
         Ok(())
@@ -414,12 +605,50 @@ impl Books<'_> {
             of_epoch.heard_at = self.heard.at.get(&(id.clone(), epoch)).copied().unwrap_or(self.heard.opened_at);
             account.epochs.insert(epoch, of_epoch);
         }
+        revoke::load(self.connection, &mut account)?;
         Ok(Some(account))
     }
 
-    fn save(&mut self, account: &Account, ledger: &[LedgerEntry]) -> Result<(), Stop> {
+    fn pay(&mut self, id: &AccountId, payment: &Payment, wanted: PaymentState, now: Now) -> Result<(AccountView, Done), Stop> {
+        let mut account = self.known(id)?;
+        let booked = self.booked(id, &payment.id)?;
+        let booked = booked.as_ref().map(|(payment, state)| (payment, *state));
+        match book(&mut account, payment, wanted, booked, now).map_err(Refusal::from)? {
+            Booked::Before => Ok((account.view(), Done::Before)),
+            Booked::Now(lines) => {
+                rows::save_payment(self.connection, id, payment, wanted, now.wall)?;
+                self.save(&account, lines, now)?;
+                Ok((account.view(), Done::Now))
+            }
+        }
+    }
+
+    fn transfer(&mut self, id: &AccountId, to: &AccountId, payment: &Payment, now: Now) -> Result<(AccountView, Done), Stop> {
+        let (mut from, mut to) = (self.known(id)?, self.known(to)?);
+        let booked = self.booked(id, &payment.id)?;
+        let booked = booked.as_ref().map(|(payment, state)| (payment, *state));
+        let Some((out, arrived)) = transfer(&mut from, &mut to, payment, booked, now).map_err(Refusal::from)? else {
+            return Ok((from.view(), Done::Before));
+        };
+        rows::save_payment(self.connection, id, payment, PaymentState::Completed, now.wall)?;
+        self.save(&from, out, now)?;
+        self.save(&to, arrived, now)?;
+        Ok((from.view(), Done::Now))
+    }
+
+    /// The payment of that name, as it was booked before. A payment has one account.
+    fn booked(&self, id: &AccountId, payment: &PaymentId) -> Result<Option<(Payment, PaymentState)>, Stop> {
+        match rows::payment(self.connection, payment)? {
+            Some((payer, ..)) if payer != *id => Err(Refusal::from(PaymentRefusal::PaymentDiffers).into()),
+            Some((_, payment, state)) => Ok(Some((payment, state))),
+            None => Ok(None),
+        }
+    }
+
+    fn save(&mut self, account: &Account, lines: Lines, now: Now) -> Result<(), Stop> {
         check(account).map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
         rows::save_account(self.connection, account)?;
+        revoke::save(self.connection, account)?;
         for (id, epoch) in &account.epochs {
             rows::save_epoch(self.connection, &account.id, *id, epoch)?;
             match epoch.state {
@@ -427,29 +656,21 @@ impl Books<'_> {
                 EpochState::Closed => self.heard.at.remove(&(account.id.clone(), *id)),
             };
         }
-        ledger.iter().try_for_each(|entry| rows::save_entry(self.connection, &account.id, entry))
+        lines.ledger.iter().try_for_each(|entry| rows::save_entry(self.connection, &account.id, entry))?;
+        // Asked for in this very act: from now on it can be confirmed, or said to have failed.
+        if lines.notices.iter().any(|notice| matches!(notice, AccountNotice::Refill(_)))
+            && let Some(payment) = account.pending_refill()
+        {
+            rows::save_payment(self.connection, &account.id, &payment, PaymentState::Pending, now.wall)?;
+        }
+        self.notices.extend(lines.notices.into_iter().map(|notice| (account.id.clone(), notice)));
+        Ok(())
     }
 
     fn account_ids(&self, sql: &str, params: impl rusqlite::Params) -> Result<Vec<AccountId>, Stop> {
         let mut statement = self.connection.prepare_cached(sql)?;
         let ids: Vec<String> = statement.query_map(params, |row| row.get(0))?.collect::<Result<_, _>>()?;
         ids.iter().map(|id| rows::parsed(id)).collect()
-    }
-
-    fn payment(&self, id: &PaymentId) -> Result<Option<(AccountId, Payment)>, Stop> {
-        let sql = "SELECT account, bucket, amount FROM payment WHERE id = ?1";
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?));
-        let Some((account, bucket, amount)) = self.connection.query_row(sql, [id.as_str()], read).optional()? else { return Ok(None) };
-        let payment = Payment { id: id.clone(), bucket: rows::from_word(&bucket)?, amount: rows::parsed(&amount)? };
-        Ok(Some((rows::parsed(&account)?, payment)))
-    }
-
-    fn keep_payment(&self, account: &AccountId, payment: &Payment, now: Now) -> Result<(), Stop> {
-        let sql = "INSERT INTO payment (id, account, bucket, amount, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
-        let bucket = rows::word(&payment.bucket)?;
-        self.connection
-            .execute(sql, params![payment.id.as_str(), account.as_str(), bucket, payment.amount.to_string(), int(now.wall.0)])?;
-        Ok(())
     }
 
     fn ledger(&self, account: &AccountId, limit: u32) -> Result<Vec<LedgerEntry>, Stop> {

@@ -1,18 +1,14 @@
-//! The balance authority for a fleet. In this version the authority runs inside the agent, for one machine: see `meterd`.
+//! The balance authority for a fleet of nodes.
+
+#[cfg(target_arch = "x86_64")]
+#[path = "../allocator.rs"]
+mod allocator;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-/// The balance authority for a fleet of nodes.
-///
-/// This version serves one machine, inside `meterd`; there is nothing to start here yet.
-#[derive(Parser)]
-#[command(version, about)]
-struct Arguments {}
+use clap::Parser as _;
+use meterd::authority::run::{Arguments, main as run};
 
 fn main() -> ExitCode {
-    Arguments::parse();
-    eprintln!("meter-authority: this version runs inside meterd, for one machine; create accounts with `meterctl account create`");
-    ExitCode::from(1)
+    run(&Arguments::parse())
 }

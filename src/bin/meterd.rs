@@ -57,16 +57,23 @@ fn main() -> ExitCode {
         print!("{}", Config::default_text());
         return Exit::Done.into();
     }
+    let refuse = |mistakes: Vec<String>| {
+        for mistake in mistakes {
+            eprintln!("{mistake}");
+        }
+        ExitCode::from(Exit::Config)
+    };
     let (config, card) = match load(&arguments.config) {
         Ok(loaded) => loaded,
-        Err(mistakes) => {
-            for mistake in mistakes {
-                eprintln!("{mistake}");
-            }
-            return Exit::Config.into();
-        }
+        Err(mistakes) => return refuse(mistakes),
     };
-    if arguments.check_config {
+    // Where only signed cards count, whoever spoils the file must not keep the agent from enforcing by the last good one.
+    let goes_without = !arguments.check_config && config.rate_card_key.is_some();
+    let card = match card {
+        Err(mistakes) if !goes_without => return refuse(mistakes),
+        card => card,
+    };
+    if let (true, Ok(card)) = (arguments.check_config, &card) {
         println!("{}: no mistakes; rate card {} version {}", arguments.config.display(), card.name, card.version);
         return Exit::Done.into();
     }
@@ -77,20 +84,31 @@ fn main() -> ExitCode {
     serve(&arguments.config, &config, card).into()
 }
 
-/// The configuration and its rate card, or every mistake in both.
-fn load(path: &Path) -> Result<(Config, Card), Vec<String>> {
+/// Every mistake, as it is told.
+type Mistakes = Vec<String>;
+
+/// The configuration and its rate card, or every mistake in them.
+fn load(path: &Path) -> Result<(Config, Result<Card, Mistakes>), Mistakes> {
     let named = |mistakes: Vec<Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
     let config = Config::load(path).map_err(|failure| match failure {
         ConfigFailure::Mistakes(mistakes) => named(mistakes),
         unreadable @ ConfigFailure::Unreadable { .. } => vec![unreadable.to_string()],
     })?;
-    let shown = config.rate_card.display().to_string();
-    let text = std::fs::read_to_string(&config.rate_card).map_err(|error| vec![format!("rate_card: {shown}: {error}")])?;
-    let card = Card::parse(&text, &shown).map_err(named)?;
+    let card = read_card(&config);
     Ok((config, card))
 }
 
-fn serve(path: &Path, config: &Config, card: Card) -> Exit {
+/// The card, if it is one and whoever must vouch for it does.
+fn read_card(config: &Config) -> Result<Card, Mistakes> {
+    let shown = config.rate_card.display().to_string();
+    let text = std::fs::read_to_string(&config.rate_card).map_err(|error| vec![format!("rate_card: {shown}: {error}")])?;
+    if let Some(key) = config.rate_card_key {
+        key.check(&text).map_err(|why| vec![format!("rate_card: {shown}: {why}: meterctl rate sign")])?;
+    }
+    Card::parse(&text, &shown).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+}
+
+fn serve(path: &Path, config: &Config, card: Result<Card, Mistakes>) -> Exit {
     if let Err(error) = core_dump::forbid() {
         tracing::warn!(event = "core_dumps", %error, "a crash may leave a core with what this agent knows of everybody");
     }
@@ -98,7 +116,11 @@ fn serve(path: &Path, config: &Config, card: Card) -> Exit {
     if let Reading::Missing(why) = raise_priority() {
         tracing::debug!(event = "start_priority", %why);
     }
-    let daemon = match Daemon::start(config, Some(card)) {
+    let (card, unfit) = match card {
+        Ok(card) => (Some(card), None),
+        Err(mistakes) => (None, Some(mistakes)),
+    };
+    let daemon = match Daemon::start(config, card) {
         Ok(daemon) => daemon,
         Err(error) => {
             tracing::error!(event = "not_started", %error);
@@ -110,6 +132,9 @@ fn serve(path: &Path, config: &Config, card: Card) -> Exit {
             };
         }
     };
+    if let Some(mistakes) = unfit {
+        daemon.handle().report(Inbox::CardUnfit(mistakes.join("; ")));
+    }
     if let Err(error) = obey_signals(path.to_owned(), daemon.handle()) {
         tracing::error!(event = "no_signals", %error);
         return Exit::Failed;
@@ -151,16 +176,22 @@ fn obey_signals(path: PathBuf, handle: Handle) -> std::io::Result<()> {
 fn reload(path: &Path, handle: &Handle) {
     systemd::reloading();
     match load(path) {
-        Ok((config, card)) => {
+        Ok((config, Ok(card))) => {
             handle.report(Inbox::Configured(config.enforcement));
             handle.report(Inbox::Card(Box::new(card)));
             tracing::info!(event = "reloaded", "mode of enforcement and rate card; other settings need a restart");
         }
-        Err(mistakes) => {
-            for mistake in mistakes {
-                tracing::error!(event = "reload_refused", %mistake);
-            }
+        Ok((_, Err(mistakes))) => {
+            say(&mistakes);
+            handle.report(Inbox::CardUnfit(mistakes.join("; ")));
         }
+        Err(mistakes) => say(&mistakes),
     }
     systemd::ready();
+}
+
+fn say(mistakes: &[String]) {
+    for mistake in mistakes {
+        tracing::error!(event = "reload_refused", %mistake);
+    }
 }

@@ -1,4 +1,4 @@
-//! One call to the agent over its Unix socket.
+//! One call to the agent over its Unix socket, or to an authority over the network.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -19,9 +19,37 @@ const SILENT_MAX: Duration = Duration::from_secs(15);
 
 /// A way to the agent.
 pub(crate) struct Client {
-    socket: PathBuf,
+    place: Place,
+    base: String,
     http: reqwest::Client,
     runtime: tokio::runtime::Runtime,
+}
+
+/// Who is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The agent behind this socket.
+    Agent(PathBuf),
+    /// The authority at this address.
+    Authority(String),
+}
+
+/// What there is a way to.
+pub(crate) trait Reach {
+    /// That way.
+    fn client(&self) -> Result<Client, Failure>;
+}
+
+impl Reach for Path {
+    fn client(&self) -> Result<Client, Failure> {
+        Client::within(self, WITHIN)
+    }
+}
+
+impl Reach for PathBuf {
+    fn client(&self) -> Result<Client, Failure> {
+        self.as_path().client()
+    }
 }
 
 /// Why a call did not do what was asked.
@@ -30,7 +58,7 @@ pub(crate) enum Failure {
     /// Nobody answers.
     Unreachable {
         /// Where.
-        socket: PathBuf,
+        place: Place,
         /// What the system says.
         why: String,
     },
@@ -79,9 +107,13 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Unreachable { socket, why } => {
+            Failure::Unreachable { place: Place::Agent(socket), why } => {
                 writeln!(f, "the agent does not answer on {}: {why}", socket.display())?;
                 write!(f, "hint: is meterd running? --socket or METERD_SOCKET names another socket")
+            }
+            Failure::Unreachable { place: Place::Authority(url), why } => {
+                writeln!(f, "the authority does not answer at {url}: {why}")?;
+                write!(f, "hint: is meter-authority running there, and are --ca and your certificate the right ones?")
             }
             Failure::Refused(reasons) => {
                 for (index, reason) in reasons.iter().enumerate() {
@@ -101,27 +133,38 @@ impl fmt::Display for Failure {
 }
 
 impl Client {
-    /// A way to the agent behind this socket.
-    pub(crate) fn new(socket: &Path) -> Result<Client, Failure> {
-        Client::within(socket, WITHIN)
+    /// A way to the agent behind this socket, or to an authority.
+    pub(crate) fn new(to: &(impl Reach + ?Sized)) -> Result<Client, Failure> {
+        to.client()
+    }
+
+    /// A way to the authority at this address.
+    pub(crate) fn over(url: &str, http: reqwest::Client) -> Result<Client, Failure> {
+        Client::made(Place::Authority(url.to_owned()), url, http)
+    }
+
+    fn made(place: Place, base: &str, http: reqwest::Client) -> Result<Client, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::other)?;
+        Ok(Client { place, base: base.to_owned(), http, runtime })
     }
 
     /// The same, with less time for each call.
     pub(crate) fn within(socket: &Path, within: Duration) -> Result<Client, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::other)?;
-        let http = reqwest::Client::builder().unix_socket(socket).no_proxy().timeout(within).build().map_err(Failure::other)?;
-        Ok(Client { socket: socket.to_owned(), http, runtime })
+        let http = reqwest::Client::builder().unix_socket(socket).no_proxy().timeout(within);
+        let tls = crate::tls::without_peers().map_err(Failure::other)?;
+        let http = http.tls_backend_preconfigured(tls).build().map_err(Failure::other)?;
+        Client::made(Place::Agent(socket.to_owned()), "http://localhost", http)
     }
 
     /// `GET`.
     pub(crate) fn read(&self, path: &str) -> Result<Value, Failure> {
-        self.call(self.http.get(format!("http://localhost{path}")))
+        self.call(self.http.get(format!("{}{path}", self.base)))
     }
 
     /// `GET` of lines that go on and on: each is handed to `each`, until it breaks off or the agent ends the stream.
     /// A stream that says nothing for [`SILENT_MAX`] has ended.
     pub(crate) fn lines(&self, path: &str, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Result<(), Failure> {
-        let request = self.http.get(format!("http://localhost{path}")).timeout(Duration::MAX);
+        let request = self.http.get(format!("{}{path}", self.base)).timeout(Duration::MAX);
         let mut response = self.wait(SILENT_MAX, async { request.send().await })?;
         if !response.status().is_success() {
             let status = response.status().as_u16();
@@ -142,14 +185,14 @@ impl Client {
     }
 
     fn wait<T>(&self, within: Duration, work: impl Future<Output = Result<T, reqwest::Error>>) -> Result<T, Failure> {
-        let silent = |_| Failure::Unreachable { socket: self.socket.clone(), why: "no answer in time".to_owned() };
+        let silent = |_| Failure::Unreachable { place: self.place.clone(), why: "no answer in time".to_owned() };
         let done = self.runtime.block_on(async { tokio::time::timeout(within, work).await }).map_err(silent)?;
         done.map_err(|error| self.unreachable(&error))
     }
 
     /// `POST`.
     pub(crate) fn write(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.call(self.http.post(format!("http://localhost{path}")).json(body))
+        self.call(self.http.post(format!("{}{path}", self.base)).json(body))
     }
 
     fn call(&self, request: reqwest::RequestBuilder) -> Result<Value, Failure> {
@@ -162,7 +205,7 @@ impl Client {
         match document {
             Ok(document) if status.is_success() => Ok(document),
             Ok(document) => Err(refused(status.as_u16(), &document)),
-            Err(error) => Err(Failure::Other(format!("the agent's answer ({status}) is not JSON: {error}"))),
+            Err(error) => Err(Failure::Other(format!("the answer ({status}) is not JSON: {error}"))),
         }
     }
 
@@ -173,7 +216,7 @@ impl Client {
             why = source;
         }
         let why = if error.is_timeout() { "no answer in time".to_owned() } else { why.to_string() };
-        Failure::Unreachable { socket: self.socket.clone(), why }
+        Failure::Unreachable { place: self.place.clone(), why }
     }
 }
 
@@ -236,8 +279,8 @@ mod tests {
     #[test]
     fn a_missing_socket_is_told_by_its_path() {
         let failure = Client::new(Path::new("/nonexistent/meterd.sock")).unwrap().read("/v1/status").unwrap_err();
-        let Failure::Unreachable { socket, why } = &failure else { panic!("{failure}") };
-        assert_eq!(socket, Path::new("/nonexistent/meterd.sock"));
+        let Failure::Unreachable { place, why } = &failure else { panic!("{failure}") };
+        assert_eq!(*place, Place::Agent(PathBuf::from("/nonexistent/meterd.sock")));
         assert!(why.contains("No such file"), "{why}");
         assert_eq!(failure.exit(), Exit::Unreachable);
     }

@@ -35,9 +35,20 @@ const METERD: &[Section] = &[
 ];
 
 const METERCTL: &[Section] = &[
-    ("ENVIRONMENT", &["METERD_SOCKET names the agent's socket."]),
+    (
+        "ENVIRONMENT",
+        &[
+            "METERD_SOCKET names the agent's socket.",
+            "METER_AUTHORITY, METER_AUTHORITY_CA, METER_AUTHORITY_CERT, METER_AUTHORITY_KEY and METER_AUTHORITY_TOKEN_FILE stand for the options of account.",
+        ],
+    ),
     ("FILES", &["/run/meterd/meterd.sock", "/var/lib/meterd/"]),
     ("SEE ALSO", &["meterd(8), /usr/share/doc/meterd/operator.md, /usr/share/doc/meterd/api.md"]),
+];
+
+const AUTHORITY: &[Section] = &[
+    ("FILES", &["/etc/meter-authority/authority.toml", "/var/lib/meter-authority/"]),
+    ("SEE ALSO", &["meterd(8), meterctl(1), /usr/share/doc/meterd/operator.md, /usr/share/doc/meterd/authority-openapi.json"]),
 ];
 
 /// Prints one shell's script.
@@ -64,15 +75,17 @@ fn write(path: &Path, text: &[u8]) -> io::Result<()> {
 fn files() -> Vec<(PathBuf, Vec<u8>)> {
     let meterd = || crate::node::arguments::Arguments::command();
     let meterctl = super::Arguments::command;
+    let authority = || crate::authority::run::Arguments::command();
     let mut files = Vec::new();
     pages(meterd().disable_help_subcommand(true), "8", METERD, &mut files);
     pages(meterctl().disable_help_subcommand(true), "1", METERCTL, &mut files);
+    pages(authority().disable_help_subcommand(true), "8", AUTHORITY, &mut files);
     for (shell, folder, before, after) in [
         (Shell::Bash, "bash-completion/completions", "", ""),
         (Shell::Zsh, "zsh/vendor-completions", "_", ""),
         (Shell::Fish, "fish/vendor_completions.d", "", ".fish"),
     ] {
-        for command in [meterd(), meterctl()] {
+        for command in [meterd(), meterctl(), authority()] {
             let path = PathBuf::from(folder).join(format!("{before}{}{after}", command.get_name()));
             files.push((path, script(shell, command).into_bytes()));
         }
@@ -122,7 +135,7 @@ fn ascii(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Every visible command of both programs.
+    /// Every visible command of all programs.
     fn commands() -> Vec<Command> {
         fn below(mut command: Command, all: &mut Vec<Command>) {
             command.build();
@@ -135,6 +148,7 @@ mod tests {
         let mut all = Vec::new();
         below(crate::node::arguments::Arguments::command().disable_help_subcommand(true), &mut all);
         below(crate::ctl::Arguments::command().disable_help_subcommand(true), &mut all);
+        below(crate::authority::run::Arguments::command().disable_help_subcommand(true), &mut all);
         all
     }
 

@@ -16,9 +16,11 @@ use super::{complain, print};
 use crate::domain::act::SlurmJob;
 use crate::domain::id::{AccountId, GpuId, JobName, LineId, Uid};
 use crate::domain::ladder::{JobPolicy, WarnSignal};
+use crate::domain::money::Credits;
 use crate::domain::outcome::Outcome;
 use crate::domain::rates::Trait;
-use crate::domain::request::{GpuWanted, Place, StartRequest, StopRequest};
+use crate::domain::request::{ChangeRequest, GpuWanted, Place, StartRequest, StopRequest, report_to_json};
+use crate::domain::terms::Report;
 use crate::domain::time::Nanos;
 use crate::domain::wire::OnExhaustion;
 use crate::node::clock;
@@ -34,6 +36,12 @@ pub(super) enum Command {
     Start(Box<StartArguments>),
     /// Report that a job has ended. It is metered until its last task is gone.
     Stop(StopArguments),
+    /// Report that a running job is given something else from now on: it is priced anew from there.
+    Change(Box<ChangeArguments>),
+    /// Report a job's own counter: its total since the start. The greatest total holds, so the same may be said twice.
+    Count(CountArguments),
+    /// Report an event of a job, with an id: said twice it counts once.
+    Event(EventArguments),
 }
 
 /// How a hook calls.
@@ -63,6 +71,9 @@ pub(super) struct Resources {
     /// How much memory it may use: 4GiB, 512MiB; for the price expected at its start.
     #[arg(long, value_parser = quantity::bytes, value_name = "SIZE")]
     pub(super) memory: Option<u64>,
+    /// How much storage is provisioned for it: 100GB, 1TiB, 0 for none.
+    #[arg(long, value_parser = quantity::storage, value_name = "SIZE")]
+    pub(super) storage: Option<u64>,
     /// What happens to it without credit, where that is stricter than its account's policy.
     #[arg(long, value_enum)]
     on_exhaustion: Option<Stop>,
@@ -124,8 +135,62 @@ pub(super) struct StartArguments {
     /// What rate lines may select by: `tier=spot`, `partition=gpu` …; may be given several times.
     #[arg(long = "trait", value_parser = read_trait, value_name = "NAME=VALUE")]
     traits: Vec<(Trait, LineId)>,
+    /// The most that is paid for the start: where this node asks for more, it is refused.
+    #[arg(long, value_name = "CREDITS")]
+    bid: Option<Credits>,
     #[command(flatten)]
     resources: Resources,
+    #[command(flatten)]
+    hook: Hook,
+}
+
+/// What a job is given from now on. What is left out stays.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("changed").required(true).multiple(true).args(["gpus", "cpus", "memory", "storage", "traits"]))]
+pub(super) struct ChangeArguments {
+    /// The job.
+    job: JobName,
+    /// All GPUs that it holds from now on: indices or UUIDs, with commas between; "" for none.
+    #[arg(long, value_parser = gpu_list, value_name = "GPU,…")]
+    gpus: Option<GpuList>,
+    /// CPUs.
+    #[arg(long)]
+    cpus: Option<u32>,
+    /// Memory.
+    #[arg(long, value_parser = quantity::bytes, value_name = "SIZE")]
+    memory: Option<u64>,
+    /// Storage.
+    #[arg(long, value_parser = quantity::storage, value_name = "SIZE")]
+    storage: Option<u64>,
+    /// What rate lines may select by, in the place of what was said before: `tier=spot` …; may be given several times.
+    #[arg(long = "trait", value_parser = read_trait, value_name = "NAME=VALUE")]
+    traits: Vec<(Trait, LineId)>,
+    #[command(flatten)]
+    hook: Hook,
+}
+
+/// A counter.
+#[derive(Debug, Args)]
+pub(super) struct CountArguments {
+    /// The job.
+    job: JobName,
+    /// The counter, as the rate card names it.
+    name: LineId,
+    /// Its total since the job's start.
+    total: u64,
+    #[command(flatten)]
+    hook: Hook,
+}
+
+/// An event.
+#[derive(Debug, Args)]
+pub(super) struct EventArguments {
+    /// The job.
+    job: JobName,
+    /// What happened, as the rate card names it.
+    name: LineId,
+    /// Which one it was.
+    id: LineId,
     #[command(flatten)]
     hook: Hook,
 }
@@ -191,6 +256,25 @@ fn gpu(text: &str) -> Result<GpuWanted, String> {
     text.parse::<GpuId>().map(GpuWanted::Id).map_err(|_| format!("{text:?} is no GPU: write an index or a UUID (GPU-…)"))
 }
 
+#[derive(Clone, Debug)]
+struct GpuList(Vec<GpuWanted>);
+
+fn gpu_list(text: &str) -> Result<GpuList, String> {
+    text.split(',').filter(|word| !word.is_empty()).map(gpu).collect::<Result<_, _>>().map(GpuList)
+}
+
+impl ChangeArguments {
+    fn request(&self) -> ChangeRequest {
+        ChangeRequest {
+            gpus: self.gpus.as_ref().map(|list| list.0.clone()),
+            cpus: self.cpus,
+            memory_bytes: self.memory,
+            storage_bytes: self.storage,
+            traits: self.traits.iter().cloned().collect(),
+        }
+    }
+}
+
 impl StartArguments {
     fn request(&self) -> StartRequest {
         let place = match (self.slurm_job, self.pid) {
@@ -209,6 +293,8 @@ impl StartArguments {
             memory_bytes: self.resources.memory,
             policy: self.resources.policy(),
             traits: self.traits.iter().cloned().collect(),
+            storage_bytes: self.resources.storage,
+            bid: self.bid,
         }
     }
 }
@@ -234,6 +320,12 @@ pub(super) fn main(socket: &Path, command: Command) -> Result<Exit, Failure> {
             let request = stop.request();
             (stop.hook, Call::Stop(stop.job, request))
         }
+        Command::Change(change) => {
+            let request = change.request();
+            (change.hook, Call::Change(change.job, request))
+        }
+        Command::Count(CountArguments { job, name, total, hook }) => (hook, Call::Report(job, Report::Counter { name, total })),
+        Command::Event(EventArguments { job, name, id, hook }) => (hook, Call::Report(job, Report::Event { name, id })),
     };
     if hook.hook {
         return Ok(from_hook(socket, &hook.spool, &call));
@@ -248,6 +340,8 @@ fn make(client: &Client, call: &Call) -> Result<Value, Failure> {
     match call {
         Call::Start(request) => client.write("/v1/jobs", &request.to_json()),
         Call::Stop(job, request) => client.write(&job_path(job.as_str(), "/stop"), &request.to_json()),
+        Call::Change(job, request) => client.write(&job_path(job.as_str(), "/change"), &request.to_json()),
+        Call::Report(job, report) => client.write(&job_path(job.as_str(), "/count"), &report_to_json(report)),
     }
 }
 
@@ -257,6 +351,9 @@ fn answer_text(call: &Call, answer: &Value) -> String {
             let known = if answer["novelty"] == "repeated" { ", as before" } else { "" };
             format!("job {} is metered as attempt {}{known}\n", request.job, answer["attempt"])
         }
+        Call::Change(job, _) if answer["novelty"] == "repeated" => format!("job {job} is given that already\n"),
+        Call::Change(job, _) => format!("job {job} goes on in a new segment\n"),
+        Call::Report(job, _) => format!("job {job}: {}\n", if answer["novelty"] == "repeated" { "known already" } else { "counted" }),
         Call::Stop(job, _) => {
             let phase = answer["phase"].as_str().unwrap_or("ended");
             let goes_on = if phase == "ended" { "" } else { "; it is metered until its last task is gone" };

@@ -6,20 +6,21 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::STATE_DIR;
+use super::anchor::from_file;
 use super::client::Failure;
 use super::exit::Exit;
 use super::print;
-use crate::domain::fact::Fact;
+use super::verify::found_text;
 use crate::domain::id::Digest;
-use crate::domain::receipt::rfc3339;
+use crate::domain::log::{self, LogWriter};
 use crate::node::clock;
 use crate::node::journal::{self, JournalError, StoredFact};
 
 /// What to do with the journal.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Walk the hash chain, the checkpoint and the receipts; prints the head, to be compared with what the authority keeps.
-    Verify(Place),
+    /// Walk the hash chain, the checkpoint and the receipts, and compute every price again; prints the head.
+    Verify(Verify),
     /// Print facts as JSON lines: seq, wall, chain, fact.
     Export(Export),
     /// With no agent running: keep the journal in a folder of its own, so that the next start begins a new one with what verifies of it. A damaged
@@ -35,6 +36,16 @@ pub(super) struct Place {
     pub(super) state_dir: PathBuf,
 }
 
+/// What to compare it with.
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    #[command(flatten)]
+    place: Place,
+    /// What the authority keeps of its chain (`meterctl account anchors --output json`, or its store): a journal that was written anew is found out.
+    #[arg(long, value_name = "FILE")]
+    anchor: Option<PathBuf>,
+}
+
 /// Which facts.
 #[derive(Debug, Args)]
 pub(super) struct Export {
@@ -43,14 +54,19 @@ pub(super) struct Export {
     /// From this number on.
     #[arg(long, value_name = "SEQ", default_value_t = 1)]
     from: u64,
+    /// With its beginning, its end and the bytes that are chained, for `meterctl verify --log`; from the first fact that is kept.
+    #[arg(long, conflicts_with = "from")]
+    sealed: bool,
 }
 
 pub(super) fn main(command: &Command) -> Result<Exit, Failure> {
     match command {
-        Command::Verify(place) => {
-            let verified = journal::verify(&place.state_dir).map_err(Failure::other)?;
-            print(&format!("OK: {} facts, head {} {}\n", verified.rows, verified.head.seq, verified.head.link));
+        Command::Verify(verify) => {
+            let anchors = verify.anchor.as_deref().map(from_file).transpose()?;
+            let found = journal::audit(&verify.place.state_dir, anchors).map_err(Failure::other)?;
+            print(&format!("OK: {}", found_text(&found)));
         }
+        Command::Export(export) if export.sealed => return sealed(export),
         Command::SetAside(place) => {
             let folder = journal::set_aside(&place.state_dir, clock::now().wall).map_err(Failure::other)?;
             print(&format!("set aside in {}; the next start begins a new journal, in a new epoch\n", folder.display()));
@@ -60,15 +76,34 @@ pub(super) fn main(command: &Command) -> Result<Exit, Failure> {
             let written = journal::for_each_linked(&export.place.state_dir, export.from, |fact, link| {
                 out.write_all(line(&fact, link).as_bytes()).map_err(Stop::Out)
             });
-            match written.and_then(|()| out.flush().map_err(Stop::Out)) {
-                Ok(()) => {}
-                Err(Stop::Out(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-                Err(Stop::Out(error)) => return Err(Failure::other(error)),
-                Err(Stop::Journal(error)) => return Err(Failure::other(error)),
-            }
+            return written_out(written.and_then(|()| out.flush().map_err(Stop::Out)));
         }
     }
     Ok(Exit::Done)
+}
+
+/// A log that can be checked without the journal. The agent may write meanwhile: what comes after the beginning of this is not in it.
+fn sealed(export: &Export) -> Result<Exit, Failure> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let written = journal::for_each_behind(&export.place.state_dir, LogWriter::begin, |(writer, first), fact, link| {
+        out.write_all(std::mem::take(first).as_bytes()).map_err(Stop::Out)?;
+        out.write_all(writer.row(fact.seq, link, &fact.bytes).as_bytes()).map_err(Stop::Out)
+    });
+    let ended = written.and_then(|(writer, first)| {
+        out.write_all(first.as_bytes()).map_err(Stop::Out)?;
+        out.write_all(writer.end().as_bytes()).and_then(|()| out.flush()).map_err(Stop::Out)
+    });
+    written_out(ended)
+}
+
+/// A reader that went away has seen enough.
+fn written_out(written: Result<(), Stop>) -> Result<Exit, Failure> {
+    match written {
+        Ok(()) => Ok(Exit::Done),
+        Err(Stop::Out(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Done),
+        Err(Stop::Out(error)) => Err(Failure::other(error)),
+        Err(Stop::Journal(error)) => Err(Failure::other(error)),
+    }
 }
 
 enum Stop {
@@ -84,21 +119,14 @@ impl From<JournalError> for Stop {
 
 /// One fact in one line. Numbers in it may be wider than 53 bits.
 fn line(fact: &StoredFact, link: Digest) -> String {
-    let content = match Fact::decode(&fact.bytes) {
-        Ok(content) => serde_json::to_string(&content).unwrap_or_else(|error| unread(&error.to_string())),
-        Err(error) => unread(&error.to_string()),
-    };
-    format!("{{\"seq\":{},\"wall\":\"{}\",\"chain\":\"{link}\",\"fact\":{content}}}\n", fact.seq, rfc3339(fact.wall))
-}
-
-fn unread(why: &str) -> String {
-    serde_json::json!({ "unreadable": why }).to_string()
+    log::line(fact.seq, fact.wall, link, &fact.bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::enforcement::Enforcement;
+    use crate::domain::fact::Fact;
     use crate::domain::id::Uid;
     use crate::domain::time::Wall;
 

@@ -1,6 +1,8 @@
 //! `meterctl`: for people and for schedulers' hooks. One file a command; what is printed is made by pure functions.
 
 mod account;
+mod anchor;
+mod authority;
 mod card;
 pub(crate) mod client;
 mod doctor;
@@ -8,13 +10,20 @@ mod enforcement;
 mod events;
 mod exit;
 mod generate;
+mod html;
 mod job;
 mod jobs;
 mod journal;
+mod period;
 pub mod quantity;
+mod quote;
 mod receipt;
+mod reconcile;
+mod replay;
+mod report;
 pub mod run;
 mod status;
+mod stored;
 mod table;
 mod thaw;
 mod top;
@@ -95,13 +104,16 @@ enum Command {
     Why(why::Arguments),
     /// What a job used and costs.
     Receipt(receipt::Arguments),
-    /// Compute a receipt again from its quantities and the rate cards, without the agent.
+    /// Compute a receipt or a log again from its quantities and the rate cards, without the agent.
     Verify(verify::Arguments),
+    /// What was spent: by account, project, user, model, label or job; statements, and whether receipts and ledger agree.
+    Report(report::Arguments),
+    /// What a job would cost.
+    Quote(Box<quote::Arguments>),
     /// The accounts that you may see.
     Accounts(Format),
     /// Open, credit and look at accounts.
-    #[command(subcommand)]
-    Account(account::Command),
+    Account(authority::AccountArguments),
     /// Check and export the agent's journal, without the agent.
     #[command(subcommand)]
     Journal(journal::Command),
@@ -139,11 +151,13 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Why(why) => why::main(&socket, &why),
         Command::Receipt(receipt) => receipt::main(&socket, &receipt),
         Command::Verify(verify) => verify::main(&verify),
+        Command::Report(report) => report::main(&socket, &report),
+        Command::Quote(quote) => quote::main(&socket, *quote),
         Command::Accounts(format) => show(&socket, "/v1/accounts", format, account::list_text),
-        Command::Account(command) => account::main(&socket, command),
+        Command::Account(arguments) => account::main(&arguments.remote.door(socket), arguments.command),
         Command::Journal(command) => journal::main(&command),
         Command::Card(command) => card::main(&command),
-        Command::Rate(command) => card::rate_main(&command),
+        Command::Rate(command) => card::rate_main(&socket, &command),
         Command::Enforcement(mode) => enforcement::main(&socket, &mode),
         Command::Completions(completions) => Ok(generate::completions(&completions)),
         Command::Generate(generate) => generate::main(&generate),
@@ -164,12 +178,12 @@ fn named_socket(given: Option<PathBuf>) -> Option<PathBuf> {
 
 /// Prints a document of the agent, as it is or as text.
 fn show<T: serde::de::DeserializeOwned>(
-    socket: &std::path::Path,
+    to: &(impl client::Reach + ?Sized),
     path: &str,
     format: Format,
     text: impl Fn(&T) -> String,
 ) -> Result<Exit, Failure> {
-    let document = Client::new(socket)?.read(path)?;
+    let document = Client::new(to)?.read(path)?;
     print_as(&document, format, text)
 }
 

@@ -61,6 +61,11 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).filter(|bytes| 0 < *bytes).ok_or_else(wrong)
 }
 
+/// The same of storage, of which there may be none: `0`.
+pub(super) fn storage(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { bytes(text) }
+}
+
 /// A length for people, its two greatest parts: `2d 3h`, `1h 05m`, `12m 07s`, `3.250 s`.
 pub(super) fn show_length(length: Nanos) -> String {
     let seconds = length.0 / 1_000_000_000;

@@ -3,18 +3,18 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::client::{Failure, job_path};
+use super::client::{Client, Failure, job_path, typed};
 use super::exit::Exit;
 use super::quantity::{show_bytes, show_length, show_wide_length};
 use super::table::{Align, pairs, table};
-use super::{Format, show};
+use super::{Format, html, print, show};
 use crate::domain::detail::Readings;
 use crate::domain::id::JobName;
 use crate::domain::job::{Gap, GapRule};
 use crate::domain::outcome::{Basis, Outcome};
 use crate::domain::rates::Unit;
 use crate::domain::rates::charge::LineCharge;
-use crate::domain::receipt::{Measure, Receipt, ReceiptSegment, ReceiptState};
+use crate::domain::receipt::{Measure, Receipt, ReceiptSegment, ReceiptState, ReceiptTerms};
 use crate::domain::time::Nanos;
 use crate::domain::usage::Meter;
 
@@ -23,12 +23,21 @@ use crate::domain::usage::Meter;
 pub(super) struct Arguments {
     /// The job.
     job: JobName,
+    /// As one page to be printed or sent, on standard output.
+    #[arg(long, conflicts_with = "output")]
+    html: bool,
     #[command(flatten)]
     format: Format,
 }
 
 pub(super) fn main(socket: &Path, arguments: &Arguments) -> Result<Exit, Failure> {
-    show(socket, &job_path(arguments.job.as_str(), "/receipt"), arguments.format, text)
+    let path = job_path(arguments.job.as_str(), "/receipt");
+    if arguments.html {
+        let receipt: Receipt = typed(Client::new(socket)?.read(&path)?)?;
+        print(&html::page(&receipt));
+        return Ok(Exit::Done);
+    }
+    show(socket, &path, arguments.format, text)
 }
 
 /// The receipt for people.
@@ -65,16 +74,38 @@ pub(super) fn head(receipt: &Receipt) -> String {
     if let Some(ended) = &receipt.ended {
         lines.push(("ended", ended.clone()));
     }
-    if let Some(outcome) = receipt.outcome {
-        let code = receipt.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
-        let basis = receipt.basis.map(|basis| format!(", {}", by(basis, receipt.reported))).unwrap_or_default();
-        lines.push(("outcome", format!("{outcome}{code}{basis}")));
-    }
+    lines.extend(outcome_text(receipt).map(|outcome| ("outcome", outcome)));
     if receipt.measure == Some(Measure::ProcessTree) {
         let text = "as a process tree: CPU time is a lower bound, memory counts shared pages for each process";
         lines.push(("measured", text.to_owned()));
     }
+    if let Some(offer) = receipt.offer {
+        lines.push(("bid", format!("{} credits; asked and charged at the start: {}", offer.bid, offer.ask)));
+    }
+    if let (Some(provider), Some(earned)) = (&receipt.provider, receipt.earned) {
+        lines.push(("provider", format!("{provider}, earned {earned} credits")));
+    }
     pairs(&lines)
+}
+
+/// How it ended, and by what evidence.
+pub(super) fn outcome_text(receipt: &Receipt) -> Option<String> {
+    let outcome = receipt.outcome?;
+    let code = receipt.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
+    let basis = receipt.basis.map(|basis| format!(", {}", by(basis, receipt.reported))).unwrap_or_default();
+    Some(format!("{outcome}{code}{basis}"))
+}
+
+/// What was stated of the job in a segment, where that has changed since.
+fn terms_text(terms: &ReceiptTerms) -> String {
+    let traits = terms.traits.iter().map(|(which, value)| format!("{} {value}", which.name()));
+    let stated = [
+        terms.cpus.map(|cpus| format!("{cpus} CPUs")),
+        terms.memory_bytes.map(|bytes| format!("memory {}", show_bytes(bytes))),
+        terms.storage_bytes.map(|bytes| format!("storage {}", show_bytes(bytes))),
+    ];
+    let all: Vec<String> = stated.into_iter().flatten().chain(traits).collect();
+    format!("  given then: {}\n", if all.is_empty() { "nothing stated".to_owned() } else { all.join(", ") })
 }
 
 /// What the outcome rests on, in words.
@@ -109,6 +140,9 @@ pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
         mean_memory(&segment.memory_anon_byte_ns, segment),
         billed(segment, Meter::MemoryAnon)
     );
+    if let Some(terms) = &segment.terms {
+        text.push_str(&terms_text(terms));
+    }
     for gpu in &segment.gpus {
         let _ = writeln!(text, "  held {} ({}) for {}", gpu.gpu, gpu.model, length(&gpu.held_ns));
     }
@@ -127,7 +161,9 @@ fn line_row(line: &LineCharge) -> Vec<String> {
 /// A quantity in the unit of its price, to six digits behind the point, cut off. The exact one is in the JSON document.
 pub(super) fn quantity(line: &LineCharge) -> String {
     let Ok(unit) = line.unit.parse::<Unit>() else { return line.quantity.to_string() };
-    let base = unit.base();
+    // The rules say how long its month was.
+    let hours = line.rules.iter().find_map(|rule| rule.strip_prefix("a month of ")?.split(' ').next()?.parse::<u128>().ok());
+    let base = unit.base(hours.unwrap_or(720) * 3_600_000_000_000);
     let millionths = (line.quantity % base).saturating_mul(1_000_000) / base;
     let text = format!("{}.{millionths:06}", line.quantity / base);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

@@ -108,6 +108,8 @@ pub(super) fn main(socket: &Path, arguments: &Arguments) -> ExitCode {
         memory_bytes: resources.memory,
         policy: resources.policy(),
         traits: Traits::new(),
+        storage_bytes: resources.storage,
+        bid: None,
     };
     run(socket, &request, &arguments.command, IfKilled::GoesOn)
 }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::quantity::{show_bytes, show_length};
 use super::table::pairs;
 use crate::domain::time::Nanos;
+use crate::node::link::Stream;
 use crate::node::status::{AgentStatus, Disk, GpuStatus, Status};
 
 /// The status for people.
@@ -108,10 +109,18 @@ fn journal(status: &Status) -> String {
 
 fn authority(status: &Status) -> String {
     let Some(asked) = status.authority.asked else { return unknown() };
-    status
+    let questions = status
         .authority
         .unanswered
-        .map_or(format!("{asked} questions, all answered"), |number| format!("{asked} questions, number {number} is open"))
+        .map_or(format!("{asked} questions, all answered"), |number| format!("{asked} questions, number {number} is open"));
+    status.authority.link.as_ref().map_or(questions.clone(), |link| {
+        let stream = if link.stream == Stream::Open { "changes are told at once" } else { "changes are found by asking" };
+        let parts = [("answers", &link.fault), ("stream", &link.stream_fault), ("files", &link.files_fault), ("card", &link.card_fault)];
+        let faults = parts.into_iter().filter_map(|(part, fault)| Some((part, fault.as_ref()?)));
+        let faults = faults.map(|(part, fault)| format!("{part}: {} since {}: {}", fault.code, fault.since, fault.message));
+        let parts: Vec<String> = [questions.clone(), format!("{}: {stream}", link.url)].into_iter().chain(faults).collect();
+        parts.join("; ")
+    })
 }
 
 /// `hybrid: cpu_time and freezing by cgroup2, memory by v1 memory`.

@@ -102,6 +102,9 @@ fn verdict_text(verdict: Verdict) -> &'static str {
         Verdict::UnknownAccount => "there is no such account",
         Verdict::BelowAtLeast => "less is free than would be of use",
         Verdict::Closed => "this escrow is closed",
+        Verdict::NotVerified => "nobody vouches for the account yet",
+        Verdict::RefillPending => "nothing is left, and a refill is under way",
+        Verdict::Recall => "its owner takes it back",
     }
 }
 

@@ -16,8 +16,9 @@ use super::meter::Populated;
 use super::money::Credits;
 use super::outcome::Basis;
 use super::rates::{Card, Traits};
+use super::terms::{Marks, Offer, Report, Terms};
 use super::time::{Boot, Mono, Nanos, Now, Wall};
-use super::usage::HeldGpu;
+use super::usage::{HeldGpu, More};
 use super::wire::{AnswerEntry, Request};
 
 /// A fact's place in the journal: 1, 2, 3 … without a hole.
@@ -228,6 +229,58 @@ pub enum Fact {
         /// Drawn for it in total.
         drawn: Credits,
     },
+    /// What few starts say more, of a job that was just opened.
+    JobStated {
+        /// Which job.
+        attempt: Attempt,
+        /// Storage as stated, in bytes.
+        storage_bytes: Option<u64>,
+        /// Its bid, and the price at which it was accepted.
+        offer: Option<Offer>,
+    },
+    /// A job is given something else from now on, and goes on in a new segment.
+    JobChanged {
+        /// Which job.
+        attempt: Attempt,
+        /// What it is given now.
+        terms: Box<Terms>,
+        /// When.
+        at: Now,
+        /// Who said so.
+        by: Uid,
+    },
+    /// A date on their card has come: these jobs go on in a new segment.
+    SegmentsOpened {
+        /// Which jobs.
+        attempts: Vec<Attempt>,
+        /// When.
+        at: Now,
+    },
+    /// What is measured only where a card prices it, as totals.
+    Metered {
+        /// One a job.
+        rows: Vec<MeteredRow>,
+    },
+    /// A hook reported a counter or an event.
+    Reported {
+        /// Of which job.
+        attempt: Attempt,
+        /// What.
+        report: Report,
+        /// When, for people.
+        wall: Wall,
+    },
+}
+
+/// What is measured of one job only since its card prices it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeteredRow {
+    /// Which job.
+    pub attempt: Attempt,
+    /// Its open segment's totals.
+    pub more: Box<More>,
+    /// Its counters.
+    pub marks: Box<Marks>,
 }
 
 /// A job's beginning.

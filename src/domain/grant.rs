@@ -111,11 +111,11 @@ impl Grant {
     pub fn take(&mut self, entry: &AnswerEntry, told: Told, request: u64, first_sent: Boot, at: Now) {
         self.granted = self.granted.max(entry.granted);
         // Of the others the authority does not count the epoch as heard of, so they must not prolong it.
-        if matches!(entry.verdict, Verdict::Granted | Verdict::Final | Verdict::Exhausted | Verdict::BelowAtLeast) {
+        if matches!(entry.verdict, Verdict::Granted | Verdict::Final | Verdict::Exhausted | Verdict::BelowAtLeast | Verdict::Recall) {
             self.deadline = self.deadline.max(first_sent.plus(entry.valid_for));
         }
         self.settled = self.settled.max(entry.settled);
-        self.free = entry.free;
+        self.free = if entry.verdict == Verdict::Recall { Credits::ZERO } else { entry.free };
         self.version = self.version.max(entry.version);
         self.policy = entry.policy;
         self.told = told;

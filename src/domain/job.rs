@@ -7,19 +7,20 @@
 //! `charge = drawn + unfunded + owed`: `drawn` came out of a grant, `unfunded` is what ran past zero and was written off, and `owed`
 //! is not decided yet. At the settlement `owed` is nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::act::{Acted, Target};
 use super::detail::Detailed;
-use super::id::{AccountId, Attempt, BootId, Digest, JobName, Uid};
+use super::id::{AccountId, Attempt, BootId, Digest, JobName, LineId, Uid};
 use super::ladder::{JobPolicy, Victim};
 use super::meter::Missing;
 use super::money::Credits;
 use super::outcome::{Basis, Outcome};
 use super::rates::charge::{self, Charge};
-use super::rates::{Card, Priced, RateError, Stated, Traits};
+use super::rates::{Card, Earlier, Priced, RateError, Stated, Traits};
+use super::terms::{Further, Report, Terms};
 use super::time::{Mono, Nanos, Now, Wall};
 use super::usage::{HeldGpu, Meter, Usage};
 use super::wire::Verdict;
@@ -73,7 +74,7 @@ pub struct Job {
     pub counter_moved: Mono,
     /// Memory at the last reading.
     pub memory_level_bytes: Option<u64>,
-    /// One for each rate card that it ran under, the last one open.
+    /// One for each rate card, and for each allocation, that it ran under, the last one open.
     pub segments: Vec<Segment>,
     /// The price of its usage: the sum over its segments.
     pub charge: Credits,
@@ -117,6 +118,9 @@ pub struct Job {
     pub would: Option<super::act::Act>,
     /// What was stated of it, for lines that select by that.
     pub traits: Traits,
+    /// What few jobs have.
+    #[serde(skip)]
+    pub further: Option<Box<Further>>,
 }
 
 /// A level at its last reading, and for how long the job had run by then: the next reading gives the area between.
@@ -192,7 +196,7 @@ pub struct Ending {
     pub exit_code: Option<i32>,
 }
 
-/// The time under one rate card.
+/// The time under one rate card and in one allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     /// SHA-256 of the card's text.
@@ -207,6 +211,43 @@ pub struct Segment {
     pub cost: Credits,
     /// What lines that are settled at the end come to, if it completes now.
     pub pending: Credits,
+    /// What the job was given in it, if that is not what it is given now.
+    #[serde(skip)]
+    pub terms: Option<Box<Terms>>,
+}
+
+/// The segments until now keep what the job was given in them.
+pub(super) fn keep_terms(segments: &mut [Segment], before: &Terms) {
+    for segment in segments.iter_mut().filter(|segment| segment.terms.is_none()) {
+        segment.terms = Some(Box::new(before.clone()));
+    }
+}
+
+/// The job goes on in a new segment from then on, under that card: without a hole and without an overlap.
+pub(super) fn open_segment(segments: &mut Vec<Segment>, gpus: &[HeldGpu], card: Digest, at: Wall) {
+    if let Some(last) = segments.last_mut() {
+        last.to = at;
+    }
+    let gpu_held_ns = gpus.iter().map(|held| (held.gpu.clone(), 0)).collect();
+    let usage = Usage { gpu_held_ns, ..Usage::default() };
+    segments.push(Segment { card, from: at, to: at, usage, cost: Credits::ZERO, pending: Credits::ZERO, terms: None });
+}
+
+/// A counter's greatest total holds, and each event counts once.
+pub(super) fn take_report(segments: &mut [Segment], events: &mut BTreeSet<(LineId, LineId)>, report: &Report) {
+    let Some((last, before)) = segments.split_last_mut() else { return };
+    match report {
+        Report::Counter { name, total } => {
+            let earlier: u128 = before.iter().map(|segment| segment.usage.named(Meter::Counter, name)).sum();
+            let counted = last.usage.more.get_or_insert_default().counters.entry(name.clone()).or_default();
+            *counted = (*counted).max(u128::from(*total).saturating_sub(earlier));
+        }
+        Report::Event { name, id } => {
+            if events.insert((name.clone(), id.clone())) {
+                *last.usage.more.get_or_insert_default().events.entry(name.clone()).or_default() += 1;
+            }
+        }
+    }
 }
 
 /// A stretch of time for which a meter could not be read.
@@ -329,7 +370,62 @@ impl Job {
     /// What decides which lines are for a segment of it that begins then.
     #[must_use]
     pub fn stated(&self, at: Wall) -> Stated<'_> {
-        Stated { at, traits: &self.traits, cpus: self.cpus, memory_bytes: self.memory_bytes }
+        let storage_bytes = self.storage_bytes();
+        Stated { at, traits: &self.traits, cpus: self.cpus, memory_bytes: self.memory_bytes, storage_bytes }
+    }
+
+    /// Storage as stated, in bytes.
+    #[must_use]
+    pub fn storage_bytes(&self) -> Option<u64> {
+        self.further.as_ref().and_then(|further| further.storage_bytes)
+    }
+
+    /// What it is given now.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms {
+            gpus: self.gpus.clone(),
+            cpus: self.cpus,
+            memory_bytes: self.memory_bytes,
+            storage_bytes: self.storage_bytes(),
+            traits: self.traits.clone(),
+        }
+    }
+
+    /// A segment as it counts.
+    #[must_use]
+    pub fn counts(&self, nth: usize) -> Option<Earlier<'_>> {
+        let segment = self.segments.get(nth)?;
+        let (usage, from) = (&segment.usage, segment.from);
+        Some(match segment.terms.as_deref() {
+            Some(terms) => Earlier { usage, gpus: &terms.gpus, stated: terms.stated(from) },
+            None => Earlier { usage, gpus: &self.gpus, stated: self.stated(from) },
+        })
+    }
+
+    /// The segments before that one, as far as a card needs them.
+    #[must_use]
+    pub fn before(&self, nth: usize, card: &Card) -> Vec<Earlier<'_>> {
+        if card.has_rules() { (0..nth).filter_map(|nth| self.counts(nth)).collect() } else { Vec::new() }
+    }
+
+    /// From now on it is given this: the segments until now keep what they were given.
+    pub fn set_terms(&mut self, terms: Terms) {
+        let before = self.terms();
+        keep_terms(&mut self.segments, &before);
+        let Terms { gpus, cpus, memory_bytes, storage_bytes, traits } = terms;
+        (self.gpus, self.cpus, self.memory_bytes, self.traits) = (gpus, cpus, memory_bytes, traits);
+        if storage_bytes != self.storage_bytes() {
+            self.further.get_or_insert_default().storage_bytes = storage_bytes;
+        }
+        if let Some(further) = &mut self.further {
+            further.marks.gpus.retain(|gpu, _| self.gpus.iter().any(|held| held.gpu == *gpu));
+        }
+    }
+
+    /// It goes on in a new segment from then on, under that card: without a hole and without an overlap.
+    pub fn open_segment(&mut self, card: Digest, at: Wall) {
+        open_segment(&mut self.segments, &self.gpus, card, at);
     }
 
     /// What the segment's usage costs under a card without rules or with: as charged, and kept back for its end.
@@ -337,15 +433,8 @@ impl Job {
     /// # Errors
     /// An amount past 128 bits, or something that has no price.
     pub fn charge(&self, segment: usize, usage: &Usage, card: &Card, ended: Option<Outcome>) -> Result<Charge, RateError> {
-        let from = self.segments.get(segment).map_or(Wall(0), |segment| segment.from);
-        let earlier = (0 < segment && card.has_rules()).then(|| self.usage_before(segment));
-        charge::charge(card, &Priced { usage, gpus: &self.gpus, before: earlier.as_ref(), stated: self.stated(from), ended })
-    }
-
-    /// What it used in the segments before that one.
-    #[must_use]
-    pub fn usage_before(&self, segment: usize) -> Usage {
-        self.segments.iter().take(segment).fold(Usage::default(), |sum, segment| sum.plus(&segment.usage))
+        let Some(Earlier { gpus, stated, .. }) = self.counts(segment) else { return Ok(Charge::default()) };
+        charge::charge(card, &Priced { usage, gpus, before: &self.before(segment, card), stated, ended })
     }
 
     /// Has it tasks that may still run?

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::id::{AccountId, Uid};
@@ -15,7 +16,7 @@ use super::wire::OnExhaustion;
 pub const THRESHOLDS_MAX: usize = 4;
 
 /// How long before the expected end the warnings come: the longest first, each once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<Nanos>", into = "Vec<Nanos>")]
 pub struct Thresholds([Nanos; THRESHOLDS_MAX]);
 
@@ -74,7 +75,7 @@ impl From<Thresholds> for Vec<Nanos> {
 }
 
 /// What comes when a job has stood still for the account's `freeze_ttl`. The order is the journal's format: append only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
     /// It is asked to end, and ended after the grace.
@@ -85,7 +86,7 @@ pub enum Then {
 }
 
 /// In which order the jobs of an account stop while its credit runs short. The order is the journal's format: append only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Victims {
     /// All at zero.

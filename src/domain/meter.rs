@@ -4,6 +4,7 @@
 //! *Levels* (memory, "is running") are integrated over monotonic time; where too long nobody looked, that is a gap, never a guess.
 //! What could not be read is [`Reading::Missing`] with its reason. It is never zero.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,23 @@ pub struct JobSample {
     pub memory_anon_bytes: Option<Reading<u64>>,
     /// What is read every ten seconds, at the end and on request; `None` in between.
     pub detail: Option<Box<Detail>>,
+    /// The totals of the GPUs that it holds; `None` if this look did not ask: they are told only where a card prices them.
+    pub gpus: Option<Box<Reading<BTreeMap<GpuId, DeviceTotals>>>>,
+}
+
+/// What a GPU has done so far. Busy time and memory are counted by the agent, energy by the driver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceTotals {
+    /// When that was read.
+    pub at: Mono,
+    /// Since when busy time and memory are counted without a hole.
+    pub since: Mono,
+    /// Nanoseconds for which it computed: the driver's mean utilisation times the time.
+    pub busy_ns: Reading<u64>,
+    /// Byte-nanoseconds of its memory in use.
+    pub memory_byte_ns: Reading<u128>,
+    /// Millijoules since the driver was loaded.
+    pub energy_mj: Reading<u64>,
 }
 
 /// The CPU time of a vanished cgroup after its last reading: the parent's counter minus its other children's.

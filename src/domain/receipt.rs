@@ -14,9 +14,10 @@ use super::job::{Gap, Job, Phase, Step};
 use super::money::Credits;
 use super::outcome::{Basis, Outcome};
 use super::rates::charge::{self, LineCharge};
-use super::rates::{Card, Priced, Stated, Traits};
+use super::rates::{Card, Earlier, Priced, Traits};
+use super::terms::{Offer, Terms};
 use super::time::Wall;
-use super::usage::{HeldGpu, Usage};
+use super::usage::{HeldGpu, More, Usage};
 
 /// The version of the document.
 pub const VERSION: u16 = 1;
@@ -50,7 +51,7 @@ pub struct Receipt {
     pub outcome: Option<Outcome>,
     /// With which exit code, if somebody reported one.
     pub exit_code: Option<i32>,
-    /// One for each rate card that it ran under.
+    /// One for each rate card, and for each allocation, that it ran under.
     pub segments: Vec<ReceiptSegment>,
     /// The price of it all: the sum of the segments.
     pub charge: Credits,
@@ -82,6 +83,18 @@ pub struct Receipt {
     pub traits: Traits,
     /// What its lines keep back for its end, if it completes; nothing once it has ended.
     pub pending: Credits,
+    /// Storage as stated, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_bytes: Option<u64>,
+    /// Whose machine it ran on, where the configuration says so: who earns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<LineId>,
+    /// What the provider earns by it: what was paid, if it completed; nothing otherwise, and nothing yet while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earned: Option<Credits>,
+    /// The bid that its starter made, and the price at which it was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offer: Option<Offer>,
 }
 
 /// What a job's usage is read from: how exact it is.
@@ -146,6 +159,89 @@ pub struct ReceiptSegment {
     pub cost: Credits,
     /// Byte-nanoseconds of anonymous memory, as a decimal string: beside `memory_charged_byte_ns`. The lines name which one is billed.
     pub memory_anon_byte_ns: String,
+    /// What was measured only since the card prices it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<ReceiptMore>,
+    /// What was stated of the job in it, if that is not what the receipt says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<ReceiptTerms>,
+}
+
+/// Further quantities of a segment, as decimal strings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptMore {
+    /// Device-nanoseconds of busy time, by device …
+    pub gpu_busy_ns: BTreeMap<GpuId, String>,
+    /// … byte-nanoseconds of device memory …
+    pub gpu_memory_byte_ns: BTreeMap<GpuId, String>,
+    /// … millijoules …
+    pub energy_mj: BTreeMap<GpuId, String>,
+    /// … bytes read and written …
+    pub io_bytes: String,
+    /// … counters that a hook reported …
+    pub counters: BTreeMap<LineId, String>,
+    /// … and events.
+    pub events: BTreeMap<LineId, String>,
+}
+
+/// What was stated of a job in one segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptTerms {
+    /// CPUs.
+    pub cpus: Option<u32>,
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Storage, in bytes.
+    pub storage_bytes: Option<u64>,
+    /// What lines select by.
+    pub traits: Traits,
+}
+
+impl ReceiptMore {
+    /// The same as text.
+    #[must_use]
+    pub fn of(more: &More) -> ReceiptMore {
+        fn texts<K: Ord + Clone>(amounts: &BTreeMap<K, u128>) -> BTreeMap<K, String> {
+            amounts.iter().map(|(key, amount)| (key.clone(), amount.to_string())).collect()
+        }
+        ReceiptMore {
+            gpu_busy_ns: texts(&more.gpu_busy_ns),
+            gpu_memory_byte_ns: texts(&more.gpu_memory_byte_ns),
+            energy_mj: texts(&more.energy_mj),
+            io_bytes: more.io_bytes.to_string(),
+            counters: texts(&more.counters),
+            events: texts(&more.events),
+        }
+    }
+
+    fn usage(&self, number: usize) -> Result<More, Discrepancy> {
+        fn amounts<K: Ord + Clone>(
+            number: usize,
+            field: &'static str,
+            texts: &BTreeMap<K, String>,
+        ) -> Result<BTreeMap<K, u128>, Discrepancy> {
+            texts.iter().map(|(key, text)| Ok((key.clone(), whole(number, field, text)?))).collect()
+        }
+        Ok(More {
+            gpu_busy_ns: amounts(number, "gpu_busy_ns", &self.gpu_busy_ns)?,
+            gpu_memory_byte_ns: amounts(number, "gpu_memory_byte_ns", &self.gpu_memory_byte_ns)?,
+            energy_mj: amounts(number, "energy_mj", &self.energy_mj)?,
+            io_bytes: whole(number, "io_bytes", &self.io_bytes)?,
+            counters: amounts(number, "counters", &self.counters)?,
+            events: amounts(number, "events", &self.events)?,
+        })
+    }
+}
+
+impl ReceiptTerms {
+    fn of(terms: &Terms) -> ReceiptTerms {
+        let Terms { cpus, memory_bytes, storage_bytes, ref traits, .. } = *terms;
+        ReceiptTerms { cpus, memory_bytes, storage_bytes, traits: traits.clone() }
+    }
+}
+
+fn whole(number: usize, field: &'static str, text: &str) -> Result<u128, Discrepancy> {
+    text.parse::<u128>().map_err(|_| quantity_fault(number, field, text))
 }
 
 /// A GPU on the receipt.
@@ -299,6 +395,10 @@ impl Receipt {
             memory_bytes: job.memory_bytes,
             traits: job.traits.clone(),
             pending: job.pending(),
+            storage_bytes: job.storage_bytes(),
+            provider: settings.provider.clone(),
+            earned: settings.provider.as_ref().map(|_| earned(job, closed)),
+            offer: job.further.as_ref().and_then(|further| further.offer),
         }
     }
 
@@ -309,12 +409,18 @@ impl Receipt {
     }
 }
 
+/// What whoever provides the machine earns: what was paid for a job that completed.
+fn earned(job: &Job, closed: bool) -> Credits {
+    let completed = job.ending.is_some_and(|ending| ending.outcome == Outcome::Completed);
+    if closed && completed { job.drawn } else { Credits::ZERO }
+}
+
 fn receipt_segment(job: &Job, nth: usize, agent: &Agent) -> Option<ReceiptSegment> {
     let segment = &job.segments[nth];
-    let gpus = &job.gpus;
-    let before = (0 < nth).then(|| job.usage_before(nth));
+    let Earlier { gpus, stated, .. } = job.counts(nth)?;
     let ended = job.ending.map(|ending| ending.outcome);
     let card = agent.cards.get(&segment.card)?;
+    let before = job.before(nth, card);
     let usage = &segment.usage;
     let held = |gpu: &HeldGpu| ReceiptGpu {
         gpu: gpu.gpu.clone(),
@@ -334,10 +440,11 @@ fn receipt_segment(job: &Job, nth: usize, agent: &Agent) -> Option<ReceiptSegmen
         paused_ns: usage.paused_ns.to_string(),
         job_starts: usage.job_starts,
         gpus: gpus.iter().map(held).collect(),
-        lines: charge::line_charges(card, &Priced { usage, gpus, before: before.as_ref(), stated: job.stated(segment.from), ended })
-            .unwrap_or_default(),
+        lines: charge::line_charges(card, &Priced { usage, gpus, before: &before, stated, ended }).unwrap_or_default(),
         cost: segment.cost,
         memory_anon_byte_ns: usage.memory_anon_byte_ns.to_string(),
+        more: usage.more.as_deref().map(ReceiptMore::of),
+        terms: segment.terms.as_deref().map(ReceiptTerms::of),
     })
 }
 
@@ -350,12 +457,14 @@ pub fn verify(receipt: &Receipt, cards: &BTreeMap<Digest, Card>) -> Result<Credi
     if receipt.receipt != VERSION {
         return Err(vec![Discrepancy::Version(receipt.receipt)]);
     }
-    let (mut before, mut pending) = (None, Credits::ZERO);
+    let mut pending = Credits::ZERO;
+    let mut read: Vec<ReadSegment> = Vec::new();
     for (index, segment) in receipt.segments.iter().enumerate() {
-        match verify_segment(index + 1, (receipt, segment), before.as_ref(), cards) {
-            Ok((usage, kept)) => {
-                before = Some(before.unwrap_or_else(Usage::default).plus(&usage));
-                pending = pending.plus(kept);
+        let before: Vec<Earlier<'_>> = read.iter().map(ReadSegment::counts).collect();
+        match verify_segment(index + 1, (receipt, segment), &before, cards) {
+            Ok(segment) => {
+                pending = pending.plus(segment.pending);
+                read.push(segment);
             }
             Err(discrepancies) => found.extend(discrepancies),
         }
@@ -373,13 +482,38 @@ pub fn verify(receipt: &Receipt, cards: &BTreeMap<Digest, Card>) -> Result<Credi
     if found.is_empty() { Ok(receipt.charge) } else { Err(found) }
 }
 
-/// The segment's usage, and what its lines keep back for the end.
+/// A segment as the receipt says it, and what its lines keep back for the end.
+struct ReadSegment {
+    usage: Usage,
+    terms: Terms,
+    at: Wall,
+    pending: Credits,
+}
+
+impl ReadSegment {
+    fn counts(&self) -> Earlier<'_> {
+        Earlier { usage: &self.usage, gpus: &self.terms.gpus, stated: self.terms.stated(self.at) }
+    }
+}
+
+/// What the job was given in a segment, as the receipt says.
+pub(super) fn segment_terms(receipt: &Receipt, segment: &ReceiptSegment) -> Terms {
+    let gpus = segment.gpus.iter().map(|held| HeldGpu { gpu: held.gpu.clone(), model: held.model.clone() }).collect();
+    if let Some(ReceiptTerms { cpus, memory_bytes, storage_bytes, traits }) = &segment.terms {
+        Terms { gpus, cpus: *cpus, memory_bytes: *memory_bytes, storage_bytes: *storage_bytes, traits: traits.clone() }
+    } else {
+        let Receipt { cpus, memory_bytes, storage_bytes, ref traits, .. } = *receipt;
+        Terms { gpus, cpus, memory_bytes, storage_bytes, traits: traits.clone() }
+    }
+}
+
+/// The segment, computed again.
 fn verify_segment(
     number: usize,
     (receipt, segment): (&Receipt, &ReceiptSegment),
-    before: Option<&Usage>,
+    before: &[Earlier<'_>],
     cards: &BTreeMap<Digest, Card>,
-) -> Result<(Usage, Credits), Vec<Discrepancy>> {
+) -> Result<ReadSegment, Vec<Discrepancy>> {
     let Some(card) = cards.get(&segment.card_digest) else {
         return Err(vec![Discrepancy::CardMissing {
             segment: number,
@@ -389,10 +523,9 @@ fn verify_segment(
         }]);
     };
     let usage = segment_usage(number, segment).map_err(|discrepancy| vec![discrepancy])?;
-    let gpus: Vec<HeldGpu> = segment.gpus.iter().map(|held| HeldGpu { gpu: held.gpu.clone(), model: held.model.clone() }).collect();
     let at = instant(&segment.from).ok_or_else(|| vec![quantity_fault(number, "from", &segment.from)])?;
-    let stated = Stated { at, traits: &receipt.traits, cpus: receipt.cpus, memory_bytes: receipt.memory_bytes };
-    let priced = Priced { usage: &usage, gpus: &gpus, before, stated, ended: receipt.outcome };
+    let terms = segment_terms(receipt, segment);
+    let priced = Priced { usage: &usage, gpus: &terms.gpus, before, stated: terms.stated(at), ended: receipt.outcome };
     let unrated = |why: charge::RateError| vec![Discrepancy::Unrated { segment: number, why: why.to_string() }];
     let lines = charge::line_charges(card, &priced).map_err(unrated)?;
     let mut found = Vec::new();
@@ -411,11 +544,12 @@ fn verify_segment(
         found.push(Discrepancy::Sum { what: format!("segment {number}"), said: segment.cost, computed: sum });
     }
     let pending = lines.iter().map(|line| line.pending).sum();
-    if found.is_empty() { Ok((usage, pending)) } else { Err(found) }
+    if found.is_empty() { Ok(ReadSegment { usage, terms, at, pending }) } else { Err(found) }
 }
 
 /// The instant that [`rfc3339`] writes.
-fn instant(text: &str) -> Option<Wall> {
+#[must_use]
+pub fn instant(text: &str) -> Option<Wall> {
     let time: jiff::Timestamp = text.parse().ok()?;
     u64::try_from(time.as_millisecond()).ok().map(Wall)
 }
@@ -451,8 +585,9 @@ fn verify_line(segment: usize, said: &LineCharge, computed: &LineCharge) -> Vec<
     found
 }
 
-fn segment_usage(number: usize, segment: &ReceiptSegment) -> Result<Usage, Discrepancy> {
-    let whole = |field, text: &str| text.parse::<u128>().map_err(|_| quantity_fault(number, field, text));
+/// What a segment used, as it says.
+pub(super) fn segment_usage(number: usize, segment: &ReceiptSegment) -> Result<Usage, Discrepancy> {
+    let whole = |field, text: &str| whole(number, field, text);
     let mut gpu_held_ns = BTreeMap::new();
     for held in &segment.gpus {
         if gpu_held_ns.insert(held.gpu.clone(), whole("held_ns", &held.held_ns)?).is_some() {
@@ -468,5 +603,6 @@ fn segment_usage(number: usize, segment: &ReceiptSegment) -> Result<Usage, Discr
         frozen_ns: whole("frozen_ns", &segment.frozen_ns)?,
         memory_anon_byte_ns: whole("memory_anon_byte_ns", &segment.memory_anon_byte_ns)?,
         paused_ns: whole("paused_ns", &segment.paused_ns)?,
+        more: segment.more.as_ref().map(|more| more.usage(number).map(Box::new)).transpose()?,
     })
 }

@@ -3,18 +3,25 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+mod account;
+mod payment;
+
+pub(crate) use account::read_policy;
+pub use account::{CreateAccount, parse_policy};
+pub use payment::{Amount, Pay, SettlePayment, Vouch};
+
 use super::act::SlurmJob;
-use super::bucket::Bucket;
 use super::enforcement::Enforcement;
 use super::form::{Fault, Field, Mistake, Presence, Table, quoted, read_json};
-use super::id::{AccountId, GpuId, JobName, PaymentId, Uid};
-use super::ladder::{JobPolicy, THRESHOLDS_MAX, Then, Thresholds, Victims, WarnSignal};
+use super::id::{AccountId, GpuId, JobName, Uid};
+use super::ladder::{JobPolicy, WarnSignal};
 use super::money::{Credits, NANO};
 use super::outcome::Outcome;
 use super::rates::Traits;
 use super::rates::rules::read_traits;
+use super::terms::Report;
 use super::time::Nanos;
-use super::wire::{AccountPolicy, OnExhaustion, StartPredicted};
+use super::wire::OnExhaustion;
 
 /// Largest body, in bytes.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -36,6 +43,8 @@ const CPUS_MAX: u32 = 1 << 16;
 /// 1 EiB.
 const MEMORY_BYTES_MAX: u64 = 1 << 60;
 const GPU_INDEX_MAX: u32 = 255;
+/// Totals above this are a slip: no hook counts so far.
+const COUNTER_MAX: u64 = 1 << 62;
 const SLUID_BYTES_MAX: usize = 32;
 
 /// Where a job's tasks are, as a caller says it; the edge looks it up.
@@ -83,6 +92,25 @@ pub struct StartRequest {
     pub policy: JobPolicy,
     /// What is stated of it, for rate lines that select by that: `{"tier": "spot"}`.
     pub traits: Traits,
+    /// Storage that is provisioned for it.
+    pub storage_bytes: Option<u64>,
+    /// The most that is paid for the start: it is refused if this node asks for more.
+    pub bid: Option<Credits>,
+}
+
+/// A job is given something else from now on. What is left out stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangeRequest {
+    /// The GPUs that it holds from now on: all of them.
+    pub gpus: Option<Vec<GpuWanted>>,
+    /// CPUs.
+    pub cpus: Option<u32>,
+    /// Memory.
+    pub memory_bytes: Option<u64>,
+    /// Storage.
+    pub storage_bytes: Option<u64>,
+    /// These take the place of those of the same kind: `{"tier": "spot"}`.
+    pub traits: Traits,
 }
 
 /// A job has ended, or is to end.
@@ -92,26 +120,6 @@ pub struct StopRequest {
     pub outcome: Outcome,
     /// With which exit code.
     pub exit_code: Option<i32>,
-}
-
-/// Open an account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CreateAccount {
-    /// Its name.
-    pub account: AccountId,
-    /// What its owner wants done.
-    pub policy: AccountPolicy,
-}
-
-/// Put credit into an account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopUp {
-    /// How much: positive, at most [`TOP_UP_MAX`].
-    pub amount: Credits,
-    /// Into which part of the balance.
-    pub bucket: Bucket,
-    /// By which payment, so that a repeated one is booked once.
-    pub payment: Option<PaymentId>,
 }
 
 /// Change how far the agent goes.
@@ -140,6 +148,8 @@ impl StartRequest {
             let on_exhaustion = table.field("on_exhaustion").word(&stop).optional();
             let warn_signal = table.field("warn_signal").word(&WarnSignal::ALL).optional();
             let traits = table.field("traits").table(read_traits).or(Traits::new());
+            let storage_bytes = table.field("storage_bytes").integer(0..=MEMORY_BYTES_MAX).optional();
+            let bid = table.field("bid").amount(TOP_UP_MAX).optional();
             Some(StartRequest {
                 job: job?,
                 account: account?,
@@ -151,6 +161,8 @@ impl StartRequest {
                 memory_bytes: memory_bytes?,
                 policy: JobPolicy { on_exhaustion: on_exhaustion?, warn_signal: warn_signal? },
                 traits: traits?,
+                storage_bytes: storage_bytes?,
+                bid: bid?,
             })
         })
     }
@@ -161,12 +173,8 @@ impl StartRequest {
         let mut body = json!({ "job": self.job, "account": self.account });
         let (key, place) = self.place.to_json();
         body[key] = place;
-        let gpu = |gpu: &GpuWanted| match gpu {
-            GpuWanted::Id(id) => json!(id),
-            GpuWanted::Index(index) => json!(index),
-        };
         if !self.gpus.is_empty() {
-            body["gpus"] = self.gpus.iter().map(gpu).collect();
+            body["gpus"] = self.gpus.iter().map(GpuWanted::to_json).collect();
         }
         put(&mut body, "uid", self.owner.map(|uid| uid.0));
         put(&mut body, "time_limit_s", self.time_limit.map(whole_seconds));
@@ -175,6 +183,8 @@ impl StartRequest {
         put(&mut body, "on_exhaustion", self.policy.on_exhaustion);
         put(&mut body, "warn_signal", self.policy.warn_signal);
         put(&mut body, "traits", Some(&self.traits).filter(|traits| !traits.is_empty()));
+        put(&mut body, "storage_bytes", self.storage_bytes);
+        put(&mut body, "bid", self.bid);
         body
     }
 }
@@ -255,6 +265,82 @@ fn read_gpu(field: Field<'_>) -> Option<GpuWanted> {
     id.required()
 }
 
+impl GpuWanted {
+    fn to_json(&self) -> Value {
+        match self {
+            GpuWanted::Id(id) => json!(id),
+            GpuWanted::Index(index) => json!(index),
+        }
+    }
+}
+
+impl ChangeRequest {
+    /// Reads a body: `{"gpus": [0, 1], "traits": {"tier": "spot"}}`.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(text: &str) -> Result<ChangeRequest, Vec<Mistake>> {
+        read_json(text, BODY_BYTES_MAX, |table| {
+            let gpus = table.field("gpus").set(GPUS_MAX, read_gpu).optional();
+            let cpus = table.field("cpus").integer(1..=CPUS_MAX).optional();
+            let memory_bytes = table.field("memory_bytes").integer(1..=MEMORY_BYTES_MAX).optional();
+            let storage_bytes = table.field("storage_bytes").integer(0..=MEMORY_BYTES_MAX).optional();
+            let traits = table.field("traits").table(read_traits).or(Traits::new());
+            let request =
+                ChangeRequest { gpus: gpus?, cpus: cpus?, memory_bytes: memory_bytes?, storage_bytes: storage_bytes?, traits: traits? };
+            if request == ChangeRequest::default() {
+                table.note(Fault::new("out_of_range", "nothing is to change").hint("gpus, cpus, memory_bytes, storage_bytes or traits"));
+            }
+            Some(request)
+        })
+    }
+
+    /// The body as JSON, for whoever sends it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut body = json!({});
+        put(&mut body, "gpus", self.gpus.as_ref().map(|gpus| gpus.iter().map(GpuWanted::to_json).collect::<Vec<Value>>()));
+        put(&mut body, "cpus", self.cpus);
+        put(&mut body, "memory_bytes", self.memory_bytes);
+        put(&mut body, "storage_bytes", self.storage_bytes);
+        put(&mut body, "traits", Some(&self.traits).filter(|traits| !traits.is_empty()));
+        body
+    }
+}
+
+/// Reads what a hook reports: `{"counter": "tokens", "total": 1500000}` or `{"event": "request", "id": "r-17"}`.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn read_report(text: &str) -> Result<Report, Vec<Mistake>> {
+    read_json(text, BODY_BYTES_MAX, |table| {
+        let counter = table.field("counter").name().optional();
+        let total = table.field("total").integer(0..=COUNTER_MAX).optional();
+        let event = table.field("event").name().optional();
+        let id = table.field("id").name().optional();
+        match (counter?, total?, event?, id?) {
+            (Some(name), Some(total), None, None) => Some(Report::Counter { name, total }),
+            (None, None, Some(name), Some(id)) => Some(Report::Event { name, id }),
+            _ => {
+                table.note(
+                    Fault::new("one_report", "a counter with its total, or an event with its id")
+                        .hint("{\"counter\": \"tokens\", \"total\": 17}"),
+                );
+                None
+            }
+        }
+    })
+}
+
+/// What a hook reports as JSON, for whoever sends it.
+#[must_use]
+pub fn report_to_json(report: &Report) -> Value {
+    match report {
+        Report::Counter { name, total } => json!({ "counter": name, "total": total }),
+        Report::Event { name, id } => json!({ "event": name, "id": id }),
+    }
+}
+
 impl StopRequest {
     /// Reads a body: `{"outcome": "completed", "exit_code": 0}`.
     ///
@@ -273,124 +359,6 @@ impl StopRequest {
     pub fn to_json(&self) -> Value {
         let mut body = json!({ "outcome": self.outcome });
         put(&mut body, "exit_code", self.exit_code);
-        body
-    }
-}
-
-impl CreateAccount {
-    /// Reads a body, with the defaults of [`AccountPolicy`] where it says nothing.
-    ///
-    /// # Errors
-    /// Every mistake in it.
-    pub fn parse(text: &str) -> Result<CreateAccount, Vec<Mistake>> {
-        CreateAccount::parse_with(text, &AccountPolicy::default())
-    }
-
-    /// Reads a body: the account's name, and those parts of its policy that differ from the defaults.
-    ///
-    /// # Errors
-    /// Every mistake in it.
-    pub fn parse_with(text: &str, defaults: &AccountPolicy) -> Result<CreateAccount, Vec<Mistake>> {
-        read_json(text, BODY_BYTES_MAX, |table| {
-            let account = table.field("account").name().required();
-            let policy = read_policy(table, defaults);
-            Some(CreateAccount { account: account?, policy: policy? })
-        })
-    }
-
-    /// The body as JSON, for whoever sends it.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        json!({
-            "account": self.account,
-            "on_exhaustion": self.policy.on_exhaustion,
-            "grace_s": whole_seconds(self.policy.grace),
-            "warn_before_s": self.policy.warn_before.iter().map(whole_seconds).collect::<Vec<u64>>(),
-            "start_threshold": self.policy.start_threshold,
-            "start_predicted": self.policy.start_predicted,
-            "enforcement": self.policy.enforcement,
-            "freeze_ttl_s": self.policy.freeze_ttl.map_or(0, whole_seconds),
-            "then": self.policy.then,
-            "victims": self.policy.victims,
-            "victims_before_s": whole_seconds(self.policy.victims_before),
-        })
-    }
-}
-
-/// An account's policy, from the same keys in a body and in the configuration.
-pub(crate) fn read_policy(table: &Table<'_>, defaults: &AccountPolicy) -> Option<AccountPolicy> {
-    const ON_EXHAUSTION: [(&str, OnExhaustion); 4] = [
-        ("freeze", OnExhaustion::Freeze),
-        ("terminate", OnExhaustion::Terminate),
-        ("kill", OnExhaustion::Kill),
-        ("allow_negative", OnExhaustion::AllowNegative),
-    ];
-    const VICTIMS: [(&str, Victims); 4] = [
-        ("together", Victims::Together),
-        ("newest_first", Victims::NewestFirst),
-        ("oldest_first", Victims::OldestFirst),
-        ("dearest_first", Victims::DearestFirst),
-    ];
-    const START_PREDICTED: [(&str, StartPredicted); 2] = [("check", StartPredicted::Check), ("ignore", StartPredicted::Ignore)];
-    let on_exhaustion = table.field("on_exhaustion").word(&ON_EXHAUSTION).or(defaults.on_exhaustion);
-    let grace = table.field("grace_s").seconds(0..=DAY_S).or(defaults.grace);
-    let warn_before = read_thresholds(table.field("warn_before_s"), defaults.warn_before);
-    let start_threshold = table.field("start_threshold").amount(TOP_UP_MAX).or(defaults.start_threshold);
-    let start_predicted = table.field("start_predicted").word(&START_PREDICTED).or(defaults.start_predicted);
-    let modes = Enforcement::ALL.map(|mode| (mode.name(), mode));
-    let enforcement = table.field("enforcement").word(&modes).or(defaults.enforcement);
-    let no_end = |ttl: Nanos| Ok(Some(ttl).filter(|ttl| *ttl != Nanos(0)));
-    let freeze_ttl = table.field("freeze_ttl_s").seconds(0..=365 * DAY_S).check(no_end).or(defaults.freeze_ttl);
-    let then = table.field("then").word(&[("terminate", Then::Terminate), ("kill", Then::Kill)]).or(defaults.then);
-    let victims = table.field("victims").word(&VICTIMS).or(defaults.victims);
-    let victims_before = table.field("victims_before_s").seconds(1..=7 * DAY_S).or(defaults.victims_before);
-    Some(AccountPolicy {
-        enforcement: enforcement?,
-        freeze_ttl: freeze_ttl?,
-        then: then?,
-        victims: victims?,
-        victims_before: victims_before?,
-        on_exhaustion: on_exhaustion?,
-        grace: grace?,
-        warn_before: warn_before?,
-        start_threshold: start_threshold?,
-        start_predicted: start_predicted?,
-    })
-}
-
-/// One length in seconds, or a list of them.
-fn read_thresholds(field: Field<'_>, defaults: Thresholds) -> Option<Thresholds> {
-    let range = 0..=7 * DAY_S;
-    if field.is_integer() {
-        return field.seconds(range).check(|threshold| Ok(Thresholds::one(threshold))).or(defaults);
-    }
-    let list = field.list(THRESHOLDS_MAX, |threshold| threshold.seconds(range.clone()).required());
-    list.check(|list| Thresholds::try_from(list).map_err(|error| Fault::new("too_many", error.to_string()))).or(defaults)
-}
-
-impl TopUp {
-    /// Reads a body: `{"amount": "12.50", "bucket": "paid", "payment": "inv-7"}`.
-    ///
-    /// # Errors
-    /// Every mistake in it.
-    pub fn parse(text: &str) -> Result<TopUp, Vec<Mistake>> {
-        read_json(text, BODY_BYTES_MAX, |table| {
-            let amount = table.field("amount").amount(TOP_UP_MAX).check(|amount| {
-                let nothing = || Fault::new("out_of_range", "nothing is no top-up").hint("a positive amount");
-                if amount.is_positive() { Ok(amount) } else { Err(nothing()) }
-            });
-            let amount = amount.required();
-            let bucket = table.field("bucket").word(&Bucket::ALL.map(|bucket| (bucket.name(), bucket))).required();
-            let payment = table.field("payment").name().optional();
-            Some(TopUp { amount: amount?, bucket: bucket?, payment: payment? })
-        })
-    }
-
-    /// The body as JSON, for whoever sends it.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        let mut body = json!({ "amount": self.amount, "bucket": self.bucket });
-        put(&mut body, "payment", self.payment.as_ref());
         body
     }
 }

@@ -18,12 +18,13 @@ use super::agent::{Agent, Settings};
 use super::batch::{Batch, ReceiptRow, Row};
 use super::enforcement::Enforcement;
 use super::fact::{Fact, Seq};
-use super::id::{Attempt, Epoch, JobName, Uid};
+use super::id::{AccountId, Attempt, Epoch, JobName, Uid};
 use super::job::{Ending, FrozenBy, Job, StepEvent};
 use super::meter::{JobSample, Missing, Reading};
 use super::rates::Card;
+use super::terms::{Change, Report};
 use super::time::{Mono, Nanos, Now};
-use super::wire::{Answer, Push, Request};
+use super::wire::{Answer, Balance, Push, Request};
 
 /// A floor between two looks at an account near its edge.
 const LOOK_AGAIN: Nanos = Nanos::from_millis(10);
@@ -80,6 +81,28 @@ pub enum Event {
     Pushed(Push),
     /// A card has come into force; with a look at all jobs, so that each pays by the old one up to now.
     CardArrived(Box<Card>, Vec<JobSample>),
+    /// A job is given something else; with a look at it, so that it pays by what it had up to now.
+    ChangeAsked {
+        /// Whom to answer.
+        caller: u64,
+        /// Which job.
+        name: JobName,
+        /// What.
+        change: Change,
+        /// By whom.
+        by: Uid,
+        /// The job now.
+        sample: Option<JobSample>,
+    },
+    /// A hook reports something of a job.
+    Reported {
+        /// Whom to answer.
+        caller: u64,
+        /// Which job.
+        name: JobName,
+        /// What.
+        report: Report,
+    },
     /// The mode of enforcement is to be set.
     EnforcementAsked {
         /// Whom to answer.
@@ -175,6 +198,8 @@ pub struct Turn {
     ticks: u32,
     checkpointed: Seq,
     refused_card: Option<String>,
+    /// What the authority told of balances, for people. A new process waits for the next answer.
+    balances: BTreeMap<AccountId, Balance>,
     /// When it was last considered what to ask the authority, and after which fact.
     considered: Option<(Seq, Mono)>,
 }
@@ -213,6 +238,7 @@ impl Turn {
             ticks: CHECKPOINT_TICKS,
             checkpointed: Seq(0),
             refused_card: None,
+            balances: BTreeMap::new(),
             considered: None,
         };
         let mut effects = turn.draft(now, |draft, _| draft.woke(fresh_epoch, marked));
@@ -253,10 +279,21 @@ impl Turn {
         self.journal
     }
 
+    /// What an account's balance is made of, as last heard.
+    #[must_use]
+    pub fn balance(&self, account: &AccountId) -> Option<&Balance> {
+        self.balances.get(account)
+    }
+
     /// Why the last card was refused, if it was.
     #[must_use]
     pub fn refused_card(&self) -> Option<&str> {
         self.refused_card.as_deref()
+    }
+
+    /// A card could not even be offered: it is no card, or nobody vouches for it.
+    pub fn refuse_card(&mut self, why: String) {
+        self.refused_card = Some(why);
     }
 
     /// Are there answers, orders or facts that have not gone out?
@@ -310,6 +347,13 @@ impl Turn {
                 self.catch_up(sample.as_mut_slice());
                 self.draft(now, |draft, replies| replies.push((caller, draft.stop(&name, ending, sample.as_ref()))))
             }
+            Event::ChangeAsked { caller, name, change, by, mut sample } => {
+                self.catch_up(sample.as_mut_slice());
+                self.draft(now, |draft, replies| replies.push((caller, draft.change(&name, &change, by, sample.as_ref()))))
+            }
+            Event::Reported { caller, name, report } => {
+                self.draft(now, |draft, replies| replies.push((caller, draft.report(&name, report))))
+            }
             Event::ConfirmAsked { caller, by } => self.draft(now, |draft, replies| {
                 draft.confirm(by);
                 replies.push((caller, Reply::Done));
@@ -327,6 +371,7 @@ impl Turn {
     pub fn next_look(&self, now: Now) -> Option<(Mono, Vec<Attempt>)> {
         let mut looks = self.agent.edges(&self.settings, now, &self.looked);
         looks.extend(self.agent.last_words(now.mono));
+        looks.extend(self.agent.dates(now));
         let first = looks.iter().map(|(at, _)| *at).min()?;
         let at = first.max(self.looked_at.plus(LOOK_AGAIN));
         // All that are due by then: an account that is looked at again and again must not keep the others from their turn.
@@ -435,6 +480,9 @@ impl Turn {
             draft.answered(answer, fresh_epoch);
             accepted = draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Answered { .. }));
         });
+        if accepted {
+            self.balances.extend(answer.balances.iter().map(|balance| (balance.account.clone(), balance.clone())));
+        }
         // In a new epoch everything is asked anew.
         if accepted && self.agent.epoch == epoch {
             let (ready, waiting): (Vec<_>, Vec<_>) =

@@ -19,7 +19,7 @@ use super::rates::charge::wide;
 use super::receipt::rfc3339;
 use super::time::{Nanos, Now, Wall};
 use super::usage::HeldGpu;
-use super::wire::{AccountPolicy, Verdict};
+use super::wire::{AccountPolicy, Balance, Verdict};
 
 /// The agent as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,9 @@ pub struct AccountView {
     pub policy: AccountPolicy,
     /// The timer is armed for the earliest instant of exhaustion.
     pub armed: bool,
+    /// What its balance is made of, at the authority's last answer to this process.
+    #[serde(default)]
+    pub balance: Option<Balance>,
 }
 
 /// How an account stands on this node.
@@ -246,6 +249,7 @@ fn account_view(agent: &Agent, id: &AccountId, account: &Account, now: Now) -> A
         verdict: grant.verdict.map(|heard| heard.verdict),
         policy: grant.policy,
         armed: account.armed.is_some(),
+        balance: None,
     }
 }
 

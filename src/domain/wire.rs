@@ -4,14 +4,15 @@
 //! `granted` is raised by the authority alone, `returned` and `spent` by the node alone. `in hand = granted - returned - spent`.
 //! An account that an answer does not mention has no news; that is never zero.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::enforcement::Enforcement;
+use super::chain::Head;
 use super::id::{AccountId, BootId, Digest, Epoch, NodeId};
-use super::ladder::{Then, Thresholds, Victims};
 use super::money::Credits;
-use super::time::Nanos;
+pub use super::policy::{AccountPolicy, OnExhaustion, StartPredicted, Unreachable};
+use super::time::{Nanos, Wall};
 
 /// The version of these messages. Another one is refused.
 pub const PROTOCOL: u16 = 1;
@@ -20,7 +21,7 @@ pub const PROTOCOL: u16 = 1;
 pub const UNIT: &str = "nano-credit";
 
 /// Node to authority: how things stand, and what is needed. One is outstanding at a time; a retransmission repeats it byte for byte.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Request {
     /// [`PROTOCOL`].
     pub protocol: u16,
@@ -38,8 +39,18 @@ pub struct Request {
     pub entries: Vec<RequestEntry>,
 }
 
-/// The last word on an earlier epoch.
+/// A request as it is sent, with how far the node's journal is on disk: the authority keeps that place in the journal's hash chain, so that who
+/// writes the journal anew is found out. Not part of the request: a repeated one may be sent with a later place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settlement {
+    /// The request.
+    pub request: Request,
+    /// Its totals come from facts up to here, or from earlier ones.
+    pub journal: Head,
+}
+
+/// The last word on an earlier epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PreviousEpoch {
     /// Which.
     pub epoch: Epoch,
@@ -48,7 +59,7 @@ pub struct PreviousEpoch {
 }
 
 /// One account's totals in one epoch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RequestEntry {
     /// Whose.
     pub account: AccountId,
@@ -71,7 +82,7 @@ pub struct RequestEntry {
 }
 
 /// Authority to node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Answer {
     /// [`PROTOCOL`].
     pub protocol: u16,
@@ -85,10 +96,31 @@ pub struct Answer {
     pub acknowledged: Vec<Epoch>,
     /// One for each account that there is news of.
     pub entries: Vec<AnswerEntry>,
+    /// What their balances are made of.
+    #[serde(default)]
+    pub balances: Vec<Balance>,
+}
+
+/// What an account's balance is made of. For people only: nothing is decided by it, and the journal does not hold it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Balance {
+    /// Whose.
+    pub account: AccountId,
+    /// Free credit that is not charged yet, held or not.
+    pub free: Credits,
+    /// Paid credit that is not charged yet, held or not.
+    pub paid: Credits,
+    /// When its monthly allowance is next given.
+    #[serde(rename = "reset_ms")]
+    pub reset: Option<Wall>,
+    /// A refill that was asked for and has neither come nor failed.
+    pub refill: Credits,
+    /// How many of its alerts were given, and hold.
+    pub alerts: u32,
 }
 
 /// The authority's word on one account.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AnswerEntry {
     /// Whose.
     pub account: AccountId,
@@ -103,7 +135,7 @@ pub struct AnswerEntry {
     pub verdict: Verdict,
     /// What the authority has settled of this epoch.
     pub settled: Credits,
-    /// Still free for new grants: for people and for admission, not to be spent.
+    /// Still free for new grants: for people and for admission, not to be spent. With [`Verdict::Recall`]: how much of what is in hand may stay.
     pub free: Credits,
     /// Raised with each change that a push announces.
     pub version: u64,
@@ -112,7 +144,7 @@ pub struct AnswerEntry {
 }
 
 /// The authority's word. The order is the journal's format: append only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// There is more where this came from.
@@ -131,6 +163,12 @@ pub enum Verdict {
     BelowAtLeast,
     /// This epoch's escrow is void: open a new epoch.
     Closed,
+    /// Nothing is granted before somebody vouches for the account. That is not "exhausted": it ends no job.
+    NotVerified,
+    /// Nothing is free and this epoch holds nothing, and a refill is under way: no job is ended while that is waited for.
+    RefillPending,
+    /// The owner takes credit back: give back what is in hand beyond `free`. No new credit meanwhile.
+    Recall,
 }
 
 /// "Ask again": the account changed. Carries neither money nor verdict.
@@ -140,76 +178,6 @@ pub struct Push {
     pub account: AccountId,
     /// Acted on only if above the highest seen.
     pub version: u64,
-}
-
-/// What the account's owner wants done; kept by the authority, followed by the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AccountPolicy {
-    /// When a fresh [`Verdict::Exhausted`] has come.
-    pub on_exhaustion: OnExhaustion,
-    /// Between SIGTERM and the kill.
-    #[serde(rename = "grace_ns")]
-    pub grace: Nanos,
-    /// How long before the expected end the warnings come.
-    #[serde(rename = "warn_before_ns")]
-    pub warn_before: Thresholds,
-    /// A start is refused below this much free credit.
-    pub start_threshold: Credits,
-    /// Is a start refused if its time limit would use more than there is?
-    pub start_predicted: StartPredicted,
-    /// How far the agent goes against its jobs, where the node goes further.
-    pub enforcement: Enforcement,
-    /// How long its jobs stand still at most, if they do not for ever …
-    #[serde(rename = "freeze_ttl_ns")]
-    pub freeze_ttl: Option<Nanos>,
-    /// … and what comes then.
-    pub then: Then,
-    /// Which jobs stop first …
-    pub victims: Victims,
-    /// … as soon as the credit lasts no longer than this.
-    #[serde(rename = "victims_before_ns")]
-    pub victims_before: Nanos,
-}
-
-impl Default for AccountPolicy {
-    fn default() -> AccountPolicy {
-        AccountPolicy {
-            on_exhaustion: OnExhaustion::Freeze,
-            grace: Nanos::from_secs(30),
-            warn_before: Thresholds::one(Nanos::from_secs(60)),
-            start_threshold: Credits::ZERO,
-            start_predicted: StartPredicted::Ignore,
-            enforcement: Enforcement::Enforce,
-            freeze_ttl: None,
-            then: Then::Terminate,
-            victims: Victims::Together,
-            victims_before: Nanos::from_secs(300),
-        }
-    }
-}
-
-/// What happens to an account's jobs when it has nothing left. The order is the journal's format: append only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnExhaustion {
-    /// Frozen in place until credit arrives.
-    Freeze,
-    /// Frozen at zero; then thawed with SIGTERM, and killed after the grace.
-    Terminate,
-    /// Frozen at zero; then killed.
-    Kill,
-    /// They run on; what they use is written off as unfunded.
-    AllowNegative,
-}
-
-/// Whether a start is measured against its time limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StartPredicted {
-    /// Refused if expected burn times time limit exceeds the credit.
-    Check,
-    /// Not looked at.
-    Ignore,
 }
 
 impl Request {

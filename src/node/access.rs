@@ -8,6 +8,7 @@
 //! | accounts, ledger | | mapped to the uid | mapped to the uid | all |
 //! | start | | own place, own name, no GPU, mapped account, for itself | all | all |
 //! | stop | | own | all | all |
+//! | change, count | | | all | all |
 //! | accounts, credit, enforcement: change | | | | yes |
 //!
 //! Operators are root, the uid that the agent runs as, and the members of the operators' group. GPUs are named by hooks and operators
@@ -76,6 +77,8 @@ pub enum Ask<'a> {
     Start(&'a StartRequest),
     /// To stop a job, with its owner if the agent knows it.
     Stop(&'a JobName, Option<Uid>),
+    /// To give a job something else, or to report what it counts: both have a price.
+    Change,
     /// To say that a job ended so.
     State(Outcome),
     /// To change accounts, credit or the mode of enforcement.
@@ -117,12 +120,15 @@ impl Access {
                 "this is for root and the operators' group",
                 "run it as root, or as a member of the group named by operators_group in meterd.toml",
             )),
-            (_, Ask::Start(_) | Ask::Stop(..)) if Standing::Hook <= standing => Ok(()),
+            (_, Ask::Start(_) | Ask::Stop(..) | Ask::Change) if Standing::Hook <= standing => Ok(()),
             (_, Ask::State(outcome)) if Standing::Hook <= standing || !outcome.is_for_hooks() => Ok(()),
             (_, Ask::State(_)) => Err(not_permitted(
                 "only root, operators and scheduler hooks may say so: a rate card may make it free",
                 "cancelled, failed, completed, timed_out, out_of_memory or unknown",
             )),
+            (_, Ask::Change) => {
+                Err(not_permitted("only root, operators and scheduler hooks may say so: it has a price", "ask whoever runs the scheduler"))
+            }
             (Who::Local { uid, .. }, Ask::Start(request)) => self.may_start(*uid, request),
             (Who::Local { uid, .. }, Ask::Stop(name, owner)) => may_stop(*uid, name, owner),
             (Who::Stranger, Ask::Start(_) | Ask::Stop(..)) => Err(socket_only()),

@@ -22,6 +22,8 @@ pub enum Alarm {
     JournalReadOnly,
     /// The disk under the authority's file takes nothing.
     AuthorityFull,
+    /// The authority on the network gives no answers that can be used.
+    AuthorityFault,
     /// The kernel gives no more descriptors, or soon will not.
     FewDescriptors,
     /// Tasks run in a cgroup of a job that nobody told the agent of.
@@ -48,6 +50,8 @@ pub enum Alarm {
     JournalSetAside,
     /// The agent itself costs more than its budget.
     OverBudget,
+    /// A card that was to come into force was refused: the last good one goes on.
+    CardRefused,
 }
 
 /// Does a state hold, or did it happen?
@@ -59,10 +63,11 @@ enum Kind {
 
 impl Alarm {
     /// Every one.
-    pub const ALL: [Alarm; 16] = [
+    pub const ALL: [Alarm; 18] = [
         Alarm::JournalFull,
         Alarm::JournalReadOnly,
         Alarm::AuthorityFull,
+        Alarm::AuthorityFault,
         Alarm::FewDescriptors,
         Alarm::Unmetered,
         Alarm::HeldBack,
@@ -76,6 +81,7 @@ impl Alarm {
         Alarm::ClockStepped,
         Alarm::JournalSetAside,
         Alarm::OverBudget,
+        Alarm::CardRefused,
     ];
 
     /// Its stable name.
@@ -85,6 +91,7 @@ impl Alarm {
             Alarm::JournalFull => "journal_full",
             Alarm::JournalReadOnly => "journal_read_only",
             Alarm::AuthorityFull => "authority_full",
+            Alarm::AuthorityFault => "authority_fault",
             Alarm::FewDescriptors => "few_descriptors",
             Alarm::Unmetered => "unmetered",
             Alarm::HeldBack => "held_back",
@@ -98,6 +105,7 @@ impl Alarm {
             Alarm::ClockStepped => "clock_stepped",
             Alarm::JournalSetAside => "journal_set_aside",
             Alarm::OverBudget => "over_budget",
+            Alarm::CardRefused => "card_refused",
         }
     }
 
@@ -108,6 +116,9 @@ impl Alarm {
             Alarm::JournalFull | Alarm::AuthorityFull => "make room on the disk of state_dir; the agent goes on by itself",
             Alarm::JournalReadOnly => {
                 "find out why the disk of state_dir is read-only (dmesg), and make it writable; the agent goes on by itself"
+            }
+            Alarm::AuthorityFault => {
+                "meterctl status names the fault; look at the network, the certificates and meter-authority; the agent goes on asking by itself"
             }
             Alarm::FewDescriptors => "raise LimitNOFILE= of the unit, or end what holds descriptors; jobs that are metered are metered on",
             Alarm::Unmetered => "meterctl status names the places; start those jobs, or end them",
@@ -128,6 +139,9 @@ impl Alarm {
                 "find out why (dmesg, smartctl), compare receipts and ledger with what is there, then move the folder elsewhere"
             }
             Alarm::OverBudget => "find out why (meterctl top: how many jobs?), or raise [budget]; levels are known more coarsely meanwhile",
+            Alarm::CardRefused => {
+                "meterctl rate check FILE --key KEY names what is wrong; mend or sign the card, raise its version, and reload"
+            }
             Alarm::ClockStepped => "nothing: no charge depends on the wall clock; times before and after differ by the step",
         }
     }
@@ -137,11 +151,13 @@ impl Alarm {
             Alarm::JournalFull
             | Alarm::JournalReadOnly
             | Alarm::AuthorityFull
+            | Alarm::AuthorityFault
             | Alarm::FewDescriptors
             | Alarm::Unmetered
             | Alarm::HeldBack
             | Alarm::JournalSetAside
-            | Alarm::OverBudget => Kind::Holds,
+            | Alarm::OverBudget
+            | Alarm::CardRefused => Kind::Holds,
             _ => Kind::Happened,
         }
     }

@@ -601,6 +601,7 @@ impl Sampler {
                 tail: None,
                 memory_anon_bytes: None,
                 detail: None,
+                gpus: None,
             }
         };
         attempts.into_iter().zip(readings).map(sample).collect()

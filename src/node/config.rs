@@ -9,11 +9,15 @@ use super::notice::Terminals;
 use crate::domain::budget::Budget;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::form::{Fault, Field, Mistake, Table, quoted, read_toml};
-use crate::domain::id::{AccountId, NodeId, Uid};
+use crate::domain::id::{AccountId, LineId, NodeId, Uid};
 use crate::domain::ladder::{Blast, Exempt, Ladder, WarnSignal};
+use crate::domain::rates::CardKey;
+use crate::domain::rates::signature::KeyError;
 use crate::domain::request::read_policy;
 use crate::domain::time::Nanos;
 use crate::domain::wire::AccountPolicy;
+use authority::read_authority;
+pub use authority::{AuthorityConfig, CardSource, NetworkConfig, OwnIdentity};
 
 /// Where the file is, if nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/meterd/meterd.toml";
@@ -39,6 +43,10 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// The rate card's file.
     pub rate_card: PathBuf,
+    /// Whose signature a rate card needs; none if it needs none.
+    pub rate_card_key: Option<CardKey>,
+    /// Whose machine it is, for receipts: who earns.
+    pub provider: Option<LineId>,
     /// How far the agent goes.
     pub enforcement: Enforcement,
     /// Between two looks at the jobs (`interval_ms`): 100 ms to 10 s.
@@ -63,6 +71,8 @@ pub struct Config {
     pub warn: WarnConfig,
     /// `[policy]`: what holds for an account whose creator says nothing else.
     pub policy: AccountPolicy,
+    /// `[authority]`: who keeps the balances.
+    pub authority: AuthorityConfig,
 }
 
 /// Where the agent makes cgroups.
@@ -237,6 +247,8 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/meterd"),
             runtime_dir: PathBuf::from("/run/meterd"),
             rate_card: PathBuf::from("/etc/meterd/ratecard.toml"),
+            rate_card_key: None,
+            provider: None,
             enforcement: Enforcement::Observe,
             interval: Nanos::from_millis(1_000),
             cgroup: CgroupConfig { parent: "meterd".to_owned() },
@@ -249,6 +261,7 @@ impl Default for Config {
             ladder: Ladder::default(),
             warn: WarnConfig { terminals: Terminals::Owner, command: Vec::new(), user: "nobody".to_owned() },
             policy: AccountPolicy::default(),
+            authority: AuthorityConfig::Embedded,
         }
     }
 }
@@ -280,6 +293,8 @@ impl Config {
             let state_dir = path(table.field("state_dir"), defaults.state_dir);
             let runtime_dir = path(table.field("runtime_dir"), defaults.runtime_dir);
             let rate_card = path(table.field("rate_card"), defaults.rate_card);
+            let rate_card_key = table.field("rate_card_key").text(NAME_BYTES_MAX).check(|text| card_key(&text)).optional();
+            let provider = table.field("provider").name().optional();
             let modes = Enforcement::ALL.map(|mode| (mode.name(), mode));
             let enforcement = table.field("enforcement").word(&modes).or(defaults.enforcement);
             let interval = table.field("interval_ms").millis(100..=10_000).or(defaults.interval);
@@ -293,6 +308,7 @@ impl Config {
             let exempt = table.field("exempt").table_or_defaults(|table| read_exempt(table, defaults.ladder.exempt));
             let blast = table.field("blast_radius").table_or_defaults(|table| read_blast(table, defaults.ladder.blast));
             let warn = table.field("warn").table_or_defaults(|table| read_warn(table, defaults.warn, defaults.ladder.warn_signal));
+            let authority = table.field("authority").table(read_authority).or(defaults.authority);
             let policy = table.field("policy").table_or_defaults(|table| read_policy(table, &defaults.policy));
             let (warn, warn_signal) = warn?;
             Some(Config {
@@ -302,6 +318,8 @@ impl Config {
                 state_dir: state_dir?,
                 runtime_dir: runtime_dir?,
                 rate_card: rate_card?,
+                rate_card_key: rate_card_key?,
+                provider: provider?,
                 enforcement: enforcement?,
                 interval: interval?,
                 cgroup: cgroup?,
@@ -312,6 +330,7 @@ impl Config {
                 journal: journal?,
                 budget: budget?,
                 policy: policy?,
+                authority: authority?,
             })
         })
     }
@@ -338,6 +357,10 @@ impl Access {
         }
         if unknown.is_empty() { Ok(accounts) } else { Err(unknown) }
     }
+}
+
+fn card_key(text: &str) -> Result<CardKey, Fault> {
+    text.parse().map_err(|error: KeyError| Fault::new("malformed", error.to_string()).hint("what meterctl rate key FILE printed"))
 }
 
 fn path(field: Field<'_>, default: PathBuf) -> Option<PathBuf> {
@@ -404,7 +427,7 @@ fn read_gpu(table: &Table<'_>, defaults: GpuConfig) -> Option<GpuConfig> {
     Some(GpuConfig { nvml: nvml?, library: library.or(defaults.library)? })
 }
 
-fn read_log(table: &Table<'_>, defaults: LogConfig) -> Option<LogConfig> {
+pub(crate) fn read_log(table: &Table<'_>, defaults: LogConfig) -> Option<LogConfig> {
     const FORMATS: [(&str, LogFormat); 3] = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
     let level = table.field("level").word(&LogLevel::ALL).or(defaults.level);
     let format = table.field("format").word(&FORMATS).or(defaults.format);
@@ -459,5 +482,6 @@ fn read_warn(table: &Table<'_>, defaults: WarnConfig, signal: Option<WarnSignal>
     Some((WarnConfig { terminals: terminals?, command: command.or(defaults.command)?, user: user? }, signal?))
 }
 
+mod authority;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use crossbeam_channel::bounded;
 use super::access::Access;
 use super::alarm::Alarm;
 use super::cgroup::{Sampler, Which};
-use super::config::{Config, Nvml, StatusListen, WarnConfig};
+use super::config::{AuthorityConfig, Config, Nvml, StatusListen, WarnConfig};
 use super::gpu::{GpuConfig, Gpus};
 use super::gpu_owner::Owners;
 use super::handle::{Board, Handle, Inbox, Stats};
@@ -24,12 +24,13 @@ use super::layout::{Layout, Need};
 use super::life::{End, Life};
 use super::local_api::Api;
 use super::marks::Marks;
-use super::notice::{Notices, SiteCommand, Telling};
+use super::notice::{self, Notices, SiteCommand, Telling};
 use super::own_folder::{self, Privacy};
 use super::priority::Scheduling;
 use super::process_tree::ProcessTrees;
 use super::random::fresh_epoch;
 use super::run::{self, Edges, Ended, Loop, WithoutCgroup};
+use super::upstream::{Authority, Upstream};
 use super::watch::Watch;
 use super::{clock, descriptors, priority, spool_reader, systemd};
 use crate::authority::embedded::{Embedded, Notice};
@@ -81,7 +82,7 @@ pub struct Daemon {
     node: NodeId,
     handle: Handle,
     thread: JoinHandle<Ended>,
-    authority: Arc<Embedded>,
+    authority: Arc<Authority>,
     runtime: tokio::runtime::Runtime,
     /// The socket, if the agent made it: one that systemd holds stays for the next agent.
     socket: Option<PathBuf>,
@@ -113,7 +114,7 @@ impl Daemon {
             .enable_all()
             .build()
             .map_err(StartError::io("network threads"))?;
-        let (edges, mut stats) = edges(config, journal, &handle)?;
+        let (edges, mut stats) = edges(config, &settings.node, journal, &handle)?;
         let (life, said) = Life::begin(&config.state_dir, env!("CARGO_PKG_VERSION"), settings.boot, clock::now());
         for (alarm, message) in said {
             stats.alarms.raise(alarm, clock::now(), message);
@@ -154,9 +155,9 @@ impl Daemon {
         self.handle.clone()
     }
 
-    /// The embedded authority.
+    /// Who keeps the balances.
     #[must_use]
-    pub fn authority(&self) -> Arc<Embedded> {
+    pub fn authority(&self) -> Arc<Authority> {
         Arc::clone(&self.authority)
     }
 
@@ -306,11 +307,12 @@ fn settings(config: &Config) -> Result<Settings, StartError> {
         interval: config.interval,
         host,
         ladder: config.ladder.clone(),
+        provider: config.provider.clone(),
         woke_at: Boot::default(),
     })
 }
 
-fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, Stats), StartError> {
+fn edges(config: &Config, node: &NodeId, journal: Journal, handle: &Handle) -> Result<(Edges, Stats), StartError> {
     let (layout, shown_layout) = match Layout::detect() {
         Ok(layout) => {
             let shown = layout.mode().map_or_else(|| "none".to_owned(), |mode| format!("{mode:?}").to_lowercase());
@@ -335,17 +337,14 @@ fn edges(config: &Config, journal: Journal, handle: &Handle) -> Result<(Edges, S
     let mut told = JournalState::Writable;
     let journal = JournalThread::start(journal, move |notice| tell_journal(&durable, &mut told, &notice));
     let journal = journal.map_err(StartError::io("the journal's thread"))?;
-    let store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono())
-        .map_err(|error| StartError::Authority(error.to_string()))?;
-    let pushes = handle.clone();
-    let authority = Embedded::start(store, clock::now, move |notice| tell_authority(&pushes, notice))
-        .map_err(StartError::io("the authority's thread"))?;
+    let notices = Notices::start(telling(config)).map_err(StartError::io("the thread that tells people"))?;
+    let authority = authority(config, handle, (&notices, node))?;
     let owners = Owners::default();
     let gpus = gpus(config, &owners).map_err(StartError::io("the GPU thread"))?;
-    let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, cgroup_needs, ..Stats::default() };
+    let link = authority.link();
+    let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, cgroup_needs, link, ..Stats::default() };
     let sampler = Sampler::new(layout.clone(), trees.clone(), clock::mono).within(room);
     let without_cgroup = if rustix::process::geteuid().is_root() { WithoutCgroup::Refuse } else { WithoutCgroup::ProcessTree };
-    let notices = Notices::start(telling(config)).map_err(StartError::io("the thread that tells people"))?;
     let edges = Edges {
         notices,
         layout,
@@ -417,9 +416,30 @@ fn tell_journal(handle: &Handle, told: &mut JournalState, notice: &JournalNotice
     }
 }
 
-fn tell_authority(handle: &Handle, notice: Notice) {
+/// Who keeps the balances: this process over a file of its own, or somebody out there.
+fn authority(config: &Config, handle: &Handle, (people, node): (&Notices, &NodeId)) -> Result<Authority, StartError> {
+    let to = handle.clone();
+    match &config.authority {
+        AuthorityConfig::Network(network) => {
+            Upstream::start(network.clone(), to).map(Authority::Network).map_err(StartError::io("the thread that asks the authority"))
+        }
+        AuthorityConfig::Embedded => {
+            let store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono())
+                .map_err(|error| StartError::Authority(error.to_string()))?;
+            let (people, node) = (people.clone(), node.clone());
+            let started = Embedded::start(store, clock::now, move |notice| tell_authority(&to, (&people, &node), notice));
+            started.map(Authority::Embedded).map_err(StartError::io("the authority's thread"))
+        }
+    }
+}
+
+fn tell_authority(handle: &Handle, (people, node): (&Notices, &NodeId), notice: Notice) {
     let message = match notice {
-        Notice::Push(push) => Inbox::Pushed(push),
+        Notice::Push(push, _) => Inbox::Pushed(push),
+        Notice::Account(account, what) => {
+            tracing::info!(event = "account", %account, ?what);
+            return people.tell(Some(notice::Notice::Account { node: node.clone(), account, what }));
+        }
         Notice::Full(error) => Inbox::Alarm(Alarm::AuthorityFull, Some(format!("{error}: questions stay unanswered until there is space"))),
         Notice::Recovered => Inbox::Alarm(Alarm::AuthorityFull, None),
         Notice::Fatal(error) => Inbox::Fatal(format!("authority: {error}")),
@@ -453,7 +473,7 @@ fn access(config: &Config) -> Access {
 fn serve(
     config: &Config,
     handle: &Handle,
-    authority: &Arc<Embedded>,
+    authority: &Arc<Authority>,
     runtime: &tokio::runtime::Runtime,
     socket: PathBuf,
 ) -> Result<Option<PathBuf>, StartError> {

@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use super::access::{Access, Standing, Who};
 use crate::domain::act::{ActOutcome, Acted, Target};
 use crate::domain::detail::Detailed;
-use crate::domain::fact::{Fact, Opened, Row, SettledRow};
+use crate::domain::fact::{Fact, MeteredRow, Opened, Row, SettledRow};
 use crate::domain::id::{AccountId, Attempt, JobName, Uid};
 use crate::domain::job::{Evidence, FrozenBy, Gap, StepEvent};
 use crate::domain::ladder::Rung;
 use crate::domain::money::Credits;
-use crate::domain::receipt::rfc3339;
+use crate::domain::receipt::{ReceiptMore, rfc3339};
+use crate::domain::terms::Report;
 use crate::domain::time::{Nanos, Wall};
 
 /// Rows of one fact that its sentence names; the particulars hold them all.
@@ -136,6 +137,10 @@ pub fn tell(fact: &Fact, seq: u64, wall: Wall, listener: &Listener, known: &mut 
             let (text, rows) = told_rows(rows.iter().map(|(attempt, row)| (*attempt, row)), listener, known, detailed)?;
             Some(event(text, json!({ "rows": rows })))
         }
+        Subject::Jobs(rows) => {
+            let (text, rows) = told_rows(rows.iter().map(|(attempt, row)| (*attempt, row)), listener, known, <(String, Value)>::clone)?;
+            Some(event(text, json!({ "rows": rows })))
+        }
         Subject::Accounts(accounts) => {
             let heard: Vec<&(&AccountId, Value)> = accounts.iter().filter(|(account, _)| listener.hears_of_account(account)).collect();
             if heard.is_empty() && !listener.hears_of_node() {
@@ -165,6 +170,8 @@ enum Subject<'f> {
     Counted(&'f [Row]),
     Settled(&'f [SettledRow]),
     Detailed(&'f [(Attempt, Detailed)]),
+    /// Several jobs, each with its particulars.
+    Jobs(Vec<(Attempt, (String, Value))>),
     /// Several accounts, each with its particulars.
     Accounts(Vec<(&'f AccountId, Value)>),
 }
@@ -177,6 +184,17 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::Corrected { .. }
         | Fact::RungsConfirmed { .. } => Subject::Node,
         Fact::JobOpened(opened) => Subject::Job(opened.attempt),
+        Fact::SegmentsOpened { attempts, .. } => {
+            let goes_on = |attempt: &Attempt| (*attempt, ("goes on in a new segment".to_owned(), json!({})));
+            Subject::Jobs(attempts.iter().map(goes_on).collect())
+        }
+        Fact::Metered { rows } => {
+            let more = |row: &MeteredRow| {
+                let more = ReceiptMore::of(&row.more);
+                (row.attempt, (format!("has read and written {} bytes", more.io_bytes), json!({ "more": more })))
+            };
+            Subject::Jobs(rows.iter().map(more).collect())
+        }
         Fact::Counted { rows, .. } => Subject::Counted(rows),
         Fact::Settled { rows } => Subject::Settled(rows),
         Fact::Detailed { rows } => Subject::Detailed(rows),
@@ -187,6 +205,9 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::StopReported { attempt, .. }
         | Fact::JobEnded { attempt, .. }
         | Fact::ChargedAtEnd { attempt, .. }
+        | Fact::JobStated { attempt, .. }
+        | Fact::JobChanged { attempt, .. }
+        | Fact::Reported { attempt, .. }
         | Fact::JobClosed { attempt } => Subject::Job(*attempt),
         Fact::HandsActed { acted, .. } => Subject::Job(acted.attempt),
         Fact::Armed { account, .. }
@@ -243,6 +264,11 @@ const fn kind(fact: &Fact) -> &'static str {
         Fact::VictimSet { victim: Some(_), .. } => "victim",
         Fact::VictimSet { victim: None, .. } => "victim_no_more",
         Fact::ChargedAtEnd { .. } => "charged_at_end",
+        Fact::JobStated { .. } => "job_stated",
+        Fact::JobChanged { .. } => "job_changed",
+        Fact::SegmentsOpened { .. } => "segment_opened",
+        Fact::Metered { .. } => "metered",
+        Fact::Reported { .. } => "reported",
     }
 }
 
@@ -313,6 +339,21 @@ fn of_job(fact: &Fact) -> (String, Value) {
         Fact::ChargedAtEnd { costs, drawn, .. } => {
             let charge: Credits = costs.iter().copied().sum();
             (format!("charged by its outcome: {charge} in all"), json!({ "charge": charge, "drawn": drawn }))
+        }
+        Fact::JobStated { storage_bytes, offer, .. } => {
+            ("stated more of it".to_owned(), json!({ "storage_bytes": storage_bytes, "offer": offer }))
+        }
+        Fact::JobChanged { terms, by, .. } => {
+            let gpus: Vec<String> = terms.gpus.iter().map(|held| held.gpu.to_string()).collect();
+            let detail = json!({ "gpus": gpus, "cpus": terms.cpus, "memory_bytes": terms.memory_bytes, "storage_bytes": terms.storage_bytes,
+                "traits": terms.traits, "by": by });
+            (format!("given something else by uid {}, in a new segment", by.0), detail)
+        }
+        Fact::Reported { report: Report::Counter { name, total }, .. } => {
+            (format!("a hook counted {total} {name}"), json!({ "counter": name, "total": total }))
+        }
+        Fact::Reported { report: Report::Event { name, id }, .. } => {
+            (format!("a hook reported {name} {id}"), json!({ "event": name, "id": id }))
         }
         Fact::JobClosed { .. } => ("closed: its receipt is final".to_owned(), json!({})),
         _ => (String::new(), json!({})),

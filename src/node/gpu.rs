@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::domain::id::{Attempt, GpuId};
-use crate::domain::meter::{GpuSample, Missing, Reading};
+use crate::domain::meter::{DeviceTotals, GpuSample, Missing, Reading};
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::usage::HeldGpu;
 use crate::node::clock;
@@ -23,6 +24,7 @@ mod report;
 mod ring;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 pub use nvml::GpuReader;
 pub use report::{GpuReport, gpu_report};
@@ -77,6 +79,8 @@ pub struct GpuLook {
     pub rejected_count: u64,
     /// How often NVML was opened since the thread started.
     pub init_count: u64,
+    /// What each device has done so far.
+    pub totals: BTreeMap<GpuId, DeviceTotals>,
 }
 
 impl GpuLook {
@@ -91,6 +95,7 @@ impl GpuLook {
             vanished: BTreeSet::new(),
             rejected_count: 0,
             init_count: 0,
+            totals: BTreeMap::new(),
         }
     }
 
@@ -234,6 +239,8 @@ pub struct Gpus {
 #[derive(Debug)]
 struct Shared {
     slot: Slot<Option<GpuLook>>,
+    /// Is the driver asked for each device's energy?
+    energy: AtomicBool,
     ending: Mutex<Ending>,
     wake: Condvar,
 }
@@ -250,13 +257,19 @@ impl Gpus {
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(config: GpuConfig, owner: Arc<Owner>) -> std::io::Result<Gpus> {
-        let shared = Arc::new(Shared { slot: Slot::new(None), ending: Mutex::new(Ending::No), wake: Condvar::new() });
+        let shared = Arc::new(Shared {
+            slot: Slot::new(None),
+            energy: AtomicBool::new(false),
+            ending: Mutex::new(Ending::No),
+            wake: Condvar::new(),
+        });
         let gpus = Gpus { shared: Arc::clone(&shared), deadline: config.deadline, started: clock::mono() };
         let interval = config.interval;
         std::thread::Builder::new().name("gpu".into()).spawn(move || {
             let mut reader = GpuReader::new(config, owner);
             let mut due = clock::mono();
             while shared.wait_until(due) == Ending::No {
+                reader.set_energy(shared.energy.load(Ordering::Relaxed));
                 let look = reader.look(clock::mono());
                 shared.slot.put(Some(look));
                 due = next_due(due, interval, clock::mono());
@@ -275,6 +288,11 @@ impl Gpus {
         } else {
             GpuLook { driver: Driver::Hangs, gpus: Reading::Missing(Missing::TimedOut), ..newest }
         }
+    }
+
+    /// Is the driver to be asked for each device's energy, from the next look on? That takes it milliseconds.
+    pub fn set_energy(&self, asked: bool) {
+        self.shared.energy.store(asked, Ordering::Relaxed);
     }
 
     /// Each device as the newest look saw it. Never waits.

@@ -9,6 +9,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
 
 use super::alarm::{Alarm, Alarms};
+use super::link::Link;
 use crate::domain::act::Acted;
 use crate::domain::agent::start::Reply;
 use crate::domain::budget::Over;
@@ -19,7 +20,8 @@ use crate::domain::job::Ending;
 use crate::domain::meter::{GpuSample, Host, Reading};
 use crate::domain::rates::Card;
 use crate::domain::receipt::Receipt;
-use crate::domain::request::StartRequest;
+use crate::domain::request::{ChangeRequest, StartRequest};
+use crate::domain::terms::Report;
 use crate::domain::turn::JournalState;
 use crate::domain::view::View;
 use crate::domain::wire::{Answer, Push};
@@ -52,6 +54,26 @@ pub enum Inbox {
         name: JobName,
         /// How.
         ending: Ending,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// A job is given something else from now on.
+    Change {
+        /// Which.
+        name: JobName,
+        /// What.
+        request: ChangeRequest,
+        /// Who says so.
+        by: Uid,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// A hook reports a counter or an event of a job.
+    Report {
+        /// Which job.
+        name: JobName,
+        /// What.
+        report: Report,
         /// Where the answer goes.
         reply: oneshot::Sender<Reply>,
     },
@@ -94,6 +116,8 @@ pub enum Inbox {
     Alarm(Alarm, Option<String>),
     /// Another card is to come into force.
     Card(Box<Card>),
+    /// The card that is there cannot come into force, and why.
+    CardUnfit(String),
     /// The configured mode, after a reload.
     Configured(Enforcement),
     /// What cannot be survived: the process ends with this message and recovers when started again.
@@ -177,6 +201,7 @@ pub struct Board {
     picture: RwLock<Arc<Picture>>,
     shown: watch::Sender<Shown>,
     durable: watch::Sender<u64>,
+    card: RwLock<Option<Arc<Card>>>,
 }
 
 impl Board {
@@ -202,6 +227,17 @@ impl Board {
     /// Tells those who follow the journal how far it is on disk.
     pub fn tell_durable(&self, seq: u64) {
         self.durable.send_replace(seq);
+    }
+
+    /// Another card is in force.
+    pub fn show_card(&self, card: Arc<Card>) {
+        *self.card.write().unwrap_or_else(PoisonError::into_inner) = Some(card);
+    }
+
+    /// The card in force, if there is one.
+    #[must_use]
+    pub fn card(&self) -> Option<Arc<Card>> {
+        self.card.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// To wait for more facts on disk.
@@ -261,6 +297,8 @@ pub struct Stats {
     pub acted: std::collections::BTreeMap<(&'static str, &'static str), u64>,
     /// Questions sent to the authority, repeats included.
     pub asked_count: u64,
+    /// The link to an authority over the network; none where it is embedded. Not a copy: it tells how things are when it is read.
+    pub link: Option<Arc<Link>>,
     /// Readings that were missing, by reason.
     pub missing: std::collections::BTreeMap<String, u64>,
     /// The journal's disk.

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::domain::audit;
 use crate::domain::batch::Batch;
 use crate::domain::chain::{BadRow, Head, seal};
 use crate::domain::id::Digest;
@@ -23,7 +24,10 @@ use crate::sqlite::{Failure, Kind, classify, copy_back, int, open_for_writing};
 
 pub use aside::{Kept, good_prefix, list as list_aside, read as note_read, set_aside, unread as unread_aside};
 pub(crate) use reader::look;
-pub use reader::{ends, for_each_fact, for_each_linked, read_facts, read_page, read_receipt, read_receipt_of, read_receipts, verify};
+pub use reader::{
+    audit, ends, for_each_behind, for_each_fact, for_each_linked, read_facts, read_page, read_receipt, read_receipt_of, read_receipts,
+    read_receipts_page, verify,
+};
 use reserve::ReserveFile;
 pub use thread::{JournalNotice, JournalThread, NotTaken};
 
@@ -42,6 +46,7 @@ const KIND: Kind = Kind {
         -- head: the last row. anchor: the row before the first that is kept. kept: bytes of facts that are kept, in seq.
         CREATE TABLE meta (key TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain BLOB NOT NULL) STRICT;
         INSERT INTO meta VALUES ('head', 0, zeroblob(32)), ('anchor', 0, zeroblob(32)), ('kept', 0, zeroblob(32));",
+    steps: &[],
 };
 
 /// Commits between two copies of the write-ahead log into the file.
@@ -136,6 +141,9 @@ pub enum Damage {
     /// A fact.
     #[error(transparent)]
     Fact(#[from] BadRow),
+    /// A price in a fact, or the anchors.
+    #[error(transparent)]
+    Audit(audit::Fault),
     /// The checkpoint.
     #[error("the checkpoint after row {0} was changed")]
     Checkpoint(u64),
@@ -197,6 +205,15 @@ impl JournalError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(self, JournalError::Full(_) | JournalError::ReadOnly(_) | JournalError::Blocked(_))
+    }
+}
+
+impl From<audit::Fault> for Damage {
+    fn from(fault: audit::Fault) -> Damage {
+        match fault {
+            audit::Fault::Chain(bad) => Damage::Fact(bad),
+            other => Damage::Audit(other),
+        }
     }
 }
 

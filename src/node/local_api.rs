@@ -31,22 +31,24 @@ use super::defence::{Defence, stands};
 use super::handle::{Caller, Handle, Inbox, Picture};
 use super::journal::JournalError;
 use super::status::{NotReady, Status, alive, not_ready};
+use super::upstream::Authority;
 use super::{journal, metrics};
-use crate::authority::embedded::Embedded;
 use crate::authority::store::Done;
 use crate::domain::agent::start::{Novelty, Refusal, Reply};
+use crate::domain::batch::ReceiptRow;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{AccountId, JobName, PaymentId, Uid};
 use crate::domain::job::{Ending, Phase};
-use crate::domain::ledger;
+use crate::domain::ledger::{self, PaymentState};
 use crate::domain::receipt::Receipt;
-use crate::domain::request::{BODY_BYTES_MAX, CreateAccount, StartRequest, StopRequest, TopUp};
+use crate::domain::request::{BODY_BYTES_MAX, ChangeRequest, CreateAccount, Pay, StartRequest, StopRequest, Vouch};
+use crate::domain::terms::Report;
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::view::{AccountView, JobView};
 use crate::domain::wire::AccountPolicy;
 
 use answer::{Answer, Problem};
-use operation::Operation;
+use operation::{Operation, ReceiptsWanted};
 use peer::{Doors, LocalPeer, Peer, TcpDoor, UnixDoor};
 use rate::Rates;
 
@@ -56,13 +58,16 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Jobs that one ordinary user may have on a node at once: each costs every tick a look.
 const JOBS_EACH_MAX: usize = 256;
 
+/// Receipts of one page.
+const RECEIPTS_PAGE: u32 = 200;
+
 /// The local API of one agent. Clones share it.
 #[derive(Clone)]
 pub struct Api(Arc<Inner>);
 
 struct Inner {
     handle: Handle,
-    authority: Arc<Embedded>,
+    authority: Arc<Authority>,
     state_dir: PathBuf,
     access: Access,
     account_defaults: AccountPolicy,
@@ -92,7 +97,7 @@ impl Silence {
 impl Api {
     /// An API over a loop, with the journal in `state_dir`. `interval` is the loop's, to tell a picture that is too old.
     #[must_use]
-    pub fn new(handle: Handle, authority: Arc<Embedded>, state_dir: PathBuf, access: Access, interval: Nanos) -> Api {
+    pub fn new(handle: Handle, authority: Arc<Authority>, state_dir: PathBuf, access: Access, interval: Nanos) -> Api {
         Api::with_policy(handle, authority, state_dir, access, interval, AccountPolicy::default())
     }
 
@@ -100,7 +105,7 @@ impl Api {
     #[must_use]
     pub fn with_policy(
         handle: Handle,
-        authority: Arc<Embedded>,
+        authority: Arc<Authority>,
         state_dir: PathBuf,
         access: Access,
         interval: Nanos,
@@ -230,17 +235,24 @@ impl Api {
             Operation::Jobs => self.jobs(peer, &*self.current_picture().await),
             Operation::Job(name) => self.job(peer, &name, &*self.current_picture().await),
             Operation::Receipt(name) => self.receipt(peer, name).await,
+            Operation::Receipts(wanted) => self.receipts(peer, wanted).await,
             Operation::Events(wanted) => self.events(peer, wanted).await.map(Answer::Events),
             Operation::Start(request) => self.start(peer, request).await,
             Operation::Stop(name, request) => self.stop(peer, name, request).await,
+            Operation::Change(name, request) => self.change(peer, name, request).await,
+            Operation::Report(name, report) => self.report(peer, name, report).await,
             Operation::SetEnforcement(mode) => self.set_enforcement(peer, mode).await,
             Operation::ConfirmStops => self.confirm_stops(peer).await,
             Operation::Accounts => self.accounts(peer).await,
             Operation::Account(account) => self.account(peer, account).await,
             Operation::Ledger(account, limit) => self.ledger(peer, account, limit).await,
-            Operation::CreateAccount(create) => self.create_account(peer, create).await,
+            Operation::Card => self.card(peer),
+            Operation::Anchors => self.anchors(peer).await,
+            Operation::CreateAccount(create) => self.create_account(peer, *create).await,
             Operation::SetPolicy(account, changes) => self.set_policy(peer, account, changes).await,
-            Operation::TopUp(account, top_up) => self.top_up(peer, account, top_up).await,
+            Operation::TopUp(account, pay) | Operation::Pay(account, pay) => self.pay(peer, account, pay).await,
+            Operation::SettlePayment(account, payment, came) => self.settle_payment(peer, account, payment, came).await,
+            Operation::Verify(account, vouched) => self.verify(peer, account, vouched).await,
         }
     }
 
@@ -325,18 +337,22 @@ impl Api {
             return if seen { Ok(Answer::Document(json!(receipt))) } else { Err(Problem::from(unknown_job(&name))) };
         }
         let (dir, job) = (self.0.state_dir.clone(), name.to_string());
-        let rows = match blocking(move || journal::read_receipts(&dir, &job)).await? {
-            Ok(rows) => rows,
-            Err(JournalError::Absent(_)) => Vec::new(),
-            Err(error) => {
-                tracing::warn!(event = "journal_unreadable", %error, "a receipt was asked for");
-                let hint = "meterctl journal verify tells what is wrong with it";
-                return Err(Problem::new("journal_unreadable", "the journal cannot be read", hint));
-            }
-        };
+        let rows = from_journal(blocking(move || journal::read_receipts(&dir, &job)).await?)?;
         let receipts = rows.iter().filter_map(|row| serde_json::from_str::<Receipt>(&row.json).ok());
         let seen = receipts.into_iter().find(|receipt| self.0.access.sees_job(&peer.who, receipt.owner_uid));
         seen.map(|receipt| Answer::Document(json!(receipt))).ok_or_else(|| Problem::from(unknown_job(&name)))
+    }
+
+    /// A page of closed jobs' receipts: those that the caller may see, and from where the next page goes on.
+    async fn receipts(&self, peer: &Peer, wanted: ReceiptsWanted) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Jobs)?;
+        let dir = self.0.state_dir.clone();
+        let page = move || journal::read_receipts_page(&dir, wanted.after, wanted.ended_since, RECEIPTS_PAGE);
+        let rows = from_journal(blocking(page).await?)?;
+        let next = rows.last().filter(|_| rows.len() == RECEIPTS_PAGE as usize).map(|row| row.attempt);
+        let receipts = rows.iter().filter_map(|row| serde_json::from_str::<Receipt>(&row.json).ok());
+        let seen: Vec<Receipt> = receipts.filter(|receipt| self.0.access.sees_job(&peer.who, receipt.owner_uid)).collect();
+        Ok(Answer::Document(json!({ "receipts": seen, "next": next })))
     }
 
     async fn start(&self, peer: &Peer, mut request: StartRequest) -> Result<Answer, Problem> {
@@ -380,6 +396,20 @@ impl Api {
         plain_reply(told(answer).await?)
     }
 
+    async fn change(&self, peer: &Peer, name: JobName, request: ChangeRequest) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Change)?;
+        let (reply, answer) = oneshot::channel();
+        self.put(Inbox::Change { name, request, by: local(peer)?.uid, reply })?;
+        plain_reply(told(answer).await?)
+    }
+
+    async fn report(&self, peer: &Peer, name: JobName, report: Report) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Change)?;
+        let (reply, answer) = oneshot::channel();
+        self.put(Inbox::Report { name, report, reply })?;
+        plain_reply(told(answer).await?)
+    }
+
     async fn set_enforcement(&self, peer: &Peer, mode: Enforcement) -> Result<Answer, Problem> {
         self.check(peer, Ask::Administer)?;
         let (reply, answer) = oneshot::channel();
@@ -404,7 +434,7 @@ impl Api {
 impl Api {
     async fn ask<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&Embedded) -> Result<T, crate::authority::store::Refusal> + Send + 'static,
+        ask: impl FnOnce(&Authority) -> Result<T, crate::authority::store::Refusal> + Send + 'static,
     ) -> Result<T, Problem> {
         let authority = Arc::clone(&self.0.authority);
         blocking(move || ask(&authority)).await?.map_err(Problem::from)
@@ -416,7 +446,13 @@ impl Api {
 
     async fn accounts(&self, peer: &Peer) -> Result<Answer, Problem> {
         self.check(peer, Ask::Accounts)?;
-        let all = self.ask(Embedded::list).await?;
+        if self.0.authority.link().is_some() {
+            let picture = self.current_picture().await;
+            let known = picture.view.iter().flat_map(|view| &view.accounts);
+            let seen = known.filter(|view| self.0.access.sees_account(&peer.who, &view.account));
+            return Ok(Answer::Document(json!({ "accounts": seen.map(node_document).collect::<Vec<Value>>() })));
+        }
+        let all = self.ask(Authority::list).await?;
         let picture = self.current_picture().await;
         let seen = all.iter().filter(|view| self.0.access.sees_account(&peer.who, &view.account));
         let documents: Vec<Value> = seen.map(|view| account_document(&picture, &view.account, view)).collect();
@@ -431,6 +467,11 @@ impl Api {
 
     async fn account(&self, peer: &Peer, account: AccountId) -> Result<Answer, Problem> {
         self.check_account(peer, &account)?;
+        if self.0.authority.link().is_some() {
+            let picture = self.current_picture().await;
+            let known = picture.view.iter().flat_map(|view| &view.accounts).find(|view| view.account == account);
+            return known.map(|view| Answer::Document(node_document(view))).ok_or_else(|| Problem::from(unknown_account(&account)));
+        }
         let wanted = account.clone();
         let view = self.ask(move |authority| authority.show(wanted)).await?;
         Ok(Answer::Document(self.account_document(&account, &view).await))
@@ -443,10 +484,25 @@ impl Api {
         Ok(Answer::Document(json!({ "account": account, "entries": entries })))
     }
 
+    /// As JSON text within the document: its numbers may be wider than those of JSON values here.
+    fn card(&self, peer: &Peer) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Jobs)?;
+        let none = || Problem::new("no_rate_card", "no rate card is in force", "set rate_card in meterd.toml and reload");
+        let card = self.0.handle.board().card().ok_or_else(none)?;
+        let text = serde_json::to_string(&*card).map_err(|error| Problem::new("no_rate_card", error.to_string(), "report this"))?;
+        Ok(Answer::Document(json!({ "card": text })))
+    }
+
+    async fn anchors(&self, peer: &Peer) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Administer)?;
+        let anchors = self.ask(Authority::anchors).await?;
+        Ok(Answer::Document(json!({ "anchors": anchors })))
+    }
+
     async fn create_account(&self, peer: &Peer, create: CreateAccount) -> Result<Answer, Problem> {
         self.check(peer, Ask::Administer)?;
         let account = create.account.clone();
-        let (view, done) = self.ask(move |authority| authority.create_account(create.account, create.policy)).await?;
+        let (view, done) = self.ask(move |authority| authority.create_account(create.account, create.policy, create.terms)).await?;
         let document = self.account_document(&account, &view).await;
         Ok(match done {
             Done::Now => Answer::Created(document),
@@ -459,30 +515,56 @@ impl Api {
         self.check(peer, Ask::Administer)?;
         let wanted = account.clone();
         let before = self.ask(move |authority| authority.show(wanted)).await?;
-        let mut body = CreateAccount { account: account.clone(), policy: before.policy }.to_json();
+        let mut body = CreateAccount { account: account.clone(), policy: before.policy, terms: before.terms }.to_json();
         changes.into_iter().for_each(|(key, value)| body[key] = value);
         body["account"] = json!(account);
-        let policy = CreateAccount::parse(&body.to_string()).map_err(Problem::from)?.policy;
+        let CreateAccount { policy, terms, .. } = CreateAccount::parse(&body.to_string()).map_err(Problem::from)?;
         let wanted = account.clone();
-        let (view, _) = self.ask(move |authority| authority.set_policy(wanted, policy)).await?;
+        let (view, _) = self.ask(move |authority| authority.set_policy(wanted, policy, terms)).await?;
         Ok(Answer::Document(self.account_document(&account, &view).await))
     }
 
-    async fn top_up(&self, peer: &Peer, account: AccountId, top_up: TopUp) -> Result<Answer, Problem> {
+    async fn settle_payment(&self, peer: &Peer, account: AccountId, payment: PaymentId, came: PaymentState) -> Result<Answer, Problem> {
         self.check(peer, Ask::Administer)?;
-        let TopUp { amount, bucket, payment } = top_up;
-        let payment = match payment {
+        let wanted = account.clone();
+        let (view, _) = self.ask(move |authority| authority.settle_payment(wanted, payment, came)).await?;
+        Ok(Answer::Document(self.account_document(&account, &view).await))
+    }
+
+    async fn verify(&self, peer: &Peer, account: AccountId, vouched: Vouch) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Administer)?;
+        let wanted = account.clone();
+        let (view, _) = self.ask(move |authority| authority.verify(wanted, vouched)).await?;
+        Ok(Answer::Document(self.account_document(&account, &view).await))
+    }
+
+    async fn pay(&self, peer: &Peer, account: AccountId, pay: Pay) -> Result<Answer, Problem> {
+        self.check(peer, Ask::Administer)?;
+        let payment = match pay.payment.clone() {
             Some(payment) => payment,
             None => fresh_payment()?,
         };
         let (wanted, named) = (account.clone(), payment.clone());
-        let (view, done) = self.ask(move |authority| authority.top_up(wanted, bucket, amount, named)).await?;
+        let (view, done) = self.ask(move |authority| authority.pay(wanted, pay, named)).await?;
         let mut document = self.account_document(&account, &view).await;
         document["payment"] = json!(payment);
         Ok(match done {
             Done::Now => Answer::Created(document),
             Done::Before => Answer::Document(document),
         })
+    }
+}
+
+/// What was read from the journal; nothing where there is none yet.
+fn from_journal(read: Result<Vec<ReceiptRow>, JournalError>) -> Result<Vec<ReceiptRow>, Problem> {
+    match read {
+        Err(JournalError::Absent(_)) => Ok(Vec::new()),
+        Ok(rows) => Ok(rows),
+        Err(error) => {
+            tracing::warn!(event = "journal_unreadable", %error, "a receipt was asked for");
+            let hint = "meterctl journal verify tells what is wrong with it";
+            Err(Problem::new("journal_unreadable", "the journal cannot be read", hint))
+        }
     }
 }
 
@@ -502,6 +584,11 @@ fn fresh_payment() -> Result<PaymentId, Problem> {
 fn account_document(picture: &Picture, account: &AccountId, authority: &ledger::AccountView) -> Value {
     let node: Option<&AccountView> = picture.view.iter().flat_map(|view| &view.accounts).find(|view| view.account == *account);
     json!({ "account": account, "authority": authority, "node": node })
+}
+
+/// What the node alone knows of an account, where the balances are kept elsewhere.
+fn node_document(view: &AccountView) -> Value {
+    json!({ "account": view.account, "authority": null, "node": view })
 }
 
 /// The last attempt of that name in the picture; open ones stand before closed ones there.
@@ -531,6 +618,7 @@ fn plain_reply(reply: Reply) -> Result<Answer, Problem> {
     match reply {
         Reply::Started { attempt, .. } => Ok(Answer::Document(json!({ "attempt": attempt }))),
         Reply::StopNoted { attempt, phase } => Ok(Answer::Document(json!({ "attempt": attempt, "phase": phase }))),
+        Reply::Changed { attempt, novelty } => Ok(Answer::Document(json!({ "attempt": attempt, "novelty": novelty_name(novelty) }))),
         Reply::Done => Ok(Answer::Document(json!({}))),
         Reply::Refused(refusal) => Err(Problem::from(refusal)),
     }

@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::alarm::{Alarm, Alarms};
 use super::handle::Picture;
+use super::link::{LinkStatus, Stream};
 use super::status::{accounts_by_state, jobs_by_phase, state_name};
 use crate::domain::budget::Over;
 use crate::domain::correction::Corrections;
@@ -23,6 +24,7 @@ use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::view::View;
+use crate::domain::wire::Balance;
 
 pub use format::Format;
 
@@ -91,6 +93,16 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
     ("authority_unanswered", MetricType::Gauge, "1 while a question waits for its answer.", |scrape| {
         scrape.of_view(|view| whole(u64::from(view.authority_unanswered.is_some())))
     }),
+    ("authority_answers", MetricType::Counter, "Answers taken from an authority over the network.", |scrape| {
+        of_link(scrape, |link| Value::Whole(link.answers))
+    }),
+    ("authority_pushes", MetricType::Counter, "Changes that the authority told of unasked.", |scrape| {
+        of_link(scrape, |link| Value::Whole(link.pushes))
+    }),
+    ("authority_stream_open", MetricType::Gauge, "1 while the authority's stream of events is open.", |scrape| {
+        of_link(scrape, |link| Value::Whole(u64::from(link.stream == Stream::Open)))
+    }),
+    ("authority_faults", MetricType::Counter, "What came of questions and was no answer, by code.", faults),
     ("acts", MetricType::Counter, "What the hands were ordered to do, by act and outcome.", acts),
     ("readings_missing", MetricType::Counter, "Readings that nobody could make, by reason.", missing),
     ("gpus", MetricType::Gauge, "GPUs that answer.", gpus),
@@ -105,11 +117,28 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
         one(whole(scrape.picture.stats.resident_bytes))
     }),
     ("account_in_hand_credits", MetricType::Gauge, "What the account may still spend here.", account_in_hand),
+    ("account_free_credits", MetricType::Gauge, "Free credit of the account, held by nodes or not.", account_free),
+    ("account_paid_credits", MetricType::Gauge, "Paid credit of the account, held by nodes or not.", account_paid),
+    ("account_refill_pending_credits", MetricType::Gauge, "A refill that was asked for and has not come.", account_refill),
+    ("account_alerts", MetricType::Gauge, "Alerts on the account's balance that hold.", account_alerts),
     ("account_drawn_credits", MetricType::Counter, "Charged to the account here in this epoch.", account_drawn),
     ("account_unfunded_credits", MetricType::Counter, "Used by the account past zero in this epoch.", account_unfunded),
     ("account_burn_credits_per_hour", MetricType::Gauge, "Measured over the last seconds.", account_burn),
     ("account_state", MetricType::Gauge, "1 for the state that the account is in.", account_state),
 ];
+
+fn link(scrape: &Scrape) -> Option<LinkStatus> {
+    Some(scrape.picture.stats.link.as_ref()?.status(Mono(scrape.picture.taken_at_ns)))
+}
+
+fn of_link(scrape: &Scrape, value: impl Fn(&LinkStatus) -> Value) -> Vec<Row> {
+    link(scrape).iter().map(|link| (Vec::new(), value(link))).collect()
+}
+
+fn faults(scrape: &Scrape) -> Vec<Row> {
+    let faults = link(scrape).map(|link| link.faults).unwrap_or_default();
+    faults.into_iter().map(|(code, count)| (vec![("code", code)], Value::Whole(count))).collect()
+}
 
 fn corrections(scrape: &Scrape) -> Vec<Row> {
     scrape.picture.view.as_ref().map_or_else(Vec::new, |view| {
@@ -359,6 +388,30 @@ fn account_unfunded(scrape: &Scrape) -> Vec<Row> {
 
 fn account_burn(scrape: &Scrape) -> Vec<Row> {
     scrape.account_rows(|account| account.burn_per_hour)
+}
+
+fn balance_rows(scrape: &Scrape, value: impl Fn(&Balance) -> Value) -> Vec<Row> {
+    if scrape.detail == Detail::Aggregate {
+        return Vec::new();
+    }
+    let row = |balance: &Balance| (vec![("account", balance.account.to_string())], value(balance));
+    scrape.view_rows(|view| view.accounts.iter().filter_map(|account| account.balance.as_ref()).map(row).collect())
+}
+
+fn account_free(scrape: &Scrape) -> Vec<Row> {
+    balance_rows(scrape, |balance| credits(balance.free))
+}
+
+fn account_paid(scrape: &Scrape) -> Vec<Row> {
+    balance_rows(scrape, |balance| credits(balance.paid))
+}
+
+fn account_refill(scrape: &Scrape) -> Vec<Row> {
+    balance_rows(scrape, |balance| credits(balance.refill))
+}
+
+fn account_alerts(scrape: &Scrape) -> Vec<Row> {
+    balance_rows(scrape, |balance| whole(u64::from(balance.alerts)))
 }
 
 fn account_state(scrape: &Scrape) -> Vec<Row> {

@@ -11,6 +11,7 @@ pub mod core_dump;
 pub mod daemon;
 pub mod defence;
 pub mod descriptors;
+mod due_cards;
 pub mod event;
 pub mod freezer;
 pub mod gpu;
@@ -21,6 +22,7 @@ pub mod host;
 pub mod journal;
 pub mod layout;
 pub mod life;
+pub mod link;
 pub mod local_api;
 pub mod log;
 pub mod marks;
@@ -43,6 +45,7 @@ pub mod spool;
 pub mod spool_reader;
 pub mod status;
 pub mod systemd;
+pub mod upstream;
 pub mod watch;
 
 #[cfg(test)]

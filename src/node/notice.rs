@@ -17,6 +17,7 @@ use crate::domain::agent::credit::measured_burn;
 use crate::domain::grant;
 use crate::domain::id::{AccountId, Attempt, JobName, NodeId, Uid};
 use crate::domain::job::StepEvent;
+use crate::domain::ledger::{AccountNotice, DetachedStorage, Storage, Threshold};
 use crate::domain::money::Credits;
 use crate::domain::time::{Nanos, Now};
 
@@ -29,7 +30,7 @@ const TERMINALS_MAX: usize = 32;
 /// Where they are.
 const TERMINALS: &str = "/dev/pts";
 
-/// What is told.
+/// What is told of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Credit is short.
@@ -73,9 +74,25 @@ impl Event {
     }
 }
 
+/// One thing to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Of a job.
+    Job(JobNotice),
+    /// Of an account: to the site's command only.
+    Account {
+        /// Where.
+        node: NodeId,
+        /// Of which.
+        account: AccountId,
+        /// What.
+        what: AccountNotice,
+    },
+}
+
 /// One thing to tell of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct JobNotice {
     event: Event,
     node: NodeId,
     attempt: Attempt,
@@ -93,7 +110,7 @@ impl Notice {
         let job = agent.jobs.get(&attempt)?;
         let account = agent.accounts.get(&job.account)?;
         let left = account.grant.left(now.boot);
-        Some(Notice {
+        Some(Notice::Job(JobNotice {
             event,
             node: node.clone(),
             attempt,
@@ -102,12 +119,58 @@ impl Notice {
             owner: job.owner,
             left,
             lasts: told_length(event, grant::lasts(left, measured_burn(account)), account.warned.map(|warned| warned.before)),
-        })
+        }))
     }
 
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Notice::Job(notice) => notice.environment().into(),
+            Notice::Account { node, account, what } => {
+                let mut words = vec![("METERD_NODE", node.to_string()), ("METERD_ACCOUNT", account.to_string())];
+                words.extend(account_words(what));
+                words
+            }
+        }
+    }
+
+    fn of_whom(&self) -> String {
+        match self {
+            Notice::Job(notice) => format!("job {}", notice.job),
+            Notice::Account { account, .. } => format!("account {account}"),
+        }
+    }
+}
+
+/// What the command is told of an account.
+fn account_words(what: &AccountNotice) -> Vec<(&'static str, String)> {
+    match what {
+        AccountNotice::Alert { threshold, balance } => {
+            let threshold = match threshold {
+                Threshold::Percent(percent) => ("METERD_PERCENT", percent.to_string()),
+                Threshold::Below(below) => ("METERD_BELOW", below.to_string()),
+            };
+            vec![("METERD_EVENT", "alert".to_owned()), threshold, ("METERD_CREDITS_LEFT", balance.to_string())]
+        }
+        AccountNotice::Refill(pending) => vec![
+            ("METERD_EVENT", "refill".to_owned()),
+            ("METERD_PAYMENT", pending.payment.to_string()),
+            ("METERD_AMOUNT", pending.amount.to_string()),
+        ],
+        AccountNotice::Storage(Storage::Detached, costs) => {
+            let costs = match costs {
+                DetachedStorage::Costs => "yes",
+                DetachedStorage::Free => "no",
+            };
+            vec![("METERD_EVENT", "detach_storage".to_owned()), ("METERD_STORAGE_COSTS", costs.to_owned())]
+        }
+        AccountNotice::Storage(Storage::Attached, _) => vec![("METERD_EVENT", "attach_storage".to_owned())],
+    }
+}
+
+impl JobNotice {
     /// The sentence for a terminal. Names are of a narrow alphabet, so nothing in it can steer the terminal.
     fn sentence(&self) -> String {
-        let Notice { job, account, left, .. } = self;
+        let JobNotice { job, account, left, .. } = self;
         match self.event {
             Event::Warned => {
                 let lasts = self.lasts.map_or(String::new(), |lasts| format!(", which lasts about {} s", lasts.0 / 1_000_000_000));
@@ -171,7 +234,7 @@ pub struct Telling {
 }
 
 /// The way to the thread. It ends when this is dropped, after what is in the queue.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Notices(Option<Sender<Notice>>);
 
 impl Notices {
@@ -206,7 +269,7 @@ impl Notices {
 }
 
 fn tell(telling: &Telling, notice: &Notice) {
-    if telling.terminals == Terminals::Owner {
+    if let (Terminals::Owner, Notice::Job(notice)) = (telling.terminals, notice) {
         let line = format!("\r\nmeterd on {}: {}\r\n", notice.node, notice.sentence());
         let written = write_to_terminals(Path::new(TERMINALS), notice.owner, line.as_bytes());
         tracing::debug!(event = "terminals", job = %notice.job, written);
@@ -214,7 +277,7 @@ fn tell(telling: &Telling, notice: &Notice) {
     if let Some(command) = &telling.command
         && let Err(why) = run(command, notice)
     {
-        tracing::warn!(event = "command_failed", command = %command.words[0], job = %notice.job, %why);
+        tracing::warn!(event = "command_failed", command = %command.words[0], of = notice.of_whom(), %why);
     }
 }
 
@@ -276,7 +339,8 @@ fn end(child: &mut Child) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::time::Mono;
+    use crate::domain::ledger::PendingRefill;
+    use crate::domain::time::{Mono, Wall};
 
     #[test]
     fn a_warning_never_tells_of_more_than_its_threshold() {
@@ -305,7 +369,7 @@ mod tests {
     }
 
     fn notice() -> Notice {
-        Notice {
+        Notice::Job(JobNotice {
             event: Event::Warned,
             node: "node-1".parse().unwrap(),
             attempt: Attempt(7),
@@ -314,7 +378,27 @@ mod tests {
             owner: Uid(rustix::process::getuid().as_raw()),
             left: "1.5".parse().unwrap(),
             lasts: Some(Nanos::from_secs(55)),
-        }
+        })
+    }
+
+    #[test]
+    fn the_command_is_told_of_an_account_in_a_few_words() {
+        let words = |what| {
+            let notice = Notice::Account { node: "node-1".parse().unwrap(), account: "lab".parse().unwrap(), what };
+            notice.environment().into_iter().skip(2).map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        let left = "7".parse().unwrap();
+        let percent = words(AccountNotice::Alert { threshold: Threshold::Percent(40), balance: left });
+        assert_eq!(percent, "METERD_EVENT=alert METERD_PERCENT=40 METERD_CREDITS_LEFT=7");
+        let below = words(AccountNotice::Alert { threshold: Threshold::Below("10".parse().unwrap()), balance: left });
+        assert_eq!(below, "METERD_EVENT=alert METERD_BELOW=10 METERD_CREDITS_LEFT=7");
+        let pending = PendingRefill { payment: "refill/lab/1".parse().unwrap(), amount: "20".parse().unwrap(), asked: Wall(5) };
+        assert_eq!(words(AccountNotice::Refill(pending)), "METERD_EVENT=refill METERD_PAYMENT=refill/lab/1 METERD_AMOUNT=20");
+        let storage = |state, costs| words(AccountNotice::Storage(state, costs));
+        let detached = storage(Storage::Detached, DetachedStorage::Costs);
+        assert_eq!(detached, "METERD_EVENT=detach_storage METERD_STORAGE_COSTS=yes");
+        assert_eq!(storage(Storage::Detached, DetachedStorage::Free), "METERD_EVENT=detach_storage METERD_STORAGE_COSTS=no");
+        assert_eq!(storage(Storage::Attached, DetachedStorage::Free), "METERD_EVENT=attach_storage");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::clock;
 use super::gpu::Gpus;
 use super::handle::{Board, Picture, Stats};
+use crate::domain::id::Digest;
 use crate::domain::time::{Mono, Nanos};
 use crate::domain::turn::Turn;
 use crate::domain::view::{JobView, View};
@@ -21,6 +22,8 @@ pub struct Publisher {
     /// When the newest was hung up, and how long it took.
     last: (Mono, Nanos),
     owed: Owed,
+    /// The card that the board shows.
+    card: Option<Digest>,
 }
 
 /// Has somebody been answered whose deed the newest picture does not show?
@@ -34,7 +37,7 @@ impl Publisher {
     /// A maker of pictures for a board.
     #[must_use]
     pub fn new(board: Arc<Board>) -> Publisher {
-        Publisher { board, spare: Vec::new(), last: (Mono(0), Nanos(0)), owed: Owed::Nothing }
+        Publisher { board, spare: Vec::new(), last: (Mono(0), Nanos(0)), owed: Owed::Nothing, card: None }
     }
 
     /// From when on another picture is cheap enough.
@@ -65,11 +68,23 @@ impl Publisher {
         (self.owed == Owed::Picture).then(|| self.cheap_from())
     }
 
+    fn show_card(&mut self, turn: &Turn) {
+        let in_force = turn.agent().card_in_force();
+        if let Some(card) = in_force.filter(|card| self.card != Some(card.digest)) {
+            self.card = Some(card.digest);
+            self.board.show_card(Arc::new(card.clone()));
+        }
+    }
+
     /// Hangs up a picture now.
     pub fn publish(&mut self, turn: &Turn, gpus: Option<&Gpus>, stats: &Stats) {
         let now = clock::now();
+        self.show_card(turn);
         let spare = std::mem::take(&mut self.spare);
-        let view = View::over(spare, turn.agent(), turn.settings(), turn.durable().0, turn.refused_card(), now);
+        let mut view = View::over(spare, turn.agent(), turn.settings(), turn.durable().0, turn.refused_card(), now);
+        for account in &mut view.accounts {
+            account.balance = turn.balance(&account.account).cloned();
+        }
         let before = self.board.hang(Picture {
             view: Some(view),
             taken_at_ns: now.mono.0,

@@ -17,6 +17,16 @@ pub fn stray(interval: Nanos) -> Nanos {
     }
 }
 
+/// 256 random bits, for a key.
+///
+/// # Errors
+/// When the kernel gives none.
+pub fn fresh_key() -> std::io::Result<[u8; 32]> {
+    let mut bytes = [0_u8; 32];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes)
+}
+
 /// 128 random bits.
 ///
 /// # Errors

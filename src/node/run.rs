@@ -15,7 +15,8 @@ use super::alarm::Alarm;
 use super::cgroup::{AnonRead, AttachError, Sampler, Which};
 use super::clock::ClockWatch;
 use super::defence::{Defence, stands};
-use super::gpu::{GpuName, Gpus};
+use super::due_cards::{self, DueCards};
+use super::gpu::Gpus;
 use super::gpu_owner::{CgroupTree, OwnerTable, Owners};
 use super::handle::{Caller, Handle, Inbox, Stats};
 use super::hands::Hands;
@@ -26,9 +27,9 @@ use super::notice::{self, Notice, Notices};
 use super::process_tree::ProcessTrees;
 use super::publish::Publisher;
 use super::random::{fresh_epoch, stray};
+use super::upstream::Authority;
 use super::watch::Watch;
 use super::{clock, host, log, own_cgroup, own_cost, reconcile, self_check, sibling};
-use crate::authority::embedded::Embedded;
 use crate::domain::act::{Act, ActOutcome, Acted, CgroupDir, Target};
 use crate::domain::agent::start::{PendingStart, Refusal, Reply, Wanted};
 use crate::domain::batch::Batch;
@@ -36,12 +37,13 @@ use crate::domain::budget::{Budget, Change, Cost, Pace};
 use crate::domain::id::{AccountId, Attempt};
 use crate::domain::job::Removed;
 use crate::domain::meter::{JobSample, Missing, Reading};
-use crate::domain::rates::Card;
 use crate::domain::receipt::Receipt;
-use crate::domain::request::{GpuWanted, Place, StartRequest};
-use crate::domain::time::{Mono, Nanos};
+use crate::domain::request::{Place, StartRequest};
+use crate::domain::time::{Mono, Nanos, Now};
 use crate::domain::turn::{Effect, Event, Turn};
-use crate::domain::usage::{HeldGpu, Meter};
+use crate::domain::usage::Meter;
+
+mod changes;
 
 /// Messages that may wait for the loop.
 pub const QUEUE_MAX: usize = 8_192;
@@ -74,7 +76,7 @@ pub struct Edges {
     /// The journal.
     pub journal: JournalThread,
     /// The balance.
-    pub authority: Arc<Embedded>,
+    pub authority: Arc<Authority>,
     /// The GPUs, unless switched off.
     pub gpus: Option<Gpus>,
     /// Whose process is it?
@@ -114,7 +116,7 @@ pub struct Loop {
     callers: BTreeMap<u64, Waiting>,
     last_caller: u64,
     backlog: VecDeque<Batch>,
-    cards: Vec<Card>,
+    cards: DueCards,
     unwatched: Vec<Attempt>,
     publisher: Publisher,
     stats: Stats,
@@ -151,7 +153,7 @@ impl Loop {
             callers: BTreeMap::new(),
             last_caller: 0,
             backlog: VecDeque::new(),
-            cards: Vec::new(),
+            cards: DueCards::default(),
             unwatched: Vec::new(),
             publisher,
             stats,
@@ -203,11 +205,16 @@ impl Loop {
                 self.publish();
                 continue;
             }
+            let card_due = self.cards.next(Now { mono: now, ..clock::now() });
+            if card_due.is_some_and(|at| at <= now) {
+                self.adopt_due_cards();
+                continue;
+            }
             let due = self.turn.next_due();
             if due.is_some_and(|due| due <= now) {
                 self.step(Event::Looked(Vec::new()));
             }
-            let until = [Some(next_tick), look.map(|(at, _)| at), picture_due, due.filter(|due| now < *due)]
+            let until = [Some(next_tick), look.map(|(at, _)| at), picture_due, card_due, due.filter(|due| now < *due)]
                 .into_iter()
                 .flatten()
                 .min()
@@ -230,6 +237,7 @@ impl Loop {
         self.edges.sampler.changed(&self.edges.watch.take_changed());
         let anon_has_a_price = self.turn.agent().cards.values().any(|card| card.prices(Meter::MemoryAnon));
         self.edges.sampler.set_anon(if anon_has_a_price { AnonRead::EachLook } else { AnonRead::WithDetails });
+        self.set_energy();
         let samples = self.edges.sampler.sample(Which::All);
         for why in samples.iter().filter_map(|sample| missing(&sample.cpu_ns)) {
             *self.stats.missing.entry(why).or_default() += 1;
@@ -314,6 +322,7 @@ impl Loop {
     }
 
     fn step(&mut self, event: Event) {
+        let event = self.with_gpus(event);
         let effects = self.turn.step(clock::now(), event);
         self.carry_out(effects);
     }
@@ -330,6 +339,8 @@ impl Loop {
                 }
                 self.step(Event::StopAsked { caller, name, ending, sample });
             }
+            Inbox::Change { name, request, by, reply } => self.change(&name, &request, by, reply),
+            Inbox::Report { name, report, reply } => self.report(name, report, reply),
             Inbox::Enforcement { mode, by, reply } => {
                 let caller = self.wait(Waiting { reply, caller: None, made: None });
                 self.step(Event::EnforcementAsked { caller, mode, by });
@@ -379,8 +390,12 @@ impl Loop {
                 self.step(Event::JournalIs(state));
             }
             Inbox::Card(card) => {
-                self.cards.push(*card);
+                self.cards.put(*card);
                 self.adopt_due_cards();
+            }
+            Inbox::CardUnfit(why) => {
+                self.turn.refuse_card(why);
+                due_cards::tell(&mut self.stats.alarms, &self.turn);
             }
             Inbox::Configured(mode) => {
                 let mut settings = self.turn.settings().clone();
@@ -435,7 +450,7 @@ impl Loop {
     /// Looks the caller's words up in the world, reads the baseline, and gives it to the turn.
     fn start(&mut self, request: StartRequest, caller: Caller, reply: oneshot::Sender<Reply>) {
         let refuse = |reply: oneshot::Sender<Reply>, refusal| drop(reply.send(Reply::Refused(refusal)));
-        let gpus = match self.resolve_gpus(&request.gpus).and_then(|gpus| self.free_gpus(&gpus, &request).map(|()| gpus)) {
+        let gpus = match self.resolve_gpus(&request.gpus).and_then(|gpus| self.free_gpus(&gpus, &request.job).map(|()| gpus)) {
             Ok(gpus) => gpus,
             Err(refusal) => return refuse(reply, refusal),
         };
@@ -460,41 +475,12 @@ impl Loop {
             memory_bytes: request.memory_bytes,
             policy: request.policy,
             traits: request.traits,
+            storage_bytes: request.storage_bytes,
+            bid: request.bid,
         };
         let at = clock::now();
         let caller = self.wait(Waiting { reply, caller: Some(caller), made });
         self.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus, sample, at, asked: None })));
-    }
-
-    fn resolve_gpus(&self, wanted: &[GpuWanted]) -> Result<Vec<HeldGpu>, Refusal> {
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let Some(gpus) = &self.edges.gpus else {
-            return Err(Refusal::new("gpu_no_reading", "GPUs are not read here", "set nvml = \"auto\" under [gpu] in meterd.toml"));
-        };
-        let look = gpus.look(clock::mono());
-        let name = |gpu: &GpuWanted| match gpu {
-            GpuWanted::Id(id) => GpuName::Uuid(id.clone()),
-            GpuWanted::Index(index) => GpuName::Index(*index),
-        };
-        let held: Result<Vec<HeldGpu>, _> = wanted.iter().map(|gpu| look.resolve(&name(gpu))).collect();
-        held.map_err(|refusal| Refusal::new(refusal.code(), refusal.to_string(), "meterctl status lists the GPUs that the agent sees"))
-    }
-
-    /// A device is held by one job at a time: held by two it would be billed twice.
-    fn free_gpus(&self, gpus: &[HeldGpu], request: &StartRequest) -> Result<(), Refusal> {
-        let others = self.turn.agent().jobs.values().filter(|job| job.is_live() && job.name != request.job);
-        let shared = others
-            .flat_map(|job| job.gpus.iter().map(move |held| (job, held)))
-            .find(|(_, held)| gpus.iter().any(|gpu| gpu.gpu == held.gpu));
-        match shared {
-            Some((job, held)) => {
-                let message = format!("{} is held by job {}", held.gpu, job.name);
-                Err(Refusal::new("gpu_held", message, "stop that job first, or hold another GPU"))
-            }
-            None => Ok(()),
-        }
     }
 
     /// The job's place; the second part is what was made for it, to be removed if the job is refused.
@@ -639,7 +625,7 @@ impl Loop {
                     self.stats.asked_count += 1;
                     let handle = self.handle.clone();
                     let answered = move |answer| handle.report(Inbox::Answered(Box::new(answer)));
-                    if self.edges.authority.ask(request, answered).is_err() {
+                    if self.edges.authority.ask(request, self.edges.journal.head(), answered).is_err() {
                         tracing::warn!(event = "authority_busy", "the question will be repeated");
                     }
                 }
@@ -751,17 +737,10 @@ impl Loop {
 
     /// Cards whose effective date has come are adopted, the oldest first; a refused one is not tried again.
     fn adopt_due_cards(&mut self) {
-        let wall = clock::now().wall;
-        let (mut due, later): (Vec<Card>, Vec<Card>) =
-            std::mem::take(&mut self.cards).into_iter().partition(|card| card.effective_from <= wall);
-        self.cards = later;
-        due.sort_by_key(|card| (card.effective_from, card.version));
-        for card in due {
+        for card in self.cards.due(clock::now().wall) {
             let samples = self.edges.sampler.sample(Which::All);
             self.step(Event::CardArrived(Box::new(card), samples));
-            if let Some(why) = self.turn.refused_card() {
-                tracing::error!(event = "card_refused", %why, "the last good card stays in force");
-            }
+            due_cards::tell(&mut self.stats.alarms, &self.turn);
         }
     }
 

@@ -12,7 +12,10 @@ use crate::domain::detail::{Detail, Io};
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::{Attempt, BootId, Epoch, GpuId, GpuModel, Uid};
 use crate::domain::job::{Evidence, FrozenBy, Gap, GapRule, Phase, Step, StepEvent};
-use crate::domain::ledger::{self, EntryKind, EntryStatus, LedgerEntry};
+use crate::domain::ledger::{
+    self, Alerted, Allowance, EntryKind, EntryStatus, LedgerEntry, Lot, LotKey, PendingRefill, RefillTerms, Storage, StorageAtZero, Terms,
+    Threshold,
+};
 use crate::domain::meter::{GpuSample, Host, Missing, Reading};
 use crate::domain::money::Credits;
 use crate::domain::rates::{Card, Traits, charge};
@@ -20,7 +23,7 @@ use crate::domain::receipt::{Measure, Receipt, ReceiptGpu, ReceiptSegment, Recei
 use crate::domain::time::{Mono, Nanos, Wall};
 use crate::domain::usage::{HeldGpu, Meter, Usage};
 use crate::domain::view::{AccountState, AccountView, CardView, JobView, Timestamp, View};
-use crate::domain::wire::{AccountPolicy, Verdict};
+use crate::domain::wire::{AccountPolicy, Balance, Verdict};
 
 const CARD: &str = r#"card = "campus"
 version = 3
@@ -88,6 +91,14 @@ pub(crate) fn view() -> View {
             verdict: Some(Verdict::Granted),
             policy: AccountPolicy::default(),
             armed: false,
+            balance: Some(Balance {
+                account: "lab".parse().unwrap(),
+                free: credits("5"),
+                paid: credits("16.5"),
+                reset: Some(Wall(1_772_409_600_000)),
+                refill: credits("50"),
+                alerts: 2,
+            }),
         }],
         corrections: Corrections { missed_start: 1, missed_stop: 2, drift: 0 },
         unmetered: vec!["/sys/fs/cgroup/meterd/stray".to_owned()],
@@ -132,6 +143,7 @@ pub(crate) fn picture() -> Picture {
         }])),
         host: Host { cpu_count: 64, memory_bytes: 512 << 30 },
         stats: Stats {
+            link: None,
             tick_count: 7_322,
             tick_missed_count: 2,
             tick_ns: 1_420_500,
@@ -174,6 +186,7 @@ pub(crate) fn receipt() -> Receipt {
         frozen_ns: 61_500_000_000,
         paused_ns: 1_500_000_000,
         memory_anon_byte_ns: 2 * HOUR_NS * (8 << 30),
+        more: None,
     };
     let lines = charge::lines(&card, &usage, &gpus).unwrap();
     let cost: Credits = lines.iter().map(|line| line.cost).sum();
@@ -196,6 +209,8 @@ pub(crate) fn receipt() -> Receipt {
         lines,
         cost,
         memory_anon_byte_ns: usage.memory_anon_byte_ns.to_string(),
+        more: None,
+        terms: None,
     };
     Receipt {
         receipt: VERSION,
@@ -233,6 +248,10 @@ pub(crate) fn receipt() -> Receipt {
         memory_bytes: None,
         traits: Traits::new(),
         pending: Credits::ZERO,
+        earned: None,
+        offer: None,
+        provider: None,
+        storage_bytes: None,
     }
 }
 
@@ -287,12 +306,45 @@ pub(crate) fn ledger_account() -> ledger::AccountView {
         held: credits("1.5"),
         free: credits("5"),
         paid: credits("16.5"),
+        lots: [(Bucket::Free, "5"), (Bucket::Paid, "16.5")]
+            .map(|(bucket, left)| Lot { key: LotKey::plain(bucket), left: credits(left) })
+            .into(),
         deposited: credits("85.7"),
+        withdrawn: Credits::ZERO,
         settled: credits("64.2"),
         written_off: Credits::ZERO,
         shortfall: Credits::ZERO,
         version: 2,
         policy: AccountPolicy::default(),
+        terms: Terms::default(),
+        reset: None,
+        verified: None,
+        refill: None,
+        alerted: Vec::new(),
+        storage: Storage::Attached,
+        revoked: Credits::ZERO,
+        revoke_pending: Credits::ZERO,
+    }
+}
+
+/// An account for which the authority does everything that it can.
+pub(crate) fn tended_account() -> ledger::AccountView {
+    let text = include_str!("../../packaging/policies/per-request.toml");
+    let (policy, terms) = crate::domain::request::parse_policy(text, "per-request.toml").unwrap();
+    let at = Wall(1_772_366_400_000);
+    let lot =
+        |bucket, expires: Option<Wall>, left| Lot { key: LotKey { expires: expires.into(), ..LotKey::plain(bucket) }, left: credits(left) };
+    let allowance = Some(Allowance { amount: credits("3"), day: 1 });
+    let refill = Some(RefillTerms { below: credits("30"), amount: credits("500"), wait: Nanos::from_secs(600) });
+    ledger::AccountView {
+        lots: vec![lot(Bucket::Free, Some(at), "5"), lot(Bucket::Paid, None, "16.5")],
+        withdrawn: credits("1"),
+        policy,
+        terms: Terms { allowance, refill, storage: StorageAtZero::Detach, ..terms },
+        reset: Some(at),
+        refill: Some(PendingRefill { payment: "refill/lab/2".parse().unwrap(), amount: credits("500"), asked: at }),
+        alerted: vec![Alerted { threshold: Threshold::Below(credits("10")), at }],
+        ..ledger_account()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What scheduler hooks wrote down while the agent did not answer: one file a call, read in the order of their names.
 //!
-//! A file is called `<milliseconds since 1970, 16 digits>-<pid>-<start|stop>.json` and holds `{"spool": 1, "call": "start", "job": …,
+//! A file is called `<milliseconds since 1970, 16 digits>-<pid>-<start|stop|change|count>.json` and holds `{"spool": 1, "call": "start", "job": …,
 //! "at_ms": …, "body": …}`. It counts as said by its owner. A hook writes it under a hidden name before it calls, and removes it when the
 //! agent has answered; else it synchronises and renames it, so a file that is seen is whole. One that stays hidden for longer than a hook
 //! may live is of a hook that was killed meanwhile: it is read too.
@@ -16,7 +16,8 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::domain::id::{JobName, Uid};
-use crate::domain::request::{BODY_BYTES_MAX, StartRequest, StopRequest};
+use crate::domain::request::{BODY_BYTES_MAX, ChangeRequest, StartRequest, StopRequest, read_report, report_to_json};
+use crate::domain::terms::Report;
 use crate::domain::time::Wall;
 use crate::node::defence::{Defence, stands};
 
@@ -36,6 +37,10 @@ pub enum Call {
     Start(StartRequest),
     /// A stop of this job.
     Stop(JobName, StopRequest),
+    /// This job is given something else.
+    Change(JobName, ChangeRequest),
+    /// What is counted of this job.
+    Report(JobName, Report),
 }
 
 /// One spooled call.
@@ -102,6 +107,8 @@ impl Spool {
         let (kind, job, body) = match call {
             Call::Start(start) => ("start", &start.job, start.to_json()),
             Call::Stop(job, stop) => ("stop", job, stop.to_json()),
+            Call::Change(job, change) => ("change", job, change.to_json()),
+            Call::Report(job, report) => ("count", job, report_to_json(report)),
         };
         let text = json!({ "spool": VERSION, "call": kind, "job": job, "at_ms": at.0, "body": body }).to_string();
         let hidden = format!(".{:016}-{}-{kind}.json", at.0, std::process::id());
@@ -205,14 +212,15 @@ pub fn parse(text: &str) -> Result<(Wall, Call), String> {
     let at = Wall(value["at_ms"].as_u64().ok_or("at_ms is not a number")?);
     let body = value["body"].to_string();
     let told = |mistakes: Vec<crate::domain::form::Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    match value["call"].as_str() {
-        Some("start") => Ok((at, Call::Start(StartRequest::parse(&body).map_err(told)?))),
-        Some("stop") => {
-            let job = value["job"].as_str().unwrap_or_default().parse::<JobName>().map_err(|error| error.to_string())?;
-            Ok((at, Call::Stop(job, StopRequest::parse(&body).map_err(told)?)))
-        }
-        _ => Err("call is neither start nor stop".to_owned()),
-    }
+    let job = || value["job"].as_str().unwrap_or_default().parse::<JobName>().map_err(|error| error.to_string());
+    let call = match value["call"].as_str() {
+        Some("start") => Call::Start(StartRequest::parse(&body).map_err(told)?),
+        Some("stop") => Call::Stop(job()?, StopRequest::parse(&body).map_err(told)?),
+        Some("change") => Call::Change(job()?, ChangeRequest::parse(&body).map_err(told)?),
+        Some("count") => Call::Report(job()?, read_report(&body).map_err(told)?),
+        _ => return Err("call is neither start nor stop, change or count".to_owned()),
+    };
+    Ok((at, call))
 }
 
 #[cfg(test)]
@@ -233,6 +241,23 @@ mod tests {
 
     fn write(spool: &Spool, at_ms: u64, call: &Call) -> String {
         spool.leave(&spool.begin(Wall(at_ms), call).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn changes_and_counts_come_back_as_they_were_written() {
+        let change = ChangeRequest::parse(r#"{"gpus": [0, "GPU-a"], "cpus": 3, "storage_bytes": 0, "traits": {"tier": "spot"}}"#).unwrap();
+        let counter = read_report(r#"{"counter": "tokens", "total": 17}"#).unwrap();
+        let event = read_report(r#"{"event": "request", "id": "r-1"}"#).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open_or_make(&folder.path().join("spool")).unwrap();
+        let job: JobName = "slurm:7".parse().unwrap();
+        let calls = [Call::Change(job.clone(), change), Call::Report(job.clone(), counter), Call::Report(job, event)];
+        for (at, call) in (1..).zip(&calls) {
+            let hidden = spool.begin(Wall(at), call).unwrap();
+            spool.leave(&hidden).unwrap();
+        }
+        let read: Vec<Call> = spool.read().unwrap().into_iter().map(|spooled| spooled.unwrap().call).collect();
+        assert_eq!(read, calls);
     }
 
     #[test]

@@ -74,6 +74,7 @@ async fn make(spooled: Spooled, access: &Access, handle: &Handle) -> Decided {
     let who = Who::Local { uid: owner, groups: Vec::new() };
     let allowed = match &call {
         Call::Start(request) => access.check(&who, Ask::Start(request)),
+        Call::Change(..) | Call::Report(..) => access.check(&who, Ask::Change),
         Call::Stop(name, stop) => {
             let named = access.check(&who, Ask::Stop(name, owner_of(handle, name.as_str())));
             named.and_then(|()| access.check(&who, Ask::State(stop.outcome)))
@@ -91,6 +92,8 @@ async fn make(spooled: Spooled, access: &Access, handle: &Handle) -> Decided {
     let (reply, answer) = oneshot::channel();
     let message = match call {
         Call::Start(request) => Inbox::Start { request, caller: Caller { uid: owner, pid: std::process::id(), pidfd: None }, reply },
+        Call::Change(name, request) => Inbox::Change { name, request, by: owner, reply },
+        Call::Report(name, report) => Inbox::Report { name, report, reply },
         Call::Stop(name, stop) => Inbox::Stop { name, ending: Ending { outcome: stop.outcome, exit_code: stop.exit_code }, reply },
     };
     if handle.put(message).is_err() {

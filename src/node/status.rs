@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alarm::{Alarm, AlarmView};
 use super::handle::{Picture, Stats};
+use super::link::LinkStatus;
 use crate::domain::correction::Corrections;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::id::NodeId;
@@ -82,12 +83,14 @@ pub enum Disk {
 }
 
 /// The authority, seen from here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityStatus {
     /// Questions asked in this epoch.
     pub asked: Option<u64>,
     /// The number of the one that waits for its answer.
     pub unanswered: Option<u64>,
+    /// How it is reached; none where it is embedded.
+    pub link: Option<LinkStatus>,
 }
 
 /// How many GPUs there are.
@@ -212,6 +215,7 @@ impl Status {
             authority: AuthorityStatus {
                 asked: view.map(|view| view.authority_asked),
                 unanswered: view.and_then(|view| view.authority_unanswered),
+                link: picture.stats.link.as_ref().map(|link| link.status(now)),
             },
             gpus: match &picture.gpus {
                 Some(Reading::Seen(gpus)) => GpuStatus::Count(count(gpus.len())),
@@ -228,6 +232,11 @@ impl Status {
     pub fn for_strangers(mut self) -> Status {
         self.card_refused = None;
         self.unmetered.clear();
+        if let Some(link) = &mut self.authority.link {
+            link.url.clear();
+            let faults = [&mut link.fault, &mut link.stream_fault, &mut link.files_fault, &mut link.card_fault];
+            faults.into_iter().flatten().for_each(|fault| fault.message.clear());
+        }
         for alarm in &mut self.alarms {
             alarm.message.clear(); // it may name paths and devices
         }

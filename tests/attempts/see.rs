@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::scene::{ATTACKER, SECRET, Scene, give, open_to_all};
 use crate::{Attempt, Half, Play, Without, check};
 
-pub(crate) const ATTEMPTS: [Attempt; 19] = [
+pub(crate) const ATTEMPTS: [Attempt; 20] = [
     Attempt {
         what: "list everybody's jobs",
         without: check("JobOwner"),
@@ -22,6 +22,11 @@ pub(crate) const ATTEMPTS: [Attempt; 19] = [
         what: "read another's receipt",
         without: check("JobOwner"),
         play: |play| Scene::with_victim(&play.lacks).tries("call GET /v1/jobs/u64002-secret/receipt | has '\"charge\"'"),
+    },
+    Attempt {
+        what: "learn how far the journal went, and when each settlement was",
+        without: check("Administer"),
+        play: |play| Scene::start(&play.lacks).tries("call GET /v1/anchors | has anchors"),
     },
     Attempt {
         what: "have another's job explained, its name disguised by percent signs",

@@ -31,7 +31,7 @@ for target in "${targets[@]}"; do
     mkdir -p "$work/$target" "regressions/$target"
     began=$SECONDS
     case "$target" in
-        config | card | receipt | cgroup | detail | proc | nvml) runs=$((executions / 4)) ;;
+        config | card | log | receipt | cgroup | detail | proc | nvml) runs=$((executions / 4)) ;;
         *) runs="$executions" ;;
     esac
     seeds=("$work/$target")

@@ -12,16 +12,25 @@ use axum::http::Method;
 use meterd::ctl::quantity;
 use meterd::domain::act::{ProcessRoot, Target};
 use meterd::domain::agent::Agent;
+use meterd::domain::audit::Audit;
+use meterd::domain::chain::Head;
 use meterd::domain::fact::Fact;
+use meterd::domain::hearing::hear;
 use meterd::domain::id::{AccountId, Attempt, BootId, Digest, Epoch, GpuId, GpuModel, JobName, NodeId, PaymentId};
+use meterd::domain::ledger::AMOUNT_MAX;
+use meterd::domain::log::LogReader;
 use meterd::domain::money::{Credits, Decimal};
 use meterd::domain::rates::charge::{Shape, burn, lines, total};
 use meterd::domain::rates::{Card, Stated, Unit};
 use meterd::domain::receipt::{Receipt, verify};
-use meterd::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
+use meterd::domain::replay::{Comparison, Followed, Replay};
+use meterd::domain::request::{
+    ChangeRequest, CreateAccount, Pay, SetEnforcement, SettlePayment, StartRequest, StopRequest, Vouch, parse_policy, read_report,
+    report_to_json,
+};
 use meterd::domain::time::{Mono, Nanos, Wall};
 use meterd::domain::usage::{HeldGpu, Usage};
-use meterd::domain::wire::{AccountPolicy, Answer, Push, Request};
+use meterd::domain::wire::{AccountPolicy, Answer, AnswerEntry, PROTOCOL, Push, Request, RequestEntry, UNIT};
 use meterd::node::cgroup::{AnonRead, Sampler, Which};
 use meterd::node::cgroup_dir::{field, inode_of, number, parse_events, pids_in};
 use meterd::node::config::Config;
@@ -38,13 +47,14 @@ use tempfile::TempDir;
 pub(crate) type Parse = fn(&[u8]);
 
 /// All targets, by name.
-pub(crate) const ALL: [(&str, Parse); 13] = [
+pub(crate) const ALL: [(&str, Parse); 14] = [
     ("requests", requests),
     ("spool", spooled),
     ("http", http),
     ("config", config),
     ("card", card),
     ("journal", journal),
+    ("log", log),
     ("wire", wire),
     ("receipt", receipt),
     ("quantity", quantities),
@@ -68,11 +78,25 @@ fn requests(data: &[u8]) {
     if let Ok(stop) = StopRequest::parse(text) {
         assert_eq!(StopRequest::parse(&stop.to_json().to_string()), Ok(stop));
     }
+    if let Ok(change) = ChangeRequest::parse(text) {
+        assert_eq!(ChangeRequest::parse(&change.to_json().to_string()).as_ref(), Ok(&change));
+    }
+    if let Ok(report) = read_report(text) {
+        assert_eq!(read_report(&report_to_json(&report).to_string()).as_ref(), Ok(&report));
+    }
     if let Ok(create) = CreateAccount::parse(text) {
         assert_eq!(CreateAccount::parse(&create.to_json().to_string()).as_ref(), Ok(&create));
     }
-    if let Ok(top_up) = TopUp::parse(text) {
-        assert_eq!(TopUp::parse(&top_up.to_json().to_string()).as_ref(), Ok(&top_up));
+    if let Ok(pay) = Pay::parse_deposit(text) {
+        assert_eq!(Pay::parse_deposit(&pay.to_json().to_string()).as_ref(), Ok(&pay));
+    }
+    if let Ok(pay) = Pay::parse(text) {
+        assert_eq!(Pay::parse(&pay.to_json().to_string()).as_ref(), Ok(&pay));
+    }
+    let _ = (SettlePayment::parse(text), Vouch::parse(text));
+    if let Ok((policy, terms)) = parse_policy(text, "policy.toml") {
+        let create = CreateAccount { account: "a".parse().expect("a name"), policy, terms };
+        assert_eq!(CreateAccount::parse(&create.to_json().to_string()).as_ref(), Ok(&create));
     }
     if let Ok(set) = SetEnforcement::parse(text) {
         assert_eq!(SetEnforcement::parse(&set.to_json().to_string()), Ok(set));
@@ -102,6 +126,8 @@ fn config(data: &[u8]) {
         Ok(config) => drop(config.access.by_uid(|_| None)),
         Err(mistakes) => mistakes.iter().for_each(|mistake| drop(mistake.to_string())),
     }
+    drop(meterd::authority::config::Config::parse(text, "authority.toml"));
+    drop(meterd::authority::config::Revoked::parse(text, "revoked"));
 }
 
 /// A card that is accepted must price any usage, or say that it cannot.
@@ -131,12 +157,72 @@ fn journal(data: &[u8]) {
     }
 }
 
+/// A sealed log and its verifier; what it holds is then tried under another card.
+fn log(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut reader = LogReader::new(None);
+    let right = text.split_inclusive('\n').all(|line| reader.line(line).is_ok());
+    let _ = reader.finish().is_ok_and(|_| right);
+    // The facts as they are, whatever the chain says of them.
+    let mut replay = Replay::default();
+    let (mut audit, mut head) = (Audit::behind(Head::START, None), Head::START);
+    let card = Card::parse(CARD, "card.toml").expect("a card");
+    for bytes in text.lines().filter_map(|line| unhex(line.split("\"bytes\":\"").nth(1)?.split('"').next()?)) {
+        let Ok(fact) = Fact::decode(&bytes) else { continue };
+        head = head.after(&bytes);
+        let _ = audit.row(head.seq, &bytes, head.link);
+        let closed: Option<Followed> = replay.take(&fact);
+        let _ = Comparison::of(closed.iter().chain(replay.jobs()), &card);
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    text.as_bytes().chunks(2).map(pair).collect()
+}
+
 /// What node and authority say to each other.
 fn wire(data: &[u8]) {
     let _ = postcard::from_bytes::<Request>(data);
     let _ = postcard::from_bytes::<Answer>(data);
     let _ = postcard::from_bytes::<Push>(data);
-    let _ = serde_json::from_slice::<Answer>(data);
+    let _ = serde_json::from_slice::<Request>(data);
+    if let Ok(answer) = serde_json::from_slice::<Answer>(data) {
+        believed(answer);
+    }
+}
+
+/// The answer as one to a question that asked about its accounts: what is believed of it was asked about, once, in bounds.
+fn believed(mut answer: Answer) {
+    let nothing = Credits::ZERO;
+    let entry = |entry: &AnswerEntry| RequestEntry {
+        account: entry.account.clone(),
+        unit: UNIT.to_owned(),
+        granted_seen: nothing,
+        returned: nothing,
+        spent: AMOUNT_MAX,
+        unfunded: nothing,
+        owed: nothing,
+        burn_per_s: nothing,
+        at_least: nothing,
+    };
+    let request = Request {
+        protocol: PROTOCOL,
+        node: "n".parse().unwrap(),
+        epoch: answer.epoch,
+        boot: BootId([0; 16]),
+        request: answer.request,
+        previous: Vec::new(),
+        entries: answer.entries.iter().map(entry).collect(),
+    };
+    (answer.protocol, answer.digest) = (PROTOCOL, request.digest());
+    let (left, doubts) = hear(&request, answer);
+    for doubt in doubts {
+        drop(doubt.to_string());
+    }
+    for entry in left.iter().flat_map(|answer| &answer.entries) {
+        assert!(entry.unit == UNIT && nothing <= entry.granted && entry.granted <= AMOUNT_MAX && entry.settled <= AMOUNT_MAX);
+    }
 }
 
 const CARD: &str = "card = \"c\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n\

@@ -13,7 +13,7 @@ use meterd::domain::fact::Seq;
 use meterd::domain::id::{AccountId, Attempt, BootId, Epoch, Uid};
 use meterd::domain::job::Ending;
 use meterd::domain::ladder::{JobPolicy, Ladder};
-use meterd::domain::ledger::ClosePolicy;
+use meterd::domain::ledger::{ClosePolicy, Payment, PaymentState, Terms};
 use meterd::domain::meter::{Frozen, Host, JobSample, Populated, Reading};
 use meterd::domain::money::Credits;
 use meterd::domain::outcome::Outcome;
@@ -113,6 +113,7 @@ impl World {
             tail: None,
             memory_anon_bytes: None,
             detail: None,
+            gpus: None,
         }
     }
 }
@@ -137,6 +138,7 @@ pub(crate) fn settings(boot: u8) -> Settings {
         host: Host { cpu_count: 64, memory_bytes: 64 << 30 },
         ladder: Ladder::default(),
         woke_at: Boot::default(),
+        provider: None,
     }
 }
 
@@ -240,7 +242,8 @@ impl Node {
     }
 
     pub(crate) fn open_account(&mut self, account: &str, nano: i128) {
-        self.store.create_account(account.parse().unwrap(), AccountPolicy::default()).unwrap();
+        let now = self.world.now();
+        self.store.create_account(account.parse().unwrap(), AccountPolicy::default(), Terms::default(), now).unwrap();
         self.note();
         self.top_up(account, nano, &format!("first-{account}"));
     }
@@ -248,7 +251,8 @@ impl Node {
     pub(crate) fn top_up(&mut self, account: &str, nano: i128, payment: &str) {
         let id: AccountId = account.parse().unwrap();
         let now = self.world.now();
-        let (view, _) = self.store.top_up(&id, Bucket::Paid, Credits::from_nano(nano), payment.parse().unwrap(), now).unwrap();
+        let payment = Payment::deposit(payment.parse().unwrap(), Bucket::Paid, Credits::from_nano(nano));
+        let (view, _) = self.store.pay(&id, &payment, PaymentState::Completed, now).unwrap();
         *self.world.told.deposited.entry(account.to_owned()).or_default() += nano;
         self.note();
         self.step(Event::Pushed(Push { account: id, version: view.version }));
@@ -269,6 +273,8 @@ impl Node {
             cpus: None,
             memory_bytes: None,
             policy: JobPolicy::default(),
+            bid: None,
+            storage_bytes: None,
         };
         let at = self.world.now();
         self.note();

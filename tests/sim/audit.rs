@@ -318,6 +318,11 @@ impl Audit {
         let counted = &mut self.nodes[n].counted;
         match fact {
             Fact::JobOpened(opened) => drop(counted.insert(opened.attempt, (opened.at.mono.0, 0))),
+            Fact::JobChanged { attempt, .. } => {
+                if let Some((_, billed)) = counted.get_mut(attempt) {
+                    *billed = 0;
+                }
+            }
             Fact::CardAdopted { .. } => counted.values_mut().for_each(|(_, billed)| *billed = 0),
             Fact::Counted { rows, .. } => {
                 for row in rows {
@@ -380,7 +385,7 @@ impl Audit {
         // Until its start is on disk a job is not frozen: after a crash nobody would know it and thaw it. Nobody was told that it started.
         let unknown = jobs.iter().any(|job| job.ended.is_none() && !node.replica.jobs.contains_key(&job.attempt));
         let exempt = mode != Enforcement::Enforce
-            || policy == Some(OnExhaustion::AllowNegative)
+            || policy.is_some_and(OnExhaustion::runs_on)
             || now < node.rough_until
             || arming
             || unknown
@@ -445,7 +450,7 @@ impl Audit {
             }
             Act::Thaw => {
                 let policy = durable.grant.policy.on_exhaustion;
-                let may = durable.empty_since.is_none() || mode(replica) != Enforcement::Enforce || policy == OnExhaustion::AllowNegative;
+                let may = durable.empty_since.is_none() || mode(replica) != Enforcement::Enforce || policy.runs_on();
                 assert!(may, "gate: a thaw of {account} before its reason is durable");
                 if let Some(job) = jobs.iter().find(|job| job.node == n && job.is(&order.target)) {
                     let ours = job.frozen_by_us || !job.freeze_bit || job.in_doubt;
@@ -485,6 +490,7 @@ impl Audit {
                 let noted = known(attempt).is_some_and(|job| job.reported.is_some() || job.ended.is_some());
                 assert!(noted, "gate: a stop is confirmed and not durable");
             }
+            Reply::Changed { attempt, .. } => assert!(known(attempt).is_some(), "gate: a change is confirmed and not durable"),
             Reply::Done => {
                 let told = replica.enforcement.is_some() || self.nodes[n].confirmed;
                 assert!(told, "gate: a mode is confirmed and not durable");
@@ -511,7 +517,7 @@ impl Audit {
             let settled = account.settled.nano();
             assert_eq!(account.shortfall.nano(), 0, "G3: {id}: credit was taken back from an epoch that could still spend it");
             assert!(held + settled <= paid_in, "G3: {id}: {held} are out and {settled} settled of {paid_in}");
-            assert_eq!(account.free.nano() + account.paid.nano() + settled, paid_in, "G3: {id} does not add up");
+            assert_eq!(account.lots.total().nano() + settled, paid_in, "G3: {id} does not add up");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{AccountId, Epoch, PaymentId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment};
+use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment, PaymentState};
 use meterd::domain::money::Credits;
 use meterd::domain::time::{Nanos, Now};
 use meterd::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request};
@@ -145,6 +145,7 @@ impl Bank {
             digest: request.digest(),
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries,
+            balances: Vec::new(),
         }
     }
 }
@@ -153,13 +154,14 @@ fn top_up(books: &mut Books, id: &AccountId, nano: i128, payment: &str, now: Now
     let Some(account) = books.accounts.get_mut(id) else { return Vec::new() };
     let name: PaymentId = payment.parse().unwrap();
     let bucket = if nano % 2 == 0 { Bucket::Free } else { Bucket::Paid };
-    let payment = Payment { id: name.clone(), bucket, amount: Credits::from_nano(nano) };
-    match ledger::deposit(account, payment.clone(), books.payments.get(&name), now) {
-        Ok(ledger::Deposited::Booked(_)) => {
+    let payment = Payment::deposit(name.clone(), bucket, Credits::from_nano(nano));
+    let before = books.payments.get(&name).map(|payment| (payment, PaymentState::Completed));
+    match ledger::book(account, &payment, PaymentState::Completed, before, now) {
+        Ok(ledger::Booked::Now(_)) => {
             books.payments.insert(name, payment);
             *books.paid_in.entry(id.clone()).or_default() += nano;
             vec![Said::Push(Push { account: id.clone(), version: account.version })]
         }
-        Ok(ledger::Deposited::Already) | Err(_) => Vec::new(),
+        Ok(ledger::Booked::Before) | Err(_) => Vec::new(),
     }
 }

@@ -87,6 +87,17 @@ impl Disk {
         waiting
     }
 
+    /// The latest checkpoint, and the row that it stands behind.
+    pub(crate) fn checkpoint(&self) -> Option<&(u64, Vec<u8>)> {
+        self.checkpoint.as_ref()
+    }
+
+    /// Every row that is right, with its link.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &(u64, Vec<u8>, Digest)> {
+        let mut walk = Verifier::behind(Head::START);
+        self.rows.iter().take_while(move |(seq, bytes, link)| walk.row(*seq, bytes, *link).is_ok())
+    }
+
     /// What a start reads: the checkpoint and the facts after it, up to the first row that does not fit.
     pub(crate) fn recover(&mut self) -> (Option<(u64, Vec<u8>)>, Vec<Vec<u8>>) {
         let mut walk = Verifier::behind(Head::START);

@@ -1,9 +1,17 @@
 //! The receipts against the truth: what a closed job is charged is the price of what it truly used, as far as the gaps do not say otherwise.
 
+use std::collections::BTreeMap;
+
+use meterd::domain::agent::Agent;
+use meterd::domain::audit::Audit;
+use meterd::domain::chain::Head;
+use meterd::domain::fact::Fact;
+use meterd::domain::replay::Replay;
 use num_bigint::BigUint;
 use serde_json::Value;
 
 use crate::audit::{Baseline, Closed, UNNOTICED};
+use crate::disk::Disk;
 use crate::kernel::KernelJob;
 use crate::tariff::{Quantities, Tariff};
 
@@ -44,6 +52,31 @@ pub(crate) fn check(closed: &Closed, baseline: &Baseline, job: &KernelJob, tarif
         cpu(&receipt, &billed, &gaps, baseline, job);
     }
     levels(&receipt, &billed, &gaps, baseline, job, crashed);
+}
+
+/// What the agent charged as it ran, what a replay of its facts gives, and what the verifier computes are one amount, job by job.
+pub(crate) fn replayed(node: usize, disk: &Disk, receipts: &[Closed]) -> usize {
+    let mut audit = Audit::behind(Head::START, None);
+    let mut replay = Replay::default();
+    let mut closed = BTreeMap::new();
+    for (seq, bytes, link) in disk.rows() {
+        audit.row(*seq, bytes, *link).unwrap_or_else(|fault| panic!("G9: the verifier on what node {node} wrote: {fault}"));
+        if let Some((_, state)) = disk.checkpoint().filter(|(at, _)| at == seq) {
+            audit.meet(&Agent::decode(state).unwrap()).unwrap_or_else(|fault| panic!("G9: the checkpoint of node {node}: {fault}"));
+        }
+        let fact = Fact::decode(bytes).unwrap();
+        closed.extend(replay.take(&fact).map(|job| (job.attempt, job)));
+    }
+    let found = audit.finish().unwrap();
+    assert_eq!(found.counts.of_earlier_jobs, 0, "every beginning is among the rows");
+    for receipt in receipts.iter().filter(|receipt| receipt.node == node) {
+        let document: Value = serde_json::from_str(&receipt.json).unwrap();
+        let job = &closed[&receipt.attempt];
+        assert_eq!(job.charge().nano(), nano(&document, "charge"), "G9: the replay of attempt {}: {document:#}", receipt.attempt);
+        assert_eq!(job.drawn.nano(), nano(&document, "drawn"), "G9: what the replay of attempt {} has drawn", receipt.attempt);
+    }
+    assert_eq!(closed.len(), receipts.iter().filter(|receipt| receipt.node == node).count());
+    usize::try_from(found.counts.jobs).unwrap()
 }
 
 /// Every segment's price by the simulation's own arithmetic; their sum; and who paid.

@@ -5,7 +5,6 @@ use meterd::domain::job::Ending;
 use meterd::domain::ledger::ClosePolicy;
 use meterd::domain::outcome::Outcome;
 use meterd::domain::turn::Turn;
-use meterd::domain::wire::OnExhaustion;
 
 use crate::receipts;
 use crate::trace::Trace;
@@ -32,6 +31,7 @@ pub(crate) fn tell(seed: u64, trace: Trace) -> usize {
     }
     world.run_until(world.now + 60 * S);
     everything_is_settled(&mut world);
+    everything_is_replayed(&world);
     check_receipts(&world)
 }
 
@@ -118,7 +118,7 @@ fn exhausted_jobs_stand_still(world: &World) {
         for job in agent.jobs.values().filter(|job| job.ended.is_none()) {
             let Some(books) = world.bank.books.accounts.get(&job.account) else { continue };
             let owner = world.owners.iter().find(|owner| owner.id == job.account);
-            if owner.is_none_or(|owner| owner.policy.on_exhaustion == OnExhaustion::AllowNegative) || books.available().is_positive() {
+            if owner.is_none_or(|owner| owner.policy.on_exhaustion.runs_on()) || books.available().is_positive() {
                 continue;
             }
             let account = &agent.accounts[&job.account];
@@ -184,6 +184,11 @@ fn everything_is_settled(world: &mut World) {
             .sum();
         assert_eq!(drawn, spent, "G2: {id}: what its receipts say was drawn against what its nodes spent");
     }
+}
+
+fn everything_is_replayed(world: &World) {
+    let jobs: usize = world.nodes.iter().enumerate().map(|(n, node)| receipts::replayed(n, &node.disk, &world.audit.receipts)).sum();
+    assert_eq!(jobs, world.audit.receipts.len(), "G9: the beginning of every job that has a receipt was recomputed");
 }
 
 fn check_receipts(world: &World) -> usize {

@@ -64,6 +64,8 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Pushed(push) => format!("push {} {}", push.account, push.version),
         Event::CardArrived(card, _) => format!("card {}", card.version),
         Event::EnforcementAsked { mode, .. } => format!("enforcement {mode}"),
+        Event::ChangeAsked { name, change, .. } => format!("change {name} {change:?}"),
+        Event::Reported { name, report, .. } => format!("report {name} {report:?}"),
         Event::ConfirmAsked { .. } => "confirm".to_owned(),
         Event::Durable(seq) => format!("durable {}", seq.0),
         Event::JournalIs(state) => format!("journal {state:?}"),

@@ -13,6 +13,7 @@ use meterd::domain::ladder::{Blast, JobPolicy, Ladder, Then, Thresholds, Victims
 use meterd::domain::ledger::ClosePolicy;
 use meterd::domain::meter::{Frozen, Host, JobSample, Missing, Populated, Reading, Tail, TailShare};
 use meterd::domain::outcome::Outcome;
+use meterd::domain::terms::Change;
 use meterd::domain::time::{Boot, Mono, Nanos, Now, Wall};
 use meterd::domain::turn::{Effect, Event, JournalState, Turn};
 use meterd::domain::usage::HeldGpu;
@@ -60,6 +61,7 @@ pub(crate) enum Ev {
     Partition(u64),
     Start(usize),
     Stop(usize, Ending),
+    Change(usize),
     Work(usize),
     Populate(usize),
     Blink(usize),
@@ -126,6 +128,7 @@ pub(crate) struct Node {
 enum Call {
     Start,
     Stop,
+    Change,
     Mode,
 }
 
@@ -211,6 +214,7 @@ impl World {
             host: Host { cpu_count: u32::try_from(CPUS).unwrap(), memory_bytes: MEMORY },
             ladder: Ladder { blast, ..Ladder::default() },
             woke_at: Boot::default(),
+            provider: None,
         };
         Node {
             settings,
@@ -236,10 +240,10 @@ impl World {
             let id: AccountId = format!("account-{index}").parse().unwrap();
             let on_exhaustion = self.rng.pick(&[
                 OnExhaustion::Freeze,
-                OnExhaustion::Freeze,
+                OnExhaustion::Stop,
                 OnExhaustion::Terminate,
                 OnExhaustion::Kill,
-                OnExhaustion::AllowNegative,
+                if index % 2 == 0 { OnExhaustion::AllowNegative } else { OnExhaustion::RefuseNew },
             ]);
             let policy = AccountPolicy {
                 on_exhaustion,
@@ -257,6 +261,7 @@ impl World {
                 victims_before: Nanos::from_secs(self.rng.range(3, 60)),
                 start_threshold: meterd::domain::money::Credits::ZERO,
                 start_predicted: StartPredicted::Ignore,
+                ..AccountPolicy::default()
             };
             let rich = self.rng.chance(250);
             let created_at = if self.rng.chance(850) { self.now } else { self.now + self.rng.below(60 * S) };
@@ -558,6 +563,7 @@ impl World {
             tail: None,
             memory_anon_bytes: None,
             detail: None,
+            gpus: None,
         };
         let Some(index) = self.job_at(n, target) else { return missing(Missing::Vanished) };
         if !self.jobs[index].is(target) {
@@ -586,6 +592,7 @@ impl World {
             tail: None,
             memory_anon_bytes: None,
             detail: None,
+            gpus: None,
         };
         if !cpu_fails {
             self.nodes[n].reads.insert(attempt, (index, cpu));

@@ -1,6 +1,6 @@
 //! Random cards and random usage, as text and plain numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
@@ -46,14 +46,34 @@ const MEMORY_UNITS: [&str; 24] = [
 ];
 
 /// A meter and the units that its price may be stated in.
-pub(crate) const METERS: [(&str, &[&str]); 6] = [
+const STORAGE_UNITS: [&str; 8] = ["MB-month", "GB-month", "TB-month", "MiB-month", "GiB-month", "TiB-month", "GB-hour", "TiB-day"];
+const BYTES: [&str; 6] = ["MB", "GB", "TB", "MiB", "GiB", "TiB"];
+
+pub(crate) const METERS: [(&str, &[&str]); 13] = [
     ("cpu_time", &["core-second", "core-minute", "core-hour", "core-day"]),
     ("memory_charged", &MEMORY_UNITS),
     ("gpu_held", &["gpu-second", "gpu-minute", "gpu-hour", "gpu-day"]),
     ("wall_time", &["second", "minute", "hour", "day"]),
     ("job_starts", &["start"]),
     ("memory_anon", &MEMORY_UNITS),
+    ("gpu_busy", &["gpu-second", "gpu-minute", "gpu-hour", "gpu-day"]),
+    ("gpu_memory", &["GiB-second", "GB-hour", "TiB-day", "MB-minute"]),
+    ("energy", &["J", "Wh", "kWh", "MWh"]),
+    ("io_bytes", &BYTES),
+    ("storage", &STORAGE_UNITS),
+    ("counter", &["count"]),
+    ("events", &["event"]),
 ];
+
+/// Is the meter measured device by device?
+fn of_devices(meter: &str) -> bool {
+    matches!(meter, "gpu_held" | "gpu_busy" | "gpu_memory" | "energy")
+}
+
+/// Are there single ones of it?
+fn single(meter: &str) -> bool {
+    matches!(meter, "job_starts" | "counter" | "events")
+}
 
 pub(crate) const ROUNDINGS: [&str; 3] = ["down", "up", "half_even"];
 
@@ -80,7 +100,25 @@ pub(crate) struct Used {
     pub(crate) paused_ns: u128,
     pub(crate) frozen_ns: u128,
     pub(crate) job_starts: u64,
-    pub(crate) held_ns: Vec<u128>,
+    /// One for each device; none where it was not held in this segment.
+    pub(crate) held_ns: Vec<Option<u128>>,
+    /// By device: busy time, memory in use, energy.
+    pub(crate) devices: Vec<[u128; 3]>,
+    pub(crate) io_bytes: u128,
+    /// Two counters and two events.
+    pub(crate) named: [u128; 4],
+}
+
+/// The names of the counters and the events.
+pub(crate) const NAMES: [&str; 2] = ["tokens", "pages"];
+
+/// What was stated of a job in one segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) traits: BTreeMap<&'static str, &'static str>,
+    pub(crate) cpus: Option<u32>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) storage_bytes: Option<u64>,
 }
 
 /// A job that ran under one card after the other.
@@ -93,10 +131,8 @@ pub(crate) struct Case {
     pub(crate) unfunded_permille: u16,
     /// Which number of the receipt is to be changed.
     pub(crate) change: Index,
-    /// What was stated of it.
-    pub(crate) traits: BTreeMap<&'static str, &'static str>,
-    pub(crate) cpus: Option<u32>,
-    pub(crate) memory_bytes: Option<u64>,
+    /// What was stated of it, by segment.
+    pub(crate) said: Vec<Said>,
     pub(crate) outcome: Option<&'static str>,
     /// When each segment begins.
     pub(crate) from: Vec<&'static str>,
@@ -119,7 +155,7 @@ fn decimal_text(mantissa: u128, scale: usize) -> String {
 
 fn price(meter: &'static str, reach: Reach) -> BoxedStrategy<String> {
     // Odd ones that make half nano-credits: of a start by themselves, of other units where the quantity is half a unit.
-    let (step, scale) = if meter == "job_starts" { (5, 10) } else { (1, 9) };
+    let (step, scale) = if single(meter) { (5, 10) } else { (1, 9) };
     let halves = (0..500_u128).prop_map(move |nth| decimal_text((2 * nth + 1) * step, scale));
     let plain = (0..1_000_000_u128, 0..=6_usize).prop_map(|(mantissa, scale)| decimal_text(mantissa, scale));
     let fine = (0..10_u128.pow(18), 12..=18_usize).prop_map(|(mantissa, scale)| decimal_text(mantissa, scale));
@@ -159,7 +195,13 @@ fn rules(meter: &'static str) -> impl Strategy<Value = Vec<(&'static str, String
     let some =
         |weight: f64, words: &'static [&'static str]| prop::option::weighted(weight, select(words).prop_map(|word| format!("\"{word}\"")));
     let factor = || select(&["0", "0.25", "0.333333333", "1", "1.5", "17"][..]);
-    let steps: &[&str] = if meter == "job_starts" { &["1", "2", "3"] } else { &["1", "0.25", "0.5", "24", "1000", "0.001"] };
+    let steps: &[&str] = if single(meter) {
+        &["1", "2", "3"]
+    } else if meter == "io_bytes" {
+        &["1", "0.25", "0.5", "24", "1000"]
+    } else {
+        &["1", "0.25", "0.5", "24", "1000", "0.001"]
+    };
     let choice: &[&str] = if matches!(meter, "cpu_time" | "memory_charged" | "memory_anon") { &["allocated", "max_of"] } else { &[] };
     let basis = if choice.is_empty() { Just(None).boxed() } else { some(0.5, choice).boxed() };
     let timings: &[&str] = match meter {
@@ -171,17 +213,18 @@ fn rules(meter: &'static str) -> impl Strategy<Value = Vec<(&'static str, String
     let quantities = (some(0.4, steps), some(0.3, steps), some(0.3, &["0.000000001", "0.5", "3"]));
     let time = (some(0.6, timings), some(0.4, &["job", "segment"]), basis, state, outcome);
     let dates = (prop::option::weighted(0.25, 0..2_usize), prop::option::weighted(0.25, 2..4_usize));
+    let discount = some(0.3, &["0.15", "0.5", "0.999999999"]);
     let tiers = prop::option::weighted(0.3, (select(&["0", "0.5", "7.123456789"][..]), select(&["0", "2", "0.000000000000000001"][..])));
     let selects = some_select();
     let plain = prop::bool::weighted(0.45);
-    (plain, quantities, time, dates, tiers, selects).prop_map(
-        move |(plain, (increment, minimum, fee), time, (from, to), tiers, selects)| {
+    (plain, quantities, time, dates, tiers, (selects, discount)).prop_map(
+        move |(plain, (increment, minimum, fee), time, (from, to), tiers, (selects, discount))| {
             let (mut timing, anchor, basis, state, outcome) = time;
             let mut increment = increment;
             if plain {
                 return Vec::new();
             }
-            let timed = matches!(meter, "wall_time" | "gpu_held") || basis.as_deref() == Some("\"allocated\"");
+            let timed = matches!(meter, "wall_time" | "gpu_held" | "storage") || basis.as_deref() == Some("\"allocated\"");
             if timing.as_deref() == Some("\"advance\"") {
                 timing = timing.filter(|_| timed);
                 increment = increment.or_else(|| timing.as_ref().map(|_| "\"1\"".to_owned()));
@@ -209,6 +252,7 @@ fn rules(meter: &'static str) -> impl Strategy<Value = Vec<(&'static str, String
                 ("effective_to", to.map(date)),
                 ("tiers", tiers),
                 ("select", selects),
+                ("discount", discount),
             ];
             keys.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
         },
@@ -224,7 +268,10 @@ fn some_select() -> impl Strategy<Value = Option<String>> {
 }
 
 fn line(reach: Reach) -> impl Strategy<Value = LineText> {
-    let weighted = prop_oneof![1 => Just(0), 2 => Just(1), 2 => Just(2), 1 => Just(3), 1 => Just(4_usize), 1 => Just(5)];
+    let weighted = prop_oneof![
+        2 => Just(0), 4 => Just(1), 4 => Just(2), 2 => Just(3), 3 => Just(4_usize), 2 => Just(5), 1 => Just(6), 1 => Just(7), 2 => Just(8),
+        1 => Just(9), 3 => Just(10), 2 => Just(11), 1 => Just(12),
+    ];
     weighted.prop_flat_map(move |meter| {
         let (meter, units) = METERS[meter];
         let per = match reach {
@@ -232,18 +279,33 @@ fn line(reach: Reach) -> impl Strategy<Value = LineText> {
             Reach::Extreme => prop_oneof![Just(None), (1..=i64::MAX).prop_map(Some), Just(Some(i64::MAX))].boxed(),
         };
         let round = prop_oneof![1 => Just(None), 4 => select(&ROUNDINGS[..]).prop_map(Some)];
-        let model = if meter == "gpu_held" { gpu_model().boxed() } else { Just(None).boxed() };
-        (select(units), price(meter, reach), per, round, model, rules(meter))
-            .prop_map(move |(unit, price, per, round, gpu_model, rules)| LineText { meter, unit, price, per, round, gpu_model, rules })
+        let model = if of_devices(meter) { gpu_model().boxed() } else { Just(None).boxed() };
+        let named = (select(&NAMES[..]), select(&["calendar", "days_30", "hours_730"][..]));
+        (select(units), price(meter, reach), per, round, model, rules(meter), named).prop_map(
+            move |(unit, price, per, round, gpu_model, mut rules, (name, month))| {
+                if unit.ends_with("-month") {
+                    // A calendar month has no length to count steps in.
+                    let steps = ["increment", "minimum", "tiers", "timing", "outcome"];
+                    rules.retain(|(key, value)| month != "calendar" || !steps.contains(key) || value == "\"settle_at_end\"");
+                    let settles = rules.iter().any(|(_, value)| value == "\"settle_at_end\"");
+                    rules.retain(|(key, _)| *key != "outcome" || settles);
+                    rules.push(("month", format!("\"{month}\"")));
+                }
+                if matches!(meter, "counter" | "events") {
+                    rules.push(("name", format!("\"{name}\"")));
+                }
+                LineText { meter, unit, price, per, round, gpu_model, rules }
+            },
+        )
     })
 }
 
 /// A card's text. Of two lines for the same GPUs the first stays; mostly there is one for every model that no other line prices.
 fn card_text(version: usize, lines: Vec<LineText>, catch_all: u8) -> String {
     let mut kept: Vec<LineText> = Vec::new();
-    let every = LineText {
-        meter: "gpu_held",
-        unit: "gpu-hour",
+    let every = |meter: &'static str| LineText {
+        meter,
+        unit: METERS.iter().find(|(known, _)| *known == meter).unwrap().1[2],
         price: "1.10".to_owned(),
         per: None,
         round: None,
@@ -252,11 +314,17 @@ fn card_text(version: usize, lines: Vec<LineText>, catch_all: u8) -> String {
     };
     // Who selects leaves others without a price: mostly there is a line for these too.
     let choosy = |line: &LineText| line.says("select") || line.says("effective_from") || line.says("effective_to");
-    let plain = |line: &LineText| LineText { price: "0.77".to_owned(), rules: Vec::new(), gpu_model: None, ..line.clone() };
-    let others: Vec<LineText> = lines.iter().filter(|line| choosy(line) && line.meter != "gpu_held" && catch_all != 1).map(plain).collect();
-    for line in lines.into_iter().chain(others).chain((catch_all != 0).then_some(every)) {
+    let plain = |line: &LineText| {
+        let rules = line.rules.iter().filter(|(key, _)| matches!(*key, "name" | "month")).cloned().collect();
+        LineText { price: "0.77".to_owned(), rules, gpu_model: None, ..line.clone() }
+    };
+    let others: Vec<LineText> = lines.iter().filter(|line| choosy(line) && !of_devices(line.meter) && catch_all != 1).map(plain).collect();
+    let meters = METERS.map(|(meter, _)| meter).into_iter().filter(|meter| of_devices(meter));
+    let priced = meters.filter(|meter| *meter == "gpu_held" || lines.iter().any(|line| line.meter == *meter));
+    let every: Vec<LineText> = priced.filter(|_| catch_all != 0).map(every).collect();
+    for line in lines.into_iter().chain(others).chain(every) {
         let taken = |other: &LineText| {
-            let both = other.meter == "gpu_held" && line.meter == "gpu_held";
+            let both = of_devices(other.meter) && line.meter == other.meter;
             both && other.gpu_model == line.gpu_model && other.rule("select") == line.rule("select")
         };
         if !kept.iter().any(taken) {
@@ -288,11 +356,22 @@ fn total(most: u128, half: u128, reach: Reach) -> BoxedStrategy<u128> {
 fn used(devices: usize, reach: Reach) -> impl Strategy<Value = Used> {
     let ns = move || total(1 << 60, 500_000_000, reach);
     let memory = move || total(1 << 90, 500_000_000_000_000, reach);
-    let held = prop::collection::vec(ns(), devices);
+    let held = prop::collection::vec(prop::option::weighted(0.85, ns()), devices);
+    let each = prop::collection::vec([ns().boxed(), memory().boxed(), total(1 << 50, 500_000, reach)], devices);
+    let more = (each, total(1 << 50, 500_000, reach), [0..1_000_000_u128, 0..2_000, 0..90, 0..5]);
     let frozen = (0..1_u128 << 50, 0..=4_u128);
-    (ns(), memory(), memory(), ns(), frozen, 0..4_u64, held).prop_map(
-        |(cpu_ns, memory_byte_ns, memory_anon_byte_ns, running_ns, (frozen_ns, quarters), job_starts, held_ns)| Used {
-            paused_ns: held_ns.iter().copied().fold(running_ns, u128::min) / 4 * quarters,
+    (ns(), memory(), memory(), ns(), frozen, 0..4_u64, held, more).prop_map(
+        |(
+            cpu_ns,
+            memory_byte_ns,
+            memory_anon_byte_ns,
+            running_ns,
+            (frozen_ns, quarters),
+            job_starts,
+            held_ns,
+            (devices, io_bytes, named),
+        )| Used {
+            paused_ns: held_ns.iter().flatten().copied().fold(running_ns, u128::min) / 4 * quarters,
             cpu_ns,
             memory_byte_ns,
             memory_anon_byte_ns,
@@ -300,6 +379,9 @@ fn used(devices: usize, reach: Reach) -> impl Strategy<Value = Used> {
             frozen_ns,
             job_starts,
             held_ns,
+            devices,
+            io_bytes,
+            named,
         },
     )
 }
@@ -311,36 +393,40 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
         let lines = prop::collection::vec(line(reach), 1..14);
         let segment = (lines, 0..12_u8, used(models.len(), reach));
         let most = if matches!(reach, Reach::Usual) { 3 } else { 1 };
-        let stated = (
-            prop::collection::btree_map(select(&["tier", "qos"][..]), Just(()), 0..3),
+        let said = (
+            prop::collection::btree_set(select(&["tier", "qos"][..]), 0..3),
             prop::bool::weighted(0.7),
             prop::option::weighted(0.9, 1..512_u32),
             prop::option::weighted(0.9, prop_oneof![1..1_u64 << 42, any::<u64>()]),
-            prop::option::weighted(0.7, select(&["completed", "failed", "timed_out"][..])),
+            prop::option::weighted(0.95, prop_oneof![0..1_u64 << 42, any::<u64>()]),
         );
+        let said = (prop::collection::vec(said, most), prop::bool::weighted(0.4));
+        let stated = (said, prop::option::weighted(0.7, select(&["completed", "failed", "timed_out"][..])));
         let segments = prop::collection::vec((segment, 0..4_usize), 1..=most);
         (segments, 0..=1_000_u16, any::<Index>(), stated).prop_map(move |(mut segments, unfunded_permille, change, stated)| {
-            let (known, spot, cpus, memory_bytes, outcome) = stated;
+            let ((said, alike), outcome) = stated;
             segments.sort_by_key(|(_, date)| *date);
             let from = segments.iter().map(|(_, date)| DATES[*date]).collect();
             let text = |(nth, ((lines, catch_all, used), _))| (card_text(nth + 1, lines, catch_all), used);
-            let value = |key| {
-                if key == "qos" {
-                    "night"
-                } else if spot {
-                    "spot"
-                } else {
-                    "reserved"
-                }
+            let value = |key, spot| match (key, spot) {
+                ("qos", _) => "night",
+                (_, true) => "spot",
+                _ => "reserved",
             };
+            let say = |(known, spot, cpus, memory_bytes, storage_bytes): (BTreeSet<&'static str>, bool, _, _, _)| Said {
+                traits: known.into_iter().map(|key| (key, value(key, spot))).collect(),
+                cpus,
+                memory_bytes,
+                storage_bytes,
+            };
+            let said: Vec<Said> = said.into_iter().map(say).collect();
+            let said = (0..segments.len()).map(|nth| said[if alike { 0 } else { nth }].clone()).collect();
             Case {
                 models: models.clone(),
                 segments: segments.into_iter().enumerate().map(text).collect(),
                 unfunded_permille,
                 change,
-                traits: known.into_keys().map(|key| (key, value(key))).collect(),
-                cpus,
-                memory_bytes,
+                said,
                 outcome,
                 from,
             }

@@ -72,19 +72,25 @@ fn whole(value: &Value) -> Option<BigInt> {
     }
 }
 
-/// How many nanoseconds, byte-nanoseconds or starts a unit's name stands for.
-pub(crate) fn base_units(unit: &str) -> BigInt {
+/// How many nanoseconds, byte-nanoseconds, bytes, millijoules or starts a unit's name stands for, if a month has so many days.
+pub(crate) fn base_units(unit: &str, month_hours: u64) -> BigInt {
     let ns_in = |span: &str| -> u64 {
         match span {
             "second" => 1_000_000_000,
             "minute" => 60_000_000_000,
             "hour" => 3_600_000_000_000,
             "day" => 86_400_000_000_000,
+            "month" => 3_600_000_000_000 * month_hours,
             other => panic!("{other} is no length of time"),
         }
     };
     let (thing, span) = match unit.split_once('-') {
-        None if unit == "start" => return BigInt::from(1),
+        None if matches!(unit, "start" | "count" | "event") => return BigInt::from(1),
+        None if unit == "J" => return BigInt::from(1_000),
+        None if unit == "Wh" => return BigInt::from(3_600) * 1_000,
+        None if unit == "kWh" => return BigInt::from(3_600) * 1_000_000,
+        None if unit == "MWh" => return BigInt::from(3_600) * 1_000_000_000,
+        None if unit.ends_with('B') => (unit, ""),
         None => ("", unit),
         Some(parts) => parts,
     };
@@ -98,7 +104,7 @@ pub(crate) fn base_units(unit: &str) -> BigInt {
         "TiB" => (2, 40),
         other => panic!("{other} is no thing that a unit measures"),
     };
-    BigInt::from(base).pow(power) * BigInt::from(ns_in(span))
+    BigInt::from(base).pow(power) * if span.is_empty() { BigInt::from(1) } else { BigInt::from(ns_in(span)) }
 }
 
 /// The rate lines of a card's text, in its order.
@@ -130,9 +136,28 @@ impl Tariff {
         self.text(key).map_or_else(|| BigRational::from(BigInt::ZERO), |text| decimal(text).unwrap())
     }
 
-    /// A quantity that is written in the line's unit, in base units.
+    /// The base units of its unit, for a segment that begins then.
+    fn base_units(&self, from: &str) -> BigInt {
+        let hours = match self.text("month") {
+            Some("hours_730") => 730,
+            Some("calendar") => {
+                let year_month = from.get(..7).unwrap();
+                let days = (28..=31).rev().find(|day| format!("{year_month}-{day}").parse::<jiff::civil::Date>().is_ok()).unwrap();
+                24 * days
+            }
+            _ => 720,
+        };
+        base_units(&self.unit, hours)
+    }
+
+    /// A quantity that is written in the line's unit, in base units. No line has one whose unit has no fixed length.
     fn base(&self, text: &str) -> BigRational {
-        decimal(text).unwrap() * base_units(&self.unit)
+        decimal(text).unwrap() * self.base_units("2026-04-01T00:00:00Z")
+    }
+
+    /// The counter or event that it prices.
+    fn name(&self) -> Option<&str> {
+        self.text("name")
     }
 
     fn quantity(&self, key: &str) -> BigRational {
@@ -176,8 +201,8 @@ impl Tariff {
     }
 
     /// The exact price of a billed quantity and the fee, in nano-credits.
-    fn exact(&self, billed: &BigRational, outcome: &str) -> BigRational {
-        let units = |base: BigRational| base / base_units(&self.unit) / &self.per;
+    fn exact(&self, billed: &BigRational, outcome: &str, from: &str) -> BigRational {
+        let units = |base: BigRational| base / self.base_units(from) / &self.per;
         let mut value = &self.price * units(billed.clone());
         // Above each band's start its price takes the place of the one below.
         let mut below = self.price.clone();
@@ -188,20 +213,21 @@ impl Tariff {
             }
             below = price;
         }
-        (value + self.number("connect_fee")) * self.in_table("outcome", outcome, 1) * BigInt::from(1_000_000_000)
+        let left = BigRational::from(BigInt::from(1)) - self.number("discount");
+        (value + self.number("connect_fee")) * left * self.in_table("outcome", outcome, 1) * BigInt::from(1_000_000_000)
     }
 }
 
 /// The line that prices a model: its exact name, else the longest beginning, else the line for every model; of these the one that selects
 /// the most.
-fn line_for<'a>(tariffs: &'a [Tariff], model: &str) -> Option<&'a Tariff> {
+fn line_for<'a>(tariffs: &'a [Tariff], meter: &str, model: &str) -> Option<&'a Tariff> {
     let rank = |tariff: &Tariff| match tariff.gpu_model.as_deref() {
         None => Some(0),
         Some(exact) if exact == model => Some(usize::MAX),
         Some(other) => other.strip_suffix('*').filter(|start| model.starts_with(start)).map(str::len),
     };
     let mut best: Option<(usize, usize, &Tariff)> = None;
-    for tariff in tariffs.iter().filter(|tariff| tariff.meter == "gpu_held") {
+    for tariff in tariffs.iter().filter(|tariff| tariff.meter == meter) {
         let Some(rank) = rank(tariff) else { continue };
         if best.is_none_or(|(most, selects, _)| (most, selects) < (rank, tariff.selects())) {
             best = Some((rank, tariff.selects(), tariff));
@@ -229,46 +255,82 @@ fn rounded(exact: &BigRational, word: &str) -> BigInt {
     }
 }
 
+const OF_DEVICES: [(&str, &str); 3] = [("gpu_busy", "gpu_busy_ns"), ("gpu_memory", "gpu_memory_byte_ns"), ("energy", "energy_mj")];
+
+fn is_of_devices(meter: &str) -> bool {
+    meter == "gpu_held" || OF_DEVICES.iter().any(|(known, _)| *known == meter)
+}
+
+/// What was stated of the job in that segment.
+fn stated<'a>(receipt: &'a Value, segment: &'a Value, key: &str) -> &'a Value {
+    if segment["terms"].is_null() { &receipt[key] } else { &segment["terms"][key] }
+}
+
+/// By which statement a line's allocation is known.
+fn statement(tariff: &Tariff) -> &'static str {
+    match tariff.meter.as_str() {
+        "cpu_time" => "cpus",
+        "storage" => "storage_bytes",
+        _ => "memory_bytes",
+    }
+}
+
+/// An amount beside those that every segment has; nothing where it is not there.
+fn further(value: &Value) -> BigInt {
+    if value.is_null() { BigInt::ZERO } else { whole(value).unwrap() }
+}
+
 /// A line's quantities while running, frozen for want of credit, and paused, over some segments.
 fn by_state(tariff: &Tariff, tariffs: &[Tariff], receipt: &Value, segments: &[&Value]) -> [BigInt; 3] {
-    let total = |key: &str| -> BigInt { segments.iter().map(|segment| whole(&segment[key]).unwrap()).sum() };
-    let frozen = total("frozen_ns");
-    // A part of the time that a job has its place is spent standing still by another's hand.
-    let still = |whole: &BigInt| whole.clone().min(total("paused_ns"));
-    let paused = still(&total("running_ns"));
-    let running = total("running_ns") - &paused;
-    let times = |count: &BigInt| [&running * count, &frozen * count, &paused * count];
-    let used = match tariff.meter.as_str() {
-        "cpu_time" => total("cpu_ns"),
-        "memory_charged" => total("memory_charged_byte_ns"),
-        "memory_anon" => total("memory_anon_byte_ns"),
-        "job_starts" => total("job_starts"),
-        "wall_time" => return times(&BigInt::from(1)),
-        "gpu_held" => {
-            let devices = receipt["segments"][0]["gpus"].as_array().unwrap();
-            let mine = |gpu: &Value| line_for(tariffs, gpu["model"].as_str().unwrap()).is_some_and(|line| line.id == tariff.id);
-            let all = segments.iter().flat_map(|segment| segment["gpus"].as_array().unwrap());
-            let mut held: std::collections::BTreeMap<&str, BigInt> = std::collections::BTreeMap::new();
-            for gpu in all.filter(|gpu| mine(gpu)) {
-                *held.entry(gpu["gpu"].as_str().unwrap()).or_default() += whole(&gpu["held_ns"]).unwrap();
+    let mut used = [BigInt::ZERO, BigInt::ZERO, BigInt::ZERO];
+    let mut asked = used.clone();
+    for segment in segments {
+        let number = |key: &str| whole(&segment[key]).unwrap();
+        let more = &segment["more"];
+        // A part of the time that a job has its place is spent standing still by another's hand.
+        let apart = |time: BigInt| {
+            let paused = time.clone().min(number("paused_ns"));
+            [time - &paused, number("frozen_ns"), paused]
+        };
+        let devices = segment["gpus"].as_array().unwrap().iter();
+        let mine =
+            devices.filter(|gpu| line_for(tariffs, &tariff.meter, gpu["model"].as_str().unwrap()).is_some_and(|line| line.id == tariff.id));
+        let mut add = |parts: [BigInt; 3]| used.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
+        let plainly = |running| [running, BigInt::ZERO, BigInt::ZERO];
+        match tariff.meter.as_str() {
+            "cpu_time" => add(plainly(number("cpu_ns"))),
+            "memory_charged" => add(plainly(number("memory_charged_byte_ns"))),
+            "memory_anon" => add(plainly(number("memory_anon_byte_ns"))),
+            "job_starts" => add(plainly(number("job_starts"))),
+            "io_bytes" => add(plainly(further(&more["io_bytes"]))),
+            "counter" => add(plainly(further(&more["counters"][tariff.name().unwrap()]))),
+            "events" => add(plainly(further(&more["events"][tariff.name().unwrap()]))),
+            "wall_time" => add(apart(number("running_ns"))),
+            "gpu_held" => mine.for_each(|gpu| add(apart(whole(&gpu["held_ns"]).unwrap()))),
+            "storage" => {}
+            other => {
+                let (_, key) = OF_DEVICES.iter().find(|(meter, _)| *meter == other).unwrap();
+                mine.for_each(|gpu| add(plainly(further(&more[key][gpu["gpu"].as_str().unwrap()]))));
             }
-            let [_, frozen, _] = times(&BigInt::from(devices.iter().filter(|gpu| mine(gpu)).count()));
-            let paused: BigInt = held.values().map(still).sum();
-            let held: BigInt = held.values().sum();
-            return [held - &paused, frozen, paused];
         }
-        other => panic!("{other} is no meter"),
-    };
-    let stated = if tariff.meter == "cpu_time" { &receipt["cpus"] } else { &receipt["memory_bytes"] };
-    let asked = || times(&whole(stated).unwrap());
-    match tariff.basis() {
-        "allocated" => asked(),
-        "max_of" => {
-            let [running, frozen, paused] = asked();
+        if by_statement(tariff) {
+            let count = whole(stated(receipt, segment, statement(tariff))).unwrap_or_default();
+            asked.iter_mut().zip(apart(number("running_ns"))).for_each(|(sum, part)| *sum += part * &count);
+        }
+    }
+    match (tariff.meter.as_str(), tariff.basis()) {
+        ("storage", _) | (_, "allocated") => asked,
+        (_, "max_of") => {
+            let [running, frozen, paused] = asked;
+            let [used, ..] = used;
             [used.max(running), frozen, paused]
         }
-        _ => [used, BigInt::ZERO, BigInt::ZERO],
+        _ => used,
     }
+}
+
+fn by_statement(tariff: &Tariff) -> bool {
+    tariff.meter == "storage" || (!is_of_devices(&tariff.meter) && matches!(tariff.basis(), "allocated" | "max_of"))
 }
 
 /// What a segment's raw quantities cost under a card; the receipt says what was stated of the job and how it ended.
@@ -277,12 +339,16 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
     let segment = segments[nth];
     let from = segment["from"].as_str().unwrap();
     let all = tariffs(card_text);
-    let fitting: Vec<Tariff> = all.iter().filter(|tariff| tariff.fits(from, &receipt["traits"])).cloned().collect();
-    let most = |meter: &str| fitting.iter().filter(|tariff| tariff.meter == meter).map(Tariff::selects).max();
+    let fitting: Vec<Tariff> = all.iter().filter(|tariff| tariff.fits(from, stated(receipt, segment, "traits"))).cloned().collect();
+    let kin = |a: &Tariff, b: &Tariff| a.meter == b.meter && a.name() == b.name();
+    let most = |like: &Tariff| fitting.iter().filter(|tariff| kin(tariff, like)).map(Tariff::selects).max();
     let held = segment["gpus"].as_array().unwrap();
     let mut against = Vec::new();
-    for gpu in held.iter().filter(|gpu| line_for(&fitting, gpu["model"].as_str().unwrap()).is_none()) {
-        against.push(NoPrice::Gpu(gpu["gpu"].as_str().unwrap().to_owned()));
+    let priced = OF_DEVICES.iter().map(|(meter, _)| *meter).filter(|meter| all.iter().any(|tariff| tariff.meter == *meter));
+    for meter in ["gpu_held"].into_iter().chain(priced) {
+        for gpu in held.iter().filter(|gpu| line_for(&fitting, meter, gpu["model"].as_str().unwrap()).is_none()) {
+            against.push(NoPrice::Gpu(gpu["gpu"].as_str().unwrap().to_owned()));
+        }
     }
     let paused = whole(&segment["paused_ns"]).unwrap();
     let places = held.iter().map(|gpu| &gpu["held_ns"]).chain([&segment["running_ns"]]);
@@ -290,19 +356,17 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
         against.push(NoPrice::Contradiction);
     }
     let holds = |tariff: &Tariff| {
-        held.iter().any(|gpu| line_for(&fitting, gpu["model"].as_str().unwrap()).is_some_and(|line| line.id == tariff.id))
+        held.iter().any(|gpu| line_for(&fitting, &tariff.meter, gpu["model"].as_str().unwrap()).is_some_and(|line| line.id == tariff.id))
     };
-    for tariff in all.iter().filter(|tariff| tariff.meter != "gpu_held" && most(&tariff.meter).is_none()) {
+    for tariff in all.iter().filter(|tariff| !is_of_devices(&tariff.meter) && most(tariff).is_none()) {
         against.push(NoPrice::Meter(tariff.meter.clone()));
     }
     let applying: Vec<&Tariff> = fitting
         .iter()
-        .filter(|tariff| if tariff.meter == "gpu_held" { holds(tariff) } else { most(&tariff.meter) == Some(tariff.selects()) })
+        .filter(|tariff| if is_of_devices(&tariff.meter) { holds(tariff) } else { most(tariff) == Some(tariff.selects()) })
         .collect();
-    let by_statement = |tariff: &&&Tariff| tariff.meter != "gpu_held" && matches!(tariff.basis(), "allocated" | "max_of");
-    for tariff in applying.iter().filter(by_statement) {
-        let stated = if tariff.meter == "cpu_time" { &receipt["cpus"] } else { &receipt["memory_bytes"] };
-        if stated.is_null() {
+    for tariff in applying.iter().filter(|tariff| by_statement(tariff)) {
+        if stated(receipt, segment, statement(tariff)).is_null() {
             against.push(NoPrice::NotStated(tariff.id.clone()));
         }
     }
@@ -326,12 +390,15 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
             let weights = [running, weight("frozen", 0), paused];
             let weighted = parts.into_iter().zip(weights).map(|(part, weight)| weight * part).sum();
             let billed = tariff.billed(weighted);
-            let exact = tariff.exact(&billed, outcome.unwrap_or("completed"));
+            let exact = tariff.exact(&billed, outcome.unwrap_or("completed"), from);
             let cost = rounded(&exact, &tariff.round);
             fits &= cost.bits() <= AMOUNT_BITS;
             (billed, exact, cost)
         };
-        let over_the_job = tariff.text("anchor") == Some("job") && 0 < nth;
+        let priced =
+            |gpu: &Value| line_for(&fitting, &tariff.meter, gpu["model"].as_str().unwrap()).is_some_and(|line| line.id == tariff.id);
+        let held = || segments[..nth].iter().any(|segment| segment["gpus"].as_array().unwrap().iter().any(priced));
+        let over_the_job = tariff.text("anchor") == Some("job") && 0 < nth && (!is_of_devices(&tariff.meter) || held());
         let (mut billed, exact, mut cost) = price(if over_the_job { &segments[..=nth] } else { &segments[nth..=nth] });
         if over_the_job {
             let earlier = price(&segments[..nth]);
@@ -377,6 +444,11 @@ pub(crate) fn check(receipt: &Value, card_texts: &[String]) -> Result<BigInt, Ve
             if whole(&segment[key]).is_none_or(|total| QUANTITY_BITS < total.bits()) {
                 wrong.push(format!("{place}: {key} is no total"));
             }
+        }
+        let further = segment["more"].as_object().into_iter().flat_map(|more| more.values());
+        let amounts = further.flat_map(|value| value.as_object().map_or_else(|| vec![value], |by_name| by_name.values().collect()));
+        if amounts.into_iter().any(|amount| whole(amount).is_none_or(|total| QUANTITY_BITS < total.bits())) {
+            wrong.push(format!("{place}: what is measured beside the rest is no total"));
         }
         match rate(text, receipt, index) {
             Err(why) => wrong.push(format!("{place}: {why:?}")),

@@ -8,8 +8,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Stop;
-use crate::domain::id::{AccountId, Epoch};
-use crate::domain::ledger::{Account, EpochAccount, LedgerEntry};
+use crate::domain::bucket::Bucket;
+use crate::domain::id::{AccountId, Epoch, PaymentId};
+use crate::domain::ledger::{Account, EpochAccount, LedgerEntry, Payment, PaymentState, Priority};
+use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Wall};
 use crate::sqlite::int;
 
@@ -51,29 +53,85 @@ pub(super) fn account(connection: &Connection, id: &AccountId) -> Result<Option<
     let Some(row) = rows.next()? else { return Ok(None) };
     let mut account = Account::new(id.clone(), from_json(&row.get::<_, String>("policy")?)?);
     account.version = number(row, "version")?;
-    account.free = text(row, "free")?;
-    account.paid = text(row, "paid")?;
+    account.lots = from_json(&row.get::<_, String>("lots")?)?;
     account.deposited = text(row, "deposited")?;
+    account.withdrawn = text(row, "withdrawn")?;
+    account.terms = from_json(&row.get::<_, String>("terms")?)?;
+    account.keeping = from_json(&row.get::<_, String>("keeping")?)?;
     account.settled = text(row, "settled")?;
     account.written_off = text(row, "written_off")?;
     account.shortfall = text(row, "shortfall")?;
+    for (bucket, column) in [(Bucket::Free, "free"), (Bucket::Paid, "paid")] {
+        let stored: Credits = text(row, column)?;
+        if stored != account.lots.of(bucket) {
+            return Err(Stop::Broken(format!("account {id}: the {bucket} lots make {}, stored is {stored}", account.lots.of(bucket))));
+        }
+    }
     Ok(Some(account))
 }
 
 pub(super) fn save_account(connection: &Connection, account: &Account) -> Result<(), Stop> {
-    let sql = "INSERT INTO account (id, policy, version, free, paid, deposited, settled, written_off, shortfall)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-        ON CONFLICT (id) DO UPDATE SET policy = ?2, version = ?3, free = ?4, paid = ?5, deposited = ?6, settled = ?7, written_off = ?8, shortfall = ?9";
+    let sql =
+        "INSERT INTO account (id, policy, version, free, paid, deposited, settled, written_off, shortfall, lots, withdrawn, terms, keeping)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+        ON CONFLICT (id) DO UPDATE SET policy = ?2, version = ?3, free = ?4, paid = ?5, deposited = ?6, settled = ?7, written_off = ?8,
+            shortfall = ?9, lots = ?10, withdrawn = ?11, terms = ?12, keeping = ?13";
     connection.prepare_cached(sql)?.execute(params![
         account.id.as_str(),
         to_json(&account.policy)?,
         int(account.version),
-        account.free.to_string(),
-        account.paid.to_string(),
+        account.lots.of(Bucket::Free).to_string(),
+        account.lots.of(Bucket::Paid).to_string(),
         account.deposited.to_string(),
         account.settled.to_string(),
         account.written_off.to_string(),
         account.shortfall.to_string(),
+        to_json(&account.lots)?,
+        account.withdrawn.to_string(),
+        to_json(&account.terms)?,
+        to_json(&account.keeping)?,
+    ])?;
+    Ok(())
+}
+
+/// The payment of that name, its account and how far it has come.
+pub(super) fn payment(connection: &Connection, id: &PaymentId) -> Result<Option<(AccountId, Payment, PaymentState)>, Stop> {
+    let mut statement = connection.prepare_cached("SELECT * FROM payment WHERE id = ?1")?;
+    let mut rows = statement.query([id.as_str()])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let expires = row.get::<_, Option<i64>>("expires_ms")?.map(|_| number(row, "expires_ms").map(Wall)).transpose()?;
+    let payment = Payment {
+        id: id.clone(),
+        purpose: from_json(&row.get::<_, String>("purpose")?)?,
+        bucket: from_word(&row.get::<_, String>("bucket")?)?,
+        amount: text(row, "amount")?,
+        priority: Priority(u8::try_from(number(row, "priority")?).unwrap_or(u8::MAX)),
+        expires: expires.into(),
+    };
+    Ok(Some((text(row, "account")?, payment, from_word(&row.get::<_, String>("state")?)?)))
+}
+
+/// A payment keeps its place; what changes is how far it has come.
+pub(super) fn save_payment(
+    connection: &Connection,
+    account: &AccountId,
+    payment: &Payment,
+    state: PaymentState,
+    at: Wall,
+) -> Result<(), Stop> {
+    let sql = "INSERT INTO payment (id, account, bucket, amount, at_ms, purpose, state, priority, expires_ms)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO UPDATE SET at_ms = ?5, state = ?7";
+    let expires: Option<Wall> = payment.expires.into();
+    connection.prepare_cached(sql)?.execute(params![
+        payment.id.as_str(),
+        account.as_str(),
+        word(&payment.bucket)?,
+        payment.amount.to_string(),
+        int(at.0),
+        to_json(&payment.purpose)?,
+        word(&state)?,
+        payment.priority.0,
+        expires.map(|at| int(at.0)),
     ])?;
     Ok(())
 }
@@ -86,6 +144,17 @@ pub(super) fn epochs(connection: &Connection, id: &AccountId, named: &BTreeSet<E
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push((text(row, "epoch")?, epoch(row)?));
+    }
+    Ok(found)
+}
+
+/// All of the account's epochs.
+pub(super) fn all_epochs(connection: &Connection, id: &AccountId) -> Result<Vec<EpochAccount>, Stop> {
+    let mut statement = connection.prepare_cached("SELECT * FROM epoch WHERE account = ?1")?;
+    let mut rows = statement.query([id.as_str()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(epoch(row)?);
     }
     Ok(found)
 }

@@ -1,7 +1,10 @@
+mod accounts;
+
 use std::path::PathBuf;
 
 use super::*;
-use crate::authority::embedded::{Embedded, Notice};
+use crate::authority::embedded::{Change, Embedded, Notice};
+use crate::domain::bucket::Bucket;
 use crate::domain::id::BootId;
 use crate::domain::ledger::EntryKind;
 use crate::domain::time::{Nanos, Wall};
@@ -43,10 +46,14 @@ fn opened(dir: &tempfile::TempDir) -> Store {
     Store::open(&path, ClosePolicy::OnSuccessor, Mono(0)).unwrap()
 }
 
+fn top_up(store: &mut Store, account: &str, bucket: Bucket, amount: i128, payment: &str) -> Result<(AccountView, Done), Refusal> {
+    store.pay(&name(account), &Payment::deposit(name(payment), bucket, credits(amount)), PaymentState::Completed, now())
+}
+
 fn with_account(dir: &tempfile::TempDir, amount: i128) -> Store {
     let mut store = opened(dir);
-    store.create_account(name("acme"), AccountPolicy::default()).unwrap();
-    store.top_up(&name("acme"), Bucket::Paid, credits(amount), name("p1"), now()).unwrap();
+    store.create_account(name("acme"), AccountPolicy::default(), Terms::default(), now()).unwrap();
+    top_up(&mut store, "acme", Bucket::Paid, amount, "p1").unwrap();
     store
 }
 
@@ -74,18 +81,18 @@ fn an_account_lives_through_a_restart_to_the_last_field() {
 fn an_admins_wish_is_granted_once_and_refused_with_a_stable_word() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = with_account(&dir, 5);
-    assert_eq!(store.create_account(name("acme"), AccountPolicy::default()).unwrap().1, Done::Before);
+    assert_eq!(store.create_account(name("acme"), AccountPolicy::default(), Terms::default(), now()).unwrap().1, Done::Before);
     let other = AccountPolicy { grace: Nanos(1), ..AccountPolicy::default() };
-    assert_eq!(store.create_account(name("acme"), other).unwrap_err().code(), "account_exists");
+    assert_eq!(store.create_account(name("acme"), other, Terms::default(), now()).unwrap_err().code(), "account_exists");
     assert_eq!(store.show(&name("nobody")).unwrap_err().code(), "unknown_account");
-    let mut top_up = |account, amount, payment| store.top_up(&name(account), Bucket::Paid, credits(amount), name(payment), now());
-    assert_eq!(top_up("acme", 5, "p1").unwrap().1, Done::Before);
-    assert_eq!(top_up("acme", 6, "p1").unwrap_err().code(), "payment_differs");
-    assert_eq!(top_up("acme", 0, "p2").unwrap_err().code(), "amount_not_positive");
-    assert_eq!(top_up("acme", 10_i128.pow(17), "p2").unwrap_err().code(), "amount_too_large");
-    assert_eq!(top_up("nobody", 1, "p2").unwrap_err().code(), "unknown_account");
-    store.create_account(name("other"), AccountPolicy::default()).unwrap();
-    let of_other = store.top_up(&name("other"), Bucket::Paid, credits(5), name("p1"), now());
+    let mut paid = |account, amount, payment| top_up(&mut store, account, Bucket::Paid, amount, payment);
+    assert_eq!(paid("acme", 5, "p1").unwrap().1, Done::Before);
+    assert_eq!(paid("acme", 6, "p1").unwrap_err().code(), "payment_differs");
+    assert_eq!(paid("acme", 0, "p2").unwrap_err().code(), "amount_not_positive");
+    assert_eq!(paid("acme", 10_i128.pow(17), "p2").unwrap_err().code(), "amount_too_large");
+    assert_eq!(paid("nobody", 1, "p2").unwrap_err().code(), "unknown_account");
+    store.create_account(name("other"), AccountPolicy::default(), Terms::default(), now()).unwrap();
+    let of_other = top_up(&mut store, "other", Bucket::Paid, 5, "p1");
     assert_eq!(of_other.unwrap_err().code(), "payment_differs", "a payment has one account");
     assert_eq!(store.show(&name("acme")).unwrap().deposited, credits(5));
     assert_eq!(store.list().unwrap().len(), 2);
@@ -95,8 +102,8 @@ fn an_admins_wish_is_granted_once_and_refused_with_a_stable_word() {
 fn a_new_epoch_frees_what_the_old_one_held_on_every_account() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = with_account(&dir, 1_000);
-    store.create_account(name("other"), AccountPolicy::default()).unwrap();
-    store.top_up(&name("other"), Bucket::Free, credits(100), name("p2"), now()).unwrap();
+    store.create_account(name("other"), AccountPolicy::default(), Terms::default(), now()).unwrap();
+    top_up(&mut store, "other", Bucket::Free, 100, "p2").unwrap();
     store.answer(&request(1, 1, vec![entry("acme", 0), entry("other", 0)]), now()).unwrap();
     assert!(store.show(&name("other")).unwrap().held.is_positive());
     let mut next = request(2, 1, vec![entry("acme", 0), entry("nobody", 0)]);
@@ -126,7 +133,8 @@ fn a_full_disk_leaves_a_request_unanswered_and_changes_nothing() {
     let mut store = with_account(&dir, 10);
     let before = store.account(&name("acme")).unwrap();
     store.connection.query_row("PRAGMA max_page_count = 1", [], |row| row.get::<_, i64>(0)).unwrap();
-    let mut many = (0..200).map(|number| store.create_account(name(&format!("a{number}")), AccountPolicy::default()));
+    let mut many =
+        (0..200).map(|number| store.create_account(name(&format!("a{number}")), AccountPolicy::default(), Terms::default(), now()));
     let refused = many.find_map(Result::err).unwrap();
     assert_eq!(refused.code(), "store_full");
     assert_eq!(store.account(&name("acme")).unwrap(), before);
@@ -139,15 +147,50 @@ fn a_top_up_is_pushed_once_it_is_durable_and_a_repeated_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let (told, notices) = crossbeam_channel::unbounded();
     let embedded = Embedded::start(opened(&dir), now, move |notice| drop(told.send(notice))).unwrap();
-    embedded.create_account(name("acme"), AccountPolicy::default()).unwrap();
+    embedded.create_account(name("acme"), AccountPolicy::default(), Terms::default()).unwrap();
     for _ in 0..2 {
         embedded.top_up(name("acme"), Bucket::Paid, credits(10), name("p1")).unwrap();
     }
     let (reply, answers) = crossbeam_channel::bounded(1);
-    embedded.ask(request(1, 1, vec![entry("acme", 0)]), move |answer| drop(reply.send(answer))).unwrap();
+    embedded.ask(request(1, 1, vec![entry("acme", 0)]), Head::START, move |answer| drop(reply.send(answer))).unwrap();
     assert_eq!(answers.recv().unwrap().entries[0].granted, credits(2), "two seconds, near the end");
     assert_eq!(embedded.show(name("acme")).unwrap().held, credits(2));
     embedded.finish().unwrap();
     let pushed: Vec<Notice> = notices.iter().collect();
-    assert_eq!(pushed, [Notice::Push(Push { account: name("acme"), version: 2 })]);
+    assert_eq!(pushed, [Notice::Push(Push { account: name("acme"), version: 2 }, Change::TopUp)]);
+}
+
+#[test]
+fn the_place_that_a_journal_had_reached_is_kept_by_the_hour_and_never_goes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = with_account(&dir, 100);
+    let place = |seq: u64, link: u8| Head { seq, link: crate::domain::id::Digest([link; 32]) };
+    let mut settle = |number: u64, head: Head, hours: u64| {
+        let now = Now { wall: Wall(now().wall.0 + hours * 3_600_000), ..now() };
+        store.settle(&Settlement { request: request(1, number, vec![entry("acme", 0)]), journal: head }, now).unwrap();
+    };
+    settle(1, Head::START, 0);
+    settle(2, place(5, 5), 0);
+    settle(3, place(9, 9), 0);
+    settle(3, place(7, 70), 0);
+    settle(4, place(9, 90), 0);
+    settle(5, place(12, 12), 1);
+    let heads = |anchors: Vec<Anchor>| anchors.iter().map(|anchor| anchor.head).collect::<Vec<_>>();
+    let kept = vec![place(9, 9), place(12, 12)];
+    assert_eq!(heads(store.anchors().unwrap()), kept, "a late or another word on a known place changes nothing");
+    drop(store);
+    assert_eq!(heads(read_anchors(&dir.path().join("authority.db")).unwrap()), kept);
+}
+
+#[test]
+fn a_store_from_before_there_were_anchors_is_read_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(with_account(&dir, 100));
+    let path = dir.path().join("authority.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE anchor").unwrap();
+    assert_eq!(read_anchors(&path).unwrap(), []);
+    let mut store = opened(&dir);
+    let head = Head { seq: 1, link: crate::domain::id::Digest([1; 32]) };
+    store.settle(&Settlement { request: request(1, 1, vec![entry("acme", 0)]), journal: head }, now()).unwrap();
+    assert_eq!(store.anchors().unwrap().len(), 1);
 }

@@ -14,7 +14,7 @@ use crate::domain::job::Phase;
 use crate::domain::rates::Card;
 use crate::domain::view::JobView;
 use crate::node::clock;
-use crate::node::config::Config;
+use crate::node::config::{AuthorityConfig, CardSource, Config};
 use crate::node::status::Status;
 
 /// How long the agent may take over an answer here.
@@ -184,6 +184,9 @@ fn remedy(code: &str) -> &'static str {
 
 /// A card that was installed and not taken.
 fn card_in_force(status: &Status, config: &Config, findings: &mut Findings) {
+    if matches!(&config.authority, AuthorityConfig::Network(network) if network.card == CardSource::Authority) {
+        return; // the authority's card may well be the newer one
+    }
     let Some(text) = std::fs::read_to_string(&config.rate_card).ok() else { return };
     let (Ok(card), Some(in_force)) = (Card::parse(&text, ""), &status.card) else { return };
     if card.effective_from <= clock::now().wall && card.digest != in_force.digest && status.card_refused.is_none() {

@@ -71,13 +71,17 @@ impl Agent {
     pub(super) fn burn_expected(&self, id: &AccountId, account: &Account, settings: &Settings, now: Mono) -> Credits {
         let jobs = || self.jobs_of(id).filter(|job| job.is_live());
         let most = Burns::new(self, settings, Kind::Spread, now).sum(jobs());
-        let young = jobs().any(|job| now.since(job.opened.mono) < Nanos::from_secs(10));
-        let unmeasured = account.marks.len() < 2; // it has just been funded again
-        if young || unmeasured {
+        if self.is_unmeasured(id, account, now) {
             return most;
         }
         let floor = Credits::from_nano((most.nano() / BURN_FLOOR_PART).max(i128::from(most.is_positive())));
         measured_burn(account).max(floor).min(most)
+    }
+
+    /// Is too little known of what the account's jobs use: one has just begun, or they were just funded again?
+    pub(super) fn is_unmeasured(&self, id: &AccountId, account: &Account, now: Mono) -> bool {
+        let young = |job: &Job| job.is_live() && now.since(job.opened.mono) < Nanos::from_secs(10);
+        account.marks.len() < 2 || self.jobs_of(id).any(young)
     }
 
     /// What the account's jobs have used and nobody has paid for or written off yet.
@@ -249,7 +253,7 @@ impl Draft<'_> {
             Restraint::Free => None,
             Restraint::Frozen => Some(Act::Freeze),
             _ if !is_fresh(account, self.settings, self.now) => Some(Act::Freeze),
-            Restraint::Terminated => Some(Act::Terminate),
+            Restraint::Stopped | Restraint::Terminated => Some(Act::Terminate),
             Restraint::Killed => Some(Act::Kill),
         };
         let news: Vec<(Attempt, Act)> =
@@ -352,6 +356,16 @@ impl Draft<'_> {
         }
     }
 
+    /// The owner takes credit back: what is held beyond this goes.
+    fn give_back_beyond(&mut self, id: &AccountId, may_stay: Credits) {
+        let Some(grant) = self.agent.accounts.get(id).map(|account| &account.grant) else { return };
+        let part = grant.held().minus(may_stay);
+        if part.is_positive() {
+            let returned = grant.returned.plus(part);
+            self.record(Fact::Returned { account: id.clone(), returned });
+        }
+    }
+
     /// The authority says that the account has changed.
     pub fn pushed(&mut self, push: &Push) {
         let news = self
@@ -378,12 +392,17 @@ impl Draft<'_> {
         let taken: Vec<_> = answer.entries.iter().filter(|entry| entry.unit == UNIT && asked(&entry.account)).cloned().collect();
         let accounts: Vec<AccountId> = taken.iter().map(|entry| entry.account.clone()).collect();
         let closed = taken.iter().any(|entry| entry.verdict == Verdict::Closed);
+        let recalled: BTreeMap<AccountId, Credits> =
+            taken.iter().filter(|entry| entry.verdict == Verdict::Recall).map(|entry| (entry.account.clone(), entry.free)).collect();
         self.record(Fact::Answered { request: answer.request, acknowledged: answer.acknowledged.clone(), entries: taken, at: self.now });
         if closed {
             self.epoch_void(fresh_epoch);
         }
         for id in accounts {
             self.settle(&id);
+            if let Some(may_stay) = recalled.get(&id) {
+                self.give_back_beyond(&id, *may_stay);
+            }
             self.review(&id);
         }
     }
@@ -391,11 +410,11 @@ impl Draft<'_> {
     /// Pays what is owed from what is in hand; what a fresh "exhausted" leaves is written off.
     fn settle(&mut self, id: &AccountId) {
         let mut in_hand = self.in_hand(id);
-        // An account that does not exist will never pay either: what ran on it while nobody knew is written off.
+        // An account that does not exist will never pay either, nor may one that nobody vouches for: what ran on it all the same is written off.
         let heard = self.agent.accounts.get(id).and_then(|account| account.grant.verdict);
         let dry = !in_hand.is_positive();
         let newly = dry && heard.is_some_and(|heard| heard.verdict == Verdict::Exhausted);
-        let never = dry && heard.is_some_and(|heard| heard.verdict == Verdict::UnknownAccount);
+        let never = dry && heard.is_some_and(|heard| matches!(heard.verdict, Verdict::UnknownAccount | Verdict::NotVerified));
         let mut rows = Vec::new();
         for job in self.agent.jobs_of(id) {
             let owed = job.owed();
@@ -511,7 +530,7 @@ impl Draft<'_> {
         let pace = match heard.verdict {
             Verdict::Granted => Nanos(0),
             Verdict::Final if owed => Nanos(0), // ran dry: only the authority can say whether that was all
-            Verdict::Exhausted if !owed => POLL_EMPTY,
+            Verdict::Exhausted | Verdict::NotVerified if !owed => POLL_EMPTY,
             _ => ASK_AGAIN_SOON,
         };
         let burning = || self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some();

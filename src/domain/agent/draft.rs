@@ -53,12 +53,23 @@ pub struct Draft<'a> {
     receipts: Vec<ReceiptRow>,
     /// What jobs inside others have used in the rows being made, by the job around them.
     inner_ns: BTreeMap<Attempt, u64>,
+    /// Jobs that have a row though nothing else has changed: their segment ends, or something else that has a price was read.
+    pub(super) counted_anyway: BTreeSet<Attempt>,
 }
 
 impl<'a> Draft<'a> {
     /// Begins a turn.
     pub fn new(agent: &'a mut Agent, settings: &'a Settings, now: Now, doubts: &'a Doubts) -> Draft<'a> {
-        Draft { agent, settings, now, doubts, facts: Vec::new(), receipts: Vec::new(), inner_ns: BTreeMap::new() }
+        Draft {
+            agent,
+            settings,
+            now,
+            doubts,
+            facts: Vec::new(),
+            receipts: Vec::new(),
+            inner_ns: BTreeMap::new(),
+            counted_anyway: BTreeSet::new(),
+        }
     }
 
     /// The state as it now is.
@@ -150,8 +161,13 @@ impl<'a> Draft<'a> {
         if let Some((name, why)) = live.into_iter().find_map(uncovered) {
             return Err(format!("job {name} has no price under the card: {why}"));
         }
+        self.counted_anyway = self.agent.jobs.keys().copied().collect();
         self.sampled(samples);
         self.record(Fact::CardAdopted { card: Box::new(card.clone()), at: self.now });
+        if card.has_rules() {
+            let live: Vec<Attempt> = self.agent.jobs.keys().copied().collect();
+            self.reprice(live); // a new segment may cost something from its beginning
+        }
         Ok(())
     }
 
@@ -174,17 +190,23 @@ impl<'a> Draft<'a> {
 
     /// Looks at some jobs: what they used since the last look, what that costs, and what follows for their accounts.
     pub fn sampled(&mut self, samples: &[JobSample]) {
+        let dated = self.agent.dated(samples, self.now.wall);
+        self.counted_anyway.extend(dated.iter().copied());
         let mut rows = Vec::with_capacity(samples.len());
         let mut waived = Vec::new();
         let mut after: Vec<(&JobSample, Phase)> = Vec::new();
         let mut in_hand = InHand::default();
         let samples = self.agent.inner_first(self.known_to_be_gone(samples));
         self.inner_ns.clear();
+        let metered = self.note_metered(&samples);
+        let mut repriced = metered.clone();
+        self.counted_anyway.extend(metered);
         for sample in samples.iter() {
             let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { continue };
             after.push((sample, job.phase));
             let hand = in_hand.of(&job.account, || self.in_hand(&job.account));
             if let Some((row, gap)) = self.row(job, sample, sample.at, hand) {
+                repriced.remove(&row.attempt);
                 self.note_inner(&row);
                 rows.push(row);
                 waived.extend(gap.map(|gap| (sample.attempt, gap)));
@@ -197,11 +219,14 @@ impl<'a> Draft<'a> {
         if !rows.is_empty() {
             self.record(Fact::Counted { wall: self.now.wall, rows });
         }
+        self.counted_anyway.clear();
+        self.open_dated(dated);
+        self.reprice(repriced);
         self.note_details(samples.iter());
         for (sample, before) in after {
             self.look_at(sample, before);
         }
-        for account in in_hand.places.into_keys() {
+        for account in in_hand.accounts() {
             self.review(&account);
         }
     }
@@ -271,7 +296,8 @@ impl<'a> Draft<'a> {
         };
         let still_frozen = job.phase == Phase::Frozen && phase == Phase::Frozen && !empties && !self.is_paid_for(job);
         let stands_free = || still_frozen && !self.agent.cards.get(&segment.card).is_some_and(Card::prices_stillness);
-        if counter_delta == 0 && ((still_empty && phase == job.phase) || stands_free()) {
+        let anyway = self.counted_anyway.contains(&job.attempt);
+        if counter_delta == 0 && !anyway && ((still_empty && phase == job.phase) || stands_free()) {
             return None;
         }
         let mut usage = segment.usage.clone();
@@ -384,7 +410,7 @@ impl<'a> Draft<'a> {
         Nanos(self.settings.interval.0.saturating_mul(LEVEL_GAP_INTERVALS))
     }
 
-    fn price(&self, job: &Job, usage: &Usage) -> Option<Charge> {
+    pub(super) fn price(&self, job: &Job, usage: &Usage) -> Option<Charge> {
         let card = self.agent.cards.get(&job.segments.last()?.card)?;
         job.charge(job.segments.len() - 1, usage, card, None).ok()
     }
@@ -575,14 +601,18 @@ impl<'a> Draft<'a> {
 
 /// What is left in hand of each account while rows are made. Rows of one account mostly follow one another: then nothing is searched.
 #[derive(Default)]
-struct InHand {
+pub(super) struct InHand {
     places: BTreeMap<AccountId, usize>,
     left: Vec<(AccountId, Credits)>,
     last: usize,
 }
 
 impl InHand {
-    fn of(&mut self, account: &AccountId, at_first: impl FnOnce() -> Credits) -> &mut Credits {
+    pub(super) fn accounts(self) -> impl Iterator<Item = AccountId> {
+        self.places.into_keys()
+    }
+
+    pub(super) fn of(&mut self, account: &AccountId, at_first: impl FnOnce() -> Credits) -> &mut Credits {
         if self.left.get(self.last).is_none_or(|(last, _)| last != account) {
             self.last = self.places.get(account).copied().unwrap_or(self.left.len());
             if self.last == self.left.len() {

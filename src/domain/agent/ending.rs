@@ -32,10 +32,21 @@ pub fn judge(job: &Job, otherwise: Outcome, at: Mono) -> (Ending, Basis) {
     }
 }
 
+/// Killed, or asked to end and not funded again before it did.
 fn was_ended_by_us(job: &Job) -> bool {
-    job.steps.iter().any(|step| {
-        matches!(&step.event, StepEvent::Acted(acted) if matches!(acted.act, Act::Kill | Act::Terminate) && acted.outcome == ActOutcome::Confirmed)
-    })
+    let mut asked = false;
+    for step in &job.steps {
+        match &step.event {
+            StepEvent::Acted(acted) if acted.outcome == ActOutcome::Confirmed => match acted.act {
+                Act::Kill => return true,
+                Act::Terminate => asked = true,
+                _ => {}
+            },
+            StepEvent::Funded(_) => asked = false,
+            _ => {}
+        }
+    }
+    asked
 }
 
 /// Processes of it that the kernel killed for memory since it began; none if that is nought or not known.

@@ -7,10 +7,13 @@ mod anon;
 pub mod credit;
 pub mod draft;
 pub mod ending;
+mod further;
+mod metered;
 mod nesting;
 mod outlook;
 pub mod restraint;
 mod salvage;
+mod segments;
 pub mod start;
 mod surplus;
 mod victims;
@@ -26,7 +29,7 @@ use super::detail::Detailed;
 use super::enforcement::Enforcement;
 use super::fact::{Fact, Opened, Row, Seq, SettledRow};
 use super::grant::{Asked, Grant, Told};
-use super::id::{AccountId, Attempt, BootId, Digest, Epoch, NodeId};
+use super::id::{AccountId, Attempt, BootId, Digest, Epoch, LineId, NodeId};
 use super::job::{FrozenBy, Job, Jobs, Phase, Removed, Seen, Segment, Step, StepEvent};
 use super::ladder::{Flaps, Ladder, Rung, Victim, Warned};
 use super::meter::{Host, Populated};
@@ -60,6 +63,8 @@ pub struct Settings {
     pub host: Host,
     /// Whom never to stop, how many at once, how to warn.
     pub ladder: Ladder,
+    /// Whose machine it is, for receipts.
+    pub provider: Option<LineId>,
     /// When this process began: set by [`super::turn::Turn::wake`].
     pub woke_at: Boot,
 }
@@ -168,14 +173,20 @@ impl Agent {
     /// The state as bytes, for a checkpoint.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![2]).unwrap_or_default()
+        postcard::to_extend(self, vec![3]).and_then(|bytes| postcard::to_extend(&further::of(self), bytes)).unwrap_or_default()
     }
 
     /// The state that a checkpoint holds; `None` if it is of another version or broken (then every fact is replayed).
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Agent> {
         match bytes.split_first() {
+            // Before, nothing stood behind it.
             Some((2, body)) => postcard::from_bytes(body).ok(),
+            Some((3, body)) => {
+                let (mut agent, rest) = postcard::take_from_bytes::<Agent>(body).ok()?;
+                further::put_back(&mut agent, postcard::from_bytes(rest).ok()?);
+                Some(agent)
+            }
             _ => None,
         }
     }
@@ -240,6 +251,14 @@ impl Agent {
             Fact::RungsConfirmed { by: _ } => self.rungs.clear(),
             Fact::VictimSet { attempt, victim, at } => self.set_victim(*attempt, *victim, *at),
             Fact::ChargedAtEnd { attempt, costs, drawn } => self.charge_at_end(*attempt, costs, *drawn),
+            Fact::JobStated { attempt, storage_bytes, offer } => self.with_job(*attempt, |job| {
+                let further = job.further.get_or_insert_default();
+                (further.storage_bytes, further.offer) = (*storage_bytes, *offer);
+            }),
+            Fact::JobChanged { attempt, terms, at, by: _ } => self.change_terms(*attempt, terms, at.wall),
+            Fact::SegmentsOpened { attempts, at } => attempts.iter().for_each(|attempt| self.with_job(*attempt, |job| job.split(at.wall))),
+            Fact::Metered { rows } => rows.iter().for_each(|row| self.take_metered(row)),
+            Fact::Reported { attempt, report, wall: _ } => self.with_job(*attempt, |job| job.take_report(report)),
         }
     }
 
@@ -347,14 +366,8 @@ impl Agent {
                 if let (Some(mark), false, true) = (&mut job.memory_anon, priced, prices_anon(card)) {
                     mark.ran_ns = job.segments.iter().map(|segment| segment.usage.wall_ns).sum(); // what was before had no price
                 }
-                job.segments.push(Segment {
-                    card: card.digest,
-                    from: at.wall,
-                    to: at.wall,
-                    usage: empty_usage(&job.gpus),
-                    cost: Credits::ZERO,
-                    pending: Credits::ZERO,
-                });
+                job.forget_marks(card);
+                job.open_segment(card.digest, at.wall);
             }
         }
         self.forget_cards();
@@ -364,8 +377,15 @@ impl Agent {
         self.attempts = self.attempts.max(opened.attempt.0);
         let mut usage = empty_usage(&opened.gpus);
         usage.job_starts = 1;
-        let segment =
-            Segment { card: opened.card, from: opened.at.wall, to: opened.at.wall, usage, cost: opened.charge, pending: opened.pending };
+        let segment = Segment {
+            card: opened.card,
+            from: opened.at.wall,
+            to: opened.at.wall,
+            usage,
+            cost: opened.charge,
+            pending: opened.pending,
+            terms: None,
+        };
         let awaited = matches!(opened.target, Target::SlurmJob(_)) && opened.cpu_counter_ns.is_none();
         let job = Job {
             attempt: opened.attempt,
@@ -415,6 +435,7 @@ impl Agent {
             victim: None,
             would: None,
             traits: opened.traits.clone(),
+            further: None,
         };
         let account = self.account(&opened.account);
         account.grant.spent = account.grant.spent.plus(opened.drawn);

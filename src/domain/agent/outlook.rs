@@ -9,7 +9,7 @@ use super::super::money::Credits;
 use super::super::rates::charge::{self, Ahead, Outlook, Shape};
 use super::super::rates::{Card, Priced};
 use super::super::time::{Mono, Nanos};
-use super::super::usage::{HeldGpu, Usage};
+use super::super::usage::HeldGpu;
 use super::{Agent, Settings};
 
 /// A step must be paid for this long before it can come: a freeze takes hold within that.
@@ -95,13 +95,13 @@ impl<'a> Burns<'a> {
         let (own, host) = (Shape { cpu_milli: 0, memory_bytes: 0, gpus: &job.gpus }, host_shape(self.settings, &job.gpus));
         let last = job.segments.len() - 1;
         let segment = &job.segments[last];
-        let stated = job.stated(segment.from);
+        let stated = job.stated(segment.from); // the open segment has the present terms
         if self.kind == Kind::Spread {
             let each = charge::burn_of(card, &own, &stated);
             return Burn { host: charge::burn_of(card, &host, &stated).minus(each), each };
         }
-        let earlier: Option<Usage> = (0 < last).then(|| job.usage_before(last));
-        let priced = Priced { usage: &segment.usage, gpus: &job.gpus, before: earlier.as_ref(), stated, ended: None };
+        let before = job.before(last, card);
+        let priced = Priced { usage: &segment.usage, gpus: &job.gpus, before: &before, stated, ended: None };
         let each = charge::outlook(card, &priced, &own, STEP_GUARD).burn;
         let Outlook { burn, ahead } = charge::outlook(card, &priced, &host, STEP_GUARD);
         let from = if job.may_cost() { job.counted_to } else { self.now.max(job.counted_to) };

@@ -5,7 +5,7 @@ use super::super::id::{AccountId, Attempt};
 use super::super::job::{Job, Phase};
 use super::super::ladder::{Rung, Then};
 use super::super::time::{Nanos, Now};
-use super::super::wire::OnExhaustion;
+use super::super::wire::{OnExhaustion, Unreachable};
 use super::{Account, Agent, Settings};
 
 /// The authority's "exhausted" ends a job only while it is this young: an empty account asks again twice in that time.
@@ -18,6 +18,8 @@ pub enum Restraint {
     Free,
     /// It stands still until credit arrives.
     Frozen,
+    /// It is asked to end, and stands still after the grace.
+    Stopped,
     /// It is asked to end, and ended after the grace.
     Terminated,
     /// It is ended.
@@ -52,7 +54,9 @@ impl Agent {
         let Some((job, account)) = job.and_then(|job| Some((job, self.accounts.get(&job.account)?))) else { return Restraint::Free };
         let allowed = |rung| settings.ladder.blast.limit(rung).is_none() || account.allowed >= Some(rung);
         match deserved(job, account, now) {
-            Restraint::Terminated | Restraint::Killed if !allowed(Rung::End) && allowed(Rung::Freeze) => Restraint::Frozen,
+            Restraint::Stopped | Restraint::Terminated | Restraint::Killed if !allowed(Rung::End) && allowed(Rung::Freeze) => {
+                Restraint::Frozen
+            }
             restraint if allowed(Rung::Freeze) => restraint,
             _ => spared(job),
         }
@@ -73,8 +77,8 @@ impl Agent {
         match most {
             Restraint::Free => None,
             Restraint::Frozen => Some(Rung::Freeze),
-            Restraint::Terminated | Restraint::Killed if !is_fresh(account, settings, now) => Some(Rung::Freeze),
-            Restraint::Terminated | Restraint::Killed => Some(Rung::End),
+            Restraint::Stopped | Restraint::Terminated | Restraint::Killed if !is_fresh(account, settings, now) => Some(Rung::Freeze),
+            Restraint::Stopped | Restraint::Terminated | Restraint::Killed => Some(Rung::End),
         }
     }
 
@@ -99,13 +103,15 @@ pub(super) fn deserved(job: &Job, account: &Account, now: Now) -> Restraint {
     let stricter = |own: &OnExhaustion| severity(policy.on_exhaustion) < severity(*own);
     let rule = job.policy.on_exhaustion.filter(stricter).unwrap_or(policy.on_exhaustion);
     match (rule, account.grant.exhausted()) {
-        (OnExhaustion::AllowNegative, _) => spared(job),
+        (OnExhaustion::AllowNegative | OnExhaustion::RefuseNew, _) => spared(job),
+        (_, None) if policy.unreachable == Unreachable::RunOn => spared(job),
         (_, None) => Restraint::Frozen,
-        (OnExhaustion::Freeze, Some(_)) => match policy.freeze_ttl {
+        (OnExhaustion::Freeze | OnExhaustion::Stop, Some(_)) => match policy.freeze_ttl {
             Some(ttl) if ttl <= now.mono.since(since) => match policy.then {
                 Then::Terminate => Restraint::Terminated,
                 Then::Kill => Restraint::Killed,
             },
+            _ if rule == OnExhaustion::Stop => Restraint::Stopped,
             _ => Restraint::Frozen,
         },
         (OnExhaustion::Terminate, Some(_)) => Restraint::Terminated,
@@ -120,10 +126,11 @@ fn spared(job: &Job) -> Restraint {
 
 fn severity(rule: OnExhaustion) -> u8 {
     match rule {
-        OnExhaustion::AllowNegative => 0,
+        OnExhaustion::AllowNegative | OnExhaustion::RefuseNew => 0,
         OnExhaustion::Freeze => 1,
-        OnExhaustion::Terminate => 2,
-        OnExhaustion::Kill => 3,
+        OnExhaustion::Stop => 2,
+        OnExhaustion::Terminate => 3,
+        OnExhaustion::Kill => 4,
     }
 }
 

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::super::act::Target;
 use super::super::enforcement::Enforcement;
-use super::super::fact::{Fact, Opened};
+use super::super::fact::{Fact, MeteredRow, Opened};
+use super::super::grant;
 use super::super::id::{AccountId, Attempt, JobName, Uid};
 use super::super::job::{Ending, Job, Phase};
 use super::super::ladder::JobPolicy;
@@ -12,10 +13,11 @@ use super::super::meter::{JobSample, Missing, Reading};
 use super::super::money::Credits;
 use super::super::outcome::{Basis, Outcome};
 use super::super::rates::charge::{self, Charge};
-use super::super::rates::{Priced, Stated, Trait, Traits, Uncovered};
+use super::super::rates::{Card, Priced, Stated, Trait, Traits, Uncovered};
+use super::super::terms::{Marks, Offer};
 use super::super::time::{Mono, Nanos, Now};
-use super::super::usage::{HeldGpu, Usage};
-use super::super::wire::{StartPredicted, Verdict};
+use super::super::usage::{HeldGpu, Meter, More, Usage};
+use super::super::wire::{OnExhaustion, StartPredicted, Unreachable, Verdict};
 use super::draft::Draft;
 use super::outlook::host_shape;
 
@@ -43,6 +45,10 @@ pub struct Wanted {
     pub policy: JobPolicy,
     /// What is stated of it, for lines that select by that.
     pub traits: Traits,
+    /// Storage as stated, in bytes.
+    pub storage_bytes: Option<u64>,
+    /// The most that its starter pays for the start; none: whatever it costs.
+    pub bid: Option<Credits>,
 }
 
 /// A start that waits for the authority's word.
@@ -93,6 +99,13 @@ pub enum Reply {
         /// New, or already known.
         novelty: Novelty,
     },
+    /// The job goes on with what it is given now.
+    Changed {
+        /// Its number.
+        attempt: Attempt,
+        /// New, or already so.
+        novelty: Novelty,
+    },
     /// The stop is noted; the job meters on until its last task is gone.
     StopNoted {
         /// Its number.
@@ -140,22 +153,7 @@ impl Draft<'_> {
         };
         let traits = self.traits(start);
         let Err(why) = card.cover(&start.gpus, &stated(start, &traits)) else { return None };
-        let named = format!("rate card {} version {}", card.name, card.version);
-        Some(Reply::Refused(match why {
-            Uncovered::Gpu(gpu) => {
-                let model = start.gpus.iter().find(|held| held.gpu == gpu).map(|held| held.model.to_string()).unwrap_or_default();
-                let message = format!("{named} has no price for {gpu} ({model})");
-                Refusal::new("no_price", message, "add a gpu_held line for that model; a free one has price \"0\"")
-            }
-            Uncovered::Meter(_) => Refusal::new(
-                "no_price",
-                format!("{named}: {why}"),
-                "state at the start what the lines select, or add a line that selects nothing",
-            ),
-            Uncovered::NotStated { .. } => {
-                Refusal::new("not_stated", format!("{named}: {why}"), "state cpus and memory_bytes at the start")
-            }
-        }))
+        Some(Reply::Refused(unpriced(card, &start.gpus, &why)))
     }
 
     /// What is stated of it; the node's name is known.
@@ -178,9 +176,9 @@ impl Draft<'_> {
             job.account == wanted.account
                 && job.owner == wanted.owner
                 && same_place(job)
-                && job.gpus == start.gpus
                 && job.policy == wanted.policy
-                && job.traits == traits
+                // It may have been given something else since.
+                && job.counts(0).is_some_and(|first| first.gpus == start.gpus && *first.stated.traits == traits)
         };
         let known_as = |job: &&Job| {
             Some(Reply::Started { attempt: job.attempt, target: job.target.clone(), novelty: Novelty::Repeated }).filter(|_| is_same(job))
@@ -217,6 +215,11 @@ impl Draft<'_> {
         let (Some(card), Charge { cost: charge, pending }) = (self.agent.card, self.start_price(start)) else {
             return Reply::Refused(Refusal::new("no_rate_card", "no rate card is in force", "set rate_card in meterd.toml and reload"));
         };
+        let ask = charge.plus(pending);
+        if let Some(bid) = wanted.bid.filter(|bid| *bid < ask) {
+            let message = format!("this node asks {ask} credits for job {}, and the bid is {bid}", wanted.name);
+            return Reply::Refused(Refusal::new("bid_below_ask", message, "bid at least as much, or start it on a cheaper node"));
+        }
         let traits = self.traits(start);
         self.record(Fact::JobOpened(Box::new(Opened {
             attempt,
@@ -239,8 +242,30 @@ impl Draft<'_> {
             pending,
             oom_kills: start.sample.detail.as_ref().and_then(|detail| detail.oom_kills.seen().copied()),
         })));
+        if wanted.storage_bytes.is_some() || wanted.bid.is_some() {
+            let offer = wanted.bid.map(|bid| Offer { bid, ask });
+            self.record(Fact::JobStated { attempt, storage_bytes: wanted.storage_bytes, offer });
+        }
+        self.begin_io(start, attempt);
         self.review(&start.wanted.account);
         Reply::Started { attempt, target: start.wanted.target.clone(), novelty: Novelty::New }
+    }
+
+    /// What its cgroups read and wrote before it began is not its own.
+    fn begin_io(&mut self, start: &PendingStart, attempt: Attempt) {
+        if !self.agent.card_in_force().is_some_and(|card| card.prices(Meter::IoBytes)) {
+            return;
+        }
+        let read = match start.sample.detail.as_ref().map(|detail| &detail.io) {
+            Some(Reading::Seen(io)) => Some(io.read_bytes.saturating_add(io.write_bytes)),
+            // Made for it: what is counted there once it is there is its own.
+            _ if matches!(start.wanted.target, Target::SlurmJob(_) | Target::OwnCgroups(_)) => Some(0),
+            _ => None,
+        };
+        if let Some(bytes) = read {
+            let marks = Marks { io: Some((bytes, start.at.mono)), ..Marks::default() };
+            self.record(Fact::Metered { rows: vec![MeteredRow { attempt, more: Box::default(), marks: Box::new(marks) }] });
+        }
     }
 
     /// What the start costs at once, and what it keeps back.
@@ -265,6 +290,11 @@ impl Draft<'_> {
         if self.agent.mode_for_account(id, self.settings) < Enforcement::Enforce {
             return Ok(()); // nothing is refused for want of credit while nothing is enforced
         }
+        let known = self.agent.accounts.get(id).filter(|account| 0 < account.grant.version);
+        let policy = known.map(|account| account.grant.policy).unwrap_or_default();
+        if asked_in_vain == AskedInVain::Yes && policy.unreachable == Unreachable::RunOn {
+            return Ok(()); // as its jobs that run
+        }
         if asked_in_vain == AskedInVain::Yes {
             let message = format!("the authority has not answered about account {id}");
             return Err(Refusal::new("authority_unreachable", message, "try again; meterctl status shows the authority's state"));
@@ -272,21 +302,30 @@ impl Draft<'_> {
         let Some(account) = self.agent.accounts.get(id) else {
             return Err(Refusal::new("unknown_account", format!("there is no account {id}"), "meterctl account create"));
         };
+        may_spend(id, heard.map(|heard| heard.verdict))?;
         let grant = &account.grant;
         let available = self.in_hand(id).plus(grant.free).minus(self.agent.owed(id)).minus(self.agent.pending(id));
         let burn = self.burn_of_start(start);
         let price = self.start_price(start);
         let price = price.cost.plus(price.pending);
-        let costs = burn.is_positive() || price.is_positive();
+        let costs = (burn.is_positive() || price.is_positive()) && policy.on_exhaustion != OnExhaustion::AllowNegative;
         if costs && (!available.is_positive() || available < price || self.in_hand(id).minus(self.agent.pending(id)) < price) {
             return Err(Refusal::new("no_credit", format!("account {id} has {available} credits left"), "top up the account"));
         }
-        if available < grant.policy.start_threshold {
-            let message = format!("account {id} has {available} credits, below its start threshold of {}", grant.policy.start_threshold);
+        if policy.start_threshold.is_positive() && available < policy.start_threshold {
+            let message = format!("account {id} has {available} credits, below its start threshold of {}", policy.start_threshold);
             return Err(Refusal::new("below_threshold", message, "top up the account"));
         }
+        let all = self.agent.burn_max(id, self.settings).plus(burn);
+        if let (Some(wanted), Some(lasts)) = (policy.start_funded, grant::lasts(available, all))
+            && lasts < wanted
+        {
+            let message =
+                format!("with job {} the credit of account {id} can be gone in {lasts}; {wanted} are asked for", start.wanted.name);
+            return Err(Refusal::new("not_funded", message, "top up the account, or start a job that can cost less"));
+        }
         match self.predicted(start) {
-            Some(predicted) if grant.policy.start_predicted == StartPredicted::Check && available < predicted => {
+            Some(predicted) if policy.start_predicted == StartPredicted::Check && available < predicted => {
                 let message =
                     format!("job {} would cost {predicted} credits by its time limit; account {id} has {available}", start.wanted.name);
                 Err(Refusal::new("predicted_to_exceed", message, "top up the account, or ask for a shorter time limit"))
@@ -295,7 +334,8 @@ impl Draft<'_> {
         }
     }
 
-    /// What the job would cost by its time limit, at the CPUs (1 if not stated), memory (0) and GPUs that it asked for.
+    /// What the job would cost by its time limit, at the CPUs (1 if not stated), memory (0), storage and GPUs that it asked for, all of them
+    /// busy. What GPUs hold in memory, energy, I/O and what hooks count are not foreseen.
     fn predicted(&self, start: &PendingStart) -> Option<Credits> {
         let limit = start.wanted.time_limit?;
         let card = self.agent.card_in_force()?;
@@ -308,10 +348,11 @@ impl Draft<'_> {
             gpu_held_ns: start.gpus.iter().map(|held| (held.gpu.clone(), ns)).collect(),
             wall_ns: ns,
             job_starts: 1,
+            more: (!start.gpus.is_empty()).then(|| Box::new(all_busy(&start.gpus, ns))),
             ..Usage::default()
         };
         let traits = self.traits(start);
-        let priced = Priced { usage: &usage, gpus: &start.gpus, before: None, stated: stated(start, &traits), ended: None };
+        let priced = Priced { usage: &usage, gpus: &start.gpus, before: &[], stated: stated(start, &traits), ended: None };
         let far = Credits::from_nano(i128::MAX);
         Some(charge::charge(card, &priced).map_or(far, |charge| charge.cost.plus(charge.pending)))
     }
@@ -372,12 +413,66 @@ pub enum AskedInVain {
     No,
 }
 
+/// Why the authority grants nothing, where that is not want of credit.
+fn may_spend(id: &AccountId, verdict: Option<Verdict>) -> Result<(), Refusal> {
+    match verdict {
+        Some(Verdict::NotVerified) => {
+            let message = format!("nobody vouches for account {id} yet: it may not spend");
+            Err(Refusal::new("not_verified", message, "an operator does with: meterctl account verify"))
+        }
+        Some(Verdict::UnitMismatch) => {
+            let message = format!("the authority counts account {id} in another unit");
+            Err(Refusal::new("unit_mismatch", message, "this agent and its authority are of different versions"))
+        }
+        Some(Verdict::RefillPending) => {
+            let message = format!("account {id} has nothing left, and a refill is under way");
+            Err(Refusal::new("refill_pending", message, "try again in a minute"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn stated<'t>(start: &PendingStart, traits: &'t Traits) -> Stated<'t> {
-    Stated { at: start.at.wall, traits, cpus: start.wanted.cpus, memory_bytes: start.wanted.memory_bytes }
+    Stated {
+        at: start.at.wall,
+        traits,
+        cpus: start.wanted.cpus,
+        memory_bytes: start.wanted.memory_bytes,
+        storage_bytes: start.wanted.storage_bytes,
+    }
 }
 
 /// Has this start waited long enough?
 #[must_use]
 pub fn overdue(start: &PendingStart, now: Mono) -> bool {
     ADMIT_WITHIN <= now.since(start.at.mono)
+}
+
+/// These devices compute all the time.
+fn all_busy(gpus: &[HeldGpu], ns: u128) -> More {
+    More { gpu_busy_ns: gpus.iter().map(|held| (held.gpu.clone(), ns)).collect(), ..More::default() }
+}
+
+/// Why a job has no price, as it is told.
+pub(super) fn unpriced(card: &Card, gpus: &[HeldGpu], why: &Uncovered) -> Refusal {
+    let named = format!("rate card {} version {}", card.name, card.version);
+    match why {
+        Uncovered::Gpu(gpu) => {
+            let model = gpus.iter().find(|held| held.gpu == *gpu).map(|held| held.model.to_string()).unwrap_or_default();
+            let message = format!("{named} has no price for {gpu} ({model})");
+            Refusal::new(
+                "no_price",
+                message,
+                "add a gpu_held line for that model, and one of each other GPU meter; a free one has price \"0\"",
+            )
+        }
+        Uncovered::Meter(_) => Refusal::new(
+            "no_price",
+            format!("{named}: {why}"),
+            "state at the start what the lines select, or add a line that selects nothing",
+        ),
+        Uncovered::NotStated { .. } => {
+            Refusal::new("not_stated", format!("{named}: {why}"), "state cpus, memory_bytes and storage_bytes at the start")
+        }
+    }
 }

@@ -38,7 +38,7 @@ impl Draft<'_> {
     fn surplus(&self, id: &AccountId) -> Credits {
         let Some(account) = self.agent.accounts.get(id).filter(|account| !account.jobs.is_empty()) else { return Credits::ZERO };
         let in_hand = account.grant.in_hand(self.now.boot);
-        if !in_hand.is_positive() {
+        if !in_hand.is_positive() || self.agent.is_unmeasured(id, account, self.now.mono) {
             return Credits::ZERO;
         }
         let horizon = if account.grant.free.is_positive() { HORIZON_MAX } else { KEPT_OF_THE_LAST };

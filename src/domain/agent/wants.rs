@@ -33,11 +33,15 @@ impl Agent {
                 (ours && self.may_thaw(job, settings, now)).then_some(Act::Thaw)
             }
             Restraint::Frozen => (job.phase == Phase::Running).then_some(Act::Freeze),
-            Restraint::Terminated => match job.terminated_at {
+            restraint @ (Restraint::Stopped | Restraint::Terminated) => match job.terminated_at {
                 None => Some(Act::Terminate),
                 Some(at) => {
                     let grace = self.accounts.get(&job.account).map(|account| account.grant.policy.grace)?;
-                    (grace <= now.mono.since(at)).then_some(Act::Kill)
+                    let over = grace <= now.mono.since(at);
+                    match restraint {
+                        Restraint::Stopped => (over && job.phase == Phase::Running).then_some(Act::Freeze),
+                        _ => over.then_some(Act::Kill),
+                    }
                 }
             },
             Restraint::Killed => Some(Act::Kill),

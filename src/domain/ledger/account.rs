@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::keeping::{Alerted, Keeping, PendingRefill, Storage};
+use super::lot::{Lot, Lots};
+use super::payment::Direction;
+use super::revoke::Revocation;
+use super::terms::Terms;
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, BootId, Digest, Epoch, NodeId, PaymentId};
 use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Wall};
-use crate::domain::wire::AccountPolicy;
+use crate::domain::wire::{AccountPolicy, Balance};
 
 /// Most that may be paid into one account, and most that any amount on the wire may be: 10^17 credits.
 pub const AMOUNT_MAX: Credits = Credits::from_nano(100_000_000_000_000_000_000_000_000);
@@ -22,20 +28,28 @@ pub struct Account {
     pub policy: AccountPolicy,
     /// Raised with each change that a push announces.
     pub version: u64,
-    /// Free credit that is not settled; what nodes hold of it is still in here.
-    pub free: Credits,
-    /// Paid credit that is not settled; what nodes hold of it is still in here.
-    pub paid: Credits,
-    /// Paid in, in total, both buckets.
+    /// Credit that is not settled; what nodes hold of it is still in here.
+    pub lots: Lots,
+    /// Come in, in total, both buckets: paid, given, given back, moved here.
     pub deposited: Credits,
+    /// Gone otherwise than by use, in total, both buckets: lapsed, corrected, moved away.
+    pub withdrawn: Credits,
     /// Charged, in total.
     pub settled: Credits,
     /// Used past zero and written off by the account's own rule, in total. Never drawn from a bucket.
     pub written_off: Credits,
     /// Reported after its epoch was closed, when nothing was left to charge it to, in total. Never drawn from a bucket.
     pub shortfall: Credits,
+    /// What the authority does for it.
+    pub terms: Terms,
+    /// What is remembered of it beside its amounts.
+    pub keeping: Keeping,
     /// Escrows.
     pub epochs: BTreeMap<Epoch, EpochAccount>,
+    /// Taken back by its owner, in total: a part of `withdrawn`.
+    pub revoked: Credits,
+    /// What is to be taken back and is not yet, the oldest first.
+    pub revocations: Vec<Revocation>,
 }
 
 /// One epoch's escrow on one account. `escrow = granted - returned - settled`.
@@ -109,14 +123,14 @@ pub struct HourTotals {
 }
 
 /// One line of an account's ledger. A line that is [`EntryStatus::Accumulating`] is replaced, by its key, until its hour or its epoch ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LedgerEntry {
     /// When it was last changed.
     pub at: Wall,
     /// What for.
     #[serde(flatten)]
     pub kind: EntryKind,
-    /// How much; never negative. Only a deposit adds to the balance.
+    /// How much; never negative. What it does to the balance is told by [`LedgerEntry::effect`].
     pub amount: Credits,
     /// The part that went to or came from the free bucket.
     pub free: Credits,
@@ -127,7 +141,7 @@ pub struct LedgerEntry {
 }
 
 /// What a ledger line is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum EntryKind {
     /// Credit was paid in or given.
@@ -158,20 +172,92 @@ pub enum EntryKind {
         /// In which hour, whole hours since 1970 UTC.
         hour: u64,
     },
+    /// An automatic refill.
+    Refill {
+        /// By which payment.
+        payment: PaymentId,
+    },
+    /// Credit was given back for use that was charged.
+    Refund {
+        /// To which bucket.
+        bucket: Bucket,
+        /// By which act.
+        payment: PaymentId,
+    },
+    /// An operator put something right.
+    Correction {
+        /// In which bucket.
+        bucket: Bucket,
+        /// By which act.
+        payment: PaymentId,
+        /// Which way.
+        direction: Direction,
+    },
+    /// The month's allowance.
+    Allowance {
+        /// When it lapses.
+        #[serde(rename = "until_ms")]
+        until: Wall,
+    },
+    /// A lot lapsed.
+    Expired {
+        /// Of which bucket.
+        bucket: Bucket,
+        /// The how-manyth of the account.
+        number: u64,
+    },
+    /// Credit moved to another account.
+    TransferOut {
+        /// Which.
+        to: AccountId,
+        /// By which act.
+        payment: PaymentId,
+    },
+    /// Credit came from another account.
+    TransferIn {
+        /// Which.
+        from: AccountId,
+        /// By which act.
+        payment: PaymentId,
+    },
+    /// Credit that its owner took back.
+    Revoked {
+        /// By which revocation.
+        revocation: PaymentId,
+        /// Of how much.
+        asked: Credits,
+        /// How much had gone in all with this line.
+        part: Credits,
+    },
+}
+
+/// What a ledger line does to the balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Its amount is in it.
+    Adds,
+    /// Its amount is out of it.
+    Takes,
+    /// Nothing: not yet, or never.
+    Nothing,
 }
 
 /// Will a ledger line change?
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EntryStatus {
     /// It grows while its hour runs.
     Accumulating,
     /// It stands. Only a late report on a closed epoch, in the same hour, can still raise it.
     Completed,
+    /// Announced: it will be completed or fail.
+    Pending,
+    /// It did not come about, and will not.
+    Failed,
 }
 
 /// An account as people see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AccountView {
     /// Whose.
     pub account: AccountId,
@@ -183,8 +269,12 @@ pub struct AccountView {
     pub free: Credits,
     /// Paid credit that is not charged yet, held or not.
     pub paid: Credits,
-    /// Paid in, in total.
+    /// What both are made of, in the order of spending.
+    pub lots: Vec<Lot>,
+    /// Come in, in total.
     pub deposited: Credits,
+    /// Gone otherwise than by use, in total.
+    pub withdrawn: Credits,
     /// Charged, in total.
     pub settled: Credits,
     /// Written off, in total.
@@ -195,6 +285,26 @@ pub struct AccountView {
     pub version: u64,
     /// What its owner wants done.
     pub policy: AccountPolicy,
+    /// What the authority does for it.
+    pub terms: Terms,
+    /// When its allowance is next given.
+    #[serde(rename = "reset_ms")]
+    pub reset: Option<Wall>,
+    /// Since when somebody vouches for it.
+    #[serde(rename = "verified_ms")]
+    pub verified: Option<Wall>,
+    /// The refill that is neither confirmed nor failed.
+    pub refill: Option<PendingRefill>,
+    /// Which alerts were given, and hold.
+    pub alerted: Vec<Alerted>,
+    /// Can its storage be reached?
+    pub storage: Storage,
+    /// Taken back by its owner, in total.
+    #[serde(default)]
+    pub revoked: Credits,
+    /// To be taken back as soon as nodes give it back.
+    #[serde(default)]
+    pub revoke_pending: Credits,
 }
 
 /// A rule of the ledger that does not hold: a bug, never a state of the world.
@@ -207,9 +317,9 @@ pub enum Broken {
     #[error("the {0:?} bucket holds {1}")]
     BucketBelowZero(Bucket, Credits),
     /// Credit came from nowhere, or went nowhere.
-    #[error("buckets and settled make {found}, deposited is {deposited}")]
+    #[error("buckets, settled and withdrawn make {found}, deposited is {deposited}")]
     NotConserved {
-        /// Buckets plus settled.
+        /// Buckets plus settled plus withdrawn.
         found: Credits,
         /// What was paid in.
         deposited: Credits,
@@ -244,13 +354,17 @@ impl Account {
             id,
             policy,
             version: 1,
-            free: Credits::ZERO,
-            paid: Credits::ZERO,
+            lots: Lots::default(),
             deposited: Credits::ZERO,
+            withdrawn: Credits::ZERO,
             settled: Credits::ZERO,
             written_off: Credits::ZERO,
             shortfall: Credits::ZERO,
+            terms: Terms::default(),
+            keeping: Keeping::default(),
             epochs: BTreeMap::new(),
+            revoked: Credits::ZERO,
+            revocations: Vec::new(),
         }
     }
 
@@ -260,10 +374,29 @@ impl Account {
         self.epochs.values().map(EpochAccount::escrow).sum()
     }
 
+    /// To be taken back, and not gone yet.
+    #[must_use]
+    pub fn revoke_pending(&self) -> Credits {
+        self.revocations.iter().map(Revocation::left).sum()
+    }
+
     /// Free for new grants.
     #[must_use]
     pub fn available(&self) -> Credits {
-        self.free.plus(self.paid).minus(self.held())
+        self.lots.total().minus(self.held())
+    }
+
+    /// As its nodes' people see it.
+    #[must_use]
+    pub fn balance(&self) -> Balance {
+        Balance {
+            account: self.id.clone(),
+            free: self.lots.of(Bucket::Free),
+            paid: self.lots.of(Bucket::Paid),
+            reset: self.keeping.reset,
+            refill: self.keeping.refill.pending.as_ref().map_or(Credits::ZERO, |pending| pending.amount),
+            alerts: u32::try_from(self.keeping.alerted.len()).unwrap_or(u32::MAX),
+        }
     }
 
     /// As people see it.
@@ -273,14 +406,24 @@ impl Account {
             account: self.id.clone(),
             available: self.available(),
             held: self.held(),
-            free: self.free,
-            paid: self.paid,
+            free: self.lots.of(Bucket::Free),
+            paid: self.lots.of(Bucket::Paid),
+            lots: self.lots.iter().collect(),
             deposited: self.deposited,
+            withdrawn: self.withdrawn,
             settled: self.settled,
             written_off: self.written_off,
             shortfall: self.shortfall,
             version: self.version,
             policy: self.policy,
+            reset: self.keeping.reset,
+            verified: self.keeping.verified,
+            refill: self.keeping.refill.pending.clone(),
+            alerted: self.keeping.alerted.clone(),
+            storage: self.keeping.storage,
+            terms: self.terms.clone(),
+            revoked: self.revoked,
+            revoke_pending: self.revoke_pending(),
         }
     }
 }
@@ -294,6 +437,50 @@ impl LedgerEntry {
             EntryKind::Usage { epoch, hour } => format!("usage/{epoch}/{hour}"),
             EntryKind::WriteOff { epoch, hour } => format!("write_off/{epoch}/{hour}"),
             EntryKind::Shortfall { epoch, hour } => format!("shortfall/{epoch}/{hour}"),
+            EntryKind::Refill { payment } => format!("refill/{payment}"),
+            EntryKind::Refund { payment, .. } => format!("refund/{payment}"),
+            EntryKind::Correction { payment, .. } => format!("correction/{payment}"),
+            EntryKind::Allowance { until } => format!("allowance/{}", until.0),
+            EntryKind::Expired { number, .. } => format!("expired/{number}"),
+            EntryKind::TransferOut { payment, .. } => format!("transfer_out/{payment}"),
+            EntryKind::TransferIn { payment, .. } => format!("transfer_in/{payment}"),
+            EntryKind::Revoked { revocation, part, .. } => format!("revoked/{revocation}/{part}"),
+        }
+    }
+
+    /// A line that concerns one bucket.
+    pub(super) fn of(kind: EntryKind, at: Wall, bucket: Bucket, amount: Credits, status: EntryStatus) -> LedgerEntry {
+        let (free, paid) = match bucket {
+            Bucket::Free => (amount, Credits::ZERO),
+            Bucket::Paid => (Credits::ZERO, amount),
+        };
+        LedgerEntry { at, kind, amount, free, paid, status }
+    }
+
+    /// What it does to the balance. The balance is the sum of its lines, each with its effect.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        match (&self.kind, self.status) {
+            (_, EntryStatus::Pending | EntryStatus::Failed) | (EntryKind::WriteOff { .. } | EntryKind::Shortfall { .. }, _) => {
+                Effect::Nothing
+            }
+            (
+                EntryKind::Usage { .. }
+                | EntryKind::Expired { .. }
+                | EntryKind::TransferOut { .. }
+                | EntryKind::Revoked { .. }
+                | EntryKind::Correction { direction: Direction::Takes, .. },
+                _,
+            ) => Effect::Takes,
+            (
+                EntryKind::Deposit { .. }
+                | EntryKind::Refill { .. }
+                | EntryKind::Refund { .. }
+                | EntryKind::Correction { direction: Direction::Adds, .. }
+                | EntryKind::Allowance { .. }
+                | EntryKind::TransferIn { .. },
+                _,
+            ) => Effect::Adds,
         }
     }
 }
@@ -307,13 +494,11 @@ pub fn check(account: &Account) -> Result<(), Broken> {
     if available < Credits::ZERO {
         return Err(Broken::Overdrawn(available));
     }
-    for (bucket, amount) in [(Bucket::Free, account.free), (Bucket::Paid, account.paid)] {
-        if amount < Credits::ZERO {
-            return Err(Broken::BucketBelowZero(bucket, amount));
-        }
+    if let Some(lot) = account.lots.iter().find(|lot| lot.left < Credits::ZERO) {
+        return Err(Broken::BucketBelowZero(lot.key.bucket, lot.left));
     }
     // With the two above this also says: what nodes hold and what is settled is never more than what was paid in.
-    let found = account.free.plus(account.paid).plus(account.settled);
+    let found = account.lots.total().plus(account.settled).plus(account.withdrawn);
     if found != account.deposited {
         return Err(Broken::NotConserved { found, deposited: account.deposited });
     }

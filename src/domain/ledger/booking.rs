@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::account::{AMOUNT_MAX, Account, EntryKind, EntryStatus, EpochAccount, EpochState, HourTotals, LedgerEntry, Totals};
+use super::keeping::{AccountNotice, Lines};
+use super::revoke::feed;
 use super::sizing::{Ask, Holding, Size, horizon, size};
-use crate::domain::bucket::Bucket;
-use crate::domain::id::{AccountId, Digest, Epoch, PaymentId};
+use super::terms::Terms;
+use crate::domain::id::{AccountId, Digest, Epoch};
 use crate::domain::money::Credits;
 use crate::domain::time::{Nanos, Now};
 use crate::domain::wire::{AccountPolicy, AnswerEntry, Request, RequestEntry, UNIT, Verdict};
@@ -31,40 +33,8 @@ pub struct Answered {
     pub entry: AnswerEntry,
     /// For the ledger: each replaces the line with the same key.
     pub ledger: Vec<LedgerEntry>,
-}
-
-/// A payment to be booked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Payment {
-    /// Its name.
-    pub id: PaymentId,
-    /// Where to.
-    pub bucket: Bucket,
-    /// How much; positive.
-    pub amount: Credits,
-}
-
-/// What became of a payment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deposited {
-    /// Booked now.
-    Booked(LedgerEntry),
-    /// The same payment was booked before: nothing changed.
-    Already,
-}
-
-/// Why a payment is not booked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DepositRefusal {
-    /// Zero or below.
-    #[error("an amount above zero is needed")]
-    NotPositive,
-    /// The account would hold more than [`AMOUNT_MAX`].
-    #[error("too large for one account")]
-    TooLarge,
-    /// A payment of this name was booked with another amount or bucket.
-    #[error("a payment of this name was booked with another amount or bucket")]
-    PaymentDiffers,
+    /// For people, once it is stored.
+    pub notices: Vec<AccountNotice>,
 }
 
 /// Is a request's number news?
@@ -87,8 +57,8 @@ pub fn answer(account: &mut Account, request: &Request, entry: &RequestEntry, cl
     let mut booking = Booking::on(account, now);
     booking.previous(request, close);
     let verdict = booking.entry(request, entry, close);
-    let ledger = booking.finish();
-    Answered { entry: answer_entry(account, request.epoch, verdict), ledger }
+    let Lines { ledger, notices } = booking.finish();
+    Answered { entry: answer_entry(account, request.epoch, verdict), ledger, notices }
 }
 
 /// The answer about an account that does not exist. It has no totals, and changes nothing at the node.
@@ -100,7 +70,7 @@ pub fn answer_unknown(account: AccountId) -> AnswerEntry {
 
 /// Books only what a request says of earlier epochs, and closes what it supersedes: for an account that the request's own entries do not name.
 #[must_use]
-pub fn book_previous(account: &mut Account, request: &Request, close: ClosePolicy, now: Now) -> Vec<LedgerEntry> {
+pub fn book_previous(account: &mut Account, request: &Request, close: ClosePolicy, now: Now) -> Lines {
     let mut booking = Booking::on(account, now);
     booking.previous(request, close);
     if !booking.account.epochs.contains_key(&request.epoch) {
@@ -109,40 +79,12 @@ pub fn book_previous(account: &mut Account, request: &Request, close: ClosePolic
     booking.finish()
 }
 
-/// Closes every open epoch of which nothing was heard for too long.
+/// Closes every open epoch of which nothing was heard for too long, and does what the calendar brings.
 #[must_use]
-pub fn sweep(account: &mut Account, close: ClosePolicy, now: Now) -> Vec<LedgerEntry> {
+pub fn sweep(account: &mut Account, close: ClosePolicy, now: Now) -> Lines {
     let mut booking = Booking::on(account, now);
     booking.close_silent(None, close);
     booking.finish()
-}
-
-/// Books a payment. `booked` is the payment of that name which was booked before, if any. Raises the version: push after the commit.
-///
-/// # Errors
-/// The account is unchanged.
-pub fn deposit(account: &mut Account, payment: Payment, booked: Option<&Payment>, now: Now) -> Result<Deposited, DepositRefusal> {
-    if let Some(booked) = booked {
-        return if *booked == payment { Ok(Deposited::Already) } else { Err(DepositRefusal::PaymentDiffers) };
-    }
-    let Payment { id, bucket, amount } = payment;
-    if !amount.is_positive() {
-        return Err(DepositRefusal::NotPositive);
-    }
-    let deposited = account.deposited.plus(amount);
-    if AMOUNT_MAX < deposited {
-        return Err(DepositRefusal::TooLarge);
-    }
-    account.deposited = deposited;
-    let (free, paid) = match bucket {
-        Bucket::Free => (amount, Credits::ZERO),
-        Bucket::Paid => (Credits::ZERO, amount),
-    };
-    account.free = account.free.plus(free);
-    account.paid = account.paid.plus(paid);
-    account.version = account.version.saturating_add(1);
-    let kind = EntryKind::Deposit { bucket, payment: id };
-    Ok(Deposited::Booked(LedgerEntry { at: now.wall, kind, amount, free, paid, status: EntryStatus::Completed }))
 }
 
 /// Gives the account another policy. Raises the version if that changes anything: push after the commit.
@@ -153,8 +95,19 @@ pub fn set_policy(account: &mut Account, policy: AccountPolicy) {
     }
 }
 
+/// Gives the account other terms. Raises the version if that changes anything: push after the commit.
+pub fn set_terms(account: &mut Account, terms: Terms, now: Now) -> Lines {
+    if account.terms == terms {
+        return Lines::default();
+    }
+    account.terms = terms;
+    account.version = account.version.saturating_add(1);
+    Booking::on(account, now).finish()
+}
+
 fn answer_entry(account: &Account, epoch: Epoch, verdict: Verdict) -> AnswerEntry {
     let of_epoch = account.epochs.get(&epoch);
+    let may_stay = of_epoch.map_or(Credits::ZERO, |epoch| epoch.escrow().minus(account.revoke_pending()).or_zero());
     AnswerEntry {
         account: account.id.clone(),
         unit: UNIT.to_owned(),
@@ -162,7 +115,7 @@ fn answer_entry(account: &Account, epoch: Epoch, verdict: Verdict) -> AnswerEntr
         valid_for: VALID_FOR,
         verdict,
         settled: of_epoch.map_or(Credits::ZERO, |epoch| epoch.settled),
-        free: account.available(),
+        free: if verdict == Verdict::Recall { may_stay } else { account.available() },
         version: account.version,
         policy: account.policy,
     }
@@ -181,17 +134,27 @@ struct Booking<'a> {
     hour: u64,
     /// Epochs whose lines of the running hour are to be written.
     changed: BTreeSet<Epoch>,
-    /// Lines of hours that have ended.
+    /// Lines of hours that have ended, and of what the calendar brought.
     ended: Vec<LedgerEntry>,
+    notices: Vec<AccountNotice>,
 }
 
 impl<'a> Booking<'a> {
     fn on(account: &'a mut Account, now: Now) -> Booking<'a> {
-        Booking { account, now, hour: now.wall.0 / HOUR_MS, changed: BTreeSet::new(), ended: Vec::new() }
+        let mut ended = Vec::new();
+        account.pass_time(now.wall, &mut ended);
+        Booking { account, now, hour: now.wall.0 / HOUR_MS, changed: BTreeSet::new(), ended, notices: Vec::new() }
     }
 
-    fn finish(self) -> Vec<LedgerEntry> {
-        let mut entries = self.ended;
+    /// What is free serves revocations before anything else.
+    fn feed(&mut self) {
+        self.ended.extend(feed(self.account, self.now));
+    }
+
+    fn finish(mut self) -> Lines {
+        self.feed();
+        let mut entries = std::mem::take(&mut self.ended);
+        self.account.lapse(self.now.wall, &mut entries);
         for id in &self.changed {
             if let Some(epoch) = self.account.epochs.get(id) {
                 let status = match epoch.state {
@@ -201,7 +164,16 @@ impl<'a> Booking<'a> {
                 entries.extend(hour_lines(*id, &epoch.hour, status, self.now));
             }
         }
-        entries
+        let Lines { ledger, notices } = self.account.review(self.now);
+        entries.extend(ledger);
+        self.notices.extend(notices);
+        Lines { ledger: entries, notices: self.notices }
+    }
+
+    fn review(&mut self) {
+        let Lines { ledger, notices } = self.account.review(self.now);
+        self.ended.extend(ledger);
+        self.notices.extend(notices);
     }
 
     /// What the request says of earlier epochs. Those that the store does not know get a closed record, so that a late first message of theirs finds the door shut.
@@ -315,12 +287,19 @@ impl<'a> Booking<'a> {
 
     /// Sizes a grant from what is free now, moves it, and says in one word how things stand after it.
     fn grant(&mut self, id: Epoch, entry: &RequestEntry, number: Number) -> Verdict {
+        self.account.lapse(self.now.wall, &mut self.ended); // what came back just now is not granted again
+        self.feed();
+        self.review(); // a refill that these very totals ask for is pending from now on
+        let may_spend = self.account.may_spend();
         let available = self.account.available();
+        let revoking = self.account.revoke_pending();
         let holdings: Vec<Holding> = self.account.epochs.iter().filter_map(|(other, epoch)| self.holding(*other == id, epoch)).collect();
         let Some(epoch) = self.account.epochs.get_mut(&id) else { return Verdict::Hold };
         match (epoch.state, number) {
             (EpochState::Closed, _) => return Verdict::Closed,
             (EpochState::Open, Number::Forged) => return Verdict::Hold,
+            (EpochState::Open, _) if !may_spend => return Verdict::NotVerified,
+            (EpochState::Open, _) if revoking.is_positive() && epoch.escrow().is_positive() => return Verdict::Recall,
             (EpochState::Open, _) => {}
         }
         let ask = Ask { in_hand: epoch.escrow(), burn_per_s: entry.burn_per_s, owed: entry.owed, at_least: entry.at_least };
@@ -334,8 +313,14 @@ impl<'a> Booking<'a> {
             Size::BelowAtLeast => Verdict::BelowAtLeast,
             _ if free.is_positive() => Verdict::Granted,
             _ if escrow.is_positive() => Verdict::Final,
-            _ => Verdict::Exhausted,
+            _ => self.at_zero(),
         }
+    }
+
+    /// Nothing is free, and nothing held here: that is the end, unless a refill is under way and not overdue.
+    fn at_zero(&mut self) -> Verdict {
+        self.account.keeping.empty.get_or_insert(self.now.wall);
+        if self.account.waits_for_refill(self.now.wall) { Verdict::RefillPending } else { Verdict::Exhausted }
     }
 
     fn holding(&self, speaking: bool, epoch: &EpochAccount) -> Option<Holding> {
@@ -371,10 +356,7 @@ impl<'a> Booking<'a> {
         self.roll(id);
         let account = &mut *self.account;
         let Some(epoch) = account.epochs.get_mut(&id) else { return };
-        let free = amount.min(account.free);
-        let paid = amount.minus(free);
-        account.free = account.free.minus(free);
-        account.paid = account.paid.minus(paid);
+        let (free, paid) = account.lots.draw(amount);
         account.settled = account.settled.plus(amount);
         epoch.settled = epoch.settled.plus(amount);
         epoch.hour.free = epoch.hour.free.plus(free);

@@ -5,17 +5,27 @@
 
 mod account;
 mod booking;
+mod keeping;
+mod lot;
+mod payment;
 mod recall;
+mod revoke;
 pub mod sizing;
+mod terms;
+mod unit;
 
 pub use account::{
-    AMOUNT_MAX, Account, AccountView, Broken, EntryKind, EntryStatus, EpochAccount, EpochState, HourTotals, LedgerEntry, Totals, check,
-    check_step,
+    AMOUNT_MAX, Account, AccountView, Broken, Effect, EntryKind, EntryStatus, EpochAccount, EpochState, HourTotals, LedgerEntry, Totals,
+    check, check_step,
 };
-pub use booking::{
-    Answered, ClosePolicy, DepositRefusal, Deposited, Payment, VALID_FOR, answer, answer_unknown, book_previous, deposit, set_policy, sweep,
-};
+pub use booking::{Answered, ClosePolicy, VALID_FOR, answer, answer_unknown, book_previous, set_policy, set_terms, sweep};
+pub use keeping::{AccountNotice, Alerted, Armed, Keeping, Lines, PendingRefill, REFILL_PREFIX, Refill, Storage};
+pub use lot::{Expiry, Lot, LotKey, Lots, Priority};
+pub use payment::{Booked, Direction, Payment, PaymentRefusal, PaymentState, Purpose, book, transfer, verify};
 pub use recall::recall;
+pub use revoke::{Revocation, RevokeRefusal, revocable, revoke};
+pub use terms::{ALERTS_MAX, Alerts, Allowance, DetachedStorage, RefillTerms, StorageAtZero, Terms, Threshold, Verification};
+pub use unit::{Ratio, Unit, UnitName, UnitRefusal, in_credits};
 
 #[cfg(test)]
 mod tests;

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
     use crate::domain::bucket::Bucket;
     use crate::domain::id::{AccountId, BootId, Epoch};
-    use crate::domain::ledger::{ClosePolicy, Payment, answer, deposit};
+    use crate::domain::ledger::{ClosePolicy, Payment, PaymentState, answer, book};
     use crate::domain::money::Credits;
     use crate::domain::time::{Boot, Now, Wall};
     use crate::domain::wire::{AccountPolicy, PROTOCOL, Request, RequestEntry, UNIT};
@@ -74,8 +74,8 @@ mod tests {
     fn whoever_holds_much_more_than_he_needs_is_asked_once_nothing_is_free() {
         let id: AccountId = "a".parse().unwrap();
         let mut account = Account::new(id, AccountPolicy::default());
-        let payment = Payment { id: "p".parse().unwrap(), bucket: Bucket::Paid, amount: "100".parse().unwrap() };
-        deposit(&mut account, payment, None, now(0)).unwrap();
+        let payment = Payment::deposit("p".parse().unwrap(), Bucket::Paid, "100".parse().unwrap());
+        book(&mut account, &payment, PaymentState::Completed, None, now(0)).unwrap();
         ask(&mut account, 1, 1, "40", now(0)); // a job that has just begun: all that it may burn
         assert!(recall(&mut account, now(0).mono).is_empty(), "something is free");
         ask(&mut account, 1, 2, "0.1", now(11)); // … and what it turned out to burn

@@ -1,3 +1,5 @@
+mod accounts;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -53,12 +55,14 @@ fn request(node: &str, epoch: u8, number: u64, entry: RequestEntry) -> Request {
 struct Bank {
     account: Account,
     ledger: BTreeMap<String, LedgerEntry>,
+    notices: Vec<AccountNotice>,
     payments: u32,
 }
 
 impl Bank {
     fn with(free: i128, paid: i128) -> Bank {
-        let mut bank = Bank { account: Account::new(id(), AccountPolicy::default()), ledger: BTreeMap::new(), payments: 0 };
+        let mut bank =
+            Bank { account: Account::new(id(), AccountPolicy::default()), ledger: BTreeMap::new(), notices: Vec::new(), payments: 0 };
         for (bucket, amount) in [(Bucket::Free, free), (Bucket::Paid, paid)] {
             if 0 < amount {
                 bank.deposit(bucket, credits(amount), at(0));
@@ -69,24 +73,25 @@ impl Bank {
 
     fn deposit(&mut self, bucket: Bucket, amount: Credits, now: Now) {
         self.payments += 1;
-        let payment = Payment { id: format!("p{}", self.payments).parse().unwrap(), bucket, amount };
-        match deposit(&mut self.account, payment, None, now).unwrap() {
-            Deposited::Booked(entry) => self.book(vec![entry]),
-            Deposited::Already => panic!("it was not"),
+        let payment = Payment::deposit(format!("p{}", self.payments).parse().unwrap(), bucket, amount);
+        match book(&mut self.account, &payment, PaymentState::Completed, None, now).unwrap() {
+            Booked::Now(lines) => self.book(lines),
+            Booked::Before => panic!("it was not"),
         }
     }
 
-    fn book(&mut self, entries: Vec<LedgerEntry>) {
-        for entry in entries {
+    fn book(&mut self, lines: Lines) {
+        for entry in lines.ledger {
             self.ledger.insert(entry.key(), entry);
         }
+        self.notices.extend(lines.notices);
         self.check().unwrap();
     }
 
     fn ask(&mut self, request: &Request, close: ClosePolicy, now: Now) -> AnswerEntry {
         let before = self.account.clone();
         let answered = answer(&mut self.account, request, &request.entries[0], close, now);
-        self.book(answered.ledger);
+        self.book(Lines { ledger: answered.ledger, notices: answered.notices });
         check_step(&before, &self.account).unwrap();
         answered.entry
     }
@@ -96,21 +101,23 @@ impl Bank {
         check(&self.account).map_err(|broken| broken.to_string())?;
         let mut sums = [Credits::ZERO; 4];
         for entry in self.ledger.values() {
-            let (free, paid) = match entry.kind {
-                EntryKind::Deposit { .. } => (entry.free, entry.paid),
-                EntryKind::Usage { .. } => (Credits::ZERO.minus(entry.free), Credits::ZERO.minus(entry.paid)),
-                EntryKind::WriteOff { .. } => {
-                    sums[2] = sums[2].plus(entry.amount);
-                    continue;
-                }
-                EntryKind::Shortfall { .. } => {
-                    sums[3] = sums[3].plus(entry.amount);
-                    continue;
-                }
+            if entry.amount < Credits::ZERO || entry.free < Credits::ZERO || entry.paid < Credits::ZERO {
+                return Err(format!("a negative amount: {entry:?}"));
+            }
+            let signed = |amount: Credits| match entry.effect() {
+                Effect::Adds => amount,
+                Effect::Takes => Credits::ZERO.minus(amount),
+                Effect::Nothing => Credits::ZERO,
             };
-            (sums[0], sums[1]) = (sums[0].plus(free), sums[1].plus(paid));
+            (sums[0], sums[1]) = (sums[0].plus(signed(entry.free)), sums[1].plus(signed(entry.paid)));
+            match entry.kind {
+                EntryKind::WriteOff { .. } => sums[2] = sums[2].plus(entry.amount),
+                EntryKind::Shortfall { .. } => sums[3] = sums[3].plus(entry.amount),
+                _ => {}
+            }
         }
-        let balances = [self.account.free, self.account.paid, self.account.written_off, self.account.shortfall];
+        let Account { lots, written_off, shortfall, .. } = &self.account;
+        let balances = [lots.of(Bucket::Free), lots.of(Bucket::Paid), *written_off, *shortfall];
         if sums == balances { Ok(()) } else { Err(format!("lines make {sums:?}, balances are {balances:?}")) }
     }
 
@@ -192,7 +199,7 @@ fn free_credit_is_drawn_before_paid_credit() {
     let mut bank = Bank::with(3, 100);
     bank.ask(&request("a", 1, 1, entry()), NEVER, at(1));
     bank.ask(&request("a", 1, 2, RequestEntry { spent: credits(5), ..entry() }), NEVER, at(2));
-    assert_eq!((bank.account.free, bank.account.paid), (Credits::ZERO, credits(98)));
+    assert_eq!((bank.account.lots.of(Bucket::Free), bank.account.lots.of(Bucket::Paid)), (Credits::ZERO, credits(98)));
     let usage = bank.ledger.values().find(|entry| matches!(entry.kind, EntryKind::Usage { .. })).unwrap();
     assert_eq!((usage.free, usage.paid, usage.amount), (credits(3), credits(2), credits(5)));
 }
@@ -246,7 +253,7 @@ fn silence_closes_an_epoch_and_its_rest_is_free_again() {
     bank.book(entries);
     assert_eq!(bank.epoch(1).state, EpochState::Open);
     let entries = sweep(&mut bank.account, close, at(669));
-    assert!(entries.iter().all(|entry| entry.status == EntryStatus::Completed));
+    assert!(entries.ledger.iter().all(|entry| entry.status == EntryStatus::Completed));
     bank.book(entries);
     assert_eq!((bank.epoch(1).state, bank.account.available()), (EpochState::Closed, credits(99)));
 }
@@ -283,22 +290,6 @@ fn a_store_that_forgot_a_grant_believes_the_node_as_far_as_it_can() {
     bank.deposit(Bucket::Paid, credits(50), at(2));
     let again = RequestEntry { granted_seen: credits(250), spent: credits(120), burn_per_s: Credits::ZERO, ..entry() };
     assert_eq!(bank.ask(&request("a", 1, 8, again), NEVER, at(2)).settled, credits(120), "new credit backs the claim first");
-}
-
-#[test]
-fn a_payment_is_booked_once() {
-    let mut account = Account::new(id(), AccountPolicy::default());
-    let payment = Payment { id: "p".parse().unwrap(), bucket: Bucket::Paid, amount: credits(5) };
-    assert!(matches!(deposit(&mut account, payment.clone(), None, at(0)), Ok(Deposited::Booked(_))));
-    let once = account.clone();
-    assert_eq!(deposit(&mut account, payment.clone(), Some(&payment), at(1)), Ok(Deposited::Already));
-    let other = Payment { amount: credits(6), ..payment.clone() };
-    assert_eq!(deposit(&mut account, other, Some(&payment), at(1)), Err(DepositRefusal::PaymentDiffers));
-    let nothing = Payment { amount: Credits::ZERO, ..payment.clone() };
-    assert_eq!(deposit(&mut account, nothing, None, at(1)), Err(DepositRefusal::NotPositive));
-    let much = Payment { amount: AMOUNT_MAX, ..payment };
-    assert_eq!(deposit(&mut account, much, None, at(1)), Err(DepositRefusal::TooLarge));
-    assert_eq!(account, once);
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use num_bigint::BigUint;
 
+use super::Unit;
 use super::card::{Line, Rounding};
 use super::rules::{Basis, Factor, Rules, Timing};
 use crate::domain::money::{Credits, Decimal, NANO};
+use crate::domain::time::Wall;
 
 /// A line's quantity by state, in the meter's base units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,14 +58,14 @@ pub(super) fn billed(rules: &Rules, quantity: ByState) -> BigUint {
     count.max(at_least) * increment
 }
 
-/// What a billed quantity and the fee cost, of which this part remains; `None` past 127 bits.
-pub(super) fn cost(line: &Line, rules: &Rules, billed: &BigUint, factor: Factor) -> Option<Credits> {
+/// What a billed quantity and the fee cost in a segment that begins then, of which this part remains; `None` past 127 bits.
+pub(super) fn cost((line, at): (&Line, Wall), rules: &Rules, billed: &BigUint, factor: Factor) -> Option<Credits> {
     let nano = NANO.unsigned_abs();
     // Prices in 10^-18 credits, so that the bands have one divisor.
     let value: BigUint = bands(line, rules, billed).map(|(quantity, price)| quantity * fine(price)).sum::<BigUint>() * nano;
-    let divisor = BigUint::from(10_u32).pow(18) * line.unit.base() * line.per * Factor::SCALE;
+    let divisor = BigUint::from(10_u32).pow(18) * line.base(at) * line.per * Factor::SCALE;
     let fee = BigUint::from(rules.connect_fee.nano().unsigned_abs()) * &divisor;
-    let (dividend, divisor) = ((value + fee) * factor.0, divisor * Factor::SCALE);
+    let (dividend, divisor) = ((value + fee) * factor.0 * rules.further.share.0, divisor * Factor::SCALE * Factor::SCALE);
     let (whole, rest) = (&dividend / &divisor, dividend % &divisor);
     let up = match line.round {
         Rounding::Down => false,
@@ -95,21 +97,23 @@ fn fine(price: Decimal) -> BigUint {
 
 /// How far the billed quantity reaches beyond what counts, in billionths of base units, and what the next increment costs; none of a
 /// line without increments.
-pub(super) fn next_increment(line: &Line, rules: &Rules, quantity: ByState, factor: Factor) -> Option<(BigUint, Credits)> {
+pub(super) fn next_increment((line, at): (&Line, Wall), rules: &Rules, quantity: ByState, factor: Factor) -> Option<(BigUint, Credits)> {
     let increment = Some(rules.increment).filter(|increment| *increment != 0)?;
     let now = billed(rules, quantity);
     let next = &now + BigUint::from(increment) * Factor::SCALE;
     let far = Credits::from_nano(i128::MAX);
-    let price = cost(line, rules, &next, factor).unwrap_or(far).minus(cost(line, rules, &now, factor).unwrap_or(far));
+    let cost_of = |billed| cost((line, at), rules, billed, factor).unwrap_or(far);
+    let price = cost_of(&next).minus(cost_of(&now));
     Some((now - quantity.weighted(rules), price))
 }
 
 /// The most that so many billionths of base units can cost, rounded up, at the dearest band and outcome; `None` past 127 bits.
-pub(super) fn burn(line: &Line, rules: &Rules, billionths: BigUint) -> Option<Credits> {
+pub(super) fn burn((line, at): (&Line, Wall), rules: &Rules, billionths: BigUint) -> Option<Credits> {
     let price = rules.tiers.iter().map(|tier| fine(tier.price)).fold(fine(line.price), Ord::max);
     let factor = rules.outcome.values().copied().fold(Factor::WHOLE, Ord::max);
-    let dividend = billionths * price * NANO.unsigned_abs() * factor.0;
-    let divisor = BigUint::from(10_u32).pow(18) * line.unit.base() * line.per * Factor::SCALE * Factor::SCALE;
+    let dividend = billionths * price * NANO.unsigned_abs() * factor.0 * rules.further.share.0;
+    let scale = BigUint::from(Factor::SCALE).pow(3);
+    let divisor = BigUint::from(10_u32).pow(18) * line.base(at) * line.per * scale;
     i128::try_from((dividend + &divisor - 1_u32) / divisor).ok().map(Credits::from_nano)
 }
 
@@ -127,14 +131,19 @@ pub(super) fn decimal(billionths: &BigUint) -> String {
 }
 
 /// What a line's rules are, for receipts and people, in the order in which they take effect.
-pub(super) fn told(line: &Line, rules: &Rules) -> Vec<String> {
-    let base = line.unit.base();
+pub(super) fn told((line, at): (&Line, Wall), rules: &Rules) -> Vec<String> {
+    let base = line.base(at);
     let quantity = |base_units: u128| {
         let billionths = BigUint::from(base_units) * Factor::SCALE / base;
         let exact = (BigUint::from(base_units) * Factor::SCALE) % base == BigUint::ZERO;
         if exact { format!("{} {}", decimal(&billionths), line.unit) } else { format!("{base_units} base units") }
     };
     let mut told: Vec<String> = rules.select.iter().map(|(which, value)| format!("for {} {value}", which.name())).collect();
+    told.extend(rules.further.name.as_ref().map(|name| format!("of {name}")));
+    if let (Some(month), true) = (rules.further.month, matches!(line.unit, Unit::Month(_))) {
+        const HOUR_NS: u128 = 3_600_000_000_000;
+        told.push(format!("a month of {} hours ({})", month.ns(at) / HOUR_NS, month.name()));
+    }
     if rules.basis != Basis::of(line.meter) {
         told.push(format!("basis {}", rules.basis.name()));
     }
@@ -159,6 +168,9 @@ pub(super) fn told(line: &Line, rules: &Rules) -> Vec<String> {
     }
     if rules.timing != Timing::Accrue {
         told.push(rules.timing.name().to_owned());
+    }
+    if rules.further.share != Factor::WHOLE {
+        told.push(format!("{} of the price, by discount", rules.further.share));
     }
     if rules.anchor != super::Anchor::Segment {
         told.push(format!("counted over the {}", rules.anchor.name()));

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::rules::{self, Rules, Traits};
+use super::rules::{self, Month, Rules, Traits};
 use super::{Basis, Unit};
 use crate::domain::form::{Fault, Mistake, Table, quoted, read_toml};
 use crate::domain::id::{Digest, GpuId, GpuModel, LineId};
@@ -50,9 +50,10 @@ pub struct Line {
     pub per: u64,
     /// What becomes of a fraction of a nano-credit, once per segment, on the cumulative quantity.
     pub round: Rounding,
-    /// Which GPUs; [`GpuSelector::Any`] on lines of other meters.
+    /// Which GPUs; [`GpuSelector::Any`] on lines of meters that have none.
     pub gpu_model: GpuSelector,
     /// What else it says; nothing of a line that is only a price for a unit.
+    #[serde(with = "super::stored")]
     pub rules: Option<Box<Rules>>,
 }
 
@@ -67,6 +68,8 @@ pub struct Stated<'a> {
     pub cpus: Option<u32>,
     /// Memory as stated, in bytes.
     pub memory_bytes: Option<u64>,
+    /// Storage as stated, in bytes.
+    pub storage_bytes: Option<u64>,
 }
 
 /// Why a job has no price under a card.
@@ -83,7 +86,7 @@ pub enum Uncovered {
     NotStated {
         /// The line.
         line: LineId,
-        /// `cpus` or `memory_bytes`.
+        /// `cpus`, `memory_bytes` or `storage_bytes`.
         what: &'static str,
     },
 }
@@ -183,7 +186,7 @@ impl GpuSelector {
 #[derive(Default)]
 struct Seen {
     ids: Vec<LineId>,
-    gpu_selectors: Vec<(GpuSelector, Option<Box<Rules>>)>,
+    gpu_selectors: Vec<(Meter, GpuSelector, Option<Box<Rules>>)>,
 }
 
 fn no_lines() -> Fault {
@@ -205,16 +208,20 @@ fn read_line(table: &Table<'_>, seen: &mut Seen) -> Option<Line> {
     let per = table.field("per").integer(1..=u64::MAX).or(1);
     let round = table.field("round").word(&Rounding::ALL.map(|round| (round.name(), round))).or(Rounding::Down);
     let selector = table.field("gpu_model").text(MODEL_BYTES_MAX).check(|text| selector(&text, meter)).or(GpuSelector::Any);
-    // A line without rules is priced the short way.
-    let plain = |rules: &Rules| meter.is_some_and(|meter| *rules == Rules::none(meter));
+    // A line without rules is priced the short way; but how much storage there was is known only by what was stated.
+    let plain = |rules: &Rules| meter.is_some_and(|meter| meter != Meter::Storage && *rules == Rules::none(meter));
     let read = rules::read(table, meter, unit);
     let rules = read.is_some().then(|| read.filter(|rules| !plain(rules)).map(Box::new));
-    if let (Some(Meter::GpuHeld), Some(selector), Some(rules)) = (meter, &selector, &rules) {
-        if seen.gpu_selectors.iter().any(|(other, others)| other == selector && overlap(others.as_deref(), rules.as_deref())) {
+    if let (Some(meter), Some(selector), Some(rules)) = (meter.filter(|meter| meter.is_of_gpus()), &selector, &rules) {
+        if seen
+            .gpu_selectors
+            .iter()
+            .any(|(theirs, other, others)| (*theirs, other) == (meter, selector) && overlap(others.as_deref(), rules.as_deref()))
+        {
             let message = "this line prices the same GPUs as an earlier one";
-            table.note(Fault::new("duplicate_selector", message).hint("give each gpu_held line its own gpu_model, select or dates"));
+            table.note(Fault::new("duplicate_selector", message).hint("give each line of that meter its own gpu_model, select or dates"));
         }
-        seen.gpu_selectors.push((selector.clone(), rules.clone()));
+        seen.gpu_selectors.push((meter, selector.clone(), rules.clone()));
     }
     Some(Line { id: id?, meter: meter?, price: price?, unit: unit?, per: per?, round: round?, gpu_model: selector?, rules: rules? })
 }
@@ -234,16 +241,16 @@ fn unit_of(text: &str, meter: Option<Meter>) -> Result<Unit, Fault> {
             let units: Vec<String> = Unit::of(meter).iter().map(Unit::to_string).collect();
             Fault::new("unknown_unit", format!("{} is not a unit of {meter}", quoted(text))).hint(format!("allowed: {}", units.join(", ")))
         }
-        None => {
-            Fault::new("unknown_unit", format!("{} is not a unit", quoted(text))).hint("such as core-hour, GiB-hour, gpu-hour, hour, start")
-        }
+        None => Fault::new("unknown_unit", format!("{} is not a unit", quoted(text)))
+            .hint("such as core-hour, GiB-hour, gpu-hour, hour, start, GB-month, kWh"),
     })
 }
 
 /// A model's name, or the beginning of one with a `*` behind it.
 fn selector(text: &str, meter: Option<Meter>) -> Result<GpuSelector, Fault> {
-    if meter.is_some_and(|meter| meter != Meter::GpuHeld) {
-        return Err(Fault::new("selector_without_gpu", "only lines of gpu_held have a gpu_model").hint("leave it out"));
+    if meter.is_some_and(|meter| !meter.is_of_gpus()) {
+        return Err(Fault::new("selector_without_gpu", "only lines of gpu_held, gpu_busy, gpu_memory and energy have a gpu_model")
+            .hint("leave it out"));
     }
     let (stem, star) = text.strip_suffix('*').map_or((text, false), |stem| (stem, true));
     if stem.is_empty() {
@@ -295,11 +302,35 @@ impl Card {
         self.lines.iter().filter_map(|line| line.rules.as_deref()).any(|rules| rules.state.price_stillness())
     }
 
-    /// The line that prices a GPU: of those that fit, the most specific: by model (exact, then the longest prefix, then any), then by
+    /// Has it a line with such a price, and is it one of them?
+    #[must_use]
+    pub fn prices_any(&self, meters: &[Meter]) -> bool {
+        self.lines.iter().any(|line| meters.contains(&line.meter))
+    }
+
+    /// Has it a line for what a hook reports under that name?
+    #[must_use]
+    pub fn prices_named(&self, meter: Meter, name: &LineId) -> bool {
+        self.lines.iter().any(|line| line.meter == meter && line.name() == Some(name))
+    }
+
+    /// Has any line a date, or a month that ends?
+    #[must_use]
+    pub fn has_dates(&self) -> bool {
+        self.lines.iter().filter_map(|line| line.rules.as_deref()).any(|rules| rules.next_date(Wall(0)).is_some())
+    }
+
+    /// The first instant after this one at which other lines apply, or the same ones by another month.
+    #[must_use]
+    pub fn next_date(&self, after: Wall) -> Option<Wall> {
+        self.lines.iter().filter_map(|line| line.rules.as_deref()?.next_date(after)).min()
+    }
+
+    /// The line that prices a GPU by that meter: of those that fit, the most specific: by model (exact, then the longest prefix, then any), then by
     /// how much it selects.
     #[must_use]
-    pub fn gpu_line(&self, model: &GpuModel, stated: &Stated<'_>) -> Option<&Line> {
-        let gpu_lines = self.lines.iter().filter(|line| line.meter == Meter::GpuHeld && line.fits(stated));
+    pub fn gpu_line(&self, meter: Meter, model: &GpuModel, stated: &Stated<'_>) -> Option<&Line> {
+        let gpu_lines = self.lines.iter().filter(|line| line.meter == meter && line.fits(stated));
         let ranked = gpu_lines.filter_map(|line| Some(((line.gpu_model.fit(model)?, line.selects()), line)));
         // Of two that fit equally well the first one.
         ranked.rev().max_by_key(|(fit, _)| *fit).map(|(_, line)| line)
@@ -308,8 +339,10 @@ impl Card {
     /// The lines of a meter that are for a job: those that select the most of what was stated of it.
     pub fn lines_for(&self, meter: Meter, stated: &Stated<'_>) -> impl Iterator<Item = &Line> {
         let fitting = move |line: &&Line| line.meter == meter && line.fits(stated);
-        let most = self.lines.iter().filter(fitting).map(Line::selects).max().unwrap_or(0);
-        self.lines.iter().filter(move |line| fitting(line) && line.selects() == most)
+        let most = move |name| self.lines.iter().filter(fitting).filter(|line| line.name() == name).map(Line::selects).max();
+        // Each counter and each event is a meter of its own.
+        let alike = (!meter.is_named()).then(|| most(None));
+        self.lines.iter().filter(move |line| fitting(line) && alike.unwrap_or_else(|| most(line.name())) == Some(line.selects()))
     }
 
     /// Has all that such a job can use a price? What is free has a line with price "0".
@@ -317,15 +350,20 @@ impl Card {
     /// # Errors
     /// The first thing that has none.
     pub fn cover(&self, gpus: &[HeldGpu], stated: &Stated<'_>) -> Result<(), Uncovered> {
-        if let Some(held) = gpus.iter().find(|held| self.gpu_line(&held.model, stated).is_none()) {
-            return Err(Uncovered::Gpu(held.gpu.clone()));
+        for meter in Meter::OF_GPUS.into_iter().filter(|meter| *meter == Meter::GpuHeld || self.prices(*meter)) {
+            if let Some(held) = gpus.iter().find(|held| self.gpu_line(meter, &held.model, stated).is_none()) {
+                return Err(Uncovered::Gpu(held.gpu.clone()));
+            }
         }
         if !self.has_rules() {
             return Ok(());
         }
-        for meter in Meter::ALL.into_iter().filter(|meter| *meter != Meter::GpuHeld && self.prices(*meter)) {
+        for meter in Meter::ALL.into_iter().filter(|meter| !meter.is_of_gpus() && self.prices(*meter)) {
             let mut lines = self.lines_for(meter, stated).peekable();
-            if lines.peek().is_none() {
+            let named = |name: Option<&LineId>| self.lines_for(meter, stated).any(|line| line.name() == name);
+            let whole = lines.peek().is_some()
+                && (!meter.is_named() || self.lines.iter().filter(|line| line.meter == meter).all(|line| named(line.name())));
+            if !whole {
                 return Err(Uncovered::Meter(meter));
             }
             let allocated =
@@ -362,6 +400,7 @@ impl Stated<'_> {
         match meter {
             Meter::CpuTime if self.cpus.is_none() => Some("cpus"),
             Meter::MemoryCharged | Meter::MemoryAnon if self.memory_bytes.is_none() => Some("memory_bytes"),
+            Meter::Storage if self.storage_bytes.is_none() => Some("storage_bytes"),
             _ => None,
         }
     }
@@ -374,7 +413,7 @@ fn overlap(a: Option<&Rules>, b: Option<&Rules>) -> bool {
 
 impl Line {
     fn selects_the_same_gpus_as(&self, other: &Line) -> bool {
-        let both_gpu = self.meter == Meter::GpuHeld && other.meter == Meter::GpuHeld;
+        let both_gpu = self.meter.is_of_gpus() && other.meter == self.meter;
         both_gpu && self.gpu_model == other.gpu_model && overlap(self.rules.as_deref(), other.rules.as_deref())
     }
 
@@ -382,6 +421,19 @@ impl Line {
     #[must_use]
     pub fn fits(&self, stated: &Stated<'_>) -> bool {
         self.rules.as_deref().is_none_or(|rules| rules.fit(stated.at, stated.traits))
+    }
+
+    /// The hook's word for what it counts, if it counts that.
+    #[must_use]
+    pub fn name(&self) -> Option<&LineId> {
+        self.rules.as_deref().and_then(|rules| rules.further.name.as_ref())
+    }
+
+    /// How many of the meter's base units one of its unit has, in a segment that begins then.
+    #[must_use]
+    pub fn base(&self, at: Wall) -> u128 {
+        let month = self.rules.as_deref().and_then(|rules| rules.further.month).unwrap_or(Month::Days30);
+        self.unit.base(if matches!(self.unit, Unit::Month(_)) { month.ns(at) } else { 0 })
     }
 
     /// What it selects jobs by.
@@ -410,10 +462,13 @@ impl Line {
         if self.per == 0 {
             return Err(CardFlaw::ZeroPer(self.id.clone()));
         }
-        if self.meter != Meter::GpuHeld && self.gpu_model != GpuSelector::Any {
+        if !self.meter.is_of_gpus() && self.gpu_model != GpuSelector::Any {
             return Err(CardFlaw::SelectorWithoutGpu(self.id.clone()));
         }
-        if let Some((_, what, _)) = self.rules.as_deref().and_then(|rules| rules.flaw(self.meter)) {
+        if self.rules.is_none() && (self.meter.is_named() || self.meter == Meter::Storage) {
+            return Err(CardFlaw::Rules(self.id.clone(), "a meter that needs rules has none".to_owned()));
+        }
+        if let Some((_, what, _)) = self.rules.as_deref().and_then(|rules| rules.flaw(self.meter, self.unit)) {
             return Err(CardFlaw::Rules(self.id.clone(), what.to_owned()));
         }
         Ok(())

@@ -45,12 +45,23 @@ pub struct Priced<'a> {
     pub usage: &'a Usage,
     /// The devices that the job holds.
     pub gpus: &'a [HeldGpu],
-    /// The usage of the segments before it; none in the first one.
-    pub before: Option<&'a Usage>,
+    /// The segments before it; none in the first one, and none needed by a card without rules.
+    pub before: &'a [Earlier<'a>],
     /// What decides which lines apply.
     pub stated: Stated<'a>,
     /// How the job ended; none while it goes on.
     pub ended: Option<Outcome>,
+}
+
+/// A segment, with what decides how much of it counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Earlier<'a> {
+    /// Its usage.
+    pub usage: &'a Usage,
+    /// The devices that the job held in it.
+    pub gpus: &'a [HeldGpu],
+    /// What was stated of the job then.
+    pub stated: Stated<'a>,
 }
 
 static NO_TRAITS: Traits = BTreeMap::new();
@@ -59,13 +70,17 @@ impl<'a> Priced<'a> {
     /// The first segment, so far, of a job of which nothing is stated.
     #[must_use]
     pub fn so_far(usage: &'a Usage, gpus: &'a [HeldGpu]) -> Priced<'a> {
-        Priced { usage, gpus, before: None, stated: Stated::NOTHING, ended: None }
+        Priced { usage, gpus, before: &[], stated: Stated::NOTHING, ended: None }
+    }
+
+    fn this(&self) -> Earlier<'a> {
+        Earlier { usage: self.usage, gpus: self.gpus, stated: self.stated }
     }
 }
 
 impl Stated<'static> {
     /// Nothing, of a segment that begins in 1970.
-    pub const NOTHING: Stated<'static> = Stated { at: Wall(0), traits: &NO_TRAITS, cpus: None, memory_bytes: None };
+    pub const NOTHING: Stated<'static> = Stated { at: Wall(0), traits: &NO_TRAITS, cpus: None, memory_bytes: None, storage_bytes: None };
 }
 
 /// What is charged, and what will be at the job's end if it completes then.
@@ -155,9 +170,8 @@ pub fn lines(card: &Card, usage: &Usage, gpus: &[HeldGpu]) -> Result<Vec<LineCha
 /// An amount past 128 bits, or something that has no price.
 pub fn line_charges(card: &Card, priced: &Priced<'_>) -> Result<Vec<LineCharge>, RateError> {
     all_priced(card, priced)?;
-    let holds = |line: &Line| priced.gpus.iter().any(|held| prices_device(card, line, held, &priced.stated));
     let applying =
-        card.lines.iter().filter(|line| if line.meter == Meter::GpuHeld { holds(line) } else { line_is_for(card, line, priced) });
+        card.lines.iter().filter(|line| if line.meter.is_of_gpus() { holds(card, line, priced) } else { line_is_for(card, line, priced) });
     applying
         .map(|line| {
             let (quantity, Ruled { billed, cost, pending }) = match &line.rules {
@@ -167,8 +181,9 @@ pub fn line_charges(card: &Card, priced: &Priced<'_>) -> Result<Vec<LineCharge>,
                     (quantity, Ruled { billed, cost: line_cost(line, quantity)?, pending: Credits::ZERO })
                 }
                 Some(rules) => {
-                    let quantity =
-                        by_state(card, line, rules, priced, priced.usage)?.counted().ok_or_else(|| RateError::Overflow(line.id.clone()))?;
+                    let quantity = by_state(card, line, rules, priced, [priced.this()])?
+                        .counted()
+                        .ok_or_else(|| RateError::Overflow(line.id.clone()))?;
                     (quantity, ruled(card, line, rules, priced)?)
                 }
             };
@@ -183,7 +198,7 @@ pub fn line_charges(card: &Card, priced: &Priced<'_>) -> Result<Vec<LineCharge>,
                 cost,
                 billed: bill::decimal(&billed),
                 pending,
-                rules: line.rules.as_deref().map(|rules| bill::told(line, rules)).unwrap_or_default(),
+                rules: line.rules.as_deref().map(|rules| bill::told((line, priced.stated.at), rules)).unwrap_or_default(),
             })
         })
         .collect()
@@ -199,18 +214,21 @@ struct Ruled {
 
 fn ruled(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Result<Ruled, RateError> {
     let overflow = || RateError::Overflow(line.id.clone());
-    if line.meter == Meter::GpuHeld && !priced.gpus.iter().any(|held| prices_device(card, line, held, &priced.stated)) {
+    if line.meter.is_of_gpus() && !holds(card, line, priced) {
         return Ok(Ruled { billed: BigUint::ZERO, cost: Credits::ZERO, pending: Credits::ZERO });
     }
     let factor = rules.factor(priced.ended.unwrap_or(Outcome::Completed));
-    let cost_of = |billed: &BigUint| bill::cost(line, rules, billed, factor).ok_or_else(overflow);
-    let counted = by_state(card, line, rules, priced, &counted(rules, priced))?;
+    let cost_of = |billed: &BigUint| bill::cost((line, priced.stated.at), rules, billed, factor).ok_or_else(overflow);
+    let counted = by_state(card, line, rules, priced, counted(rules, priced))?;
     // What the receipt says of it must fit as well.
-    by_state(card, line, rules, priced, priced.usage)?.counted().ok_or_else(overflow)?;
+    by_state(card, line, rules, priced, [priced.this()])?.counted().ok_or_else(overflow)?;
     let mut billed = bill::billed(rules, counted);
     let mut cost = cost_of(&billed)?;
-    if let (Anchor::Job, Some(before)) = (rules.anchor, priced.before) {
-        let earlier = bill::billed(rules, by_state(card, line, rules, priced, before)?);
+    // Before it held a device that the line prices, nothing was charged: neither a fee nor a minimum.
+    let held = |earlier: &Earlier<'_>| earlier.gpus.iter().any(|held| prices_device(card, line, held, &priced.stated));
+    let counts = !priced.before.is_empty() && (!line.meter.is_of_gpus() || priced.before.iter().any(held));
+    if rules.anchor == Anchor::Job && counts {
+        let earlier = bill::billed(rules, by_state(card, line, rules, priced, priced.before.iter().copied())?);
         cost = cost.minus(cost_of(&earlier)?);
         billed = if earlier <= billed { billed - earlier } else { return Err(RateError::Inconsistent) };
     }
@@ -220,50 +238,78 @@ fn ruled(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Result
     })
 }
 
-/// The usage that a line's increments count: the segment's, or the whole job's.
-fn counted(rules: &Rules, priced: &Priced<'_>) -> Usage {
-    match (rules.anchor, priced.before) {
-        (Anchor::Job, Some(before)) => before.clone().plus(priced.usage),
-        _ => priced.usage.clone(),
+/// The segments that a line's increments count: this one, or all of the job's so far.
+fn counted<'a>(rules: &Rules, priced: &Priced<'a>) -> impl Iterator<Item = Earlier<'a>> + use<'a> {
+    let before = if rules.anchor == Anchor::Job { priced.before } else { &[] };
+    before.iter().copied().chain([priced.this()])
+}
+
+/// The quantity that a line with rules prices in some segments, by the state in which the job was.
+fn by_state<'a>(
+    card: &Card,
+    line: &Line,
+    rules: &Rules,
+    priced: &Priced<'_>,
+    segments: impl IntoIterator<Item = Earlier<'a>>,
+) -> Result<ByState, RateError> {
+    let overflow = || RateError::Overflow(line.id.clone());
+    let (mut used, mut asked) = (ByState::default(), ByState::default());
+    for segment in segments {
+        let by_statement = !line.meter.is_of_gpus();
+        if rules.basis != Basis::Allocated || !by_statement {
+            used = used_in(card, line, priced, &segment).and_then(|more| used.plus(more)).ok_or_else(overflow)?;
+        }
+        if matches!(rules.basis, Basis::Allocated | Basis::MaxOf) && by_statement {
+            asked = asked_in(line, &segment).and_then(|more| asked.plus(more)).ok_or_else(overflow)?;
+        }
+    }
+    Ok(match rules.basis {
+        Basis::Allocated if !line.meter.is_of_gpus() => asked,
+        Basis::MaxOf => used.or_greater(asked),
+        Basis::Allocated | Basis::Used | Basis::Instance | Basis::Event => used,
+    })
+}
+
+/// Of so long a time, what it stood still by another's hand counts as paused.
+fn apart(ns: u128, usage: &Usage) -> (u128, u128) {
+    (ns - ns.min(usage.paused_ns), ns.min(usage.paused_ns))
+}
+
+fn time_of(usage: &Usage) -> ByState {
+    let (running, paused) = apart(usage.wall_ns, usage);
+    ByState { running, frozen: usage.frozen_ns, paused }
+}
+
+/// What was used of a line's meter in a segment; `None` past 128 bits.
+fn used_in(card: &Card, line: &Line, priced: &Priced<'_>, segment: &Earlier<'_>) -> Option<ByState> {
+    let usage = segment.usage;
+    let used = |running: u128| Some(ByState { running, ..ByState::default() });
+    let mine = || segment.gpus.iter().filter(|held| prices_device(card, line, held, &priced.stated));
+    let amount = |held: &HeldGpu| usage.by_gpu(line.meter).get(&held.gpu).copied().unwrap_or(0);
+    match (line.meter, line.name()) {
+        (Meter::WallTime, _) => Some(time_of(usage)),
+        (Meter::GpuHeld, _) => mine().try_fold(ByState::default(), |sum, held| {
+            let (running, paused) = apart(amount(held), usage);
+            sum.plus(ByState { running, frozen: usage.frozen_ns, paused })
+        }),
+        (meter, _) if meter.is_of_gpus() => mine().try_fold(0_u128, |sum, held| sum.checked_add(amount(held))).and_then(used),
+        (meter, Some(name)) => used(usage.named(meter, name)),
+        (meter, None) => used(usage.quantity(meter, |_| false)),
     }
 }
 
-/// The quantity that a line with rules prices, by the state in which the job was.
-fn by_state(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>, usage: &Usage) -> Result<ByState, RateError> {
-    let overflow = || RateError::Overflow(line.id.clone());
-    // Of running time, what it stood still by another's hand counts as paused.
-    let apart = |ns: u128| (ns - ns.min(usage.paused_ns), ns.min(usage.paused_ns));
-    let (running, paused) = apart(usage.wall_ns);
-    let time = ByState { running, frozen: usage.frozen_ns, paused };
-    let times = |count: u128| {
-        let part = |ns: u128| ns.checked_mul(count).ok_or_else(overflow);
-        Ok::<_, RateError>(ByState { running: part(time.running)?, frozen: part(time.frozen)?, paused: part(time.paused)? })
+/// What was asked for in a segment, for as long as it lasted; `None` past 128 bits. Of this segment it is stated, or nothing is priced:
+/// see [`Card::cover`]. From an earlier one in which it was not, no increment reaches into this one.
+fn asked_in(line: &Line, segment: &Earlier<'_>) -> Option<ByState> {
+    let count = match line.meter {
+        Meter::CpuTime => segment.stated.cpus.map(u128::from),
+        Meter::Storage => segment.stated.storage_bytes.map(u128::from),
+        _ => segment.stated.memory_bytes.map(u128::from),
     };
-    let stated = &priced.stated;
-    let allocated =
-        |count: Option<u128>, what| times(count.ok_or_else(|| RateError::Uncovered(Uncovered::NotStated { line: line.id.clone(), what }))?);
-    let used = |running: u128| ByState { running, ..ByState::default() };
-    let by_basis = |used_now: u128, count: Option<u128>, what| {
-        Ok(match rules.basis {
-            Basis::Allocated => allocated(count, what)?,
-            Basis::MaxOf => used(used_now).or_greater(allocated(count, what)?),
-            Basis::Used | Basis::Instance | Basis::Event => used(used_now),
-        })
-    };
-    match line.meter {
-        Meter::CpuTime => by_basis(usage.cpu_ns, stated.cpus.map(u128::from), "cpus"),
-        Meter::MemoryCharged => by_basis(usage.memory_byte_ns, stated.memory_bytes.map(u128::from), "memory_bytes"),
-        Meter::MemoryAnon => by_basis(usage.memory_anon_byte_ns, stated.memory_bytes.map(u128::from), "memory_bytes"),
-        Meter::WallTime => Ok(time),
-        Meter::JobStarts => Ok(used(u128::from(usage.job_starts))),
-        Meter::GpuHeld => {
-            let wanted = |held: &&HeldGpu| prices_device(card, line, held, stated);
-            let devices = priced.gpus.iter().filter(wanted);
-            let each = devices.map(|held| usage.gpu_held_ns.get(&held.gpu).copied().unwrap_or(0));
-            let mut by_device = each.map(apart).map(|(running, paused)| ByState { running, frozen: time.frozen, paused });
-            by_device.try_fold(ByState::default(), ByState::plus).ok_or_else(overflow)
-        }
-    }
+    let Some(count) = count else { return Some(ByState::default()) };
+    let time = time_of(segment.usage);
+    let part = |ns: u128| ns.checked_mul(count);
+    Some(ByState { running: part(time.running)?, frozen: part(time.frozen)?, paused: part(time.paused)? })
 }
 
 /// The greatest cost of one second of running, each line rounded up; held at the range's end. Of a job of which nothing is stated.
@@ -285,7 +331,7 @@ pub fn burn_of(card: &Card, shape: &Shape<'_>, stated: &Stated<'_>) -> Credits {
 pub fn start_price(card: &Card, gpus: &[HeldGpu], stated: Stated<'_>) -> Charge {
     let gpu_held_ns = gpus.iter().map(|held| (held.gpu.clone(), 0)).collect();
     let usage = Usage { job_starts: 1, gpu_held_ns, ..Usage::default() };
-    let priced = Priced { usage: &usage, gpus, before: None, stated, ended: None };
+    let priced = Priced { usage: &usage, gpus, before: &[], stated, ended: None };
     let far = Charge { cost: Credits::from_nano(i128::MAX), pending: Credits::ZERO };
     match charge(card, &priced) {
         Ok(charge) => charge,
@@ -324,14 +370,14 @@ pub fn outlook(card: &Card, priced: &Priced<'_>, shape: &Shape<'_>, guard: Nanos
             continue;
         };
         let level = weighted_level(card, line, rules, shape, &priced.stated);
-        let Ok(quantity) = by_state(card, line, rules, priced, &counted(rules, priced)) else { continue };
+        let Ok(quantity) = by_state(card, line, rules, priced, counted(rules, priced)) else { continue };
         if level == BigUint::ZERO {
             continue;
         }
         let within = |distance: BigUint| Nanos(u64::try_from(distance * NS_PER_S / &level).unwrap_or(u64::MAX));
         let factor = rules.factor(Outcome::Completed);
         let rest = bill::rest_of_minimum(rules, quantity);
-        if let Some((distance, cost)) = bill::next_increment(line, rules, quantity, factor) {
+        if let Some((distance, cost)) = bill::next_increment((line, priced.stated.at), rules, quantity, factor) {
             outlook.ahead.push(Ahead { within: within(distance), cost });
         } else if guard < within(rest.clone()) {
             outlook.ahead.push(Ahead { within: within(rest), cost: burn() });
@@ -343,6 +389,10 @@ pub fn outlook(card: &Card, priced: &Priced<'_>, shape: &Shape<'_>, guard: Nanos
 }
 
 const NS_PER_S: u64 = 1_000_000_000;
+/// No device has more memory.
+pub const GPU_MEMORY_BYTES_MAX: u64 = 512 << 30;
+/// No device takes more power, in millijoules a second.
+pub const GPU_POWER_MW_MAX: u64 = 4_000_000;
 
 /// The most base units that a line prices in a second.
 fn level(card: &Card, line: &Line, shape: &Shape<'_>, stated: &Stated<'_>) -> U256 {
@@ -361,12 +411,19 @@ fn level(card: &Card, line: &Line, shape: &Shape<'_>, stated: &Stated<'_>) -> U2
         Meter::MemoryCharged | Meter::MemoryAnon => {
             by_basis(U256::from(shape.memory_bytes) * second, U256::from(stated.memory_bytes.unwrap_or(0)) * second)
         }
-        Meter::GpuHeld => {
+        Meter::GpuHeld | Meter::GpuBusy | Meter::GpuMemory | Meter::Energy => {
             let devices = shape.gpus.iter().filter(|held| prices_device(card, line, held, stated)).count();
-            U256::from(u64::try_from(devices).unwrap_or(u64::MAX)) * second
+            let each = match line.meter {
+                Meter::GpuMemory => U256::from(GPU_MEMORY_BYTES_MAX) * second,
+                Meter::Energy => U256::from(GPU_POWER_MW_MAX),
+                _ => second,
+            };
+            U256::from(u64::try_from(devices).unwrap_or(u64::MAX)) * each
         }
+        Meter::Storage => U256::from(stated.storage_bytes.unwrap_or(0)) * second,
         Meter::WallTime => second,
-        Meter::JobStarts => U256::ZERO,
+        // What is reported, or seldom read, nobody can foresee.
+        Meter::JobStarts | Meter::IoBytes | Meter::Counter | Meter::Events => U256::ZERO,
     }
 }
 
@@ -380,7 +437,7 @@ fn weighted_level(card: &Card, line: &Line, rules: &Rules, shape: &Shape<'_>, st
 fn line_burn(card: &Card, line: &Line, shape: &Shape<'_>, stated: &Stated<'_>) -> Credits {
     let far = Credits::from_nano(i128::MAX);
     if let Some(rules) = &line.rules {
-        return bill::burn(line, rules, weighted_level(card, line, rules, shape, stated)).unwrap_or(far);
+        return bill::burn((line, stated.at), rules, weighted_level(card, line, rules, shape, stated)).unwrap_or(far);
     }
     let level = level(card, line, shape, stated);
     let narrow = u128::try_from(level).ok().and_then(|level| priced_narrow(line, level, Rounding::Up));
@@ -393,17 +450,25 @@ fn line_is_for(card: &Card, line: &Line, priced: &Priced<'_>) -> bool {
 }
 
 fn is_for(card: &Card, line: &Line, stated: &Stated<'_>) -> bool {
-    line.meter == Meter::GpuHeld || card.lines_for(line.meter, stated).any(|other| other.id == line.id)
+    line.meter.is_of_gpus() || card.lines_for(line.meter, stated).any(|other| other.id == line.id)
+}
+
+/// Does the job hold a device that the line prices?
+fn holds(card: &Card, line: &Line, priced: &Priced<'_>) -> bool {
+    priced.gpus.iter().any(|held| prices_device(card, line, held, &priced.stated))
 }
 
 fn prices_device(card: &Card, line: &Line, held: &HeldGpu, stated: &Stated<'_>) -> bool {
-    line.meter == Meter::GpuHeld && card.gpu_line(&held.model, stated).is_some_and(|best| best.id == line.id)
+    line.meter.is_of_gpus() && card.gpu_line(line.meter, &held.model, stated).is_some_and(|best| best.id == line.id)
 }
 
 fn all_priced(card: &Card, priced: &Priced<'_>) -> Result<(), RateError> {
-    let has_price = |gpu: &GpuId| priced.gpus.iter().any(|held| held.gpu == *gpu && card.gpu_line(&held.model, &priced.stated).is_some());
-    if let Some(gpu) = priced.usage.gpu_held_ns.keys().find(|gpu| !has_price(gpu)) {
-        return Err(RateError::Unpriced(gpu.clone()));
+    for meter in Meter::OF_GPUS.into_iter().filter(|meter| *meter == Meter::GpuHeld || card.prices(*meter)) {
+        let has_price =
+            |gpu: &GpuId| priced.gpus.iter().any(|held| held.gpu == *gpu && card.gpu_line(meter, &held.model, &priced.stated).is_some());
+        if let Some(gpu) = priced.usage.by_gpu(meter).keys().find(|gpu| !has_price(gpu)) {
+            return Err(RateError::Unpriced(gpu.clone()));
+        }
     }
     let paused = priced.usage.paused_ns;
     if paused != 0 && (priced.usage.wall_ns < paused || priced.usage.gpu_held_ns.values().any(|held| *held < paused)) {
@@ -421,11 +486,11 @@ fn all_priced(card: &Card, priced: &Priced<'_>) -> Result<(), RateError> {
 /// The cumulative quantity that a line without rules prices, in its meter's base unit.
 fn line_quantity(card: &Card, line: &Line, priced: &Priced<'_>) -> Result<u128, RateError> {
     let Priced { usage, gpus, stated, .. } = priced;
-    if line.meter != Meter::GpuHeld {
+    if !line.meter.is_of_gpus() {
         return Ok(usage.quantity(line.meter, |_| false));
     }
     let wanted = |gpu: &GpuId| gpus.iter().find(|held| held.gpu == *gpu).is_some_and(|held| prices_device(card, line, held, stated));
-    let mut held = usage.gpu_held_ns.iter().filter(|(gpu, _)| wanted(gpu)).map(|(_, ns)| *ns);
+    let mut held = usage.by_gpu(line.meter).iter().filter(|(gpu, _)| wanted(gpu)).map(|(_, ns)| *ns);
     held.try_fold(0_u128, u128::checked_add).ok_or_else(|| RateError::Overflow(line.id.clone()))
 }
 
@@ -443,7 +508,7 @@ fn line_cost(line: &Line, quantity: u128) -> Result<Credits, RateError> {
 fn priced_narrow(line: &Line, quantity: u128, round: Rounding) -> Option<Credits> {
     let mantissa = u128::try_from(line.price.mantissa).ok()?;
     let dividend = quantity.checked_mul(mantissa)?.checked_mul(NANO.unsigned_abs())?;
-    let divisor = 10_u128.checked_pow(u32::from(line.price.scale))?.checked_mul(line.unit.base())?.checked_mul(u128::from(line.per))?;
+    let divisor = 10_u128.checked_pow(u32::from(line.price.scale))?.checked_mul(line.base(Wall(0)))?.checked_mul(u128::from(line.per))?;
     let (whole, rest) = (dividend.checked_div(divisor)?, dividend % divisor);
     let up = match round {
         Rounding::Down => false,
@@ -464,7 +529,7 @@ fn priced(line: &Line, quantity: U256, round: Rounding) -> Option<Credits> {
     let mantissa = U256::from(u128::try_from(line.price.mantissa).ok()?);
     let dividend = quantity.checked_mul(mantissa)?.checked_mul(U256::from(NANO.unsigned_abs()))?;
     let ten_to_the_scale = 10_u128.checked_pow(u32::from(line.price.scale))?;
-    let divisor = U256::from(ten_to_the_scale).checked_mul(U256::from(line.unit.base()))?.checked_mul(U256::from(line.per))?;
+    let divisor = U256::from(ten_to_the_scale).checked_mul(U256::from(line.base(Wall(0))))?.checked_mul(U256::from(line.per))?;
     let (whole, rest) = dividend.checked_div_rem(divisor)?;
     let cost = match round {
         Rounding::Down => whole,
@@ -493,7 +558,7 @@ pub fn explain(card: &Card, priced: &Priced<'_>) -> String {
     };
     let mut text = format!("card {} version {}\n", card.name, card.version);
     for charge in &charges {
-        explain_line(&mut text, card, charge);
+        explain_line(&mut text, (card, priced.stated.at), charge);
     }
     let sum: Credits = charges.iter().map(|charge| charge.cost).sum();
     let pending: Credits = charges.iter().map(|charge| charge.pending).sum();
@@ -505,9 +570,9 @@ pub fn explain(card: &Card, priced: &Priced<'_>) -> String {
 }
 
 /// Such as `gpu: gpu_held 57600000000000 device-ns x 4 credits / (1 gpu-hour of 3600000000000 device-ns) = 64 credits (round down)`.
-fn explain_line(text: &mut String, card: &Card, charge: &LineCharge) {
+fn explain_line(text: &mut String, (card, at): (&Card, Wall), charge: &LineCharge) {
     let LineCharge { line, meter, quantity, unit, price, per, round, cost, billed, pending, rules } = charge;
-    let base = card.lines.iter().find(|other| other.id == *line).map_or(1, |line| line.unit.base());
+    let base = card.lines.iter().find(|other| other.id == *line).map_or(1, |line| line.base(at));
     let base_name = base_unit(*meter);
     let round = round.name();
     let of = format!("{price} credits / ({per} {unit} of {base} {base_name})");
@@ -524,8 +589,12 @@ fn explain_line(text: &mut String, card: &Card, charge: &LineCharge) {
 const fn base_unit(meter: Meter) -> &'static str {
     match meter {
         Meter::CpuTime | Meter::WallTime => "ns",
-        Meter::MemoryCharged | Meter::MemoryAnon => "byte-ns",
-        Meter::GpuHeld => "device-ns",
+        Meter::MemoryCharged | Meter::MemoryAnon | Meter::GpuMemory | Meter::Storage => "byte-ns",
+        Meter::GpuHeld | Meter::GpuBusy => "device-ns",
+        Meter::Energy => "mJ",
+        Meter::IoBytes => "bytes",
+        Meter::Counter => "counts",
+        Meter::Events => "events",
         Meter::JobStarts => "starts",
     }
 }

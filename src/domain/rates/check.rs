@@ -4,6 +4,7 @@
 use super::card::{Card, GpuSelector, Line};
 use super::rules::{Anchor, Factor, Rules, Timing, meet};
 use crate::domain::form::{Mistake, Place};
+use crate::domain::id::LineId;
 use crate::domain::money::NANO;
 use crate::domain::outcome::Outcome;
 use crate::domain::receipt::rfc3339;
@@ -32,6 +33,7 @@ pub fn check(text: &str, file: &str) -> Result<(Card, Vec<Mistake>), Vec<Mistake
             checker.pair(earlier, line);
         }
         checker.dates(line, &card);
+        checker.devices(line, &card);
     }
     let Checker { mut found, .. } = checker;
     found.sort_by(|a, b| a.place.cmp(&b.place));
@@ -66,8 +68,11 @@ impl Checker<'_> {
         const HOUR_NS: u128 = 3_600 * 1_000_000_000;
         let (of, base, most): (_, _, u128) = match line.meter {
             Meter::CpuTime => ("a core-hour", HOUR_NS, 100),
-            Meter::MemoryCharged | Meter::MemoryAnon => ("a GiB-hour", HOUR_NS << 30, 100),
-            Meter::GpuHeld => ("a GPU-hour", HOUR_NS, 2_000),
+            Meter::MemoryCharged | Meter::MemoryAnon | Meter::GpuMemory | Meter::Storage => ("a GiB-hour", HOUR_NS << 30, 100),
+            Meter::GpuHeld | Meter::GpuBusy => ("a GPU-hour", HOUR_NS, 2_000),
+            Meter::Energy => ("a kWh", 3_600_000_000, 1_000),
+            Meter::IoBytes => ("a GB", 1_000_000_000, 10_000),
+            Meter::Counter | Meter::Events => ("a thousand", 1_000, 1_000_000_000),
             Meter::WallTime => ("an hour", HOUR_NS, 20_000),
             Meter::JobStarts => ("a start", 1, 100_000),
         };
@@ -98,6 +103,14 @@ impl Checker<'_> {
             let message = format!("no GPU is called {name:?}");
             self.note(line, "matches_nothing", &message, "write the model as nvidia-smi -L shows it, such as \"NVIDIA H100*\"");
         }
+        let alike = |name: &LineId, other: &Line| {
+            let other = other.name().filter(|other| *other != name && other.as_str().eq_ignore_ascii_case(name.as_str()));
+            other.cloned()
+        };
+        if let Some((name, other)) = line.name().and_then(|name| Some((name, earlier.iter().find_map(|other| alike(name, other))?))) {
+            let message = format!("{name} is another one than {other}");
+            self.note(line, "matches_nothing", &message, "write it as the hook reports it, everywhere alike");
+        }
         for (which, value) in &line.selected() {
             let alike = |other: &Line| {
                 other.selected().get(which).filter(|other| *other != value && other.as_str().eq_ignore_ascii_case(value.as_str())).cloned()
@@ -106,6 +119,22 @@ impl Checker<'_> {
                 let message = format!("{} {value} is another one than {other}", which.name());
                 self.note(line, "matches_nothing", &message, "write it as it is stated at the start, everywhere alike");
             }
+        }
+    }
+
+    /// A meter of devices must price every device that a job may hold, or such a job is refused.
+    fn devices(&mut self, line: &Line, card: &Card) {
+        let first = card.lines.iter().find(|other| other.meter == line.meter).is_some_and(|other| other.id == line.id);
+        if !line.meter.is_of_gpus() || line.meter == Meter::GpuHeld || !first {
+            return;
+        }
+        let whole = |meter: Meter| card.lines.iter().any(|line| line.meter == meter && line.gpu_model == GpuSelector::Any);
+        if !card.prices(Meter::GpuHeld) {
+            let message = "no line prices a GPU that is held: a job with one is refused";
+            self.note(line, "refuses_gpus", message, "add a gpu_held line; one that is free has price \"0\"");
+        } else if whole(Meter::GpuHeld) && !whole(line.meter) {
+            let message = format!("gpu_held has a line for every model, and {} has none: a job with another model is refused", line.meter);
+            self.note(line, "gap_of_models", &message, "add a line of this meter without gpu_model; one that is free has price \"0\"");
         }
     }
 
@@ -155,16 +184,16 @@ impl Checker<'_> {
 
     /// Two lines that are for the same jobs.
     fn pair(&mut self, a: &Line, b: &Line) {
-        if a.meter != b.meter || a.gpu_model != b.gpu_model || !meet(a.span(), b.span()) {
+        if a.meter != b.meter || a.gpu_model != b.gpu_model || a.name() != b.name() || !meet(a.span(), b.span()) {
             return;
         }
         let (one, two) = (a.selected(), b.selected());
-        if one == two && a.meter != Meter::GpuHeld {
+        if one == two && !a.meter.is_of_gpus() {
             let message = format!("it is for the same jobs at the same time as line {}: both are charged", a.id);
             self.note(b, "overlap", &message, "end the first with effective_to where the second begins, or add the prices up in one line");
         } else if one != two && one.len() == two.len() && one.iter().all(|(which, value)| two.get(which).is_none_or(|other| other == value))
         {
-            let what = if a.meter == Meter::GpuHeld { "the first one is charged" } else { "both are charged" };
+            let what = if a.meter.is_of_gpus() { "the first one is charged" } else { "both are charged" };
             let message = format!("a job can be one for line {} as well, and neither selects more: {what}", a.id);
             self.note(b, "ambiguous", &message, "add a line that selects both, or more to one of them");
         }
@@ -185,7 +214,9 @@ impl Checker<'_> {
             return;
         }
         let kin = || {
-            let same = |other: &&Line| other.meter == line.meter && other.gpu_model == line.gpu_model && other.id != line.id;
+            let same = |other: &&Line| {
+                (other.meter, &other.gpu_model, other.name()) == (line.meter, &line.gpu_model, line.name()) && other.id != line.id
+            };
             card.lines
                 .iter()
                 .filter(same)

@@ -8,9 +8,12 @@ pub mod card;
 pub mod charge;
 pub mod check;
 pub mod rules;
+pub mod signature;
+mod stored;
 pub mod unit;
 
 pub use card::{Card, CardFlaw, GpuSelector, Line, Rounding, Stated, Uncovered};
-pub use charge::{LineCharge, Priced, RateError, Shape};
-pub use rules::{Anchor, Basis, Factor, Rules, StateRates, Tier, Timing, Trait, Traits};
+pub use charge::{Earlier, LineCharge, Priced, RateError, Shape};
+pub use rules::{Anchor, Basis, Factor, Month, Rules, StateRates, Tier, Timing, Trait, Traits};
+pub use signature::{CardKey, SecretCardKey};
 pub use unit::Unit;

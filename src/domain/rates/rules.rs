@@ -69,6 +69,80 @@ pub struct Rules {
     pub select: Traits,
     /// Further prices by volume, each from so many base units on, in rising order.
     pub tiers: Vec<Tier>,
+    /// What younger cards say; in the journal beside the rest, see [`super::stored`].
+    #[serde(skip)]
+    pub further: Further,
+}
+
+/// What a line says that the first form of the journal does not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Further {
+    /// Which counter or event of a hook's it prices.
+    pub name: Option<LineId>,
+    /// How long a month is, where its unit has one.
+    pub month: Option<Month>,
+    /// What remains of its price after the discount of a contract.
+    pub share: Factor,
+}
+
+impl Default for Further {
+    fn default() -> Further {
+        Further { name: None, month: None, share: Factor::WHOLE }
+    }
+}
+
+/// How long a month is. The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Month {
+    /// As long as the one in which it was (UTC): 28 to 31 days.
+    Calendar,
+    /// 30 days.
+    Days30,
+    /// 730 hours: a twelfth of 365 days.
+    Hours730,
+}
+
+impl Month {
+    /// Its nanoseconds; of a calendar month that of this instant.
+    #[must_use]
+    pub fn ns(self, at: Wall) -> u128 {
+        const DAY_NS: u128 = 86_400_000_000_000;
+        match self {
+            Month::Calendar => {
+                let (from, to) = month_around(at);
+                u128::from(to.0.saturating_sub(from.0)) * 1_000_000
+            }
+            Month::Days30 => 30 * DAY_NS,
+            Month::Hours730 => 730 * DAY_NS / 24,
+        }
+    }
+}
+
+/// The calendar month (UTC) around an instant: its beginning, and that of the next one. Called for each job at each look, so without a
+/// calendar: days are counted in years that begin in March, of which the leap day is the last.
+#[must_use]
+pub fn month_around(at: Wall) -> (Wall, Wall) {
+    const DAY_MS: u64 = 86_400_000;
+    /// Days from 1 March of the year 0 to 1 January 1970, and in 400 years.
+    const EPOCH: u64 = 719_468;
+    const DAYS_400: u64 = 146_097;
+    let days = at.0 / DAY_MS + EPOCH;
+    let of_era = days % DAYS_400;
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    // March is month 0; five months have 153 days.
+    let month = (5 * of_year + 2) / 153;
+    let first = (153 * month + 2) / 5;
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let length = match month {
+        // February is in the year that began last March.
+        11 if leap(year + 1) => 29,
+        11 => 28,
+        _ => (153 * (month + 1) + 2) / 5 - first,
+    };
+    let start = days - (of_year - first) - EPOCH;
+    (Wall(start * DAY_MS), Wall((start + length) * DAY_MS))
 }
 
 /// A price from a volume on.
@@ -153,6 +227,10 @@ pub enum Trait {
     CpuClass,
     /// Anything.
     Label,
+    /// What its account spends it for.
+    Project,
+    /// Which model is being trained or served.
+    Model,
 }
 
 /// What was stated of a job at its start, or is selected by a line.
@@ -175,12 +253,13 @@ macro_rules! words {
     };
 }
 
+words!(Month, 3, Calendar "calendar", Days30 "days_30", Hours730 "hours_730");
 words!(Timing, 4, Advance "advance", Accrue "accrue", SettleAtEnd "settle_at_end", AtomicAtStart "atomic_at_start");
 words!(Anchor, 2, Segment "segment", Job "job");
 words!(Basis, 5, Used "used", Allocated "allocated", MaxOf "max_of", Instance "instance", Event "event");
 words!(
-    Trait, 8, Tier "tier", InstanceClass "instance_class", Cargo "cargo", Partition "partition", Qos "qos", Node "node",
-    CpuClass "cpu_class", Label "label",
+    Trait, 10, Tier "tier", InstanceClass "instance_class", Cargo "cargo", Partition "partition", Qos "qos", Node "node",
+    CpuClass "cpu_class", Label "label", Project "project", Model "model",
 );
 
 impl Default for StateRates {
@@ -207,10 +286,17 @@ impl Basis {
     #[must_use]
     pub const fn of(meter: Meter) -> Basis {
         match meter {
-            Meter::CpuTime | Meter::MemoryCharged | Meter::MemoryAnon => Basis::Used,
-            Meter::GpuHeld => Basis::Allocated,
+            Meter::CpuTime
+            | Meter::MemoryCharged
+            | Meter::MemoryAnon
+            | Meter::GpuBusy
+            | Meter::GpuMemory
+            | Meter::Energy
+            | Meter::IoBytes
+            | Meter::Counter => Basis::Used,
+            Meter::GpuHeld | Meter::Storage => Basis::Allocated,
             Meter::WallTime => Basis::Instance,
-            Meter::JobStarts => Basis::Event,
+            Meter::JobStarts | Meter::Events => Basis::Event,
         }
     }
 
@@ -219,9 +305,10 @@ impl Basis {
     pub const fn allowed(meter: Meter) -> &'static [Basis] {
         match meter {
             Meter::CpuTime | Meter::MemoryCharged | Meter::MemoryAnon => &[Basis::Used, Basis::Allocated, Basis::MaxOf],
-            Meter::GpuHeld => &[Basis::Allocated],
+            Meter::GpuBusy | Meter::GpuMemory | Meter::Energy | Meter::IoBytes | Meter::Counter => &[Basis::Used],
+            Meter::GpuHeld | Meter::Storage => &[Basis::Allocated],
             Meter::WallTime => &[Basis::Instance, Basis::Used],
-            Meter::JobStarts => &[Basis::Event],
+            Meter::JobStarts | Meter::Events => &[Basis::Event],
         }
     }
 }
@@ -243,6 +330,7 @@ impl Rules {
             to: None,
             select: Traits::new(),
             tiers: Vec::new(),
+            further: Further::default(),
         }
     }
 
@@ -253,6 +341,12 @@ impl Rules {
         dated && self.select.iter().all(|(which, value)| traits.get(which) == Some(value))
     }
 
+    /// The first instant after this one at which it comes into force or goes out of it, or its month ends.
+    pub(super) fn next_date(&self, after: Wall) -> Option<Wall> {
+        let month = (self.further.month == Some(Month::Calendar)).then(|| month_around(after).1);
+        [self.from, self.to, month].into_iter().flatten().filter(|date| after < *date).min()
+    }
+
     /// What of the charge remains after that outcome.
     #[must_use]
     pub fn factor(&self, outcome: Outcome) -> Factor {
@@ -260,12 +354,27 @@ impl Rules {
     }
 
     /// What makes these no rules, and what to do about it: a code, what is wrong, a hint.
-    pub(super) fn flaw(&self, meter: Meter) -> Option<(&'static str, &'static str, &'static str)> {
+    pub(super) fn flaw(&self, meter: Meter, unit: Unit) -> Option<(&'static str, &'static str, &'static str)> {
         let quantities = [self.increment, self.minimum].into_iter().chain(self.tiers.iter().map(|tier| tier.above));
         let too_large = quantities.into_iter().any(|quantity| 1_u128 << QUANTITY_BITS_MAX <= quantity);
         let still_allowed = matches!(meter, Meter::WallTime | Meter::GpuHeld) || matches!(self.basis, Basis::Allocated | Basis::MaxOf);
         let timed = matches!(meter, Meter::WallTime | Meter::GpuHeld) || self.basis == Basis::Allocated;
-        if self.timing == Timing::Advance && self.increment == 0 {
+        let by_month = matches!(unit, Unit::Month(_));
+        if meter.is_named() != self.further.name.is_some() {
+            Some(if meter.is_named() {
+                ("no_name", "the hook's word for what is counted is missing", "such as name = \"tokens\"")
+            } else {
+                ("name_of_nothing", "only counter and events have names", "leave name out; the line itself is called by its id")
+            })
+        } else if by_month != self.further.month.is_some() {
+            Some(if by_month {
+                ("month_length", "months are not of one length", "month = \"calendar\", \"days_30\" or \"hours_730\"")
+            } else {
+                ("month_of_nothing", "its unit has no month", "leave month out, or price a GB-month")
+            })
+        } else if Factor::WHOLE < self.further.share {
+            Some(("out_of_range", "a discount is a part of the price", "\"0.15\" takes 15 % off"))
+        } else if self.timing == Timing::Advance && self.increment == 0 {
             Some((
                 "advance_without_increment",
                 "what is charged in advance needs an increment",
@@ -322,8 +431,12 @@ pub(super) fn meet(a: (Wall, Wall), b: (Wall, Wall)) -> bool {
 /// The rules of a line, with none of them given it is [`Rules::none`]. `unit` is the line's, in which quantities are written.
 pub(super) fn read(table: &Table<'_>, meter: Option<Meter>, unit: Option<Unit>) -> Option<Rules> {
     let none = Rules::none(meter.unwrap_or(Meter::WallTime));
-    let increment = table.field("increment").decimal().check(|decimal| quantity(decimal, unit)).check(above_nothing).or(0);
-    let minimum = table.field("minimum").decimal().check(|decimal| quantity(decimal, unit)).or(0);
+    let name = table.field("name").name().optional();
+    let month = table.field("month").word(&Month::ALL).optional();
+    let share = table.field("discount").decimal().check(remaining).or(Factor::WHOLE);
+    let scale = unit.map(|unit| Scale::of(unit, month.flatten()));
+    let increment = table.field("increment").decimal().check(|decimal| quantity(decimal, scale)).check(above_nothing).or(0);
+    let minimum = table.field("minimum").decimal().check(|decimal| quantity(decimal, scale)).or(0);
     let connect_fee = table.field("connect_fee").amount(Credits::from_nano(FEE_MAX * 1_000_000_000)).or(Credits::ZERO);
     let timing = table.field("timing").word(&Timing::ALL).or(none.timing);
     let anchor = table.field("anchor").word(&Anchor::ALL).or(none.anchor);
@@ -335,7 +448,7 @@ pub(super) fn read(table: &Table<'_>, meter: Option<Meter>, unit: Option<Unit>) 
     let from = table.field("effective_from").instant().optional();
     let to = table.field("effective_to").instant().optional();
     let select = table.field("select").table(read_traits).check(some_trait).or(Traits::new());
-    let tiers = table.field("tiers").list(TIERS_MAX - 1, |tier| tier.table(|tier| read_tier(tier, unit)).required()).or(Vec::new());
+    let tiers = table.field("tiers").list(TIERS_MAX - 1, |tier| tier.table(|tier| read_tier(tier, scale)).required()).or(Vec::new());
     let rules = Rules {
         increment: increment?,
         minimum: minimum?,
@@ -349,8 +462,9 @@ pub(super) fn read(table: &Table<'_>, meter: Option<Meter>, unit: Option<Unit>) 
         to: to?,
         select: select?,
         tiers: tiers?,
+        further: Further { name: name?, month: month?, share: share? },
     };
-    if let Some((code, message, hint)) = meter.and_then(|meter| rules.flaw(meter)) {
+    if let Some((code, message, hint)) = meter.zip(unit).and_then(|(meter, unit)| rules.flaw(meter, unit)) {
         table.note(Fault::new(code, message).hint(hint));
         return None;
     }
@@ -386,8 +500,8 @@ fn read_outcomes(table: &Table<'_>) -> Option<BTreeMap<Outcome, Factor>> {
     read.into_iter().collect::<Option<Vec<_>>>().map(|found| found.into_iter().flatten().collect())
 }
 
-fn read_tier(table: &Table<'_>, unit: Option<Unit>) -> Option<Tier> {
-    let above = table.field("above").decimal().check(|decimal| quantity(decimal, unit)).check(above_nothing).required();
+fn read_tier(table: &Table<'_>, scale: Option<Scale>) -> Option<Tier> {
+    let above = table.field("above").decimal().check(|decimal| quantity(decimal, scale)).check(above_nothing).required();
     let price = table.field("price").decimal().check(super::card::not_negative).required();
     Some(Tier { above: above?, price: price? })
 }
@@ -396,16 +510,47 @@ fn above_nothing(quantity: u128) -> Result<u128, Fault> {
     if quantity == 0 { Err(Fault::new("out_of_range", "0 is no quantity").hint("a positive one, or leave it out")) } else { Ok(quantity) }
 }
 
+/// In what a line's quantities are written.
+#[derive(Clone, Copy)]
+struct Scale {
+    unit: Unit,
+    /// How many base units it has; none of a month that has no length of its own.
+    base: Option<u128>,
+}
+
+impl Scale {
+    fn of(unit: Unit, month: Option<Month>) -> Scale {
+        let base = match (unit, month) {
+            (Unit::Month(_), None | Some(Month::Calendar)) => None,
+            (_, month) => Some(unit.base(month.map_or(0, |month| month.ns(Wall(0))))),
+        };
+        Scale { unit, base }
+    }
+}
+
 /// A quantity in base units, from a decimal in the line's unit.
-fn quantity(decimal: Decimal, unit: Option<Unit>) -> Result<u128, Fault> {
-    let Some(unit) = unit else { return Ok(1) }; // the unit's own mistake is noted
+fn quantity(decimal: Decimal, scale: Option<Scale>) -> Result<u128, Fault> {
+    let Some(Scale { unit, base }) = scale else { return Ok(1) }; // the unit's own mistake is noted
+    let Some(base) = base else {
+        let hint = "month = \"days_30\", or leave this out";
+        return Err(Fault::new("month_length", "a calendar month has no one length to count in").hint(hint));
+    };
     let fault = || {
         Fault::new("not_whole", format!("{decimal} {unit} is no whole number of the meter's base units, or too large"))
             .hint("such as \"1\", \"0.25\" or \"24\"")
     };
     let divisor = 10_u128.pow(u32::from(decimal.scale));
-    let product = u128::try_from(decimal.mantissa).ok().and_then(|mantissa| mantissa.checked_mul(unit.base())).ok_or_else(fault)?;
+    let product = u128::try_from(decimal.mantissa).ok().and_then(|mantissa| mantissa.checked_mul(base)).ok_or_else(fault)?;
     if product % divisor == 0 { Ok(product / divisor) } else { Err(fault()) }
+}
+
+/// What a discount leaves.
+fn remaining(discount: Decimal) -> Result<Factor, Fault> {
+    let off = factor(discount)?;
+    let left = Factor::SCALE.checked_sub(off.0).filter(|left| *left != 0 && off != Factor::FREE);
+    left.map(Factor).ok_or_else(|| {
+        Fault::new("out_of_range", format!("{discount} is no discount")).hint("\"0.15\" takes 15 % off; what is free costs \"0\"")
+    })
 }
 
 fn factor(decimal: Decimal) -> Result<Factor, Fault> {
@@ -416,4 +561,35 @@ fn factor(decimal: Decimal) -> Result<Factor, Fault> {
     let missing = FACTOR_SCALE.checked_sub(decimal.scale).ok_or_else(fault)?;
     let billionths = u64::try_from(decimal.mantissa).ok().and_then(|mantissa| mantissa.checked_mul(10_u64.pow(u32::from(missing))));
     billionths.filter(|factor| *factor <= FACTOR_MAX * Factor::SCALE).map(Factor).ok_or_else(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_month_is_the_calendar_s(ms in 0..16_725_225_600_000_u64) {
+            let date = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap()).unwrap().to_zoned(jiff::tz::TimeZone::UTC).date();
+            let instant = |date: jiff::civil::Date| {
+                let zoned = date.to_zoned(jiff::tz::TimeZone::UTC).unwrap();
+                Wall(u64::try_from(zoned.timestamp().as_millisecond()).unwrap())
+            };
+            let next = date.last_of_month().tomorrow().unwrap();
+            prop_assert_eq!(month_around(Wall(ms)), (instant(date.first_of_month()), instant(next)));
+        }
+    }
+
+    #[test]
+    fn a_leap_year_s_february_has_a_day_more() {
+        let days = |text: &str| {
+            let at: jiff::Timestamp = text.parse().unwrap();
+            Month::Calendar.ns(Wall(u64::try_from(at.as_millisecond()).unwrap())) / 86_400_000_000_000
+        };
+        let months =
+            ["2028-02-29T23:59:59.999Z", "2027-02-01T00:00:00Z", "2100-02-10T00:00:00Z", "2000-02-10T00:00:00Z", "2026-12-31T23:59:59Z"];
+        assert_eq!(months.map(days), [29, 28, 28, 29, 31]);
+        assert_eq!((Month::Days30.ns(Wall(0)), Month::Hours730.ns(Wall(0))), (2_592_000_000_000_000, 2_628_000_000_000_000));
+    }
 }

@@ -21,6 +21,29 @@ pub enum Unit {
     Time(Span),
     /// One start of a job: `start`.
     Start,
+    /// An amount of storage for a month: `GB-month`. How long a month is says the line.
+    Month(Size),
+    /// An amount that was read or written: `GB`.
+    Bytes(Size),
+    /// An amount of energy: `kWh`.
+    Energy(Energy),
+    /// One of what a hook counts: `count`.
+    Count,
+    /// One event that a hook reports: `event`.
+    Event,
+}
+
+/// An amount of energy in a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Energy {
+    /// 1,000 millijoules.
+    Joule,
+    /// 3,600 joules.
+    Wh,
+    /// 1,000 Wh.
+    Kwh,
+    /// 1,000 kWh.
+    Mwh,
 }
 
 /// A length of time in a unit. A day has 24 hours: a card knows no calendar.
@@ -104,16 +127,43 @@ impl Size {
     }
 }
 
+impl Energy {
+    /// Every amount.
+    pub const ALL: [Energy; 4] = [Energy::Joule, Energy::Wh, Energy::Kwh, Energy::Mwh];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Energy::Joule => "J",
+            Energy::Wh => "Wh",
+            Energy::Kwh => "kWh",
+            Energy::Mwh => "MWh",
+        }
+    }
+
+    const fn mj(self) -> u128 {
+        match self {
+            Energy::Joule => 1_000,
+            Energy::Wh => 3_600_000,
+            Energy::Kwh => 3_600_000_000,
+            Energy::Mwh => 3_600_000_000_000,
+        }
+    }
+}
+
 impl Unit {
     /// Every unit that prices a meter, in the order in which a hint lists them.
     #[must_use]
     pub fn of(meter: Meter) -> Vec<Unit> {
+        let memory = || Size::ALL.into_iter().flat_map(|size| Span::ALL.map(|span| Unit::Memory(size, span)));
         match meter {
             Meter::CpuTime => Span::ALL.map(Unit::Core).to_vec(),
-            Meter::MemoryCharged | Meter::MemoryAnon => {
-                Size::ALL.iter().flat_map(|size| Span::ALL.map(|span| Unit::Memory(*size, span))).collect()
-            }
-            Meter::GpuHeld => Span::ALL.map(Unit::Gpu).to_vec(),
+            Meter::MemoryCharged | Meter::MemoryAnon | Meter::GpuMemory => memory().collect(),
+            Meter::Storage => memory().chain(Size::ALL.map(Unit::Month)).collect(),
+            Meter::IoBytes => Size::ALL.map(Unit::Bytes).to_vec(),
+            Meter::Energy => Energy::ALL.map(Unit::Energy).to_vec(),
+            Meter::Counter => vec![Unit::Count],
+            Meter::Events => vec![Unit::Event],
+            Meter::GpuHeld | Meter::GpuBusy => Span::ALL.map(Unit::Gpu).to_vec(),
             Meter::WallTime => Span::ALL.map(Unit::Time).to_vec(),
             Meter::JobStarts => vec![Unit::Start],
         }
@@ -125,20 +175,29 @@ impl Unit {
         matches!(
             (self, meter),
             (Unit::Core(_), Meter::CpuTime)
-                | (Unit::Memory(..), Meter::MemoryCharged | Meter::MemoryAnon)
-                | (Unit::Gpu(_), Meter::GpuHeld)
+                | (Unit::Memory(..), Meter::MemoryCharged | Meter::MemoryAnon | Meter::GpuMemory | Meter::Storage)
+                | (Unit::Month(_), Meter::Storage)
+                | (Unit::Bytes(_), Meter::IoBytes)
+                | (Unit::Energy(_), Meter::Energy)
+                | (Unit::Count, Meter::Counter)
+                | (Unit::Event, Meter::Events)
+                | (Unit::Gpu(_), Meter::GpuHeld | Meter::GpuBusy)
                 | (Unit::Time(_), Meter::WallTime)
                 | (Unit::Start, Meter::JobStarts)
         )
     }
 
-    /// How many of the meter's base units (nanoseconds, byte-nanoseconds, starts) make one of these. At most 2^87.
+    /// How many of the meter's base units (nanoseconds, byte-nanoseconds, millijoules, starts) make one of these, a month being so many
+    /// nanoseconds. At most 2^92.
     #[must_use]
-    pub const fn base(self) -> u128 {
+    pub const fn base(self, month_ns: u128) -> u128 {
         match self {
             Unit::Core(span) | Unit::Gpu(span) | Unit::Time(span) => span.ns(),
             Unit::Memory(size, span) => size.bytes() * span.ns(),
-            Unit::Start => 1,
+            Unit::Month(size) => size.bytes() * month_ns,
+            Unit::Bytes(size) => size.bytes(),
+            Unit::Energy(energy) => energy.mj(),
+            Unit::Start | Unit::Count | Unit::Event => 1,
         }
     }
 }
@@ -151,6 +210,11 @@ impl fmt::Display for Unit {
             Unit::Gpu(span) => write!(f, "gpu-{}", span.name()),
             Unit::Time(span) => f.write_str(span.name()),
             Unit::Start => f.write_str("start"),
+            Unit::Month(size) => write!(f, "{}-month", size.name()),
+            Unit::Bytes(size) => f.write_str(size.name()),
+            Unit::Energy(energy) => f.write_str(energy.name()),
+            Unit::Count => f.write_str("count"),
+            Unit::Event => f.write_str("event"),
         }
     }
 }
@@ -191,13 +255,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_unit_reads_back_and_prices_its_meter_and_those_of_the_same_kind() {
+    fn every_unit_reads_back_and_prices_the_meters_that_list_it() {
         for meter in Meter::ALL {
             for unit in Unit::of(meter) {
                 assert_eq!(unit.to_string().parse(), Ok(unit));
-                let is_memory = |meter| matches!(meter, Meter::MemoryCharged | Meter::MemoryAnon);
                 for other in Meter::ALL {
-                    assert_eq!(unit.prices(other), other == meter || (is_memory(other) && is_memory(meter)), "{unit} {other}");
+                    assert_eq!(unit.prices(other), Unit::of(other).contains(&unit), "{unit} {other}");
                 }
             }
         }
@@ -206,13 +269,16 @@ mod tests {
 
     #[test]
     fn a_unit_holds_as_many_base_units_as_its_name_says() {
-        let base = |text: &str| text.parse::<Unit>().unwrap().base();
+        let base = |text: &str| text.parse::<Unit>().unwrap().base(30 * 86_400_000_000_000);
         assert_eq!(base("core-hour"), 3_600_000_000_000);
         assert_eq!(base("GiB-hour"), 1_073_741_824 * 3_600_000_000_000);
         assert_eq!(base("GB-second"), 1_000_000_000 * 1_000_000_000);
         assert_eq!(base("gpu-day"), 86_400_000_000_000);
         assert_eq!(base("minute"), 60_000_000_000);
         assert_eq!(base("start"), 1);
+        assert_eq!(base("GB-month"), 1_000_000_000 * 2_592_000_000_000_000);
+        assert_eq!(base("MiB"), 1 << 20);
+        assert_eq!((base("J"), base("kWh")), (1_000, 3_600_000_000));
         assert!(base("TiB-day") < 1 << 87);
     }
 }

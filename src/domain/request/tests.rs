@@ -1,6 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::bucket::Bucket;
+use crate::domain::ladder::{THRESHOLDS_MAX, Then, Thresholds, Victims};
+use crate::domain::ledger::{
+    Alerts, Allowance, DetachedStorage, Direction, Expiry, PaymentState, Priority, Purpose, RefillTerms, StorageAtZero, Terms, Unit,
+    Verification,
+};
+use crate::domain::time::Wall;
+use crate::domain::wire::{AccountPolicy, StartPredicted, Unreachable};
 
 fn printed<T: std::fmt::Debug>(result: Result<T, Vec<Mistake>>) -> String {
     let lines: Vec<String> = result.unwrap_err().iter().map(|mistake| format!("[{}] {mistake}", mistake.code)).collect();
@@ -46,14 +54,14 @@ fn a_caller_cannot_state_an_outcome_that_only_the_agent_finds_out() {
 
 #[test]
 fn a_top_up_is_positive_bounded_and_in_quotes() {
-    let code = |amount: &str| TopUp::parse(&format!(r#"{{"amount":{amount},"bucket":"paid"}}"#)).unwrap_err()[0].code;
+    let code = |amount: &str| Pay::parse_deposit(&format!(r#"{{"amount":{amount},"bucket":"paid"}}"#)).unwrap_err()[0].code;
     assert_eq!(code("\"0\""), "out_of_range");
     assert_eq!(code("\"-1\""), "out_of_range");
     assert_eq!(code("\"1000000000000000.000000001\""), "out_of_range");
     assert_eq!(code("\"0.0000000001\""), "too_fine");
     assert_eq!(code("12.5"), "wrong_type");
-    let most = TopUp::parse(r#"{"amount":"1000000000000000","bucket":"free"}"#).unwrap();
-    assert_eq!(most, TopUp { amount: TOP_UP_MAX, bucket: Bucket::Free, payment: None });
+    let most = Pay::parse_deposit(r#"{"amount":"1000000000000000","bucket":"free"}"#).unwrap();
+    assert_eq!(most, Pay::deposit(TOP_UP_MAX, Bucket::Free, None));
 }
 
 #[test]
@@ -62,7 +70,7 @@ fn an_account_without_a_policy_has_the_defaults() {
     assert_eq!(created.policy, AccountPolicy::default());
     let mistakes = printed(CreateAccount::parse(r#"{"account":"physics","on_exhaustion":"freze","grace_s":-1,"start_threshold":5}"#));
     insta::assert_snapshot!(mistakes, @r#"
-    [unknown_word] /on_exhaustion: "freze" is not known here (hint: did you mean freeze? Allowed: freeze, terminate, kill, allow_negative)
+    [unknown_word] /on_exhaustion: "freze" is not known here (hint: did you mean freeze? Allowed: freeze, stop, terminate, kill, refuse_new, allow_negative)
     [out_of_range] /grace_s: -1 is out of range 0..=86400 (hint: an integer from 0 to 86400, without quotes)
     [wrong_type] /start_threshold: expected a decimal in quotes, found an integer (hint: write "5")
     "#);
@@ -115,6 +123,8 @@ fn start() -> impl Strategy<Value = StartRequest> {
             cpus,
             memory_bytes,
             policy,
+            bid: None,
+            storage_bytes: None,
         }
     })
 }
@@ -126,8 +136,14 @@ fn job_policy() -> impl Strategy<Value = JobPolicy> {
 }
 
 fn policy() -> impl Strategy<Value = AccountPolicy> {
-    let on_exhaustion =
-        prop::sample::select(vec![OnExhaustion::Freeze, OnExhaustion::Terminate, OnExhaustion::Kill, OnExhaustion::AllowNegative]);
+    let on_exhaustion = prop::sample::select(vec![
+        OnExhaustion::Freeze,
+        OnExhaustion::Stop,
+        OnExhaustion::Terminate,
+        OnExhaustion::Kill,
+        OnExhaustion::RefuseNew,
+        OnExhaustion::AllowNegative,
+    ]);
     let start_predicted = prop::sample::select(vec![StartPredicted::Check, StartPredicted::Ignore]);
     let warnings = prop::collection::vec(0..=7 * DAY_S, 0..=THRESHOLDS_MAX);
     let victims = vec![Victims::Together, Victims::NewestFirst, Victims::OldestFirst, Victims::DearestFirst];
@@ -150,8 +166,61 @@ fn policy() -> impl Strategy<Value = AccountPolicy> {
             then,
             victims,
             victims_before: Nanos::from_secs(before),
+            start_funded: ttl.map(Nanos::from_secs),
+            unreachable: if threshold % 2 == 0 { Unreachable::Freeze } else { Unreachable::RunOn },
         },
     )
+}
+
+fn amount() -> impl Strategy<Value = Credits> {
+    (1..=TOP_UP_MAX.nano()).prop_map(Credits::from_nano)
+}
+
+fn terms() -> impl Strategy<Value = Terms> {
+    let unit = prop::option::of(("[A-Z]{3}", 1..1_000_u64, 1..1_000_u64)).prop_map(|unit| {
+        unit.map(|(name, over, under)| Unit { name: name.parse().unwrap(), credits_per_unit: format!("{over}/{under}").parse().unwrap() })
+    });
+    let percents = prop::collection::btree_set(1..=99_u8, 0..4);
+    let alerts =
+        (percents, prop::collection::btree_set(amount(), 0..3), prop::option::of(amount())).prop_map(|(percents, below, reference)| {
+            Alerts { percents: percents.into_iter().collect(), below: below.into_iter().collect(), reference }
+        });
+    let refill =
+        (amount(), amount(), 0..DAY_S).prop_map(|(below, amount, wait)| RefillTerms { below, amount, wait: Nanos::from_secs(wait) });
+    let allowance = (amount(), 1..=28_u8).prop_map(|(amount, day)| Allowance { amount, day });
+    let choices = (any::<bool>(), any::<bool>(), any::<bool>(), 0..=TOP_UP_MAX.nano());
+    (unit, alerts, prop::option::of(refill), prop::option::of(allowance), choices).prop_map(
+        |(unit, alerts, refill, allowance, (required, detach, free, topup_min))| Terms {
+            unit,
+            topup_min: Credits::from_nano(topup_min),
+            credit_lasts: required.then(|| Nanos::from_secs(DAY_S * (1 + u64::try_from(topup_min % 3_650).unwrap()))),
+            verification: if required { Verification::Required } else { Verification::NotNeeded },
+            alerts,
+            refill,
+            allowance,
+            storage: if detach { StorageAtZero::Detach } else { StorageAtZero::Keep },
+            detached_storage: if free { DetachedStorage::Free } else { DetachedStorage::Costs },
+        },
+    )
+}
+
+fn pay() -> impl Strategy<Value = Pay> {
+    let purpose = prop_oneof![
+        Just(Purpose::Refund),
+        Just(Purpose::Correction(Direction::Adds)),
+        Just(Purpose::Correction(Direction::Takes)),
+        name().prop_map(|to| Purpose::Transfer(to.parse().unwrap())),
+    ];
+    let in_unit = ("[0-9]{1,9}\\.[1-9]", "[A-Za-z0-9]{1,16}")
+        .prop_map(|(amount, unit)| Amount::InUnit { amount: amount.parse().unwrap(), unit: unit.parse().unwrap() });
+    let amount = prop_oneof![amount().prop_map(Amount::Credits), in_unit];
+    (purpose, amount, any::<bool>(), prop::option::of(name())).prop_map(|(purpose, amount, paid, payment)| Pay {
+        purpose,
+        amount,
+        bucket: if paid { Bucket::Paid } else { Bucket::Free },
+        payment: payment.map(|name| name.parse().unwrap()),
+        ..Pay::deposit(Credits::ZERO, Bucket::Paid, None)
+    })
 }
 
 proptest! {
@@ -161,16 +230,28 @@ proptest! {
     }
 
     #[test]
-    fn an_account_reads_back_from_its_json(account in name(), policy in policy()) {
-        let request = CreateAccount { account: account.parse().unwrap(), policy };
+    fn an_account_reads_back_from_its_json(account in name(), policy in policy(), terms in terms()) {
+        let request = CreateAccount { account: account.parse().unwrap(), policy, terms };
         prop_assert_eq!(CreateAccount::parse(&request.to_json().to_string()), Ok(request));
     }
 
     #[test]
     fn a_top_up_reads_back_from_its_json(nano in 1..=TOP_UP_MAX.nano(), paid: bool, payment in prop::option::of(name())) {
         let bucket = if paid { Bucket::Paid } else { Bucket::Free };
-        let request = TopUp { amount: Credits::from_nano(nano), bucket, payment: payment.map(|name| name.parse().unwrap()) };
-        prop_assert_eq!(TopUp::parse(&request.to_json().to_string()), Ok(request));
+        let request = Pay::deposit(Credits::from_nano(nano), bucket, payment.map(|name| name.parse().unwrap()));
+        prop_assert_eq!(Pay::parse_deposit(&request.to_json().to_string()), Ok(request));
+    }
+
+    #[test]
+    fn any_other_payment_reads_back_from_its_json(request in pay()) {
+        prop_assert_eq!(Pay::parse(&request.to_json().to_string()), Ok(request));
+    }
+
+    #[test]
+    fn a_deposit_with_all_it_can_say_reads_back_from_its_json(request in pay(), priority: u8, expires in 0..4_000_000_000_u64, pending: bool) {
+        let state = if pending { PaymentState::Pending } else { PaymentState::Completed };
+        let request = Pay { purpose: Purpose::Deposit, priority: Priority(priority), expires: Expiry::At(Wall(expires * 1_000)), state, ..request };
+        prop_assert_eq!(Pay::parse_deposit(&request.to_json().to_string()), Ok(request));
     }
 
     #[test]

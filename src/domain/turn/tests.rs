@@ -3,7 +3,11 @@
 mod evidence;
 mod ladder;
 mod nested;
+mod older;
+mod policy;
 mod rates;
+mod replayed;
+mod segments;
 mod still;
 mod surplus;
 
@@ -19,7 +23,7 @@ use crate::domain::money::Credits;
 use crate::domain::outcome::Outcome;
 use crate::domain::time::{Boot, Wall};
 use crate::domain::usage::Meter;
-use crate::domain::wire::{AccountPolicy, AnswerEntry, OnExhaustion, PROTOCOL, UNIT, Verdict};
+use crate::domain::wire::{AccountPolicy, AnswerEntry, Balance, OnExhaustion, PROTOCOL, UNIT, Verdict};
 
 const MS: u64 = 1_000_000;
 /// One credit for a core-second; the host has one CPU, so the greatest burn is a credit a second.
@@ -42,6 +46,9 @@ struct Bench {
     rest: i128,
     /// What was given back, as far as the authority has heard.
     returned: i128,
+    /// Its word, where that is not told by the amounts.
+    word: Option<Verdict>,
+    balances: Vec<Balance>,
 }
 
 impl Bench {
@@ -54,6 +61,7 @@ impl Bench {
             host: Host { cpu_count: 1, memory_bytes: 1 << 30 },
             ladder: Ladder::default(),
             woke_at: Boot::default(),
+            provider: None,
         };
         let now = Now { mono: Mono(1_000 * MS), boot: Boot(1_000 * MS), wall: Wall(1_800_000_000_000) };
         let (turn, out) = Turn::wake(Agent::default(), settings, now, Epoch([7; 16]), &BTreeSet::new());
@@ -72,6 +80,8 @@ impl Bench {
             thaws: 0,
             rest: 0,
             returned: 0,
+            word: None,
+            balances: Vec::new(),
         };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
@@ -106,6 +116,7 @@ impl Bench {
             tail: None,
             memory_anon_bytes: None,
             detail: self.detail.clone().map(Box::new),
+            gpus: None,
         }
     }
 
@@ -124,6 +135,8 @@ impl Bench {
             cpus: None,
             memory_bytes: None,
             policy: self.job_policy,
+            bid: None,
+            storage_bytes: None,
         };
         let sample = self.sample(Attempt(u64::MAX));
         self.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus: Vec::new(), sample, at: self.now, asked: None })));
@@ -143,7 +156,9 @@ impl Bench {
         self.granted += self.free;
         self.free = 0;
         let spent = request.entries[0].spent.nano() + returned;
-        let verdict = if 0 < self.rest {
+        let verdict = if let Some(word) = self.word {
+            word
+        } else if 0 < self.rest {
             Verdict::Granted
         } else if self.granted == spent {
             Verdict::Exhausted
@@ -168,6 +183,7 @@ impl Bench {
             digest: request.digest(),
             acknowledged: Vec::new(),
             entries: vec![entry],
+            balances: self.balances.clone(),
         };
         self.step(Event::Answered(Box::new(answer), Epoch([8; 16])));
     }
@@ -520,6 +536,7 @@ fn an_answer_to_another_question_is_dropped_whole() {
         digest: request.digest(),
         acknowledged: Vec::new(),
         entries: vec![entry],
+        balances: Vec::new(),
     };
     let mut other_digest = good.clone();
     other_digest.digest.0[0] ^= 1;
@@ -668,6 +685,7 @@ fn f13_a_balance_that_is_missing_or_garbled_is_never_zero_and_stops_nothing() {
         digest: request.digest(),
         acknowledged: Vec::new(),
         entries,
+        balances: Vec::new(),
     };
     let zero = || entry("a", UNIT, Verdict::Exhausted);
     let garbled: [(&str, Garble); 6] = [

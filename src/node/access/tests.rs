@@ -29,6 +29,8 @@ fn start() -> StartRequest {
         cpus: None,
         memory_bytes: None,
         policy: JobPolicy::default(),
+        bid: None,
+        storage_bytes: None,
     }
 }
 
@@ -55,13 +57,14 @@ fn the_table_holds_row_by_row() {
     let request = start();
     let foreign = StartRequest { place: Place::Cgroups(vec!["/sys/fs/cgroup/a".to_owned()]), ..start() };
     let name: JobName = "slurm-1".parse().unwrap();
-    let rows: [(Ask<'_>, [&str; 4]); 7] = [
+    let rows: [(Ask<'_>, [&str; 4]); 8] = [
         (Ask::Aggregates, ["allowed", "allowed", "allowed", "allowed"]),
         (Ask::AccountMetrics, ["socket_only", "not_permitted", "not_permitted", "allowed"]),
         (Ask::Jobs, ["socket_only", "allowed", "allowed", "allowed"]),
         (Ask::Start(&request), ["socket_only", "allowed", "allowed", "allowed"]),
         (Ask::Start(&foreign), ["socket_only", "not_permitted", "allowed", "allowed"]),
         (Ask::Stop(&name, Some(Uid(7))), ["socket_only", "unknown_job", "allowed", "allowed"]),
+        (Ask::Change, ["socket_only", "not_permitted", "allowed", "allowed"]),
         (Ask::Administer, ["socket_only", "not_permitted", "not_permitted", "allowed"]),
     ];
     for (ask, expected) in rows {

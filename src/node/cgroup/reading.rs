@@ -95,6 +95,7 @@ impl Look<'_> {
             tail: None,
             memory_anon_bytes: None,
             detail: None,
+            gpus: None,
         }
     }
 

@@ -70,6 +70,7 @@ fn a_unified_job_is_read_from_its_own_directory() {
             tail: None,
             memory_anon_bytes: None,
             detail: None,
+            gpus: None,
         }
     );
 }

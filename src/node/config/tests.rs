@@ -1,7 +1,7 @@
 use super::*;
 use crate::domain::form::Place;
 use crate::domain::ladder::{Then, Thresholds, Victims};
-use crate::domain::wire::{OnExhaustion, StartPredicted};
+use crate::domain::wire::{OnExhaustion, StartPredicted, Unreachable};
 use proptest::prelude::*;
 
 fn codes(text: &str) -> Vec<&'static str> {
@@ -20,10 +20,17 @@ fn the_default_file_and_an_empty_one_read_as_the_defaults() {
 fn the_default_file_names_every_key() {
     let uncommented: String = Config::default_text()
         .lines()
-        .map(|line| line.strip_prefix('#').filter(|rest| rest.contains(" = ") && !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")
+        .map(|line| {
+            line.strip_prefix('#')
+                .filter(|rest| (rest.contains(" = ") || rest.starts_with('[')) && !rest.starts_with(' '))
+                .unwrap_or(line)
+                .to_owned()
+                + "\n"
+        })
         .collect();
     let config = Config::parse(&uncommented, "meterd.toml").unwrap();
     assert_eq!(config.node, Some("gpu-07".parse().unwrap()));
+    assert!(matches!(config.authority, AuthorityConfig::Network(_)));
     let users: Vec<&str> = config.access.accounts.iter().map(|entry| entry.user.as_str()).collect();
     assert_eq!(users, ["alice", "1001"]);
 }
@@ -35,6 +42,8 @@ node = "n1"
 state_dir = "/s"
 runtime_dir = "/r"
 rate_card = "/c.toml"
+rate_card_key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+provider = "north-campus"
 enforcement = "enforce"
 interval_ms = 100
 [cgroup]
@@ -69,6 +78,8 @@ freeze_ttl_s = 3600
 then = "kill"
 victims = "dearest_first"
 victims_before_s = 9
+start_funded_s = 600
+unreachable = "run_on"
 [warn]
 terminals = "off"
 command = ["/bin/tell", "-v"]
@@ -84,10 +95,13 @@ window_s = 60
 "#;
     let account = |name: &str| name.parse::<AccountId>().unwrap();
     let expected = Config {
+        authority: AuthorityConfig::Embedded,
         node: Some("n1".parse().unwrap()),
         state_dir: PathBuf::from("/s"),
         runtime_dir: PathBuf::from("/r"),
         rate_card: PathBuf::from("/c.toml"),
+        rate_card_key: Some("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a".parse().unwrap()),
+        provider: Some("north-campus".parse().unwrap()),
         enforcement: Enforcement::Enforce,
         interval: Nanos::from_millis(100),
         cgroup: CgroupConfig { parent: "meterd.slice/jobs".to_owned() },
@@ -112,6 +126,8 @@ window_s = 60
             then: Then::Kill,
             victims: Victims::DearestFirst,
             victims_before: Nanos::from_secs(9),
+            start_funded: Some(Nanos::from_secs(600)),
+            unreachable: Unreachable::RunOn,
         },
         ladder: Ladder {
             exempt: Exempt { accounts: [account("ops")].into(), uids: [Uid::ROOT].into() },

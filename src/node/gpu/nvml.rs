@@ -1,6 +1,6 @@
 //! What NVML says, call by call. The only file that speaks to `libnvidia-ml.so.1`; each call may hang, so only the GPU thread comes here.
 //!
-//! `nvmlDeviceGetTotalEnergyConsumption` is never called: it takes 3 to 16 ms a device.
+//! `nvmlDeviceGetTotalEnergyConsumption` takes 3 to 16 ms a device: it is called only where a rate card prices it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use nvml_wrapper::{Device, Nvml};
 
 use super::raw::{self, Processes};
 use super::ring::{self, Drain, Stamped};
+use super::totals::Totals;
 use super::{GpuConfig, GpuLook, Owner};
 use crate::domain::id::{GpuId, GpuModel};
 use crate::domain::meter::{GpuProcess, GpuSample, Missing, Reading};
@@ -35,6 +36,7 @@ pub struct GpuReader {
     nvml: Option<Nvml>,
     reopen: Reopen,
     memory: Memory,
+    energy: bool,
 }
 
 /// When NVML is opened next, if it has to be.
@@ -52,6 +54,7 @@ struct Memory {
     drains: BTreeMap<GpuId, Drains>,
     /// Who had which index when it last said so.
     indices: BTreeMap<u32, HeldGpu>,
+    totals: BTreeMap<GpuId, Totals>,
     seen: BTreeSet<GpuId>,
     rejected_count: u64,
     init_count: u64,
@@ -68,6 +71,9 @@ struct Looking<'a> {
     memory: &'a mut Memory,
     owner: &'a Owner,
     window_us: u64,
+    energy: bool,
+    /// By device, where it was asked for.
+    energies: BTreeMap<GpuId, Reading<u64>>,
     look: GpuLook,
     samples: Vec<GpuSample>,
     /// The first error after which NVML has to be opened anew.
@@ -78,7 +84,12 @@ impl GpuReader {
     /// A reader that has not opened NVML yet: the first look does.
     pub fn new(config: GpuConfig, owner: Arc<Owner>) -> GpuReader {
         let reopen = Reopen { why: Some(Missing::NotYet), at: Mono(0), delay: config.interval };
-        GpuReader { config, owner, nvml: None, reopen, memory: Memory::default() }
+        GpuReader { config, owner, nvml: None, reopen, memory: Memory::default(), energy: false }
+    }
+
+    /// Is the energy of each device read too?
+    pub fn set_energy(&mut self, asked: bool) {
+        self.energy = asked;
     }
 
     /// Reads all GPUs. May take long, or for ever, where the driver does.
@@ -135,6 +146,8 @@ impl GpuReader {
             memory: &mut self.memory,
             owner: &*self.owner,
             window_us: self.config.interval.0 / 1_000,
+            energy: self.energy,
+            energies: BTreeMap::new(),
             look: GpuLook::missing(now, Missing::NotYet),
             samples: Vec::new(),
             sick: None,
@@ -143,6 +156,7 @@ impl GpuReader {
             looking.device(&nvml, index);
         }
         looking.name_the_silent();
+        looking.add_up(now);
         let sick = looking.sick;
         let look = GpuLook { gpus: Reading::Seen(looking.samples), ..looking.look };
         // While it waits to be opened anew, this one still reads the devices that are well.
@@ -171,6 +185,10 @@ impl Looking<'_> {
         } else {
             let total = self.memory_bytes(&device);
             let busy = self.busy(nvml, &device, &held.gpu);
+            if self.energy {
+                let energy = device.total_energy_consumption().map_or_else(|error| Reading::Missing(self.why(&error)), Reading::Seen);
+                self.energies.insert(held.gpu.clone(), energy);
+            }
             let running = self.running(nvml, &device);
             let busy_by_pid = self.busy_by_pid(nvml, &device, &held.gpu);
             let processes = self.processes(running, &busy_by_pid, total.1.seen().copied());
@@ -248,6 +266,15 @@ impl Looking<'_> {
             }
         }
         self.samples.sort_by_key(|sample| sample.index);
+    }
+
+    /// What each device has done so far.
+    fn add_up(&mut self, now: Mono) {
+        for sample in &self.samples {
+            let totals = self.memory.totals.entry(sample.gpu.clone()).or_insert_with(|| Totals::from(now));
+            let energy = self.energies.remove(&sample.gpu).unwrap_or(Reading::Missing(Missing::NotSupported));
+            self.look.totals.insert(sample.gpu.clone(), totals.add(sample, energy, now));
+        }
     }
 
     /// `nvmlDeviceGetMemoryInfo_v2`: used and total.

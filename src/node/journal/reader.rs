@@ -5,6 +5,9 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{Damage, FILE, JournalError, KIND, Recovered, StoredFact, Verified, damaged, digest, failed, meta, number};
+use crate::domain::agent::Agent;
+use crate::domain::anchor::Anchor;
+use crate::domain::audit::{Audit, Fault, Found};
 use crate::domain::batch::ReceiptRow;
 use crate::domain::chain::{Head, Verifier, receipt_seal, seal};
 use crate::domain::id::{Attempt, Digest};
@@ -42,6 +45,22 @@ pub fn for_each_linked<E: From<JournalError>>(
 ) -> Result<(), E> {
     let connection = open(dir)?;
     walk(&connection, from, each)
+}
+
+/// All facts that are kept, with their links; `begin` is told what the first one follows.
+///
+/// # Errors
+/// As [`for_each_fact`].
+pub fn for_each_behind<T, E: From<JournalError>>(
+    dir: &Path,
+    begin: impl FnOnce(Head) -> T,
+    mut each: impl FnMut(&mut T, StoredFact, Digest) -> Result<(), E>,
+) -> Result<T, E> {
+    let connection = open(dir)?;
+    let first = meta(&connection, "anchor")?;
+    let mut state = begin(first);
+    walk(&connection, first.seq.saturating_add(1), |fact, link| each(&mut state, fact, link))?;
+    Ok(state)
 }
 
 /// The facts from number `from` on, unverified ([`verify`] does that).
@@ -146,6 +165,17 @@ pub fn read_receipts(dir: &Path, job: &str) -> Result<Vec<ReceiptRow>, JournalEr
     receipts(&connection, "SELECT attempt, job, ended_wall_ms, json, seal FROM receipt WHERE job = ?1 ORDER BY attempt DESC", [job])
 }
 
+/// Some receipt records of jobs that ended then or later, by attempt, behind this one.
+///
+/// # Errors
+/// As [`read_receipts`].
+pub fn read_receipts_page(dir: &Path, after: Attempt, ended_since: Wall, limit: u32) -> Result<Vec<ReceiptRow>, JournalError> {
+    let connection = open(dir)?;
+    let sql =
+        "SELECT attempt, job, ended_wall_ms, json, seal FROM receipt WHERE attempt > ?1 AND ended_wall_ms >= ?2 ORDER BY attempt LIMIT ?3";
+    receipts(&connection, sql, (int(after.0), int(ended_since.0), limit))
+}
+
 /// The receipt record of a job's latest attempt that ended.
 ///
 /// # Errors
@@ -226,10 +256,54 @@ pub(super) fn verified(connection: &Connection, from: Head, mut each: impl FnMut
 /// # Errors
 /// [`JournalError::Damaged`] with the first thing that is wrong; else see [`JournalError`].
 pub fn verify(dir: &Path) -> Result<Verified, JournalError> {
+    whole(dir, |connection, first| verified(connection, first, |_| ()))
+}
+
+/// The same, and computes every price in it again. With anchors, its chain must be the one that the authority heard of.
+///
+/// # Errors
+/// As [`verify`].
+pub fn audit(dir: &Path, anchors: Option<Vec<Anchor>>) -> Result<Found, JournalError> {
+    whole(dir, |connection, first| audited(connection, first, anchors))
+}
+
+fn audited(connection: &Connection, first: Head, anchors: Option<Vec<Anchor>>) -> Result<Found, JournalError> {
+    let mut checkpoint = checkpoint(connection)?;
+    let mut audit = Audit::behind(first, anchors);
+    let mut adopt = |audit: &mut Audit, at: u64| {
+        if checkpoint.as_ref().is_some_and(|(head, _)| head.seq == at)
+            && let Some((_, bytes)) = checkpoint.take()
+            && let Some(agent) = Agent::decode(&bytes)
+        {
+            audit.meet(&agent)?;
+        }
+        Ok::<(), Fault>(())
+    };
+    adopt(&mut audit, first.seq).map_err(Damage::from)?;
+    let mut statement =
+        connection.prepare("SELECT seq, bytes, chain FROM fact WHERE seq > ?1 ORDER BY seq").map_err(|error| failed(connection, &error))?;
+    let fail = |error: rusqlite::Error| failed(connection, &error);
+    let mut rows = statement.query([int(first.seq)]).map_err(fail)?;
+    while let Some(row) = rows.next().map_err(fail)? {
+        let seq = number(row.get(0).map_err(fail)?)?;
+        // Read where they lie: a day of facts is not copied.
+        let blob = |column: usize| row.get_ref(column)?.as_blob().map_err(|_| rusqlite::Error::InvalidQuery);
+        audit.row(seq, blob(1).map_err(fail)?, digest(blob(2).map_err(fail)?)?).map_err(Damage::from)?;
+        adopt(&mut audit, seq).map_err(Damage::from)?;
+    }
+    let written = meta(connection, "head")?;
+    if audit.head() != written {
+        return Err(damaged(format!("the rows end at {}, and {} were written", audit.head().seq, written.seq)));
+    }
+    audit.finish().map_err(|fault| Damage::from(fault).into())
+}
+
+/// The facts first, as they are walked by `facts`: a changed one is named by its number, where the check of the file would only say that
+/// something is wrong.
+fn whole<T>(dir: &Path, facts: impl FnOnce(&Connection, Head) -> Result<T, JournalError>) -> Result<T, JournalError> {
     let connection = open(dir)?;
     let anchor = meta(&connection, "anchor")?;
-    // Facts first: a changed one is named by its number, where the check of the file would only say that something is wrong.
-    let found = verified(&connection, anchor, |_| ())?;
+    let found = facts(&connection, anchor)?;
     let below: i64 = connection
         .query_row("SELECT count(*) FROM fact WHERE seq <= ?1", [int(anchor.seq)], |row| row.get(0))
         .map_err(|error| failed(&connection, &error))?;

@@ -1,7 +1,7 @@
 //! The journal on a thread of its own, so that a slow disk keeps nobody waiting.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 
 use super::{Journal, JournalError, Reserve};
 use crate::domain::batch::Batch;
+use crate::domain::chain::Head;
 use crate::domain::meter::Reading;
 use crate::node::priority::raise_priority;
 
@@ -22,6 +23,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct JournalThread {
     inbox: Sender<Batch>,
     ending: Ending,
+    durable: Durable,
     thread: JoinHandle<Result<Journal, JournalError>>,
 }
 
@@ -50,6 +52,20 @@ pub enum NotTaken {
     Ended(Batch),
 }
 
+/// The last fact on disk, and its link, for whoever tells others of it.
+#[derive(Clone)]
+struct Durable(Arc<Mutex<Head>>);
+
+impl Durable {
+    fn is_now(&self, head: Head) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = head;
+    }
+
+    fn head(&self) -> Head {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Says, once dropped, that what does not fit the disk may be given up.
 struct Ending(Arc<AtomicBool>);
 
@@ -68,14 +84,22 @@ impl JournalThread {
         let (inbox, batches) = bounded(WAITING_MAX);
         let ending = Ending(Arc::new(AtomicBool::new(false)));
         let seen = Arc::clone(&ending.0);
+        let durable = Durable(Arc::new(Mutex::new(journal.head())));
+        let reached = durable.clone();
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
             // What waits for the disk must not wait for a CPU as well, on a machine whose every core is busy.
             if let Reading::Missing(why) = raise_priority() {
                 tracing::debug!(event = "journal_priority", %why);
             }
-            run(journal, &batches, &seen, notice)
+            run(journal, &batches, &seen, &reached, notice)
         })?;
-        Ok(JournalThread { inbox, ending, thread })
+        Ok(JournalThread { inbox, ending, durable, thread })
+    }
+
+    /// The last fact on disk, and its link.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.durable.head()
     }
 
     /// Hands a batch over; never waits. Batches that wait are committed together.
@@ -105,6 +129,7 @@ fn run(
     mut journal: Journal,
     batches: &Receiver<Batch>,
     ending: &AtomicBool,
+    durable: &Durable,
     mut notice: impl FnMut(JournalNotice),
 ) -> Result<Journal, JournalError> {
     loop {
@@ -121,7 +146,7 @@ fn run(
         };
         let mut waiting = vec![first];
         waiting.extend(batches.try_iter().take(WAITING_MAX));
-        match commit(&mut journal, waiting, ending, &mut notice) {
+        match commit(&mut journal, waiting, (ending, durable), &mut notice) {
             Ok(()) => {}
             Err(error) if error.may_pass() => return Err(error),
             Err(error) => {
@@ -137,7 +162,7 @@ fn run(
 fn commit(
     journal: &mut Journal,
     mut waiting: Vec<Batch>,
-    ending: &AtomicBool,
+    (ending, durable): (&AtomicBool, &Durable),
     notice: &mut impl FnMut(JournalNotice),
 ) -> Result<(), JournalError> {
     let mut together = waiting.len();
@@ -145,6 +170,7 @@ fn commit(
     while !waiting.is_empty() {
         match journal.commit_all(&waiting[..together]) {
             Ok(()) => {
+                durable.is_now(journal.head());
                 waiting.drain(..together);
                 together = 1;
                 said_full = false;

@@ -87,14 +87,21 @@ impl Problem {
 fn status_of(code: &str) -> StatusCode {
     match code {
         "malformed_body" | "malformed_name" | "malformed_query" => StatusCode::BAD_REQUEST,
-        "no_credit" | "below_threshold" | "predicted_to_exceed" => StatusCode::PAYMENT_REQUIRED,
-        "socket_only" | "not_permitted" | "account_not_mapped" => StatusCode::FORBIDDEN,
-        "unknown_path" | "unknown_job" | "unknown_account" => StatusCode::NOT_FOUND,
+        "no_credit" | "below_threshold" | "predicted_to_exceed" | "not_funded" | "refill_pending" => StatusCode::PAYMENT_REQUIRED,
+        "socket_only" | "not_permitted" | "account_not_mapped" | "not_verified" => StatusCode::FORBIDDEN,
+        "unknown_path" | "unknown_job" | "unknown_account" | "unknown_payment" => StatusCode::NOT_FOUND,
         "wrong_method" => StatusCode::METHOD_NOT_ALLOWED,
         "events_pruned" => StatusCode::GONE,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-        "amount_not_positive" | "amount_too_large" => StatusCode::UNPROCESSABLE_ENTITY,
+        "amount_not_positive"
+        | "amount_too_large"
+        | "amount_not_exact"
+        | "below_minimum"
+        | "expired"
+        | "same_account"
+        | "reserved_name" => StatusCode::UNPROCESSABLE_ENTITY,
         "too_many_calls" | "too_many_jobs" | "too_many_streams" => StatusCode::TOO_MANY_REQUESTS,
+        "authority_elsewhere" => StatusCode::NOT_IMPLEMENTED,
         "no_answer" => StatusCode::GATEWAY_TIMEOUT,
         "journal_unreadable" | "no_payment_name" | "store_failed" => StatusCode::INTERNAL_SERVER_ERROR,
         "busy" | "authority_unreachable" | "stopped" | "store_full" | "store_blocked" | "journal_full" => StatusCode::SERVICE_UNAVAILABLE,
@@ -119,9 +126,15 @@ impl From<authority::store::Refusal> for Problem {
         let hint = match refusal.code() {
             "account_exists" => "meterctl account policy changes it",
             "unknown_account" => "meterctl account create makes it",
-            "payment_differs" => "give another payment another name",
-            "amount_not_positive" | "amount_too_large" => "another amount",
+            "payment_differs" | "payment_settled" => "give another payment another name",
+            "amount_not_positive" | "amount_too_large" | "amount_not_exact" | "below_minimum" | "not_enough" => "another amount",
+            "unit_mismatch" => "name the account's own unit, or give credits without a unit: nothing is converted",
+            "unknown_payment" => "meterctl account ledger lists the account's payments",
+            "reserved_name" => "another name",
+            "expired" => "a later date",
+            "too_many_lots" => "give no dates and priorities of their own",
             "busy" => "try again in a second",
+            "authority_elsewhere" => "meterctl account with --authority speaks to it",
             _ => "the log of meterd says more",
         };
         Problem::new(refusal.code(), refusal.to_string(), hint)

@@ -5,8 +5,13 @@ use serde_json::{Map, Value};
 
 use super::answer::Problem;
 use crate::domain::enforcement::Enforcement;
-use crate::domain::id::{AccountId, JobName};
-use crate::domain::request::{CreateAccount, SetEnforcement, StartRequest, StopRequest, TopUp};
+use crate::domain::id::{AccountId, Attempt, JobName, PaymentId};
+use crate::domain::ledger::PaymentState;
+use crate::domain::request::{
+    ChangeRequest, CreateAccount, Pay, SetEnforcement, SettlePayment, StartRequest, StopRequest, Vouch, read_report,
+};
+use crate::domain::terms::Report;
+use crate::domain::time::Wall;
 use crate::domain::wire::AccountPolicy;
 
 /// Ledger lines given unless told otherwise.
@@ -33,24 +38,40 @@ pub enum Operation {
     Job(JobName),
     /// `GET /v1/jobs/{job}/receipt`, and `…/why`, which is the same document for another reader.
     Receipt(JobName),
+    /// `GET /v1/receipts?after=ATTEMPT&ended_since=MS`: closed jobs, page by page.
+    Receipts(ReceiptsWanted),
     /// `GET /v1/events?since=SEQ&follow=yes&job=JOB&account=ACCOUNT`.
     Events(EventsWanted),
     /// `POST /v1/jobs`.
     Start(StartRequest),
     /// `POST /v1/jobs/{job}/stop`.
     Stop(JobName, StopRequest),
+    /// `POST /v1/jobs/{job}/change`: it is given something else from now on.
+    Change(JobName, ChangeRequest),
+    /// `POST /v1/jobs/{job}/count`: a hook's counter or event.
+    Report(JobName, Report),
     /// `GET /v1/accounts`.
     Accounts,
     /// `GET /v1/accounts/{account}`.
     Account(AccountId),
     /// `GET /v1/accounts/{account}/ledger?limit=100`, newest first.
     Ledger(AccountId, u32),
+    /// `GET /v1/card`: the rate card in force.
+    Card,
+    /// `GET /v1/anchors`: how far the journal went, as the authority keeps it.
+    Anchors,
     /// `POST /v1/accounts`.
-    CreateAccount(CreateAccount),
+    CreateAccount(Box<CreateAccount>),
     /// `POST /v1/accounts/{account}/policy`: the parts to change.
     SetPolicy(AccountId, Map<String, Value>),
     /// `POST /v1/accounts/{account}/topup`.
-    TopUp(AccountId, TopUp),
+    TopUp(AccountId, Pay),
+    /// `POST /v1/accounts/{account}/payments`: a refund, a correction, a transfer.
+    Pay(AccountId, Pay),
+    /// `POST /v1/accounts/{account}/payments/{payment}`: a pending one has come, or failed.
+    SettlePayment(AccountId, PaymentId, PaymentState),
+    /// `POST /v1/accounts/{account}/verification`.
+    Verify(AccountId, Vouch),
     /// `POST /v1/enforcement`.
     SetEnforcement(Enforcement),
     /// `POST /v1/enforcement/confirm`: the next accounts may be stopped.
@@ -68,6 +89,15 @@ pub struct EventsWanted {
     pub job: Option<JobName>,
     /// Only of this account and its jobs.
     pub account: Option<AccountId>,
+}
+
+/// Which receipts: by attempt, in rising order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReceiptsWanted {
+    /// Behind this attempt.
+    pub after: Attempt,
+    /// Of jobs that ended then or later.
+    pub ended_since: Wall,
 }
 
 /// Does a stream go on with what comes?
@@ -91,7 +121,7 @@ pub enum Audience {
 /// For whom a path is; the rest is told by what is asked.
 #[must_use]
 pub fn audience(method: &Method, path: &str) -> Audience {
-    let private = ["/v1/jobs", "/v1/accounts", "/v1/events", "/v1/enforcement"];
+    let private = ["/v1/jobs", "/v1/receipts", "/v1/card", "/v1/accounts", "/v1/anchors", "/v1/events", "/v1/enforcement"];
     let reads = method == Method::GET || method == Method::HEAD;
     if reads && !private.iter().any(|prefix| path.starts_with(prefix)) { Audience::Everybody } else { Audience::Local }
 }
@@ -117,12 +147,24 @@ impl Operation {
             ["v1", "jobs", job] if get => Ok(Operation::Job(name(job)?)),
             ["v1", "jobs", job, "receipt" | "why"] if get => Ok(Operation::Receipt(name(job)?)),
             ["v1", "jobs", job, "stop"] if post => Ok(Operation::Stop(name(job)?, parsed(body, StopRequest::parse)?)),
+            ["v1", "receipts"] if get => receipts(query).map(Operation::Receipts),
+            ["v1", "card"] if get => Ok(Operation::Card),
+            ["v1", "anchors"] if get => Ok(Operation::Anchors),
+            ["v1", "jobs", job, "change"] if post => Ok(Operation::Change(name(job)?, parsed(body, ChangeRequest::parse)?)),
+            ["v1", "jobs", job, "count"] if post => Ok(Operation::Report(name(job)?, parsed(body, read_report)?)),
             ["v1", "accounts"] if get => Ok(Operation::Accounts),
-            ["v1", "accounts"] if post => parsed(body, |text| CreateAccount::parse_with(text, defaults)).map(Operation::CreateAccount),
+            ["v1", "accounts"] if post => {
+                parsed(body, |text| CreateAccount::parse_with(text, defaults)).map(Box::new).map(Operation::CreateAccount)
+            }
             ["v1", "accounts", account] if get => Ok(Operation::Account(name(account)?)),
             ["v1", "accounts", account, "ledger"] if get => Ok(Operation::Ledger(name(account)?, limit(query)?)),
             ["v1", "accounts", account, "policy"] if post => Ok(Operation::SetPolicy(name(account)?, object(body)?)),
-            ["v1", "accounts", account, "topup"] if post => Ok(Operation::TopUp(name(account)?, parsed(body, TopUp::parse)?)),
+            ["v1", "accounts", account, "topup"] if post => Ok(Operation::TopUp(name(account)?, parsed(body, Pay::parse_deposit)?)),
+            ["v1", "accounts", account, "payments"] if post => Ok(Operation::Pay(name(account)?, parsed(body, Pay::parse)?)),
+            ["v1", "accounts", account, "payments", payment] if post => {
+                Ok(Operation::SettlePayment(name(account)?, name(payment)?, parsed(body, SettlePayment::parse)?.state))
+            }
+            ["v1", "accounts", account, "verification"] if post => Ok(Operation::Verify(name(account)?, parsed(body, Vouch::parse)?)),
             ["v1", "enforcement"] if post => parsed(body, SetEnforcement::parse).map(|set| Operation::SetEnforcement(set.mode)),
             ["v1", "enforcement", "confirm"] if post => Ok(Operation::ConfirmStops),
             known if is_path(known) => {
@@ -141,11 +183,12 @@ fn is_path(segments: &[&str]) -> bool {
     matches!(
         segments,
         ["" | "healthz" | "readyz" | "metrics"]
-            | ["v1", "status" | "jobs" | "accounts" | "events" | "enforcement"]
+            | ["v1", "status" | "jobs" | "accounts" | "anchors" | "card" | "receipts" | "events" | "enforcement"]
             | ["v1", "jobs" | "accounts", _]
-            | ["v1", "jobs", _, "receipt" | "why" | "stop"]
+            | ["v1", "jobs", _, "receipt" | "why" | "stop" | "change" | "count"]
             | ["v1", "enforcement", "confirm"]
-            | ["v1", "accounts", _, "ledger" | "policy" | "topup"]
+            | ["v1", "accounts", _, "ledger" | "policy" | "topup" | "payments" | "verification"]
+            | ["v1", "accounts", _, "payments", _]
     )
 }
 
@@ -202,7 +245,22 @@ fn events(query: Option<&str>) -> Result<EventsWanted, Problem> {
     Ok(wanted)
 }
 
-fn percent_decoded(segment: &str) -> Option<String> {
+fn receipts(query: Option<&str>) -> Result<ReceiptsWanted, Problem> {
+    let mut wanted = ReceiptsWanted::default();
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let wrong = || Problem::new("malformed_query", format!("{pair:?} is not understood"), "after=ATTEMPT, ended_since=MILLISECONDS");
+        let (key, value) = pair.split_once('=').ok_or_else(wrong)?;
+        let number: u64 = value.parse().map_err(|_| wrong())?;
+        match key {
+            "after" => wanted.after = Attempt(number),
+            "ended_since" => wanted.ended_since = Wall(number),
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(wanted)
+}
+
+pub(crate) fn percent_decoded(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
     while let Some(byte) = rest.next() {
@@ -261,6 +319,17 @@ mod tests {
     }
 
     #[test]
+    fn receipts_are_asked_for_from_somewhere_on() {
+        let receipts = |query| Operation::read(&Method::GET, "/v1/receipts", query, b"", &AccountPolicy::default());
+        assert_eq!(receipts(None), Ok(Operation::Receipts(ReceiptsWanted::default())));
+        let wanted = ReceiptsWanted { after: Attempt(7), ended_since: Wall(1_000) };
+        assert_eq!(receipts(Some("after=7&ended_since=1000")), Ok(Operation::Receipts(wanted)));
+        for bad in ["after=-1", "after", "since=1", "ended_since=x", "="] {
+            assert_eq!(receipts(Some(bad)).unwrap_err().code(), "malformed_query", "{bad}");
+        }
+    }
+
+    #[test]
     fn a_stream_says_from_where_and_of_whom() {
         let events = |query| Operation::read(&Method::GET, "/v1/events", query, b"", &AccountPolicy::default());
         let all = EventsWanted { since: None, follow: Follow::No, job: None, account: None };
@@ -275,7 +344,7 @@ mod tests {
 
     #[test]
     fn strangers_are_sent_away_from_whatever_is_private_or_changes_something() {
-        for path in ["/v1/jobs", "/v1/jobs/a/receipt", "/v1/accounts", "/v1/events", "/v1/enforcement"] {
+        for path in ["/v1/jobs", "/v1/jobs/a/receipt", "/v1/receipts", "/v1/accounts", "/v1/anchors", "/v1/events", "/v1/enforcement"] {
             assert_eq!(audience(&Method::GET, path), Audience::Local, "{path}");
         }
         for path in ["/", "/healthz", "/readyz", "/metrics", "/v1/status", "/nothing"] {

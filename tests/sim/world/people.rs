@@ -11,6 +11,7 @@ impl World {
         match what {
             Ev::Start(index) => self.start(index),
             Ev::Stop(index, ending) => self.stop(index, ending),
+            Ev::Change(index) => self.change(index),
             Ev::Work(index) => self.work(index),
             Ev::Populate(index) if !self.jobs[index].exit_for_good => {
                 let mono = self.mono_of(index);
@@ -142,7 +143,8 @@ impl World {
         }
         for _ in 0..self.rng.below(6) {
             let at = from + self.rng.below(length);
-            let what = match self.rng.below(12) {
+            let what = match self.rng.below(13) {
+                12 => Ev::Change(index),
                 0 => Ev::Blink(index),
                 1 => Ev::OtherFreeze(index),
                 2 => Ev::Start(index),
@@ -216,6 +218,8 @@ impl World {
             cpus: None,
             memory_bytes: None,
             policy: JobPolicy::default(),
+            bid: None,
+            storage_bytes: None,
         };
         let gpus = job.gpus.clone();
         let at = self.nodes[n].now(self.now);
@@ -249,6 +253,20 @@ impl World {
         }
         let caller = self.caller(n, index, Call::Stop);
         self.step(n, Event::StopAsked { caller, name, ending, sample });
+    }
+
+    /// A hook says that a job is given something else. Its price stays, its segment does not.
+    pub(super) fn change(&mut self, index: usize) {
+        let n = self.jobs[index].node;
+        let Some(agent) = self.nodes[n].turn.as_ref().map(Turn::agent) else { return };
+        let name = self.jobs[index].name.clone();
+        let Some(job) = agent.job_named(&name).filter(|job| job.is_live()) else { return };
+        let (attempt, cpus) = (job.attempt, job.cpus.map_or(1, |cpus| cpus + 1));
+        let Some(sample) = self.look(n, attempt) else { return };
+        self.shown(n, std::slice::from_ref(&sample));
+        let change = Change { cpus: Some(cpus), ..Change::default() };
+        let caller = self.caller(n, index, Call::Change);
+        self.step(n, Event::ChangeAsked { caller, name: name.parse().unwrap(), change, by: Uid::ROOT, sample: Some(sample) });
     }
 
     pub(super) fn replied(&mut self, n: usize, caller: u64, reply: &Reply) {

@@ -23,7 +23,7 @@ fn the_example_card_is_read_and_prices_an_h100_by_its_own_line() {
     let card = Card::parse(text, "standard.toml").unwrap();
     assert_eq!((card.name.as_str(), card.version, card.effective_from), ("standard", 1, Wall(1_767_225_600_000)));
     assert_eq!(card.digest, Digest(Sha256::digest(text).into()));
-    let id = |model: &str| card.gpu_line(&GpuModel::new(model), &Stated::NOTHING).unwrap().id.to_string();
+    let id = |model: &str| card.gpu_line(Meter::GpuHeld, &GpuModel::new(model), &Stated::NOTHING).unwrap().id.to_string();
     assert_eq!(id("NVIDIA H100 80GB HBM3"), "gpu-h100");
     assert_eq!(id("NVIDIA L4"), "gpu");
     let cpu = &card.lines[0];
@@ -116,7 +116,7 @@ fn the_most_specific_line_prices_a_gpu() {
         gpu_line("short", "4", Some("NVIDIA H*")),
     ];
     let card = card(&lines.concat()).unwrap();
-    let id = |model: &str| card.gpu_line(&GpuModel::new(model), &Stated::NOTHING).unwrap().id.to_string();
+    let id = |model: &str| card.gpu_line(Meter::GpuHeld, &GpuModel::new(model), &Stated::NOTHING).unwrap().id.to_string();
     assert_eq!(id("NVIDIA H100 80GB HBM3"), "exact");
     assert_eq!(id("NVIDIA H100 80GB PCIe"), "long");
     assert_eq!(id("NVIDIA H200"), "short");

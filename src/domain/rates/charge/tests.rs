@@ -9,6 +9,7 @@ use crate::domain::id::{Digest, GpuModel};
 use crate::domain::money::Decimal;
 use crate::domain::rates::{GpuSelector, Unit};
 use crate::domain::time::Wall;
+use crate::domain::usage::More;
 
 const S: u128 = 1_000_000_000;
 const HOUR: u128 = 3_600 * S;
@@ -210,7 +211,7 @@ fn any_usage() -> impl Strategy<Value = Usage> {
 /// The same charge in rationals of any size.
 fn by_rationals(line: &Line, quantity: u128) -> BigInt {
     let (numer, denom) = (BigInt::from(line.price.mantissa), BigInt::from(10).pow(u32::from(line.price.scale)));
-    let base = BigInt::from(line.unit.base()) * BigInt::from(line.per);
+    let base = BigInt::from(line.base(Wall(0))) * BigInt::from(line.per);
     let exact = BigRational::new(numer * BigInt::from(quantity) * BigInt::from(NANO), denom * base);
     match line.round {
         Rounding::Down => exact.floor().to_integer(),
@@ -229,6 +230,17 @@ fn by_rationals(line: &Line, quantity: u128) -> BigInt {
 fn card_with(line: Line) -> Card {
     let free = self::line("free", Meter::GpuHeld, "0", "gpu-hour", Rounding::Down);
     card(if line.meter == Meter::GpuHeld { vec![line] } else { vec![line, free] })
+}
+
+/// All that devices can do in a second.
+fn full_second(gpus: &[HeldGpu]) -> More {
+    let each = |amount: u128| gpus.iter().map(|held| (held.gpu.clone(), amount)).collect();
+    More {
+        gpu_busy_ns: each(S),
+        gpu_memory_byte_ns: each(u128::from(GPU_MEMORY_BYTES_MAX) * S),
+        energy_mj: each(u128::from(GPU_POWER_MW_MAX)),
+        ..More::default()
+    }
 }
 
 proptest! {
@@ -276,7 +288,7 @@ proptest! {
         let gpus = gpus(&["a", "b", "c"]);
         let card = card_with(Line { round: Rounding::Down, ..line });
         let memory_byte_ns = u128::from(memory_bytes) * S;
-        let second = Usage { cpu_ns: u128::from(cpu_milli) * S / 1_000, memory_byte_ns, memory_anon_byte_ns: memory_byte_ns, wall_ns: S, ..holding(&gpus, S) };
+        let second = Usage { cpu_ns: u128::from(cpu_milli) * S / 1_000, memory_byte_ns, memory_anon_byte_ns: memory_byte_ns, wall_ns: S, more: Some(Box::new(full_second(&gpus))), ..holding(&gpus, S) };
         let burn = burn(&card, &Shape { cpu_milli, memory_bytes, gpus: &gpus });
         if let Ok(cost) = total(&card, &second, &gpus) {
             prop_assert!(cost <= burn && burn.nano() <= cost.nano() + 1, "{} {}", cost, burn);

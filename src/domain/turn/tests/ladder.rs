@@ -87,6 +87,32 @@ fn each_threshold_warns_once_and_by_the_jobs_own_signal() {
 }
 
 #[test]
+fn d6_each_crossing_is_told_once_with_the_cost_of_each_job_also_over_a_restart() {
+    let policy = AccountPolicy { warn_before: thresholds(&[30, 10]), ..AccountPolicy::default() };
+    let mut bench = running_with(50 * CREDIT, policy, Ladder::default());
+    let crossings = |bench: &Bench| -> Vec<Credits> {
+        let charge =
+            |step: &crate::domain::job::Step| if let StepEvent::Warned(evidence) = &step.event { Some(evidence.charge) } else { None };
+        bench.job().steps.iter().filter_map(charge).collect()
+    };
+    work_s(&mut bench, 19);
+    assert_eq!(crossings(&bench), [], "what is left lasts more than 30 s");
+    work_s(&mut bench, 2);
+    let first = crossings(&bench);
+    assert_eq!(first.len(), 1);
+    assert!(first[0] <= bench.job().charge && bench.job().charge.nano() - 2 * CREDIT <= first[0].nano(), "what this job had cost then");
+    // Another process goes on from the journal: what was told has been told.
+    let agent = bench.turn.agent().clone();
+    bench.wake(agent, &[]);
+    work_s(&mut bench, 15);
+    assert_eq!(crossings(&bench), first);
+    work_s(&mut bench, 6);
+    assert_eq!(crossings(&bench).len(), 2, "the second threshold, once");
+    work_s(&mut bench, 5);
+    assert_eq!(crossings(&bench).len(), 2);
+}
+
+#[test]
 fn a_top_up_lifts_the_warning_and_the_next_shortage_warns_again() {
     let policy = AccountPolicy { warn_before: thresholds(&[10]), ..AccountPolicy::default() };
     let mut bench = running_with(20 * CREDIT, policy, Ladder::default());

@@ -184,3 +184,33 @@ fn d8_a_rate_for_standing_still_runs_on_while_somebody_else_has_it_stand_still()
     assert_eq!(bench.job().charge, "4".parse().unwrap(), "four seconds at a half");
     assert_eq!(bench.job().usage().paused_ns, 4_000_000_000);
 }
+
+#[test]
+fn r2_the_hours_that_remain_are_told_from_all_that_burns_and_have_no_end_where_nothing_does() {
+    use crate::domain::view::View;
+    let lines = "meter = \"cpu_time\"\nprice = \"2.00\"\nunit = \"core-hour\"\n[[line]]\nid = \"w\"\nmeter = \"wall_time\"\nprice = \"0.50\"\nunit = \"hour\"";
+    let mut bench = started(priced_by(lines, 25_000_000_000));
+    let account = |bench: &Bench| View::of(bench.turn.agent(), bench.turn.settings(), 0, None, bench.now).accounts.remove(0);
+    assert_eq!(account(&bench).lasts_s, None, "nothing has burnt yet: no end, and no division by zero");
+    for _ in 0..20 {
+        bench.pass(1_000);
+        bench.cpu_ns += 1_000 * MS;
+        let sample = bench.sample(Attempt(1));
+        bench.step(Event::Ticked(vec![sample]));
+        bench.durable();
+        if bench.turn.agent().outstanding.is_some() {
+            bench.answer();
+            bench.durable();
+        }
+    }
+    let seen = account(&bench);
+    let hour = |text: &str| text.parse::<Credits>().unwrap();
+    assert!((hour("2.499995")..=hour("2.5")).contains(&seen.burn_per_hour), "2.00 and 0.50: {}", seen.burn_per_hour);
+    // 25 credits last ten hours; twenty seconds of them are gone.
+    assert!((35_978..=35_982).contains(&seen.lasts_s.unwrap()), "{:?} s", seen.lasts_s);
+    bench.frozen = Frozen::Yes;
+    bench.pass(1_000);
+    let sample = bench.sample(Attempt(1));
+    bench.step(Event::Ticked(vec![sample]));
+    assert_eq!(account(&bench).lasts_s, None, "what stands still burns nothing");
+}

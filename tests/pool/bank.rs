@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{AccountId, Epoch, NodeId, PaymentId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, Payment};
+use meterd::domain::ledger::{self, Account, ClosePolicy, Payment, PaymentState};
 use meterd::domain::money::Credits;
 use meterd::domain::time::{Mono, Nanos, Now};
 use meterd::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, Verdict};
@@ -76,6 +76,7 @@ impl Bank {
             digest: request.digest(),
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries,
+            balances: Vec::new(),
         }
     }
 
@@ -100,8 +101,8 @@ impl Bank {
         let name: PaymentId = format!("payment-{}", self.payments).parse().unwrap();
         let bucket = if nano % 2 == 0 { Bucket::Free } else { Bucket::Paid };
         let account = self.accounts.get_mut(id).unwrap();
-        let payment = Payment { id: name, bucket, amount: Credits::from_nano(nano) };
-        ledger::deposit(account, payment, None, now).unwrap();
+        let payment = Payment::deposit(name, bucket, Credits::from_nano(nano));
+        ledger::book(account, &payment, PaymentState::Completed, None, now).unwrap();
         Push { account: id.clone(), version: account.version }
     }
 

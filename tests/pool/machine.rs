@@ -151,6 +151,7 @@ impl Machine {
             host: Host { cpu_count: CPUS, memory_bytes: 64 << 30 },
             ladder: Ladder { blast: Blast { end_accounts: None, ..Blast::default() }, ..Ladder::default() },
             woke_at: Boot::default(),
+            provider: None,
         };
         Machine {
             settings,
@@ -221,6 +222,7 @@ impl Machine {
                 tail: None,
                 memory_anon_bytes: None,
                 detail: None,
+                gpus: None,
             },
         }
     }
@@ -239,6 +241,7 @@ pub(crate) fn sample(work: &mut Work, attempt: Attempt, mono: u64) -> JobSample 
         tail: None,
         memory_anon_bytes: None,
         detail: None,
+        gpus: None,
     }
 }
 

@@ -559,6 +559,8 @@ impl World {
             memory_bytes: None,
             policy: JobPolicy::default(),
             traits: BTreeMap::new(),
+            bid: None,
+            storage_bytes: None,
         };
         let begun = work.cpu_ns();
         self.audit.started(n, &work.name, begun);

@@ -2,8 +2,8 @@
 //! nodes that crash, reboot, are re-imaged or die, an authority that dies and comes back, clocks that differ, and a node that lies.
 //! An auditor that knows what was really used checks the ledger after every booking and every agent after every turn.
 //!
-//! `cargo test --test fleet` runs seeds 1 to 120 of two to six nodes and one fleet of 100. `METERD_FLEET_SEED=N` runs one seed,
-//! `METERD_FLEET_SEEDS=100000` fresh ones; `METERD_FLEET_NODES=1000` sets their size. Build it with `CARGO_PROFILE_TEST_OPT_LEVEL=2` for those.
+//! `cargo test --test pool` runs seeds 1 to 120 of two to six nodes and one fleet of 100. `METERD_POOL_SEED=N` runs one seed,
+//! `METERD_POOL_SEEDS=100000` fresh ones; `METERD_POOL_NODES=1000` sets their size. Build it with `CARGO_PROFILE_TEST_OPT_LEVEL=2` for those.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 #![expect(clippy::similar_names, reason = "the simulated world is plain data, read side by side with its story")]
@@ -28,7 +28,7 @@ fn run(seed: u64, size: Size) -> Outcome {
     match std::panic::catch_unwind(|| story::tell(seed, size)) {
         Ok(outcome) => outcome,
         Err(cause) => {
-            eprintln!("seed={seed} failed; run it again with: METERD_FLEET_SEED={seed} cargo test --test fleet -- small --nocapture");
+            eprintln!("seed={seed} failed; run it again with: METERD_POOL_SEED={seed} cargo test --test pool -- small --nocapture");
             std::panic::resume_unwind(cause);
         }
     }
@@ -43,13 +43,13 @@ fn the_same_seed_tells_the_same_story() {
 
 #[test]
 fn small_fleets_never_overdraw_never_charge_twice_and_heal() {
-    if let Some(seed) = number("METERD_FLEET_SEED") {
+    if let Some(seed) = number("METERD_POOL_SEED") {
         println!("{:?}", run(seed, Size::Small));
         return;
     }
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs() * 1_000_000);
-    let campaign = number("METERD_FLEET_SEEDS");
-    let first = number("METERD_FLEET_FIRST").unwrap_or(if campaign.is_some() { clock } else { 1 });
+    let campaign = number("METERD_POOL_SEEDS");
+    let first = number("METERD_POOL_FIRST").unwrap_or(if campaign.is_some() { clock } else { 1 });
     let count = campaign.unwrap_or(120);
     let mut total = Outcome::default();
     let mut failed = Vec::new();
@@ -67,8 +67,8 @@ fn small_fleets_never_overdraw_never_charge_twice_and_heal() {
 /// One pool, all nodes on it, until it is empty: how much is stranded, how far apart they stop, how much is said.
 #[test]
 fn a_pool_that_a_whole_fleet_drains_strands_less_than_a_thousandth() {
-    let nodes = usize::try_from(number("METERD_FLEET_NODES").unwrap_or(100)).unwrap();
-    let runs = number("METERD_FLEET_RUNS").unwrap_or(1);
+    let nodes = usize::try_from(number("METERD_POOL_NODES").unwrap_or(100)).unwrap();
+    let runs = number("METERD_POOL_RUNS").unwrap_or(1);
     for seed in 1..=runs {
         let drained = story::drain(seed, nodes);
         println!("{nodes} nodes, seed {seed}: {drained}");

@@ -1,0 +1,44 @@
+//! The authority's metrics, in the classic text format. No label holds an account or a node.
+
+use std::fmt::Write as _;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::server::Shared;
+
+/// The whole text.
+pub(super) fn text(shared: &Shared) -> String {
+    let counts = &shared.counts;
+    let hub = shared.hub.count();
+    let loads = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+    let mut text = String::new();
+    let calls = counts.calls.lock().unwrap_or_else(PoisonError::into_inner);
+    family(&mut text, "calls_total", "counter", "Calls answered, by path and status.");
+    for ((path, status), count) in calls.iter() {
+        let _ = writeln!(text, "meter_authority_calls_total{{path=\"{path}\",status=\"{status}\"}} {count}");
+    }
+    drop(calls);
+    let rows = [
+        ("connections", "gauge", "Open connections.", loads(&counts.connections)),
+        ("handshakes_failed_total", "counter", "Connections without a handshake that succeeded.", loads(&counts.handshakes_failed)),
+        ("streams", "gauge", "Open event streams.", hub.streams),
+        ("events_total", "counter", "Events told, one for each listener.", hub.told),
+        ("listeners_let_go_total", "counter", "Listeners that did not take their events.", hub.let_go),
+        ("reloads_refused_total", "counter", "Looks at the files that found mistakes.", loads(&counts.reloads_refused)),
+        (
+            "reload_refused",
+            "gauge",
+            "1 while what is served is older than the files, for a mistake in them.",
+            loads(&counts.reload_refused),
+        ),
+    ];
+    for (name, kind, help, value) in rows {
+        family(&mut text, name, kind, help);
+        let _ = writeln!(text, "meter_authority_{name} {value}");
+    }
+    text
+}
+
+fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP meter_authority_{name} {help}\n# TYPE meter_authority_{name} {kind}");
+}

@@ -1,0 +1,227 @@
+//! A receipt as one page to be printed or sent: nothing is loaded, nothing in it runs, and every value is escaped.
+
+use std::fmt::Write as _;
+
+use super::quantity::{show_bytes, show_wide_length};
+use super::receipt::{gaps_text, outcome_text, quantity};
+use crate::domain::rates::charge::LineCharge;
+use crate::domain::receipt::{Measure, Receipt, ReceiptSegment, ReceiptState};
+
+const STYLE: &str = "\
+:root{color-scheme:light}\
+body{font:14px/1.45 system-ui,'Liberation Sans',Arial,sans-serif;color:#111;background:#fff;max-width:52rem;margin:2rem auto;padding:0 1rem}\
+h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem;border-bottom:1px solid #999;padding-bottom:.15rem}\
+.state{margin:.2rem 0 1.2rem;color:#444}.provisional{color:#8a4b00;font-weight:600}\
+table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.22rem .6rem .22rem 0;vertical-align:top}\
+th{font-weight:600}thead th{border-bottom:1px solid #999}tbody+tbody td{border-top:1px solid #ccc}\
+.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
+.facts{margin:.6rem 0}.facts th{width:11rem;color:#444;font-weight:500}\
+.sum td{border-top:1px solid #999;font-weight:600}.rules{color:#444;font-size:.85rem}\
+.total{font-size:1.3rem;font-weight:700}\
+code{font:12px/1.4 ui-monospace,'Liberation Mono',monospace;overflow-wrap:anywhere}\
+pre{font:12px/1.4 ui-monospace,'Liberation Mono',monospace;white-space:pre-wrap;margin:0}\
+footer{margin-top:2rem;border-top:1px solid #999;padding-top:.5rem;color:#444;font-size:.85rem}\
+@page{size:A4;margin:18mm}\
+@media print{body{margin:0;max-width:none;padding:0;font-size:11px}tr,h2{break-inside:avoid}h2{break-after:avoid}thead{display:table-header-group}}";
+
+/// Text as it may stand in a page, attributes included.
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// The page.
+pub(super) fn page(receipt: &Receipt) -> String {
+    let job = escaped(receipt.job.as_str());
+    let state = match receipt.state {
+        ReceiptState::Final => "<p class=\"state\">final</p>",
+        ReceiptState::Provisional => "<p class=\"state provisional\">provisional: the job goes on, or its last charge is not decided</p>",
+    };
+    let mut page = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>Receipt: {job}, attempt {}</title>\n\
+         <style>{STYLE}</style>\n</head>\n<body>\n<h1>Receipt</h1>\n{state}\n",
+        receipt.attempt
+    );
+    facts(&mut page, &head(receipt));
+    for (nth, segment) in receipt.segments.iter().enumerate() {
+        segment_part(&mut page, nth + 1, segment);
+    }
+    page.push_str("<h2>Total</h2>\n");
+    money(&mut page, receipt);
+    if !receipt.gaps.is_empty() {
+        let text = gaps_text(&receipt.gaps);
+        let _ = writeln!(page, "<h2>Gaps</h2>\n<pre>{}</pre>", escaped(text.trim_start_matches("gaps\n")));
+    }
+    page.push_str(
+        "<footer>Every amount follows from the raw quantities above and the rate card whose SHA-256 is named: \
+         <code>meterctl verify --receipt RECEIPT.json --card CARD.toml</code> computes it again. Amounts are in credits; quantities are cut off \
+         after six digits here, the JSON document has them whole.</footer>\n</body>\n</html>\n",
+    );
+    page
+}
+
+fn head(receipt: &Receipt) -> Vec<(&'static str, String)> {
+    let mut facts = vec![
+        ("job", format!("{}, attempt {}", receipt.job, receipt.attempt)),
+        ("account", receipt.account.to_string()),
+        ("owner", format!("uid {}", receipt.owner_uid.0)),
+        ("node", receipt.node.to_string()),
+        ("opened", receipt.opened.clone()),
+    ];
+    facts.extend(receipt.ended.clone().map(|ended| ("ended", ended)));
+    facts.extend(outcome_text(receipt).map(|outcome| ("outcome", outcome)));
+    facts.extend(receipt.cpus.map(|cpus| ("CPUs stated", cpus.to_string())));
+    facts.extend(receipt.memory_bytes.map(|bytes| ("memory stated", show_bytes(bytes))));
+    let traits: Vec<String> = receipt.traits.iter().map(|(which, value)| format!("{} {value}", which.name())).collect();
+    if !traits.is_empty() {
+        facts.push(("stated", traits.join(", ")));
+    }
+    if receipt.measure == Some(Measure::ProcessTree) {
+        facts.push(("measured", "as a process tree: CPU time is a lower bound, memory counts shared pages for each process".to_owned()));
+    }
+    facts
+}
+
+fn facts(page: &mut String, facts: &[(&str, String)]) {
+    page.push_str("<table class=\"facts\">\n");
+    for (name, value) in facts {
+        let _ = writeln!(page, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", escaped(name), escaped(value));
+    }
+    page.push_str("</table>\n");
+}
+
+fn segment_part(page: &mut String, nth: usize, segment: &ReceiptSegment) {
+    let length = |text: &str| text.parse().map_or_else(|_| text.to_owned(), show_wide_length);
+    let _ = writeln!(
+        page,
+        "<h2>{nth}. Under rate card {}, version {}</h2>\n<p>{} to {}</p>",
+        escaped(segment.card.as_str()),
+        segment.card_version,
+        escaped(&segment.from),
+        escaped(&segment.to)
+    );
+    page.push_str(
+        "<table>\n<thead><tr><th scope=\"col\">Line</th><th scope=\"col\">Meter</th><th scope=\"col\" class=\"number\">Quantity</th>\
+         <th scope=\"col\">Unit</th><th scope=\"col\" class=\"number\">Price</th><th scope=\"col\" class=\"number\">Cost</th></tr></thead>\n<tbody>\n",
+    );
+    for line in &segment.lines {
+        line_part(page, line);
+    }
+    let _ = writeln!(
+        page,
+        "<tr class=\"sum\"><td colspan=\"5\">together</td><td class=\"number\">{}</td></tr>\n</tbody>\n</table>",
+        segment.cost
+    );
+    let mut raw = vec![
+        ("ran", length(&segment.running_ns)),
+        ("CPU time", format!("{} ({} ns)", length(&segment.cpu_ns), segment.cpu_ns)),
+        ("memory charged", format!("{} byte-ns", segment.memory_charged_byte_ns)),
+        ("memory, anonymous", format!("{} byte-ns", segment.memory_anon_byte_ns)),
+        ("stopped by the agent", format!("{} ({} ns)", length(&segment.frozen_ns), segment.frozen_ns)),
+        ("stopped by others", format!("{} ({} ns)", length(&segment.paused_ns), segment.paused_ns)),
+    ];
+    raw.extend(
+        segment.gpus.iter().map(|gpu| ("held", format!("{} ({}) for {} ({} ns)", gpu.gpu, gpu.model, length(&gpu.held_ns), gpu.held_ns))),
+    );
+    raw.push(("card, SHA-256", segment.card_digest.to_string()));
+    facts(page, &raw);
+}
+
+fn line_part(page: &mut String, line: &LineCharge) {
+    let per = if line.per == 1 { line.unit.clone() } else { format!("{} {}", line.per, line.unit) };
+    let rules = if line.rules.is_empty() {
+        String::new()
+    } else {
+        format!("<div class=\"rules\">{}; billed {} base units</div>", escaped(&line.rules.join(", ")), escaped(&line.billed))
+    };
+    let pending = if line.pending.is_zero() { String::new() } else { format!("<div class=\"rules\">{} at its end</div>", line.pending) };
+    let _ = writeln!(
+        page,
+        "<tr><td>{}{rules}</td><td>{}</td><td class=\"number\">{}</td><td>{}</td><td class=\"number\">{} per {}, rounded {}</td><td class=\"number\">{}{pending}</td></tr>",
+        escaped(line.line.as_str()),
+        line.meter,
+        escaped(&quantity(line)),
+        escaped(&line.unit),
+        escaped(&line.price),
+        escaped(&per),
+        line.round.name(),
+        line.cost
+    );
+}
+
+fn money(page: &mut String, receipt: &Receipt) {
+    let Receipt { charge, drawn, unfunded, owed, pending, .. } = receipt;
+    let mut rows = vec![("out of the account", drawn), ("used past zero, written off", unfunded)];
+    if !owed.is_zero() {
+        rows.push(("not decided yet", owed));
+    }
+    if !pending.is_zero() {
+        rows.push(("kept back for its end", pending));
+    }
+    page.push_str("<table>\n");
+    let _ = writeln!(page, "<tr><td class=\"total\">Charge</td><td class=\"number total\">{charge} credits</td></tr>");
+    for (name, amount) in rows {
+        let _ = writeln!(page, "<tr><td>{name}</td><td class=\"number\">{amount}</td></tr>");
+    }
+    page.push_str("</table>\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::GpuModel;
+    use crate::node::sample;
+
+    #[test]
+    fn a_page_holds_all_that_the_receipt_says() {
+        insta::assert_snapshot!(page(&sample::receipt()));
+    }
+
+    #[test]
+    fn no_value_becomes_markup_and_nothing_is_loaded_or_run() {
+        let hostile = "<script>alert(1)</script>\"'&";
+        let mut receipt = sample::receipt();
+        let segment = &mut receipt.segments[0];
+        segment.gpus[0].model = GpuModel::new(hostile);
+        (segment.cpu_ns, segment.from, segment.running_ns) = (hostile.to_owned(), hostile.to_owned(), hostile.to_owned());
+        segment.lines[0].price = hostile.to_owned();
+        segment.lines[0].unit = hostile.to_owned();
+        segment.lines[0].rules = vec![hostile.to_owned()];
+        segment.lines[0].billed = hostile.to_owned();
+        receipt.opened = hostile.to_owned();
+        receipt.ended = Some(hostile.to_owned());
+        let page = page(&receipt);
+        assert!(!page.contains("<script") && !page.contains("alert(1)</script>\""), "{page}");
+        assert_eq!(page.matches("&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;").count(), page.matches("script&gt;alert").count());
+        assert!(7 < page.matches("&lt;script&gt;").count());
+        for loads in ["src=", "href=", "url(", "@import", "<iframe", "<object", "<form", " on"] {
+            assert!(!page.contains(&format!("<{loads}")) && (loads == " on" || !page.contains(loads)), "{loads}");
+        }
+    }
+
+    #[test]
+    fn v10_a_row_of_the_ledger_opens_to_the_numbers_that_were_metered() {
+        let receipt = sample::receipt();
+        let page = page(&receipt);
+        let segment = &receipt.segments[0];
+        for number in [&segment.cpu_ns, &segment.memory_charged_byte_ns, &segment.frozen_ns, &segment.gpus[0].held_ns] {
+            assert!(page.contains(number.as_str()), "{number}");
+        }
+        for line in &segment.lines {
+            assert!(page.contains(line.line.as_str()) && page.contains(&line.cost.to_string()), "{}", line.line);
+        }
+        assert!(page.contains(&segment.card_digest.to_string()));
+    }
+}
