@@ -327,9 +327,10 @@ enum Writes {
 fn done(store: &mut Store, message: Message, now: Now) -> (Writes, Result<Vec<(Push, Change)>, StoreError>) {
     match message {
         Message::Ask(settlement, reply) => {
-            let answered = store.settle(&settlement, now).map(|answer| {
+            let answered = store.settle(&settlement, now).and_then(|answer| {
+                let pushes = store.recall(&answer, now)?;
                 reply(answer);
-                Vec::new()
+                Ok(pushes.into_iter().map(|push| (push, Change::Revoke)).collect())
             });
             (Writes::Always, answered)
         }

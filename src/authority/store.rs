@@ -4,6 +4,7 @@
 mod anchors;
 pub mod backup;
 mod nodes;
+mod recall;
 mod revoke;
 mod rows;
 mod sides;
@@ -76,6 +77,8 @@ pub struct Store {
     /// What people outside are to hear of what is durable; taken by [`Store::notices`].
     notices: Vec<(AccountId, AccountNotice)>,
     recovering: Option<Mono>,
+    /// When holders of an account were last asked to give back what they do not need.
+    recalled: BTreeMap<AccountId, Mono>,
 }
 
 /// When each open epoch was last heard of, on this process's clock. Not stored: with a new process silence starts again, which can only err late.
@@ -258,7 +261,7 @@ impl Store {
 
     fn over(connection: Connection, close: ClosePolicy, now: Mono) -> Store {
         let heard = Heard { opened_at: now, at: BTreeMap::new() };
-        Store { connection, close, heard, commits: 0, notices: Vec::new(), recovering: None }
+        Store { connection, close, heard, commits: 0, notices: Vec::new(), recovering: None, recalled: BTreeMap::new() }
     }
 
     /// What people outside are to hear, in order. Each is told once by this; what still waits for an answer is told again after a restart.

@@ -194,3 +194,24 @@ fn a_store_from_before_there_were_anchors_is_read_and_goes_on() {
     store.settle(&Settlement { request: request(1, 1, vec![entry("acme", 0)]), journal: head }, now()).unwrap();
     assert_eq!(store.anchors().unwrap().len(), 1);
 }
+
+#[test]
+fn who_holds_more_than_it_needs_is_told_once_a_second_while_another_node_asks_in_vain() {
+    let dir = tempfile::tempdir().unwrap();
+    let close = ClosePolicy::AfterSilence(Nanos::from_secs(667));
+    let mut store = Store::open(&dir.path().join("authority.db"), close, now().mono).unwrap();
+    store.create_account(name("acme"), AccountPolicy::default(), Terms::default(), now()).unwrap();
+    let payment = Payment::deposit("p".parse().unwrap(), Bucket::Paid, credits(100));
+    store.pay(&name("acme"), &payment, PaymentState::Completed, now()).unwrap();
+    let at = |ms: u64| Now { mono: now().mono.plus(Nanos::from_millis(ms)), ..now() };
+    let mut ask = |node: u8, number: u64, owed: i128, ms: u64| {
+        let mut asked = request(node, number, vec![RequestEntry { owed: credits(owed), ..entry("acme", 0) }]);
+        asked.node = format!("n{node}").parse().unwrap();
+        let answer = store.answer(&asked, at(ms)).unwrap();
+        (answer.entries[0].verdict, store.recall(&answer, at(ms)).unwrap().len())
+    };
+    assert_eq!(ask(1, 1, 60, 0), (Verdict::Granted, 0), "something is free");
+    assert_eq!(ask(2, 1, 40, 10), (Verdict::Final, 1), "both hold what they do not use");
+    assert_eq!(ask(3, 1, 5, 20), (Verdict::Exhausted, 0), "they were told a moment ago");
+    assert_eq!(ask(3, 2, 5, 1_020), (Verdict::Exhausted, 1));
+}
