@@ -121,6 +121,8 @@ impl Audit {
             if let Err(broken) = ledger::check(account) {
                 panic!("{id}: {broken}");
             }
+            let settled: i128 = account.epochs.values().map(|epoch| epoch.settled.nano()).sum();
+            assert_eq!(account.settled.nano(), settled, "{id} is charged what its epochs are");
         }
     }
 }
