@@ -228,9 +228,12 @@ pub(super) fn open_segment(segments: &mut Vec<Segment>, gpus: &[HeldGpu], card: 
     if let Some(last) = segments.last_mut() {
         last.to = at;
     }
-    let gpu_held_ns = gpus.iter().map(|held| (held.gpu.clone(), 0)).collect();
-    let usage = Usage { gpu_held_ns, ..Usage::default() };
-    segments.push(Segment { card, from: at, to: at, usage, cost: Credits::ZERO, pending: Credits::ZERO, terms: None });
+    segments.push(Segment { card, from: at, to: at, usage: empty_usage(gpus), cost: Credits::ZERO, pending: Credits::ZERO, terms: None });
+}
+
+/// A segment's usage at its beginning: every held GPU is there, with nothing yet.
+pub(super) fn empty_usage(gpus: &[HeldGpu]) -> Usage {
+    Usage { gpu_held_ns: gpus.iter().map(|held| (held.gpu.clone(), 0)).collect(), ..Usage::default() }
 }
 
 /// A counter's greatest total holds, and each event counts once.

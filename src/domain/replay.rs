@@ -18,7 +18,7 @@ use super::rates::{Card, Earlier, Priced};
 use super::receipt::{self, Discrepancy, Receipt, ReceiptSegment};
 use super::terms::Terms;
 use super::time::{Now, Wall};
-use super::usage::{HeldGpu, Meter, Usage};
+use super::usage::{Meter, Usage};
 
 /// Of one attempt, what its price depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub struct Replay {
 
 impl Followed {
     fn opened(opened: &Opened) -> Followed {
-        let usage = Usage { job_starts: 1, ..nothing_yet(&opened.gpus) };
+        let usage = Usage { job_starts: 1, ..job::empty_usage(&opened.gpus) };
         Followed {
             attempt: opened.attempt,
             name: opened.name.clone(),
@@ -203,10 +203,6 @@ impl Followed {
 /// Of which meters is a part lost for good?
 fn unknown(gaps: &[Gap]) -> BTreeSet<Meter> {
     gaps.iter().filter(|gap| matches!(gap.rule, GapRule::NotBilled | GapRule::Lost)).map(|gap| gap.meter).collect()
-}
-
-fn nothing_yet(gpus: &[HeldGpu]) -> Usage {
-    Usage { gpu_held_ns: gpus.iter().map(|held| (held.gpu.clone(), 0)).collect(), ..Usage::default() }
 }
 
 fn segment(card: Digest, at: Now, usage: Usage, charge: Charge) -> Segment {

@@ -135,11 +135,7 @@ impl Store {
             }
             Ok(ids.len())
         })();
-        sound.map_err(|stop| match stop {
-            super::Stop::Refused(refusal) => super::unrefused(refusal),
-            super::Stop::Broken(text) => StoreError::Fatal(text),
-            super::Stop::Sqlite(error) => StoreError::from(crate::sqlite::classify(&self.connection, &error)),
-        })
+        sound.map_err(|stop: super::Stop| super::unrefused(stop.into_refusal(&self.connection)))
     }
 
     /// The question as a recovering store may answer it: the totals are taken, nothing is asked for.

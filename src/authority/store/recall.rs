@@ -23,8 +23,8 @@ impl Store {
         }
         let short = |verdict| matches!(verdict, Verdict::Final | Verdict::Exhausted);
         let lately = |id: &AccountId| self.recalled.get(id).is_some_and(|at| now.mono.since(*at) < RECALL_EVERY);
-        let ids: Vec<AccountId> = answer.entries.iter().filter(|entry| short(entry.verdict)).map(|entry| entry.account.clone()).collect();
-        let ids: Vec<AccountId> = ids.into_iter().filter(|id| !lately(id)).collect();
+        let asked = answer.entries.iter().filter(|entry| short(entry.verdict) && !lately(&entry.account));
+        let ids: Vec<AccountId> = asked.map(|entry| entry.account.clone()).collect();
         if ids.is_empty() {
             return Ok(Vec::new());
         }

@@ -30,13 +30,13 @@ use super::enforcement::Enforcement;
 use super::fact::{Fact, Opened, Row, Seq, SettledRow};
 use super::grant::{Asked, Grant, Told};
 use super::id::{AccountId, Attempt, BootId, Digest, Epoch, LineId, NodeId};
-use super::job::{FrozenBy, Job, Jobs, Phase, Removed, Seen, Segment, Step, StepEvent};
+use super::job::{self, FrozenBy, Job, Jobs, Phase, Removed, Seen, Segment, Step, StepEvent};
 use super::ladder::{Flaps, Ladder, Rung, Victim, Warned};
 use super::meter::{Host, Populated};
 use super::money::Credits;
 use super::rates::Card;
 use super::time::{Boot, Mono, Nanos, Now, Wall};
-use super::usage::{Meter, Usage};
+use super::usage::Meter;
 use super::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry, UNIT};
 
 /// Closed jobs that are kept at hand for `status` and `why`; older ones are in the journal's receipts.
@@ -375,7 +375,7 @@ impl Agent {
 
     fn open(&mut self, opened: &Opened) {
         self.attempts = self.attempts.max(opened.attempt.0);
-        let mut usage = empty_usage(&opened.gpus);
+        let mut usage = job::empty_usage(&opened.gpus);
         usage.job_starts = 1;
         let segment = Segment {
             card: opened.card,
@@ -621,11 +621,6 @@ fn note_unrest(restless: &mut BTreeSet<Attempt>, job: &Job) {
     } else if !restless.is_empty() {
         restless.remove(&job.attempt);
     }
-}
-
-/// A segment's usage at its beginning: every held GPU is there, with nothing yet.
-fn empty_usage(gpus: &[super::usage::HeldGpu]) -> Usage {
-    Usage { gpu_held_ns: gpus.iter().map(|held| (held.gpu.clone(), 0)).collect(), ..Usage::default() }
 }
 
 /// Notes the account's charge for the measured burn, at most once a second.

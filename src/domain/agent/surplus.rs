@@ -5,15 +5,12 @@
 
 use super::super::fact::Fact;
 use super::super::id::AccountId;
-use super::super::ledger::sizing::{HORIZON_MAX, HORIZON_MIN, used_in};
+use super::super::ledger::sizing::{HORIZON_MAX, HORIZON_OF_THE_LAST, used_in};
 use super::super::money::Credits;
-use super::super::time::Nanos;
 use super::credit::STEP_AHEAD;
 use super::draft::Draft;
 use super::start::PendingStart;
 
-/// Kept while nothing is free at the authority: others may be dry.
-const KEPT_OF_THE_LAST: Nanos = Nanos(2 * HORIZON_MIN.0);
 /// Less than this part of what is kept is not worth a message.
 const WORTH_PART: i128 = 4;
 
@@ -41,7 +38,7 @@ impl Draft<'_> {
         if !in_hand.is_positive() || self.agent.is_unmeasured(id, account, self.now.mono) {
             return Credits::ZERO;
         }
-        let horizon = if account.grant.free.is_positive() { HORIZON_MAX } else { KEPT_OF_THE_LAST };
+        let horizon = if account.grant.free.is_positive() { HORIZON_MAX } else { HORIZON_OF_THE_LAST };
         let burn = self.agent.burn_expected(id, account, self.settings, self.now.mono);
         let due = self.agent.owed(id).plus(self.agent.kept(id, self.settings, self.now.mono, STEP_AHEAD));
         let kept = used_in(burn, horizon).plus(due);

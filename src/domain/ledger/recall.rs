@@ -1,12 +1,9 @@
 //! Credit that some nodes hold and do not need, while nothing is free and others ask in vain.
 
 use super::account::{Account, EpochState};
-use super::sizing::{HORIZON_MIN, Holding, used_in};
+use super::sizing::{HORIZON_OF_THE_LAST, Holding, used_in};
 use crate::domain::id::NodeId;
-use crate::domain::time::{Mono, Nanos};
-
-/// A node keeps as much as it uses in this time, and returns the rest, once it hears that nothing is free.
-const KEPT: Nanos = Nanos(2 * HORIZON_MIN.0);
+use crate::domain::time::Mono;
 
 /// Whom to tell to ask again, after a grant came out short: nodes that are thought to hold much more than they need. They hear that nothing
 /// is free and return what they can spare. Raises the version if there are any: push it to them after the commit, at most once a second.
@@ -19,7 +16,7 @@ pub fn recall(account: &mut Account, now: Mono) -> Vec<NodeId> {
     let nodes: Vec<NodeId> = open
         .filter(|epoch| {
             let holding = Holding { escrow: epoch.escrow(), burn_per_s: epoch.burn_per_s, age: now.since(epoch.heard_at) };
-            let kept = used_in(epoch.burn_per_s, KEPT);
+            let kept = used_in(epoch.burn_per_s, HORIZON_OF_THE_LAST);
             kept.plus(kept) < holding.left()
         })
         .map(|epoch| epoch.node.clone())
@@ -37,7 +34,7 @@ mod tests {
     use crate::domain::id::{AccountId, BootId, Epoch};
     use crate::domain::ledger::{ClosePolicy, Payment, PaymentState, answer, book};
     use crate::domain::money::Credits;
-    use crate::domain::time::{Boot, Now, Wall};
+    use crate::domain::time::{Boot, Nanos, Now, Wall};
     use crate::domain::wire::{AccountPolicy, PROTOCOL, Request, RequestEntry, UNIT};
 
     fn now(secs: u64) -> Now {

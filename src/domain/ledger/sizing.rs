@@ -12,6 +12,9 @@ pub const HORIZON_MIN: Nanos = Nanos::from_secs(2);
 /// Longest horizon: half of a grant's validity at most.
 pub const HORIZON_MAX: Nanos = Nanos::from_secs(300);
 
+/// What a node keeps once nothing is free lasts so long: others may be dry. Who holds much more is recalled.
+pub const HORIZON_OF_THE_LAST: Nanos = Nanos(2 * HORIZON_MIN.0);
+
 /// What one open epoch holds and uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holding {

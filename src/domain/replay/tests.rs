@@ -4,6 +4,7 @@ use super::*;
 use crate::domain::id::{GpuId, GpuModel};
 use crate::domain::job::Segment;
 use crate::domain::rates::Trait;
+use crate::domain::usage::HeldGpu;
 
 const HOUR_NS: u128 = 3_600_000_000_000;
 
