@@ -8,6 +8,7 @@ mod family;
 mod files;
 mod nest;
 mod reading;
+mod walk;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
