@@ -313,6 +313,8 @@ pub struct Stats {
     pub cgroup_layout: String,
     /// Which hierarchy serves which need: `cpu_time`, `memory`, `freezing`, `io`, `pids`, `pressure`.
     pub cgroup_needs: std::collections::BTreeMap<String, String>,
+    /// How their CPU time and memory are read, for people: `walk`, or `files` and why.
+    pub cgroup_reads: String,
 }
 
 #[cfg(test)]

@@ -267,6 +267,7 @@ impl Loop {
         if self.stats.tick_count % OWN_COST_TICKS == 1 {
             self.stats.threads_cpu_ns = own_cost::threads_cpu_ns().unwrap_or_default();
             self.stats.descriptors = own_cost::descriptors().unwrap_or(0);
+            self.edges.sampler.tell_reads(&mut self.stats.cgroup_reads);
         }
         let last = self.paid_to.replace((now, cpu_ns));
         let change = last.and_then(|(since, before_ns)| {

@@ -169,6 +169,7 @@ pub(crate) fn picture() -> Picture {
             cgroup_needs: [("cpu_time", "cgroup2"), ("freezing", "cgroup2"), ("memory", "cgroup2"), ("io", "nothing")]
                 .map(|(need, served)| (need.to_owned(), served.to_owned()))
                 .into(),
+            cgroup_reads: "walk".to_owned(),
         },
     }
 }

@@ -31,6 +31,7 @@ use meterd::domain::request::{
 use meterd::domain::time::{Mono, Nanos, Wall};
 use meterd::domain::usage::{HeldGpu, Usage};
 use meterd::domain::wire::{AccountPolicy, Answer, AnswerEntry, PROTOCOL, Push, Request, RequestEntry, UNIT};
+use meterd::node::btf::Btf;
 use meterd::node::cgroup::{AnonRead, Sampler, Which};
 use meterd::node::cgroup_dir::{field, inode_of, number, parse_events, pids_in};
 use meterd::node::config::Config;
@@ -47,7 +48,7 @@ use tempfile::TempDir;
 pub(crate) type Parse = fn(&[u8]);
 
 /// All targets, by name.
-pub(crate) const ALL: [(&str, Parse); 14] = [
+pub(crate) const ALL: [(&str, Parse); 15] = [
     ("requests", requests),
     ("spool", spooled),
     ("http", http),
@@ -62,6 +63,7 @@ pub(crate) const ALL: [(&str, Parse); 14] = [
     ("detail", detail),
     ("proc", proc),
     ("nvml", nvml),
+    ("btf", btf),
 ];
 
 /// The target of that name.
@@ -243,6 +245,13 @@ fn receipt(data: &[u8]) {
     }
     let written = receipt.to_json();
     assert!(serde_json::from_str::<Receipt>(&written).is_ok(), "{written}");
+}
+
+/// The kernel's description of its types; it is the kernel's, and as little trusted as anything.
+fn btf(data: &[u8]) {
+    if let Ok(btf) = Btf::parse(data) {
+        let _ = (btf.offset("cgroup", &["bstat", "cputime"]), btf.word("cgroup_subsys_id", "memory_cgrp_id"), btf.function("call"));
+    }
 }
 
 fn quantities(data: &[u8]) {

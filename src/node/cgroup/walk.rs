@@ -36,13 +36,13 @@ pub enum WalkError {
 
 /// One cgroup, as a walk found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(super) struct Found {
     /// Its inode.
-    pub inode: u64,
+    pub(super) inode: u64,
     /// CPU time of it and all below it, in whole microseconds as `cpu.stat` tells it, in nanoseconds.
-    pub cpu_ns: u64,
+    pub(super) cpu_ns: u64,
     /// Memory charged, in bytes, where it has a memory controller.
-    pub memory_bytes: Option<u64>,
+    pub(super) memory_bytes: Option<u64>,
 }
 
 /// Where in the kernel's structures the values lie, in bytes.
@@ -125,7 +125,7 @@ pub struct Walker {
     program: CgroupProgram,
     shared: Shared,
     page_bytes: u64,
-    walkable: HashMap<u64, Walkable>,
+    walkable: HashMap<String, Walkable>,
 }
 
 impl Walker {
@@ -149,14 +149,14 @@ impl Walker {
     ///
     /// # Errors
     /// As from bpf(2).
-    pub fn walk(&mut self, inode: u64, directory: BorrowedFd<'_>) -> io::Result<impl Iterator<Item = Found> + '_> {
-        if !self.walkable.contains_key(&inode) {
+    pub(super) fn walk(&mut self, path: &str, directory: BorrowedFd<'_>) -> io::Result<impl Iterator<Item = Found> + '_> {
+        if !self.walkable.contains_key(path) {
             let ready = self.program.over(directory)?;
-            self.walkable.insert(inode, ready);
+            self.walkable.insert(path.to_owned(), ready);
         }
         let words = self.shared.words();
         words[0].store(0, ORDER);
-        if let Some(walkable) = self.walkable.get(&inode) {
+        if let Some(walkable) = self.walkable.get(path) {
             walkable.walk()?;
         }
         let count = usize::try_from(words[0].load(ORDER)).unwrap_or(0).min(RECORDS_MAX);
@@ -164,33 +164,13 @@ impl Walker {
         let found = move |record: &[std::sync::atomic::AtomicU64]| {
             let word = |nth: usize| record[nth].load(ORDER);
             let pages = Some(word(2)).filter(|pages| *pages != NO_MEMORY);
-            Found {
-                inode: word(0),
-                cpu_ns: word(1) / 1_000 * 1_000,
-                memory_bytes: pages.map(|pages| pages.saturating_mul(page_bytes)),
-            }
+            Found { inode: word(0), cpu_ns: word(1) / 1_000 * 1_000, memory_bytes: pages.map(|pages| pages.saturating_mul(page_bytes)) }
         };
         Ok(words[HEAD_WORDS..].chunks_exact(RECORD_WORDS).take(count).map(found))
     }
 
     /// A directory is not walked any more.
-    pub fn forget(&mut self, inode: u64) {
-        self.walkable.remove(&inode);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn try_it() {
-        let mut walker = Walker::load().unwrap();
-        for root in ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"] {
-            let dir = std::fs::File::open(root).unwrap();
-            let found: Vec<Found> = walker.walk(1, std::os::fd::AsFd::as_fd(&dir)).unwrap().collect();
-            eprintln!("{root} {} {found:?}", found.len());
-            walker.forget(1);
-        }
+    pub(super) fn forget(&mut self, path: &str) {
+        self.walkable.remove(path);
     }
 }
