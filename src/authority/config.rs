@@ -227,13 +227,8 @@ fn read_node(table: &Table<'_>, names: &mut BTreeSet<NodeId>) -> Option<Register
     let gpu_model = table.field("gpu_model").text(96).check(|model| Ok(GpuModel::new(&model))).optional();
     let held_max = table.field("held_max").amount(AMOUNT_MAX).optional();
     let accounts = table.field("accounts").set(ACCOUNTS_MAX, |field| field.name::<AccountId>().required()).optional();
-    let capacity = Capacity {
-        cpus: cpus?,
-        memory_bytes: memory_gib? << 30,
-        storage_bytes: storage_gib? << 30,
-        gpus: gpus?,
-        gpu_model: gpu_model?,
-    };
+    let capacity =
+        Capacity { cpus: cpus?, memory_bytes: memory_gib? << 30, storage_bytes: storage_gib? << 30, gpus: gpus?, gpu_model: gpu_model? };
     Some(Registered { name: name?, capacity, held_max: held_max?, accounts: accounts? })
 }
 
@@ -411,10 +406,20 @@ mod tests {
         let limits = config.nodes[0].limits(None);
         assert_eq!((limits.admitted, limits.held_max), (Some(["lab".parse().unwrap()].into()), None), "without a card nobody can reckon");
         assert_eq!(config.nodes[1].limits(None), wire::Limits { admitted: None, held_max: Some("5".parse().unwrap()) });
-        let wrong = "[[node]]\nname = \"a\"\ncpus = 0\nmemory_gib = 1\ngpu = 8\n[[node]]\nname = \"a\"\ncpus = 1\naccounts = [\"b\", \"b\"]\n";
+        let wrong =
+            "[[node]]\nname = \"a\"\ncpus = 0\nmemory_gib = 1\ngpu = 8\n[[node]]\nname = \"a\"\ncpus = 1\naccounts = [\"b\", \"b\"]\n";
         let mistakes = Config::parse(wrong, "a.toml").unwrap_err();
         let shown: Vec<String> = mistakes.iter().map(|mistake| format!("{} {}", mistake.code, mistake.place)).collect();
-        assert_eq!(shown, ["out_of_range a.toml:3:8", "unknown_key a.toml:5:1", "missing_key a.toml:6:1", "duplicate a.toml:7:8", "duplicate a.toml:9:18"]);
+        assert_eq!(
+            shown,
+            [
+                "out_of_range a.toml:3:8",
+                "unknown_key a.toml:5:1",
+                "missing_key a.toml:6:1",
+                "duplicate a.toml:7:8",
+                "duplicate a.toml:9:18"
+            ]
+        );
     }
 
     #[test]
