@@ -59,6 +59,8 @@
 //! | evidence | counter, charge and balance at the moment of a decision |
 //! | fact | what was seen or decided, immutable, in order |
 //! | gap | a stretch that nobody could read, and the rule applied to it |
+//! | fork | several write under one epoch: a machine or a journal was copied while it ran |
+//! | generation | how often a store was put back from a copy; only the order counts |
 //! | grant | credit moved from the balance to a node before it is spent |
 //! | hands | the thread that freezes, thaws and kills |
 //! | held | a GPU is held by a job from its start to its end, used or not |
@@ -73,8 +75,10 @@
 //! | owed | used, and neither drawn nor written off yet |
 //! | picture | the state as it is shown, one a tick |
 //! | policy | what an account's owner wants its nodes to do |
+//! | proof | the authority's mark on what it granted: only it can make one, so a claim above its store is believed by it alone |
 //! | recall | the authority's word that credit is to be given back |
 //! | receipt | what one attempt used, what that costs line by line, who paid, and why it was stopped |
+//! | recovery | the time after a restore in which a store grants nothing, since it may have forgotten grants that are still good |
 //! | refill | credit that is asked for when a balance falls below a threshold, and paid by the site |
 //! | revocation | credit that an account's owner takes back |
 //! | segment | a job's time under one card |
