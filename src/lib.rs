@@ -58,8 +58,8 @@
 //! | epoch | one spending life of a node: begins with a reboot or a lost journal |
 //! | evidence | counter, charge and balance at the moment of a decision |
 //! | fact | what was seen or decided, immutable, in order |
-//! | gap | a stretch that nobody could read, and the rule applied to it |
 //! | fork | several write under one epoch: a machine or a journal was copied while it ran |
+//! | gap | a stretch that nobody could read, and the rule applied to it |
 //! | generation | how often a store was put back from a copy; only the order counts |
 //! | grant | credit moved from the balance to a node before it is spent |
 //! | hands | the thread that freezes, thaws and kills |
