@@ -17,6 +17,8 @@ mod cgroup;
 mod ctl;
 #[path = "fleet/field.rs"]
 mod field;
+#[path = "fleet/gang.rs"]
+mod gang;
 #[path = "fleet/https.rs"]
 mod https;
 #[path = "fleet/jobs.rs"]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
-use super::store::{Done, Refusal, Store, StoreError};
+use super::store::{Done, GangPush, Refusal, Store, StoreError};
 use crate::domain::anchor::Anchor;
 use crate::domain::bucket::Bucket;
 use crate::domain::chain::Head;
@@ -15,7 +15,7 @@ use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
 use crate::domain::request::{Pay, Vouch};
 use crate::domain::time::{Mono, Nanos, Now};
-use crate::domain::wire::{AccountPolicy, Answer, Push, Request, Settlement};
+use crate::domain::wire::{AccountPolicy, Answer, GangWant, Push, Request, Settlement};
 use crate::node::priority::raise_priority;
 
 /// Most that waits for the store.
@@ -36,6 +36,8 @@ pub enum Notice {
     Push(Push, Change),
     /// Something is to be told of an account, or done for it; that is durable.
     Account(AccountId, AccountNotice),
+    /// What a gang is to do has changed, and that is durable.
+    Gang(GangPush),
     /// The store cannot grow or is held; requests stay unanswered until that has passed. Said once.
     Full(StoreError),
     /// It can again.
@@ -241,6 +243,14 @@ impl Embedded {
         self.admin(move |store, _| Ok((store.accounts_of(&node)?, Vec::new())))
     }
 
+    /// What the gangs are to do that have parts on this node.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn gangs_of(&self, node: NodeId) -> Result<Vec<GangWant>, Refusal> {
+        self.admin(move |store, _| Ok((store.gangs_of(&node)?, Vec::new())))
+    }
+
     /// Does what waits, and ends the thread.
     ///
     /// # Errors
@@ -303,6 +313,7 @@ fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut n
                     notice(Notice::Push(push, change));
                 }
                 tell_people(&mut store, &mut notice);
+                store.gang_news().into_iter().for_each(|push| notice(Notice::Gang(push)));
             }
             (_, Err(error @ StoreError::Fatal(_))) => {
                 notice(Notice::Fatal(error.clone()));

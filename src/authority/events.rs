@@ -1,6 +1,6 @@
 //! What is told to nodes unasked, as server-sent events: `topup`, `revoke`, `policy`, `exhausted` with an account and its version, `card`
 //! with nothing. An event carries neither money nor verdict: it says "ask again". One that is lost costs no more than the time to the
-//! node's next question.
+//! node's next question. `gang` is followed at once: it says whether all parts of a job on several nodes run or stand still, under a version.
 //!
 //! Nothing is queued for long: a listener that does not take its events is let go, connects again and hears of every account of its.
 
@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::domain::id::{AccountId, NodeId};
-use crate::domain::wire::Push;
+use crate::domain::wire::{GangWant, Push};
 
 /// Between two signs of life on a stream on which nothing happens.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -33,6 +33,8 @@ pub enum Event {
     Account(&'static str, Push),
     /// There is another rate card.
     Card,
+    /// What a gang is to do; for these nodes.
+    Gang(GangWant, Vec<NodeId>),
 }
 
 impl Event {
@@ -45,6 +47,7 @@ impl Event {
                 Bytes::from(format!("event: {what}\ndata: {data}\n\n"))
             }
             Event::Card => Bytes::from_static(b"event: card\ndata: {}\n\n"),
+            Event::Gang(want, _) => Bytes::from(format!("event: gang\ndata: {}\n\n", json!(want))),
         }
     }
 }
@@ -135,8 +138,13 @@ impl Hub {
     pub fn tell(&self, event: &Event, teller: Option<&NodeId>) {
         let mut inner = self.inner();
         let Inner { listeners, concerned, told, let_go, .. } = &mut *inner;
+        let parts: BTreeSet<NodeId>;
         let nodes = match event {
             Event::Card => None,
+            Event::Gang(_, nodes) => {
+                parts = nodes.iter().cloned().collect();
+                Some(&parts)
+            }
             Event::Account(_, push) => match concerned.get(&push.account) {
                 Some(nodes) => Some(nodes),
                 None => return,

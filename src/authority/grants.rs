@@ -19,6 +19,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// Accounts in one question, and earlier epochs in it.
 const ENTRIES_MAX: usize = 8_192;
 const PREVIOUS_MAX: usize = 1_024;
+/// Words on gangs in one question.
+const GANGS_MAX: usize = 8_192;
 
 impl Shared {
     /// `POST /v1/grants`: how things stand on a node, and what it needs.
@@ -37,7 +39,7 @@ impl Shared {
         Ok(Reply::Document(serde_json::json!(answer)))
     }
 
-    /// `GET /v1/events`: first the version of each account that the node holds something of and, where there is one, the card; then what changes.
+    /// `GET /v1/events`: first the version of each account that the node holds something of, what its gangs are to do and, where there is one, the card; then what changes.
     ///
     /// # Errors
     /// The node has too many streams, or the store does not answer.
@@ -46,6 +48,8 @@ impl Shared {
         let (seat, mut told) = self.hub.listen(&node).ok_or_else(too_many)?;
         let (shared, wanted) = (Arc::clone(self), node.clone());
         let held = super::server::blocking(move || shared.authority.accounts_of(wanted)).await??;
+        let (shared, wanted) = (Arc::clone(self), node.clone());
+        let gangs = super::server::blocking(move || shared.authority.gangs_of(wanted)).await??;
         self.hub.concern(&node, held.iter().map(|push| &push.account));
         let (frames, body) = mpsc::channel(4);
         let shared = Arc::clone(self);
@@ -53,7 +57,8 @@ impl Shared {
         tokio::spawn(async move {
             let _seat = seat;
             let card = shared.live().card.as_ref().map(|_| Event::Card);
-            for event in held.into_iter().map(|push| Event::Account("now", push)).chain(card) {
+            let held = held.into_iter().map(|push| Event::Account("now", push));
+            for event in held.chain(gangs.into_iter().map(|want| Event::Gang(want, Vec::new()))).chain(card) {
                 if frames.send(event.frame()).await.is_err() {
                     return;
                 }
@@ -117,8 +122,8 @@ fn read(node: &NodeId, body: &[u8]) -> Result<Request, Reply> {
         return Err(Reply::refuse("wrong_node", message, "node in meterd.toml must be what the certificate or token names"));
     }
     let entries = request.previous.iter().map(|earlier| earlier.entries.len()).sum::<usize>() + request.entries.len();
-    if ENTRIES_MAX < entries || PREVIOUS_MAX < request.previous.len() {
-        return Err(Reply::refuse("too_many_entries", "too many accounts or earlier epochs in one question", "ask in parts"));
+    if ENTRIES_MAX < entries || PREVIOUS_MAX < request.previous.len() || GANGS_MAX < request.gangs.len() {
+        return Err(Reply::refuse("too_many_entries", "too many accounts, gangs or earlier epochs in one question", "ask in parts"));
     }
     Ok(request)
 }

@@ -21,7 +21,7 @@ use super::identity::Role;
 use super::openapi;
 use super::server::{LOOK_EVERY, Live, SWEEP_EVERY, Shared, serve};
 use super::store::backup::{MARKER, backup, restore};
-use super::store::{Store, StoreError};
+use super::store::{GangPush, Store, StoreError};
 use crate::domain::id::{Digest, NodeId};
 use crate::domain::ledger::ClosePolicy;
 use crate::domain::time::Nanos;
@@ -282,6 +282,7 @@ fn authority(config: &Config, hub: &Arc<Hub>, orders: mpsc::UnboundedSender<Orde
     let hub = Arc::clone(hub);
     let told = move |notice| match notice {
         Notice::Push(push, change) => hub.tell(&Event::Account(change.name(), push), None),
+        Notice::Gang(GangPush { want, nodes }) => hub.tell(&Event::Gang(want, nodes), None),
         // Alerts, refills and storage: whoever runs the authority follows its log.
         Notice::Account(account, what) => tracing::info!(event = "account", %account, ?what),
         Notice::Full(error) => tracing::error!(event = "store_full", %error, "questions are refused until there is space"),

@@ -3,6 +3,7 @@
 
 mod anchors;
 pub mod backup;
+mod gang;
 mod nodes;
 mod recall;
 mod revoke;
@@ -30,6 +31,7 @@ use crate::domain::time::{Mono, Now};
 use crate::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, Settlement};
 use crate::sqlite::{Failure, Kind, classify, copy_back, open_for_reading, open_for_writing};
 
+pub use gang::GangPush;
 pub use sides::read_sides;
 
 const KIND: Kind = Kind {
@@ -79,6 +81,8 @@ pub struct Store {
     recovering: Option<Mono>,
     /// When holders of an account were last asked to give back what they do not need.
     recalled: BTreeMap<AccountId, Mono>,
+    /// What is to be told of gangs; taken by [`Store::gang_news`].
+    gang_news: Vec<GangPush>,
 }
 
 /// When each open epoch was last heard of, on this process's clock. Not stored: with a new process silence starts again, which can only err late.
@@ -194,6 +198,9 @@ impl From<Failure> for StoreError {
     }
 }
 
+/// What is to be told once a transaction is durable.
+type News = (Vec<(AccountId, AccountNotice)>, Vec<GangPush>);
+
 /// What ends a transaction without a commit.
 enum Stop {
     Sqlite(rusqlite::Error),
@@ -254,6 +261,7 @@ impl Store {
         let connection = open_for_writing(path, &KIND)?;
         anchors::prepare(&connection).map_err(|error| StoreError::from(classify(&connection, &error)))?;
         revoke::make_tables(&connection)?;
+        gang::prepare(&connection)?;
         let mut store = Store::over(connection, close, now);
         store.say_again().map_err(unrefused)?;
         Ok(store)
@@ -261,7 +269,8 @@ impl Store {
 
     fn over(connection: Connection, close: ClosePolicy, now: Mono) -> Store {
         let heard = Heard { opened_at: now, at: BTreeMap::new() };
-        Store { connection, close, heard, commits: 0, notices: Vec::new(), recovering: None, recalled: BTreeMap::new() }
+        let (notices, gang_news) = (Vec::new(), Vec::new());
+        Store { connection, close, heard, commits: 0, notices, recovering: None, recalled: BTreeMap::new(), gang_news }
     }
 
     /// What people outside are to hear, in order. Each is told once by this; what still waits for an answer is told again after a restart.
@@ -309,6 +318,7 @@ impl Store {
             acknowledged: Vec::new(),
             entries: Vec::new(),
             balances: Vec::new(),
+            gangs: Vec::new(),
         };
         if request.protocol != PROTOCOL {
             return Ok(reply);
@@ -318,13 +328,21 @@ impl Store {
         let asked = if recovers { Store::totals_alone(request) } else { request.entries.clone() };
         let answered = self.transact(|books| {
             books.close_superseded(request, close, now)?;
-            let (mut entries, mut balances) = (Vec::new(), Vec::new());
+            let (mut entries, mut balances, mut gangs) = (Vec::new(), Vec::new(), Vec::new());
             for entry in &asked {
                 let Some(mut account) = books.load(&entry.account, &named(request))? else {
                     entries.push(answer_unknown(entry.account.clone()));
                     continue;
                 };
+                let last = |account: &Account| account.epochs.get(&request.epoch).map_or(0, |epoch| epoch.last_request);
+                let before = last(&account);
                 let Answered { entry, ledger, notices } = answer(&mut account, request, entry, close, now);
+                if before < last(&account) {
+                    if recovers {
+                        books.forget_unsaid(request, &account.id)?;
+                    }
+                    gangs.extend(books.hear_gangs(request, &account)?);
+                }
                 books.save(&account, Lines { ledger, notices }, now)?;
                 entries.push(entry);
                 balances.push(account.balance());
@@ -332,9 +350,9 @@ impl Store {
             if let Some(head) = journal {
                 anchors::keep(books.connection, request, head, now)?;
             }
-            Ok((entries, balances))
+            Ok((entries, balances, gangs))
         });
-        (reply.entries, reply.balances) = answered.map_err(unrefused)?;
+        (reply.entries, reply.balances, reply.gangs) = answered.map_err(unrefused)?;
         reply.acknowledged = request.previous.iter().map(|earlier| earlier.epoch).collect();
         Ok(if recovers { Store::held_back(reply) } else { reply })
     }
@@ -523,17 +541,18 @@ impl Store {
     fn transact<T>(&mut self, act: impl FnOnce(&mut Books<'_>) -> Result<T, Stop>) -> Result<T, Refusal> {
         let heard = &mut self.heard;
         let connection = &mut self.connection;
-        let attempt = || -> Result<(T, Vec<(AccountId, AccountNotice)>), Stop> {
+        let attempt = || -> Result<(T, News), Stop> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut books = Books { connection: &transaction, heard, notices: Vec::new() };
+            let mut books = Books { connection: &transaction, heard, notices: Vec::new(), gang_news: Vec::new() };
             let result = act(&mut books)?;
-            let notices = books.notices;
+            let Books { notices, gang_news, .. } = books;
             transaction.commit()?;
-            Ok((result, notices))
+            Ok((result, (notices, gang_news)))
         };
         let result = attempt();
-        let (result, notices) = result.map_err(|stop| stop.into_refusal(&self.connection))?;
+        let (result, (notices, gang_news)) = result.map_err(|stop| stop.into_refusal(&self.connection))?;
         self.notices.extend(notices);
+        self.gang_news.extend(gang_news);
         self.copy_back_when_due()?;
         Ok(result)
     }
@@ -572,6 +591,8 @@ struct Books<'a> {
     heard: &'a mut Heard,
     /// Told once this is durable.
     notices: Vec<(AccountId, AccountNotice)>,
+    /// The same.
+    gang_news: Vec<GangPush>,
 }
 
 impl Books<'_> {

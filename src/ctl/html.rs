@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::quantity::{show_bytes, show_wide_length};
-use super::receipt::{gaps_text, outcome_text, quantity};
+use super::receipt::{gang_text, gaps_text, outcome_text, quantity};
 use crate::domain::rates::charge::LineCharge;
 use crate::domain::receipt::{Measure, Receipt, ReceiptSegment, ReceiptState};
 
@@ -80,6 +80,7 @@ fn head(receipt: &Receipt) -> Vec<(&'static str, String)> {
         ("node", receipt.node.to_string()),
         ("opened", receipt.opened.clone()),
     ];
+    facts.extend(gang_text(receipt).map(|gang| ("gang", gang)));
     facts.extend(receipt.ended.clone().map(|ended| ("ended", ended)));
     facts.extend(outcome_text(receipt).map(|outcome| ("outcome", outcome)));
     facts.extend(receipt.cpus.map(|cpus| ("CPUs stated", cpus.to_string())));

@@ -71,6 +71,7 @@ pub(super) fn head(receipt: &Receipt) -> String {
         ("phase", receipt.phase.name().to_owned()),
         ("opened", receipt.opened.clone()),
     ];
+    lines.extend(gang_text(receipt).map(|gang| ("gang", gang)));
     if let Some(ended) = &receipt.ended {
         lines.push(("ended", ended.clone()));
     }
@@ -86,6 +87,13 @@ pub(super) fn head(receipt: &Receipt) -> String {
         lines.push(("provider", format!("{provider}, earned {earned} credits")));
     }
     pairs(&lines)
+}
+
+/// The job on several nodes that it was a part of.
+pub(super) fn gang_text(receipt: &Receipt) -> Option<String> {
+    let gang = receipt.gang.as_ref()?;
+    let size = gang.size.map_or(String::new(), |size| format!(", of {size} parts"));
+    Some(format!("{}, run {}{size}: this is the bill of one part", gang.name, gang.attempt))
 }
 
 /// How it ended, and by what evidence.
@@ -236,6 +244,19 @@ pub(super) fn gaps_text(gaps: &[Gap]) -> String {
 mod tests {
     use super::*;
     use crate::node::sample;
+
+    #[test]
+    fn a_part_s_receipt_names_the_whole() {
+        let mut receipt = sample::receipt();
+        assert!(!text(&receipt).contains("gang"));
+        let mut of = |size| {
+            receipt.gang = Some(crate::domain::gang::Gang { name: "slurm:4711".parse().unwrap(), attempt: 1, size });
+            text(&receipt)
+        };
+        let (two, unsaid) = (of(Some(2)), of(None));
+        assert!(two.contains("slurm:4711, run 1, of 2 parts: this is the bill of one part"), "{two}");
+        assert!(unsaid.contains("slurm:4711, run 1: this is the bill of one part"), "{unsaid}");
+    }
 
     #[test]
     fn a_receipt_reads_from_quantity_to_credits() {

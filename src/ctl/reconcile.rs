@@ -18,7 +18,7 @@ const TRIES: usize = 5;
 
 /// The receipts in the journal against the ledger of the authority, both below `dir`.
 pub(super) fn of_files(dir: &Path) -> Result<Reconciled, Failure> {
-    let stored = Stored { state_dir: Some(dir.to_owned()) };
+    let stored = Stored { state_dir: vec![dir.to_owned()] };
     let mut found = None;
     for _ in 0..TRIES {
         let nodes = nodes(&stored.receipts(Path::new(""), Wall(0))?);

@@ -82,7 +82,7 @@ enum Rows {
     Model,
     /// What the start stated as `label`.
     Label,
-    /// Each attempt of each job.
+    /// Each attempt of each job; of a job on several nodes, all parts together.
     Job,
 }
 

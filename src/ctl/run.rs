@@ -110,6 +110,7 @@ pub(super) fn main(socket: &Path, arguments: &Arguments) -> ExitCode {
         traits: Traits::new(),
         storage_bytes: resources.storage,
         bid: None,
+        gang: None,
     };
     run(socket, &request, &arguments.command, IfKilled::GoesOn)
 }

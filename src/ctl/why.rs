@@ -9,7 +9,7 @@ use super::quantity::show_length;
 use super::receipt::{gaps_text, head, money_text, segment_text};
 use super::{Format, show};
 use crate::domain::act::{Act, ActOutcome, Acted, NO_SYSCALL};
-use crate::domain::id::JobName;
+use crate::domain::id::{JobName, NodeId};
 use crate::domain::job::{Evidence, Step, StepEvent};
 use crate::domain::money::Credits;
 use crate::domain::receipt::{Receipt, rfc3339};
@@ -71,7 +71,15 @@ fn step_text(step: &Step) -> String {
         }
         StepEvent::Corrected(correction) => format!("  {when}  not as believed; {correction}\n"),
         StepEvent::FoundThawed => format!("  {when}  found running while it was to be frozen\n"),
+        StepEvent::GangHeld { version, dry } => format!("  {when}  {}\n", gang_held_text(*version, dry.as_ref())),
+        StepEvent::GangRuns { version } => format!("  {when}  its gang may run again, by the authority's word {version}\n"),
     }
+}
+
+/// Why a part of a gang stands still.
+fn gang_held_text(version: u64, dry: Option<&NodeId>) -> String {
+    let why = dry.map_or_else(|| "another part of the job ran dry".to_owned(), |node| format!("the job ran dry on node {node}"));
+    format!("its gang stands still: {why}, by the authority's word {version}")
 }
 
 fn with_evidence(when: &str, what: &str, evidence: &Evidence) -> String {
@@ -143,6 +151,22 @@ mod tests {
     #[test]
     fn a_freeze_is_explained_from_the_counter_to_the_system_call() {
         insta::assert_snapshot!(text(&sample::receipt()));
+    }
+
+    #[test]
+    fn a_freeze_for_the_sake_of_another_node_names_it() {
+        let mut receipt = sample::receipt();
+        let step = |event| Step { wall: crate::domain::time::Wall(0), at: crate::domain::time::Mono(0), event };
+        let held = |dry: Option<&str>| StepEvent::GangHeld { version: 2, dry: dry.map(|node| node.parse().unwrap()) };
+        receipt.steps = vec![step(held(Some("n2"))), step(held(None)), step(StepEvent::GangRuns { version: 3 })];
+        let text = text(&receipt);
+        for line in [
+            "its gang stands still: the job ran dry on node n2, by the authority's word 2",
+            "its gang stands still: another part of the job ran dry, by the authority's word 2",
+            "its gang may run again, by the authority's word 3",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use super::act::{Acted, Target};
 use super::correction::Correction;
 use super::detail::Detailed;
 use super::enforcement::Enforcement;
-use super::id::{AccountId, Attempt, BootId, Digest, Epoch, JobName, Uid};
+use super::gang::{Gang, GangWord, Want};
+use super::id::{AccountId, Attempt, BootId, Digest, Epoch, JobName, NodeId, Uid};
 use super::job::{Ending, Evidence, FrozenBy, Gap, LevelMark, Phase, StepEvent};
 use super::ladder::{JobPolicy, Rung, Victim, Warned};
 use super::meter::Populated;
@@ -269,6 +270,40 @@ pub enum Fact {
         report: Report,
         /// When, for people.
         wall: Wall,
+    },
+    /// A job that was just opened is a part of a gang.
+    GangJoined {
+        /// Which job.
+        attempt: Attempt,
+        /// Of which gang.
+        gang: Gang,
+    },
+    /// It ran dry under the version that it has heard. What was asked is void: this is to be said at once.
+    GangDry {
+        /// Which job.
+        attempt: Attempt,
+        /// What it is to hold before it goes on.
+        needs: Credits,
+    },
+    /// The register's word has come.
+    GangHeard {
+        /// For which job.
+        attempt: Attempt,
+        /// What its gang is to do.
+        want: Want,
+        /// Under which version.
+        version: u64,
+        /// Who ran dry.
+        dry: Option<NodeId>,
+        /// What it is to hold before it goes on; none where that is known already.
+        needs: Option<Credits>,
+    },
+    /// What the question just asked says of gangs.
+    GangsSaid {
+        /// Which question.
+        request: u64,
+        /// Its words.
+        words: Vec<GangWord>,
     },
 }
 

@@ -1,7 +1,7 @@
 //! What of an answer can be believed. It came over a network: it may be old, another's, cut, or a lie. What cannot be believed is left out
 //! and named; a node loses nothing by it but time, since it spends what it holds until that is used up or lapses.
 
-use super::id::{AccountId, Epoch};
+use super::id::{AccountId, Epoch, JobName};
 use super::ledger::AMOUNT_MAX;
 use super::money::Credits;
 use super::time::Nanos;
@@ -61,6 +61,9 @@ pub enum Disbelief {
     /// It says that nothing is left, and by its own figures something is.
     #[error("the answer calls account {0} exhausted, and by its own figures something is left")]
     Contradiction(AccountId),
+    /// It is about a gang that was not spoken of.
+    #[error("the answer is about gang {0}, of which it was told nothing")]
+    OtherGang(JobName),
     /// Less is granted in all than was before. Towards a store that was restored the node's own figure holds.
     #[error("the answer grants account {0} less than was granted before")]
     Fell(AccountId),
@@ -82,6 +85,7 @@ impl Disbelief {
             Disbelief::OtherUnit { .. } => "other_unit",
             Disbelief::Impossible { .. } => "impossible_number",
             Disbelief::Contradiction(_) => "contradiction",
+            Disbelief::OtherGang(_) => "other_gang",
             Disbelief::Fell(_) => "grant_fell",
         }
     }
@@ -98,6 +102,13 @@ pub fn hear(request: &Request, mut answer: Answer) -> (Option<Answer>, Vec<Disbe
         let told = request.previous.iter().any(|earlier| earlier.epoch == *epoch);
         if !told {
             doubts.push(Disbelief::OtherPrevious(*epoch));
+        }
+        told
+    });
+    answer.gangs.retain(|want| {
+        let told = request.gangs.iter().any(|word| word.gang == want.gang);
+        if !told {
+            doubts.push(Disbelief::OtherGang(want.gang.name.clone()));
         }
         told
     });
@@ -200,6 +211,7 @@ mod tests {
             request: 7,
             previous: vec![PreviousEpoch { epoch: Epoch([9; 16]), entries: Vec::new() }],
             entries: vec![asked("a"), asked("b")],
+            gangs: Vec::new(),
         }
     }
 
@@ -226,6 +238,7 @@ mod tests {
             acknowledged: vec![Epoch([9; 16])],
             entries: vec![entry("a"), entry("b")],
             balances: Vec::new(),
+            gangs: Vec::new(),
         }
     }
 

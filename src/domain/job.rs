@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::act::{Acted, Target};
 use super::detail::Detailed;
-use super::id::{AccountId, Attempt, BootId, Digest, JobName, LineId, Uid};
+use super::id::{AccountId, Attempt, BootId, Digest, JobName, LineId, NodeId, Uid};
 use super::ladder::{JobPolicy, Victim};
 use super::meter::Missing;
 use super::money::Credits;
@@ -329,6 +329,18 @@ pub enum StepEvent {
     StepsBack(Evidence),
     /// It has stood still for as long as its account's policy lets it.
     FrozenTooLong(Evidence),
+    /// Its gang stands still, by the register's word: a part of it ran dry, on that node if that is known.
+    GangHeld {
+        /// Under which version.
+        version: u64,
+        /// On which node.
+        dry: Option<NodeId>,
+    },
+    /// Its gang may run, by the register's word.
+    GangRuns {
+        /// Under which version.
+        version: u64,
+    },
 }
 
 /// Counter, quantity, cost and balance at the moment of a decision.

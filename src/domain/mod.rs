@@ -13,6 +13,7 @@ pub mod detail;
 pub mod enforcement;
 pub mod fact;
 pub mod form;
+pub mod gang;
 pub mod grant;
 pub mod hearing;
 pub mod id;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::act::Target;
 use super::agent::{Agent, Settings};
 use super::detail::Readings;
+use super::gang::{Gang, Part};
 use super::id::{AccountId, Attempt, BootId, Digest, GpuId, GpuModel, JobName, LineId, NodeId, Uid};
 use super::job::{Gap, Job, Phase, Step};
 use super::money::Credits;
@@ -95,6 +96,9 @@ pub struct Receipt {
     /// The bid that its starter made, and the price at which it was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offer: Option<Offer>,
+    /// The job on several nodes that it was a part of: its parts make one bill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gang: Option<Gang>,
 }
 
 /// What a job's usage is read from: how exact it is.
@@ -399,6 +403,7 @@ impl Receipt {
             provider: settings.provider.clone(),
             earned: settings.provider.as_ref().map(|_| earned(job, closed)),
             offer: job.further.as_ref().and_then(|further| further.offer),
+            gang: agent.part(job.attempt).map(Part::declared),
         }
     }
 

@@ -3,12 +3,12 @@
 //! A receipt says what a job cost between two instants, not when within. Here that is spread evenly over the time of each segment, in whole
 //! nano-credits: the parts of adjacent spans add up to exactly the whole. (The authority's ledger has the hours themselves, by account.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ethnum::U256;
 use serde::Serialize;
 
-use super::id::{AccountId, Attempt, JobName};
+use super::id::{AccountId, Attempt, JobName, NodeId};
 use super::money::Credits;
 use super::rates::Trait;
 use super::receipt::{Receipt, ReceiptSegment, ReceiptState, instant};
@@ -46,7 +46,7 @@ pub enum By {
     Model,
     /// The trait `label`.
     Label,
-    /// Each attempt of each job.
+    /// Each attempt of each job; the parts of a job on several nodes together.
     Job,
 }
 
@@ -75,9 +75,9 @@ pub struct Row {
 /// What one job cost in a span.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct JobCost {
-    /// What it is called.
+    /// What it is called; of a job on several nodes, the whole.
     pub job: JobName,
-    /// The agent's number for it.
+    /// The agent's number for it; of a job on several nodes, which run it was.
     pub attempt: Attempt,
     /// Who pays.
     pub account: AccountId,
@@ -191,7 +191,25 @@ pub fn key(receipt: &Receipt, by: By) -> Option<String> {
         By::User => Some(receipt.owner_uid.0.to_string()),
         By::Model => stated(Trait::Model),
         By::Label => stated(Trait::Label),
-        By::Job => Some(format!("{}#{}", receipt.job, receipt.attempt)),
+        By::Job => Some(whole(receipt)),
+    }
+}
+
+/// What a receipt is a bill of: the attempt of a job, or the run of a job on several nodes of which this is one part.
+fn whole(receipt: &Receipt) -> String {
+    match &receipt.gang {
+        Some(gang) => format!("{} run {}", gang.name, gang.attempt),
+        None => format!("{}#{}", receipt.job, receipt.attempt),
+    }
+}
+
+/// Tells receipts of one whole from those of another.
+type Whole = (AccountId, JobName, u64, Option<(NodeId, Attempt)>);
+
+fn whole_key(receipt: &Receipt) -> Whole {
+    match &receipt.gang {
+        Some(gang) => (receipt.account.clone(), gang.name.clone(), u64::from(gang.attempt), None),
+        None => (receipt.account.clone(), receipt.job.clone(), 0, Some((receipt.node.clone(), receipt.attempt))),
     }
 }
 
@@ -199,10 +217,11 @@ pub fn key(receipt: &Receipt, by: By) -> Option<String> {
 #[must_use]
 pub fn rows(receipts: &[Receipt], by: By, span: Span) -> Vec<Row> {
     let mut rows: BTreeMap<Option<String>, Row> = BTreeMap::new();
+    let mut counted: BTreeSet<(Option<String>, Whole)> = BTreeSet::new();
     for receipt in receipts.iter().filter(|receipt| is_in(receipt, span)) {
         let key = key(receipt, by);
-        let row = rows.entry(key.clone()).or_insert_with(|| Row { key, ..Row::default() });
-        row.jobs += 1;
+        let row = rows.entry(key.clone()).or_insert_with(|| Row { key: key.clone(), ..Row::default() });
+        row.jobs += u64::from(receipt.gang.is_none() || counted.insert((key, whole_key(receipt)))); // parts are one job
         row.charge = row.charge.plus(charge_in(receipt, span));
         row.unfunded = row.unfunded.plus(unfunded_in(receipt, span));
         for (segment, (from, to)) in receipt.segments.iter().filter_map(|segment| Some((segment, times(segment)?))) {
@@ -244,13 +263,18 @@ pub fn spending(receipts: &[Receipt], month: Span, now: Wall) -> Spending {
 #[must_use]
 pub fn dearest(receipts: &[Receipt], span: Span, count: usize) -> Vec<JobCost> {
     let cost = |receipt: &Receipt| JobCost {
-        job: receipt.job.clone(),
-        attempt: receipt.attempt,
+        job: receipt.gang.as_ref().map_or(&receipt.job, |gang| &gang.name).clone(),
+        attempt: receipt.gang.as_ref().map_or(receipt.attempt, |gang| Attempt(u64::from(gang.attempt))),
         account: receipt.account.clone(),
         owner_uid: receipt.owner_uid.0,
-        charge: charge_in(receipt, span),
+        charge: Credits::ZERO,
     };
-    let mut costs: Vec<JobCost> = receipts.iter().map(cost).filter(|job| job.charge.is_positive()).collect();
+    let mut wholes: BTreeMap<Whole, JobCost> = BTreeMap::new();
+    for receipt in receipts {
+        let of_whole = wholes.entry(whole_key(receipt)).or_insert_with(|| cost(receipt));
+        of_whole.charge = of_whole.charge.plus(charge_in(receipt, span));
+    }
+    let mut costs: Vec<JobCost> = wholes.into_values().filter(|job| job.charge.is_positive()).collect();
     costs.sort_by(|a, b| b.charge.cmp(&a.charge).then(a.attempt.cmp(&b.attempt)));
     costs.truncate(count);
     costs

@@ -24,7 +24,7 @@ use super::meter::{JobSample, Missing, Reading};
 use super::rates::Card;
 use super::terms::{Change, Report};
 use super::time::{Mono, Nanos, Now};
-use super::wire::{Answer, Balance, Push, Request};
+use super::wire::{Answer, Balance, GangWant, Push, Request};
 
 /// A floor between two looks at an account near its edge.
 const LOOK_AGAIN: Nanos = Nanos::from_millis(10);
@@ -125,6 +125,8 @@ pub enum Event {
     JournalIs(JournalState),
     /// The cgroups of jobs were compared with what is metered: these have tasks and no job.
     Surveyed(BTreeSet<String>),
+    /// The authority says what a gang is to do.
+    GangPushed(GangWant),
 }
 
 /// Does the disk take facts?
@@ -335,6 +337,7 @@ impl Turn {
             }
             Event::Answered(answer, fresh_epoch) => self.answered(now, &answer, fresh_epoch),
             Event::Pushed(push) => self.draft(now, |draft, _| draft.pushed(&push)),
+            Event::GangPushed(want) => self.draft(now, |draft, _| draft.heard_gangs(std::slice::from_ref(&want))),
             Event::CardArrived(card, mut samples) => {
                 self.catch_up(&mut samples);
                 let mut refused = None;
@@ -515,7 +518,7 @@ impl Turn {
         let mut replies = Vec::new();
         let mut draft = Draft::new(&mut self.agent, &self.settings, now, &self.doubts);
         work(&mut draft, &mut replies);
-        if draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Pushed { .. } | Fact::EpochOpened { .. })) {
+        if draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Pushed { .. } | Fact::EpochOpened { .. } | Fact::GangDry { .. })) {
             self.starts.iter_mut().for_each(|start| start.asked = None); // their question is void
         }
         if asking == Asking::ToConsider || !self.starts.is_empty() {
@@ -649,7 +652,9 @@ fn is_noteworthy(fact: &Fact) -> bool {
     if let Fact::Stepped { event, .. } = fact {
         return is_correction(event);
     }
-    !matches!(fact, Fact::Counted { .. } | Fact::Asked { .. } | Fact::Answered { .. } | Fact::Settled { .. } | Fact::Disarmed { .. })
+    let is_routine =
+        matches!(fact, Fact::Counted { .. } | Fact::Asked { .. } | Fact::Answered { .. } | Fact::Settled { .. } | Fact::Disarmed { .. });
+    !is_routine && !matches!(fact, Fact::GangsSaid { .. })
 }
 
 fn watched(facts: &[(Seq, Fact)]) -> impl Iterator<Item = Effect> + '_ {

@@ -10,6 +10,7 @@ use super::agent::credit::measured_burn;
 use super::agent::{Account, Agent, Settings};
 use super::correction::Corrections;
 use super::enforcement::Enforcement;
+use super::gang::{GangId, Part, Want};
 use super::grant;
 use super::id::{AccountId, Attempt, Digest, JobName, LineId, NodeId, Uid};
 use super::job::{FrozenBy, Job, Phase};
@@ -147,6 +148,26 @@ pub struct JobView {
     pub unfunded: Credits,
     /// Why its readings are missing, where they are.
     pub missing: Vec<Missing>,
+    /// The gang that it is a part of, and what that is to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gang: Option<GangView>,
+}
+
+/// A job's gang, as its node has heard of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GangView {
+    /// What the whole job is called.
+    pub name: JobName,
+    /// Which run of it.
+    pub attempt: u32,
+    /// Of how many parts, where that was said.
+    pub size: Option<u32>,
+    /// What all of it is to do.
+    pub want: Want,
+    /// By which version of the authority's word; 0 for none yet.
+    pub version: u64,
+    /// Where it ran dry, while it is to stand still.
+    pub dry: Option<NodeId>,
 }
 
 /// An instant for people: RFC 3339 in every text.
@@ -200,6 +221,9 @@ impl View {
             count += 1;
         }
         jobs.truncate(count);
+        for view in &mut jobs {
+            view.gang = agent.part(view.attempt).map(gang_view);
+        }
         View {
             node: settings.node.clone(),
             at: rfc3339(now.wall),
@@ -272,9 +296,15 @@ fn job_view(job: &Job) -> JobView {
         drawn: Credits::ZERO,
         unfunded: Credits::ZERO,
         missing: Vec::new(),
+        gang: None,
     };
     view.update(job);
     view
+}
+
+fn gang_view(part: &Part) -> GangView {
+    let GangId { name, attempt, .. } = part.gang.clone();
+    GangView { name, attempt, size: part.size, want: part.want, version: part.version, dry: part.dry.clone() }
 }
 
 impl JobView {

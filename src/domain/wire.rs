@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::chain::Head;
+pub use super::gang::{GangWant, GangWord};
 use super::id::{AccountId, BootId, Digest, Epoch, NodeId};
 use super::money::Credits;
 pub use super::policy::{AccountPolicy, OnExhaustion, StartPredicted, Unreachable};
@@ -37,6 +38,10 @@ pub struct Request {
     pub previous: Vec<PreviousEpoch>,
     /// One for each account; each stands alone.
     pub entries: Vec<RequestEntry>,
+    /// How parts of gangs stand on this node, of accounts that have an entry.
+    #[serde(default, skip_serializing_if = "spoken::is_default", with = "spoken")]
+    #[schemars(with = "Vec<GangWord>")]
+    pub gangs: Vec<GangWord>,
 }
 
 /// A request as it is sent, with how far the node's journal is on disk: the authority keeps that place in the journal's hash chain, so that who
@@ -99,6 +104,10 @@ pub struct Answer {
     /// What their balances are made of.
     #[serde(default)]
     pub balances: Vec<Balance>,
+    /// What the gangs that were spoken of are to do.
+    #[serde(default, skip_serializing_if = "spoken::is_default", with = "spoken")]
+    #[schemars(with = "Vec<GangWant>")]
+    pub gangs: Vec<GangWant>,
 }
 
 /// What an account's balance is made of. For people only: nothing is decided by it, and the journal does not hold it.
@@ -181,10 +190,34 @@ pub struct Push {
 }
 
 impl Request {
-    /// SHA-256 of the request's bytes.
+    /// SHA-256 of the request's bytes, and of those of what it says of gangs, if it says anything of them.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let bytes = postcard::to_stdvec(self).unwrap_or_default();
-        Digest(Sha256::digest(bytes).into())
+        let bytes = postcard::to_stdvec(self);
+        let bytes = bytes.and_then(|bytes| if self.gangs.is_empty() { Ok(bytes) } else { postcard::to_extend(&self.gangs, bytes) });
+        Digest(Sha256::digest(bytes.unwrap_or_default()).into())
+    }
+}
+
+/// A field that is spoken and has no place in the journal's form of its struct: the journal keeps it in a fact of its own, and a message of an agent or
+/// an authority that does not know of it reads as if it said nothing.
+mod spoken {
+    use serde::de::{Deserialize, Deserializer};
+    use serde::ser::{Serialize, Serializer};
+
+    pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+        *value == T::default()
+    }
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { value.serialize(serializer) } else { serializer.serialize_unit() }
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        if deserializer.is_human_readable() {
+            return T::deserialize(deserializer);
+        }
+        <()>::deserialize(deserializer)?;
+        Ok(T::default())
     }
 }

@@ -436,6 +436,7 @@ fn authority(config: &Config, handle: &Handle, (people, node): (&Notices, &NodeI
 fn tell_authority(handle: &Handle, (people, node): (&Notices, &NodeId), notice: Notice) {
     let message = match notice {
         Notice::Push(push, _) => Inbox::Pushed(push),
+        Notice::Gang(push) => Inbox::GangPushed(push.want),
         Notice::Account(account, what) => {
             tracing::info!(event = "account", %account, ?what);
             return people.tell(Some(notice::Notice::Account { node: node.clone(), account, what }));

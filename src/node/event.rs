@@ -9,6 +9,7 @@ use super::access::{Access, Standing, Who};
 use crate::domain::act::{ActOutcome, Acted, Target};
 use crate::domain::detail::Detailed;
 use crate::domain::fact::{Fact, MeteredRow, Opened, Row, SettledRow};
+use crate::domain::gang::{Says, Want};
 use crate::domain::id::{AccountId, Attempt, JobName, Uid};
 use crate::domain::job::{Evidence, FrozenBy, Gap, StepEvent};
 use crate::domain::ladder::Rung;
@@ -16,6 +17,7 @@ use crate::domain::money::Credits;
 use crate::domain::receipt::{ReceiptMore, rfc3339};
 use crate::domain::terms::Report;
 use crate::domain::time::{Nanos, Wall};
+use crate::domain::wire::GangWord;
 
 /// Rows of one fact that its sentence names; the particulars hold them all.
 const ROWS_TOLD: usize = 3;
@@ -183,6 +185,7 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::EnforcementSet { .. }
         | Fact::Corrected { .. }
         | Fact::RungsConfirmed { .. } => Subject::Node,
+        Fact::GangsSaid { words, .. } => Subject::Jobs(words.iter().map(|word| (word.part, gang_said(word))).collect()),
         Fact::JobOpened(opened) => Subject::Job(opened.attempt),
         Fact::SegmentsOpened { attempts, .. } => {
             let goes_on = |attempt: &Attempt| (*attempt, ("goes on in a new segment".to_owned(), json!({})));
@@ -208,6 +211,9 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::JobStated { attempt, .. }
         | Fact::JobChanged { attempt, .. }
         | Fact::Reported { attempt, .. }
+        | Fact::GangJoined { attempt, .. }
+        | Fact::GangDry { attempt, .. }
+        | Fact::GangHeard { attempt, .. }
         | Fact::JobClosed { attempt } => Subject::Job(*attempt),
         Fact::HandsActed { acted, .. } => Subject::Job(acted.attempt),
         Fact::Armed { account, .. }
@@ -269,6 +275,10 @@ const fn kind(fact: &Fact) -> &'static str {
         Fact::SegmentsOpened { .. } => "segment_opened",
         Fact::Metered { .. } => "metered",
         Fact::Reported { .. } => "reported",
+        Fact::GangJoined { .. } => "gang_joined",
+        Fact::GangDry { .. } => "gang_dry",
+        Fact::GangHeard { .. } => "gang_heard",
+        Fact::GangsSaid { .. } => "gang_said",
     }
 }
 
@@ -356,8 +366,31 @@ fn of_job(fact: &Fact) -> (String, Value) {
             (format!("a hook reported {name} {id}"), json!({ "event": name, "id": id }))
         }
         Fact::JobClosed { .. } => ("closed: its receipt is final".to_owned(), json!({})),
+        Fact::GangJoined { gang, .. } => (format!("a part of gang {}, run {}", gang.name, gang.attempt), json!({ "gang": gang })),
+        Fact::GangDry { needs, .. } => {
+            (format!("its gang is told that it ran dry; it goes on with {needs} in hand"), json!({ "needs": needs }))
+        }
+        Fact::GangHeard { want, version, dry, .. } => {
+            let text = match want {
+                Want::Run => "its gang may run",
+                Want::Freeze => "its gang stands still",
+            };
+            (format!("{text}, by the authority's word {version}"), json!({ "want": want, "version": version, "dry": dry }))
+        }
         _ => (String::new(), json!({})),
     }
+}
+
+fn gang_said(word: &GangWord) -> (String, Value) {
+    let GangWord { gang, says, version, .. } = word;
+    let how = match says {
+        Says::Runs => "it runs",
+        Says::Dry => "it ran dry",
+        Says::Waits => "it stands still, and cannot go on yet",
+        Says::Ready => "it stands still, and could go on",
+        Says::Left => "it is over",
+    };
+    (format!("said of gang {}, run {}: {how}", gang.name, gang.attempt), json!({ "says": says, "version": version }))
 }
 
 fn of_opening(opened: &Opened) -> (String, Value) {
@@ -394,6 +427,9 @@ fn step_text(step: &StepEvent) -> String {
         StepEvent::FrozenByOther => "frozen by somebody else".to_owned(),
         StepEvent::Corrected(correction) => format!("not as believed; {correction}"),
         StepEvent::FoundThawed => "found running while it was to be frozen".to_owned(),
+        StepEvent::GangHeld { dry: Some(node), .. } => format!("its gang stands still: the job ran dry on node {node}"),
+        StepEvent::GangHeld { dry: None, .. } => "its gang stands still: another part of the job ran dry".to_owned(),
+        StepEvent::GangRuns { .. } => "its gang may run again".to_owned(),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::domain::request::{ChangeRequest, StartRequest};
 use crate::domain::terms::Report;
 use crate::domain::turn::JournalState;
 use crate::domain::view::View;
-use crate::domain::wire::{Answer, Push};
+use crate::domain::wire::{Answer, GangWant, Push};
 
 /// Who called, as the kernel says (`SO_PEERCRED`).
 #[derive(Debug)]
@@ -108,6 +108,8 @@ pub enum Inbox {
     Answered(Box<Answer>),
     /// The authority says that an account has changed.
     Pushed(Push),
+    /// The authority says what a gang is to do.
+    GangPushed(GangWant),
     /// Facts are on disk up to here.
     Durable(Seq),
     /// The disk takes nothing now, or again.

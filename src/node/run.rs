@@ -379,6 +379,7 @@ impl Loop {
                 Err(error) => tracing::error!(event = "no_random", %error, "no random bits: an answer is dropped"),
             },
             Inbox::Pushed(push) => self.step(Event::Pushed(push)),
+            Inbox::GangPushed(want) => self.step(Event::GangPushed(want)),
             Inbox::Durable(seq) => {
                 self.step(Event::Durable(seq));
                 self.send_backlog();
@@ -477,6 +478,7 @@ impl Loop {
             traits: request.traits,
             storage_bytes: request.storage_bytes,
             bid: request.bid,
+            gang: request.gang,
         };
         let at = clock::now();
         let caller = self.wait(Waiting { reply, caller: Some(caller), made });

@@ -125,6 +125,7 @@ fn job(name: &str, attempt: u64, phase: Phase) -> JobView {
         drawn: credits("64.2"),
         unfunded: Credits::ZERO,
         missing: if phase == Phase::Running { vec![Missing::Denied] } else { Vec::new() },
+        gang: None,
     }
 }
 
@@ -252,6 +253,7 @@ pub(crate) fn receipt() -> Receipt {
         offer: None,
         provider: None,
         storage_bytes: None,
+        gang: None,
     }
 }
 

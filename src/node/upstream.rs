@@ -401,6 +401,9 @@ impl Worker {
             self.fetch.notify_one();
             return;
         }
+        if event.name == "gang" {
+            return self.told_of_gang(event);
+        }
         match serde_json::from_str::<Told>(&event.data) {
             Ok(Told { account, version }) => {
                 if event.name != "now" {
@@ -410,6 +413,20 @@ impl Worker {
             }
             Err(error) => {
                 self.link.failed(Part::Stream, Fault::new("garbled_event", format!("an event cannot be read: {error}")), clock::now());
+            }
+        }
+    }
+
+    /// What a gang is to do is followed at once: who runs dry freezes by itself, and the others with it.
+    fn told_of_gang(&self, event: &sse::Event) {
+        match serde_json::from_str(&event.data) {
+            Ok(want) => {
+                self.link.pushed();
+                self.handle.report(Inbox::GangPushed(want));
+            }
+            Err(error) => {
+                let fault = Fault::new("garbled_event", format!("an event about a gang cannot be read: {error}"));
+                self.link.failed(Part::Stream, fault, clock::now());
             }
         }
     }

@@ -214,6 +214,7 @@ fn believed(mut answer: Answer) {
         request: answer.request,
         previous: Vec::new(),
         entries: answer.entries.iter().map(entry).collect(),
+        gangs: Vec::new(),
     };
     (answer.protocol, answer.digest) = (PROTOCOL, request.digest());
     let (left, doubts) = hear(&request, answer);

@@ -77,6 +77,7 @@ impl Bank {
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries,
             balances: Vec::new(),
+            gangs: Vec::new(),
         }
     }
 

@@ -561,6 +561,7 @@ impl World {
             traits: BTreeMap::new(),
             bid: None,
             storage_bytes: None,
+            gang: None,
         };
         let begun = work.cpu_ns();
         self.audit.started(n, &work.name, begun);

@@ -146,6 +146,7 @@ impl Bank {
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries,
             balances: Vec::new(),
+            gangs: Vec::new(),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::act::Act;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, SettledRow};
+use super::super::gang::Says;
 use super::super::grant::{self, Asked, Told};
 use super::super::id::{AccountId, Attempt, Epoch};
 use super::super::job::{COUNTER_SETTLES, Evidence, Job, Phase, StepEvent};
@@ -17,6 +18,7 @@ use super::super::money::Credits;
 use super::super::time::{Boot, Mono, Nanos, Now};
 use super::super::wire::{Answer, OnExhaustion, PROTOCOL, Push, Request, RequestEntry, UNIT, Verdict};
 use super::draft::Draft;
+use super::gang::{Held, Others};
 use super::outlook::{Burn, Burns, Kind, STEP_GUARD, Step, due};
 use super::restraint::{Restraint, deserved, is_fresh};
 use super::start::PendingStart;
@@ -34,9 +36,9 @@ const RENEW_BEFORE: Nanos = Nanos::from_secs(300);
 /// The authority hears of what was spent at least this often while something is spent.
 const TELL_EVERY: Nanos = Nanos::from_secs(30);
 /// Ask in vain at most this often.
-const ASK_AGAIN_SOON: Nanos = Nanos::from_secs(1);
+pub(super) const ASK_AGAIN_SOON: Nanos = Nanos::from_secs(1);
 /// An account that is known to be exhausted asks this often, in case a push was lost.
-const POLL_EMPTY: Nanos = Nanos::from_secs(10);
+pub(super) const POLL_EMPTY: Nanos = Nanos::from_secs(10);
 /// No two questions closer than this, but for a start or a push.
 pub(in crate::domain) const ASK_SPACING: Nanos = Nanos::from_millis(100);
 /// The last look before a grant lapses comes this long before it does.
@@ -201,6 +203,7 @@ impl Draft<'_> {
         self.note_frozen_too_long(id, &live);
         self.review_rungs(id);
         self.review_victims(id);
+        self.review_gangs(id);
         self.note_what_would_be_done(id, &live);
     }
 
@@ -395,6 +398,7 @@ impl Draft<'_> {
         let recalled: BTreeMap<AccountId, Credits> =
             taken.iter().filter(|entry| entry.verdict == Verdict::Recall).map(|entry| (entry.account.clone(), entry.free)).collect();
         self.record(Fact::Answered { request: answer.request, acknowledged: answer.acknowledged.clone(), entries: taken, at: self.now });
+        self.heard_gangs(&answer.gangs);
         if closed {
             self.epoch_void(fresh_epoch);
         }
@@ -465,7 +469,7 @@ impl Draft<'_> {
             return;
         }
         let entries = needs.iter().filter(|(_, need)| Need::None < *need).map(|(id, _)| self.entry(id, starts)).collect();
-        let request = Request {
+        let mut request = Request {
             protocol: PROTOCOL,
             node: self.settings.node.clone(),
             epoch,
@@ -473,13 +477,20 @@ impl Draft<'_> {
             request: self.agent.asked + 1,
             previous: self.agent.previous.clone(),
             entries,
+            gangs: Vec::new(),
         };
+        request.gangs = self.words(&request);
+        let (number, words) = (request.request, request.gangs.clone());
         self.record(Fact::Asked { request: Box::new(request), first_sent: self.now.boot });
+        if !words.is_empty() {
+            self.record(Fact::GangsSaid { request: number, words });
+        }
     }
 
     /// Is there a need that does not wait for the spacing?
     fn is_pressing(&self, starts: &[PendingStart]) -> bool {
-        starts.iter().any(|start| start.asked.is_none()) || self.agent.accounts.values().any(|account| account.grant.push_unanswered())
+        let pushed = || self.agent.accounts.values().any(|account| account.grant.push_unanswered());
+        starts.iter().any(|start| start.asked.is_none()) || pushed() || self.agent.is_dry_untold()
     }
 
     /// Credit that came for nobody: its job ended while the question was under way, or its start was refused.
@@ -507,6 +518,9 @@ impl Draft<'_> {
             return Need::Now;
         }
         let Some(account) = self.agent.accounts.get(id) else { return Need::None };
+        if let Some(says) = self.agent.untold_of(id, self.settings, self.now) {
+            return if says == Says::Dry { Need::Now } else { Need::Soon };
+        }
         let grant = &account.grant;
         let told = Told { spent: grant.spent, returned: grant.returned, unfunded: grant.unfunded };
         let live = self.agent.jobs_of(id).next().is_some();
@@ -537,7 +551,8 @@ impl Draft<'_> {
         let kept = self.agent.kept(id, self.settings, self.now.mono, STEP_AHEAD);
         let short = kept.is_positive() && in_hand < kept;
         let half_used = half_used || in_hand.plus(in_hand) < grant.horizon.plus(kept);
-        if pace <= heard_ago && (owed || short || ((half_used || lapsing) && burning())) { Need::Soon } else { untold }
+        let held = self.agent.held_of(id).is_some_and(|held| held.pace(in_hand, heard.verdict) <= heard_ago);
+        if held || pace <= heard_ago && (owed || short || ((half_used || lapsing) && burning())) { Need::Soon } else { untold }
     }
 
     fn entry(&self, id: &AccountId, starts: &[PendingStart]) -> RequestEntry {
@@ -545,7 +560,9 @@ impl Draft<'_> {
         let grant = account.map(|account| account.grant.clone()).unwrap_or_default();
         let waiting = || starts.iter().filter(|start| start.wanted.account == *id);
         let burn_new: Credits = waiting().map(|start| self.burn_of_start(start)).sum();
-        let burn = account.map_or(Credits::ZERO, |account| self.agent.burn_expected(id, account, self.settings, self.now.mono));
+        let held = self.agent.held_of(id).filter(|held| held.others == Others::None);
+        let expected = |account| held.map_or_else(|| self.agent.burn_expected(id, account, self.settings, self.now.mono), Held::burn_per_s);
+        let burn = account.map_or(Credits::ZERO, expected);
         let start_price = |start| {
             let price = self.start_price(start);
             price.cost.plus(price.pending)

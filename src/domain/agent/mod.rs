@@ -8,6 +8,7 @@ pub mod credit;
 pub mod draft;
 pub mod ending;
 mod further;
+pub mod gang;
 mod metered;
 mod nesting;
 mod outlook;
@@ -142,6 +143,9 @@ pub struct Agent {
     pub corrections: Corrections,
     /// Which accounts' jobs could be stopped lately, and how far.
     pub rungs: VecDeque<(Mono, Rung, AccountId)>,
+    /// Jobs that are parts of gangs.
+    #[serde(skip)]
+    pub gangs: gang::Parts,
 }
 
 impl Agent {
@@ -173,7 +177,8 @@ impl Agent {
     /// The state as bytes, for a checkpoint.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![3]).and_then(|bytes| postcard::to_extend(&further::of(self), bytes)).unwrap_or_default()
+        let bytes = postcard::to_extend(self, vec![4]).and_then(|bytes| postcard::to_extend(&further::of(self), bytes));
+        bytes.and_then(|bytes| postcard::to_extend(&further::of_gangs(self), bytes)).unwrap_or_default()
     }
 
     /// The state that a checkpoint holds; `None` if it is of another version or broken (then every fact is replayed).
@@ -185,6 +190,14 @@ impl Agent {
             Some((3, body)) => {
                 let (mut agent, rest) = postcard::take_from_bytes::<Agent>(body).ok()?;
                 further::put_back(&mut agent, postcard::from_bytes(rest).ok()?);
+                Some(agent)
+            }
+            // Since there are gangs.
+            Some((4, body)) => {
+                let (mut agent, rest) = postcard::take_from_bytes::<Agent>(body).ok()?;
+                let (parts, rest) = postcard::take_from_bytes(rest).ok()?;
+                further::put_back(&mut agent, parts);
+                further::put_back_gangs(&mut agent, postcard::from_bytes(rest).ok()?);
                 Some(agent)
             }
             _ => None,
@@ -259,6 +272,10 @@ impl Agent {
             Fact::SegmentsOpened { attempts, at } => attempts.iter().for_each(|attempt| self.with_job(*attempt, |job| job.split(at.wall))),
             Fact::Metered { rows } => rows.iter().for_each(|row| self.take_metered(row)),
             Fact::Reported { attempt, report, wall: _ } => self.with_job(*attempt, |job| job.take_report(report)),
+            Fact::GangJoined { attempt, gang } => self.join(*attempt, gang),
+            Fact::GangDry { attempt, needs } => self.set_dry(*attempt, *needs),
+            Fact::GangHeard { attempt, want, version, dry, needs } => self.hear(*attempt, (*want, *version), dry.as_ref(), *needs),
+            Fact::GangsSaid { request, words } => self.say(*request, words),
         }
     }
 
@@ -322,6 +339,7 @@ impl Agent {
         self.asked = 0;
         self.asked_at = Boot(0); // the last one may be of another boot, whose instants mean nothing in this one
         self.outstanding = None;
+        self.say_anew();
     }
 
     /// Once there is credit again, what was begun against the account's jobs is over.
@@ -535,6 +553,7 @@ impl Agent {
         let Some(outstanding) = self.outstanding.take() else { return };
         outstanding.request.entries.iter().for_each(|entry| self.account(&entry.account).grant.asked = Asked::No);
         self.previous.retain(|previous| !acknowledged.contains(&previous.epoch));
+        self.note_told(&outstanding.request);
         for entry in entries {
             let asked = outstanding.request.entries.iter().find(|asked| asked.account == entry.account);
             let told =
@@ -575,6 +594,7 @@ impl Agent {
         while CLOSED_KEPT < self.closed.len() {
             self.closed.pop_front();
         }
+        self.forget_parts();
         self.forget_cards();
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::super::act::Target;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, MeteredRow, Opened};
+use super::super::gang::{Gang, Part};
 use super::super::grant;
 use super::super::id::{AccountId, Attempt, JobName, Uid};
 use super::super::job::{Ending, Job, Phase};
@@ -49,6 +50,8 @@ pub struct Wanted {
     pub storage_bytes: Option<u64>,
     /// The most that its starter pays for the start; none: whatever it costs.
     pub bid: Option<Credits>,
+    /// The gang that it is a part of.
+    pub gang: Option<Gang>,
 }
 
 /// A start that waits for the authority's word.
@@ -177,6 +180,7 @@ impl Draft<'_> {
                 && job.owner == wanted.owner
                 && same_place(job)
                 && job.policy == wanted.policy
+                && self.agent.part(job.attempt).map(Part::declared) == wanted.gang
                 // It may have been given something else since.
                 && job.counts(0).is_some_and(|first| first.gpus == start.gpus && *first.stated.traits == traits)
         };
@@ -197,7 +201,8 @@ impl Draft<'_> {
         Some(if same {
             Reply::Started { attempt: live.attempt, target: live.target.clone(), novelty: Novelty::Repeated }
         } else {
-            let message = format!("job {} is already metered with another account, owner, place, GPUs, policy or traits", wanted.name);
+            let message =
+                format!("job {} is already metered with another account, owner, place, GPUs, policy, traits or gang", wanted.name);
             Reply::Refused(Refusal::new("changed_repeat", message, "stop the first, or give the second another name"))
         })
     }
@@ -245,6 +250,9 @@ impl Draft<'_> {
         if wanted.storage_bytes.is_some() || wanted.bid.is_some() {
             let offer = wanted.bid.map(|bid| Offer { bid, ask });
             self.record(Fact::JobStated { attempt, storage_bytes: wanted.storage_bytes, offer });
+        }
+        if let Some(gang) = &wanted.gang {
+            self.record(Fact::GangJoined { attempt, gang: gang.clone() });
         }
         self.begin_io(start, attempt);
         self.review(&start.wanted.account);

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::account::{AMOUNT_MAX, Account, EntryKind, EntryStatus, EpochAccount, EpochState, HourTotals, LedgerEntry, Totals};
+use super::gang::granted_for;
 use super::keeping::{AccountNotice, Lines};
 use super::revoke::feed;
-use super::sizing::{Ask, Holding, Size, horizon, size};
+use super::sizing::{Ask, GrantFor, Holding, Size, horizon_for, size};
 use super::terms::Terms;
 use crate::domain::id::{AccountId, Digest, Epoch};
 use crate::domain::money::Credits;
@@ -54,7 +55,8 @@ enum Number {
 ///
 /// `now.mono` must be of the clock that wrote every `heard_at`. Store the account and the entries before the answer is sent.
 pub fn answer(account: &mut Account, request: &Request, entry: &RequestEntry, close: ClosePolicy, now: Now) -> Answered {
-    let mut booking = Booking::on(account, now);
+    let granted_for = granted_for(request, &account.id);
+    let mut booking = Booking { granted_for, ..Booking::on(account, now) };
     booking.previous(request, close);
     let verdict = booking.entry(request, entry, close);
     let Lines { ledger, notices } = booking.finish();
@@ -137,13 +139,15 @@ struct Booking<'a> {
     /// Lines of hours that have ended, and of what the calendar brought.
     ended: Vec<LedgerEntry>,
     notices: Vec<AccountNotice>,
+    granted_for: GrantFor,
 }
 
 impl<'a> Booking<'a> {
     fn on(account: &'a mut Account, now: Now) -> Booking<'a> {
         let mut ended = Vec::new();
         account.pass_time(now.wall, &mut ended);
-        Booking { account, now, hour: now.wall.0 / HOUR_MS, changed: BTreeSet::new(), ended, notices: Vec::new() }
+        let hour = now.wall.0 / HOUR_MS;
+        Booking { account, now, hour, changed: BTreeSet::new(), ended, notices: Vec::new(), granted_for: GrantFor::Single }
     }
 
     /// What is free serves revocations before anything else.
@@ -303,7 +307,7 @@ impl<'a> Booking<'a> {
             (EpochState::Open, _) => {}
         }
         let ask = Ask { in_hand: epoch.escrow(), burn_per_s: entry.burn_per_s, owed: entry.owed, at_least: entry.at_least };
-        let size = size(ask, available, horizon(available, &holdings));
+        let size = size(ask, available, horizon_for(self.granted_for, available, &holdings));
         if let (Size::Grant(amount), Number::New) = (size, number) {
             epoch.granted = epoch.granted.plus(amount);
         }

@@ -5,6 +5,7 @@
 
 mod account;
 mod booking;
+mod gang;
 mod keeping;
 mod lot;
 mod payment;
@@ -19,6 +20,7 @@ pub use account::{
     check, check_step,
 };
 pub use booking::{Answered, ClosePolicy, VALID_FOR, answer, answer_unknown, book_previous, set_policy, set_terms, sweep};
+pub use gang::{PartId, Register, Standing};
 pub use keeping::{AccountNotice, Alerted, Armed, Keeping, Lines, PendingRefill, REFILL_PREFIX, Refill, Storage};
 pub use lot::{Expiry, Lot, LotKey, Lots, Priority};
 pub use payment::{Booked, Direction, Payment, PaymentRefusal, PaymentState, Purpose, book, transfer, verify};

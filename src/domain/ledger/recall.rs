@@ -63,6 +63,7 @@ mod tests {
             request,
             previous: Vec::new(),
             entries: vec![entry.clone()],
+            gangs: Vec::new(),
         };
         let _answered = answer(account, &request, &entry, ClosePolicy::AfterSilence(Nanos::from_secs(667)), at);
     }

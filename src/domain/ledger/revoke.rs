@@ -135,6 +135,7 @@ mod tests {
             request: number,
             previous: Vec::new(),
             entries: vec![entry.clone()],
+            gangs: Vec::new(),
         };
         let answered = answer(account, &request, &entry, CLOSE, Now::default());
         check(account).unwrap();

@@ -48,6 +48,7 @@ fn request(node: &str, epoch: u8, number: u64, entry: RequestEntry) -> Request {
         request: number,
         previous: Vec::new(),
         entries: vec![entry],
+        gangs: Vec::new(),
     }
 }
 

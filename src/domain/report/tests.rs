@@ -186,3 +186,25 @@ proptest! {
         prop_assert_eq!(spent(&receipts, whole), receipts.iter().map(|receipt| receipt.charge).sum::<Credits>());
     }
 }
+
+#[test]
+fn parts_of_one_run_on_several_nodes_are_one_line_and_another_run_is_another() {
+    let hour = (MARCH, MARCH + HOUR_MS);
+    let part = |node: &str, attempt: u64, run: u32, cost: &str| {
+        let mut receipt = job("slurm:7", attempt, hour, cost);
+        receipt.node = node.parse().unwrap();
+        receipt.gang = Some(crate::domain::gang::Gang { name: "slurm:ada/7".parse().unwrap(), attempt: run, size: Some(2) });
+        receipt
+    };
+    let receipts = [part("n1", 3, 0, "1"), part("n2", 3, 0, "2"), part("n1", 4, 1, "10"), job("other", 5, hour, "4")];
+    let row = |key: &str, jobs, charge: &str| (Some(key.to_owned()), jobs, charge.to_owned());
+    assert_eq!(
+        charges(&receipts, By::Job, MONTH),
+        [row("slurm:ada/7 run 1", 1, "10"), row("other#5", 1, "4"), row("slurm:ada/7 run 0", 1, "3")]
+    );
+    assert_eq!(charges(&receipts, By::Account, MONTH), [row("lab", 3, "17")], "two runs and a job");
+    let dearest: Vec<(String, u64, String)> =
+        dearest(&receipts, MONTH, 10).into_iter().map(|job| (job.job.to_string(), job.attempt.0, job.charge.to_string())).collect();
+    let cost = |name: &str, attempt, charge: &str| (name.to_owned(), attempt, charge.to_owned());
+    assert_eq!(dearest, [cost("slurm:ada/7", 1, "10"), cost("other", 5, "4"), cost("slurm:ada/7", 0, "3")]);
+}

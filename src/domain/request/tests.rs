@@ -125,6 +125,7 @@ fn start() -> impl Strategy<Value = StartRequest> {
             policy,
             bid: None,
             storage_bytes: None,
+            gang: None,
         }
     })
 }

@@ -1,6 +1,7 @@
 //! The gates one by one: what goes out before the disk has the facts, and what waits.
 
 mod evidence;
+mod gang;
 mod ladder;
 mod nested;
 mod older;
@@ -15,6 +16,7 @@ use super::*;
 use crate::domain::act::{ActOutcome, CgroupDir, Target};
 use crate::domain::agent::start::{Novelty, Wanted};
 use crate::domain::detail::Detail;
+use crate::domain::gang::Gang;
 use crate::domain::id::{AccountId, Attempt, BootId, NodeId};
 use crate::domain::job::{FrozenBy, GapRule, Phase};
 use crate::domain::ladder::{JobPolicy, Ladder};
@@ -49,6 +51,9 @@ struct Bench {
     /// Its word, where that is not told by the amounts.
     word: Option<Verdict>,
     balances: Vec<Balance>,
+    /// The gang that jobs are started in, and what the authority says of it.
+    gang: Option<Gang>,
+    gang_want: Option<GangWant>,
 }
 
 impl Bench {
@@ -82,6 +87,8 @@ impl Bench {
             returned: 0,
             word: None,
             balances: Vec::new(),
+            gang: None,
+            gang_want: None,
         };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
@@ -137,6 +144,7 @@ impl Bench {
             policy: self.job_policy,
             bid: None,
             storage_bytes: None,
+            gang: self.gang.clone(),
         };
         let sample = self.sample(Attempt(u64::MAX));
         self.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus: Vec::new(), sample, at: self.now, asked: None })));
@@ -184,6 +192,7 @@ impl Bench {
             acknowledged: Vec::new(),
             entries: vec![entry],
             balances: self.balances.clone(),
+            gangs: self.gang_want.iter().cloned().collect(),
         };
         self.step(Event::Answered(Box::new(answer), Epoch([8; 16])));
     }
@@ -537,6 +546,7 @@ fn an_answer_to_another_question_is_dropped_whole() {
         acknowledged: Vec::new(),
         entries: vec![entry],
         balances: Vec::new(),
+        gangs: Vec::new(),
     };
     let mut other_digest = good.clone();
     other_digest.digest.0[0] ^= 1;
@@ -686,6 +696,7 @@ fn f13_a_balance_that_is_missing_or_garbled_is_never_zero_and_stops_nothing() {
         acknowledged: Vec::new(),
         entries,
         balances: Vec::new(),
+        gangs: Vec::new(),
     };
     let zero = || entry("a", UNIT, Verdict::Exhausted);
     let garbled: [(&str, Garble); 6] = [

@@ -220,6 +220,7 @@ impl World {
             policy: JobPolicy::default(),
             bid: None,
             storage_bytes: None,
+            gang: None,
         };
         let gpus = job.gpus.clone();
         let at = self.nodes[n].now(self.now);

@@ -57,6 +57,7 @@ impl Bench {
             traits: Traits::new(),
             storage_bytes,
             bid,
+            gang: None,
         };
         let sample = self.sample(Attempt(u64::MAX));
         self.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus, sample, at: self.now, asked: None })));
@@ -524,7 +525,10 @@ fn a_state_without_what_is_new_reads_as_it_was_written() {
     let bench = Bench::running(1_000_000_000);
     let agent = bench.turn.agent();
     let mut bytes = agent.encode();
-    assert_eq!((bytes[0], bytes.pop()), (3, Some(0)), "the part behind is empty");
+    assert_eq!((bytes[0], bytes.pop(), bytes.pop()), (4, Some(0), Some(0)), "there is no gang, and the question says nothing of one");
+    bytes[0] = 3;
+    assert_eq!(Agent::decode(&bytes).as_ref(), Some(agent), "the form before there were gangs");
+    assert_eq!(bytes.pop(), Some(0), "the part behind is empty");
     bytes[0] = 2;
     assert_eq!(Agent::decode(&bytes).as_ref(), Some(agent), "the form before");
     assert_eq!(Agent::decode(&bytes[..bytes.len() - 1]), None);
