@@ -308,6 +308,12 @@ fn gang_view(part: &Part) -> GangView {
 }
 
 impl JobView {
+    /// Is it a part of a gang that stands still?
+    #[must_use]
+    pub fn is_held_by_gang(&self) -> bool {
+        self.gang.as_ref().is_some_and(|gang| gang.want == Want::Freeze)
+    }
+
     /// Takes over all that changes in a job's life.
     fn update(&mut self, job: &Job) {
         let (cpu_ns, running_ns, frozen_ns) = job.segments.iter().fold((0_u128, 0_u128, 0_u128), |(cpu, running, frozen), segment| {

@@ -298,6 +298,7 @@ fn finished(first: [String; 7], numbers: Numbers, what: What, tone: Tone) -> Row
 
 fn state(job: &JobView) -> String {
     let state = match (job.phase, job.frozen_by) {
+        (Phase::Frozen, Some(FrozenBy::Agent)) if job.is_held_by_gang() => "frozen: its gang",
         (Phase::Frozen, Some(FrozenBy::Agent)) => "frozen: no credit",
         (Phase::Frozen, _) => "frozen by another",
         (phase, _) => phase.name(),

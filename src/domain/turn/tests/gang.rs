@@ -1,7 +1,7 @@
 //! A part of a job on several nodes: what it says, and that it stands still and goes on with the others.
 
 use super::*;
-use crate::domain::gang::{GangId, Says, Want};
+use crate::domain::gang::{GangId, Latch, Says, Want};
 use crate::domain::receipt::Receipt;
 
 const SECOND: i128 = 1_000_000_000;
@@ -293,4 +293,18 @@ fn a_question_s_text_holds_its_gangs_and_one_without_them_reads_as_before() {
     let mut older = text;
     older.as_object_mut().unwrap().remove("gangs");
     assert_eq!(serde_json::from_value::<Request>(older).unwrap(), Request { gangs: Vec::new(), ..request });
+}
+
+#[test]
+fn a_part_that_reaches_nobody_runs_on_what_it_holds_and_no_longer() {
+    let mut bench = Bench::part(5 * SECOND);
+    for _ in 0..4 {
+        bench.work(1_000);
+        bench.durable();
+    }
+    assert_eq!(bench.orders(), [], "others may stand still: nothing tells it so");
+    bench.work(1_000);
+    bench.durable();
+    assert_eq!(bench.orders(), [Act::Freeze]);
+    assert_eq!(bench.turn.agent().part(Attempt(1)).unwrap().latch, Latch::Dry);
 }
