@@ -9,6 +9,7 @@ mod recall;
 mod revoke;
 mod rows;
 mod sides;
+pub mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -22,13 +23,13 @@ use crate::domain::chain::Head;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
     Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochState, LedgerEntry, Lines, Payment, PaymentRefusal,
-    PaymentState, Purpose, REFILL_PREFIX, RevokeRefusal, Storage, Terms, UnitRefusal, answer, answer_unknown, book, book_previous, check,
-    set_policy, set_terms, sweep, transfer, verify,
+    PaymentState, Purpose, REFILL_PREFIX, Recovery, RevokeRefusal, Rules, Storage, Terms, UnitRefusal, answer, answer_unknown, book,
+    book_previous, check, set_policy, set_terms, sweep, transfer, verify,
 };
 use crate::domain::money::Credits;
 use crate::domain::request::{Amount, Vouch};
 use crate::domain::time::{Mono, Now};
-use crate::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, Settlement};
+use crate::domain::wire::{AccountPolicy, Answer, Limits, PROTOCOL, Push, Request, Settlement};
 use crate::sqlite::{Failure, Kind, classify, copy_back, open_for_reading, open_for_writing};
 
 pub use gang::GangPush;
@@ -78,7 +79,7 @@ pub struct Store {
     commits: u32,
     /// What people outside are to hear of what is durable; taken by [`Store::notices`].
     notices: Vec<(AccountId, AccountNotice)>,
-    recovering: Option<Mono>,
+    standing: standing::Standing,
     /// When holders of an account were last asked to give back what they do not need.
     recalled: BTreeMap<AccountId, Mono>,
     /// What is to be told of gangs; taken by [`Store::gang_news`].
@@ -261,16 +262,18 @@ impl Store {
         let connection = open_for_writing(path, &KIND)?;
         anchors::prepare(&connection).map_err(|error| StoreError::from(classify(&connection, &error)))?;
         revoke::make_tables(&connection)?;
+        standing::make_tables(&connection)?;
         gang::prepare(&connection)?;
         let mut store = Store::over(connection, close, now);
+        store.standing.read(&store.connection).map_err(|stop| unrefused(stop.into_refusal(&store.connection)))?;
         store.say_again().map_err(unrefused)?;
         Ok(store)
     }
 
     fn over(connection: Connection, close: ClosePolicy, now: Mono) -> Store {
         let heard = Heard { opened_at: now, at: BTreeMap::new() };
-        let (notices, gang_news) = (Vec::new(), Vec::new());
-        Store { connection, close, heard, commits: 0, notices, recovering: None, recalled: BTreeMap::new(), gang_news }
+        let (standing, notices, gang_news) = (standing::Standing::new(now), Vec::new(), Vec::new());
+        Store { connection, close, heard, commits: 0, notices, standing, recalled: BTreeMap::new(), gang_news }
     }
 
     /// What people outside are to hear, in order. Each is told once by this; what still waits for an answer is told again after a restart.
@@ -298,18 +301,18 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; then there is no answer, which is never a verdict.
     pub fn answer(&mut self, request: &Request, now: Now) -> Result<Answer, StoreError> {
-        self.answered(request, None, now)
+        self.answered(request, Head::START, &Limits::default(), now)
     }
 
-    /// The same, and keeps how far the node's journal had come.
+    /// The same, within what the node may have; and keeps how far its journal had come.
     ///
     /// # Errors
     /// As [`Store::answer`].
     pub fn settle(&mut self, settlement: &Settlement, now: Now) -> Result<Answer, StoreError> {
-        self.answered(&settlement.request, Some(settlement.journal), now)
+        self.answered(&settlement.request, settlement.journal, &settlement.limits, now)
     }
 
-    fn answered(&mut self, request: &Request, journal: Option<Head>, now: Now) -> Result<Answer, StoreError> {
+    fn answered(&mut self, request: &Request, journal: Head, limits: &Limits, now: Now) -> Result<Answer, StoreError> {
         let mut reply = Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,
@@ -318,27 +321,29 @@ impl Store {
             acknowledged: Vec::new(),
             entries: Vec::new(),
             balances: Vec::new(),
+            generation: self.standing.generation(),
             gangs: Vec::new(),
         };
         if request.protocol != PROTOCOL {
             return Ok(reply);
         }
-        let close = self.close;
-        let recovers = self.recovers(now.mono) == backup::Recovery::Goes;
-        let asked = if recovers { Store::totals_alone(request) } else { request.entries.clone() };
+        self.end_recovery_when_due(now)?;
+        let (close, key) = (self.close, self.standing.key.clone());
         let answered = self.transact(|books| {
-            books.close_superseded(request, close, now)?;
+            let writers = books.meet(request, close, now)?;
+            let rules = Rules { limits: Some(limits), ..books.standing.rules(close, key.as_ref(), writers) };
+            books.close_superseded(request, &rules, now)?;
             let (mut entries, mut balances, mut gangs) = (Vec::new(), Vec::new(), Vec::new());
-            for entry in &asked {
+            for entry in &request.entries {
                 let Some(mut account) = books.load(&entry.account, &named(request))? else {
                     entries.push(answer_unknown(entry.account.clone()));
                     continue;
                 };
                 let last = |account: &Account| account.epochs.get(&request.epoch).map_or(0, |epoch| epoch.last_request);
                 let before = last(&account);
-                let Answered { entry, ledger, notices } = answer(&mut account, request, entry, close, now);
+                let Answered { entry, ledger, notices } = answer(&mut account, request, entry, &rules, now);
                 if before < last(&account) {
-                    if recovers {
+                    if rules.recovery != Recovery::Over {
                         books.forget_unsaid(request, &account.id)?;
                     }
                     gangs.extend(books.hear_gangs(request, &account)?);
@@ -347,14 +352,13 @@ impl Store {
                 entries.push(entry);
                 balances.push(account.balance());
             }
-            if let Some(head) = journal {
-                anchors::keep(books.connection, request, head, now)?;
-            }
+            anchors::keep(books.connection, request, journal, now)?;
             Ok((entries, balances, gangs))
         });
         (reply.entries, reply.balances, reply.gangs) = answered.map_err(unrefused)?;
         reply.acknowledged = request.previous.iter().map(|earlier| earlier.epoch).collect();
-        Ok(if recovers { Store::held_back(reply) } else { reply })
+        reply.generation = self.standing.generation();
+        Ok(reply)
     }
 
     /// Closes every epoch of which nothing was heard for too long. For a timer; does nothing under [`ClosePolicy::OnSuccessor`].
@@ -362,6 +366,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub fn sweep(&mut self, now: Now) -> Result<(), StoreError> {
+        self.end_recovery_when_due(now)?;
         let close = self.close;
         let swept = self.transact(|books| {
             for id in books.account_ids("SELECT DISTINCT account FROM epoch WHERE state = 'open' ORDER BY account", params![])? {
@@ -370,7 +375,7 @@ impl Store {
                     books.save(&account, lines, now)?;
                 }
             }
-            Ok(())
+            books.forget_writers()
         });
         swept.map_err(unrefused)
     }
@@ -541,9 +546,10 @@ impl Store {
     fn transact<T>(&mut self, act: impl FnOnce(&mut Books<'_>) -> Result<T, Stop>) -> Result<T, Refusal> {
         let heard = &mut self.heard;
         let connection = &mut self.connection;
+        let standing = &mut self.standing;
         let attempt = || -> Result<(T, News), Stop> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut books = Books { connection: &transaction, heard, notices: Vec::new(), gang_news: Vec::new() };
+            let mut books = Books { connection: &transaction, heard, standing, notices: Vec::new(), gang_news: Vec::new() };
             let result = act(&mut books)?;
             let Books { notices, gang_news, .. } = books;
             transaction.commit()?;
@@ -589,6 +595,7 @@ fn named(request: &Request) -> BTreeSet<Epoch> {
 struct Books<'a> {
     connection: &'a Connection,
     heard: &'a mut Heard,
+    standing: &'a mut standing::Standing,
     /// Told once this is durable.
     notices: Vec<(AccountId, AccountNotice)>,
     /// The same.
@@ -597,16 +604,16 @@ struct Books<'a> {
 
 impl Books<'_> {
     /// Books last words on accounts that the request does not ask about, and where a new epoch supersedes others at once, closes those on all accounts.
-    fn close_superseded(&mut self, request: &Request, close: ClosePolicy, now: Now) -> Result<(), Stop> {
+    fn close_superseded(&mut self, request: &Request, rules: &Rules<'_>, now: Now) -> Result<(), Stop> {
         let mut touched: BTreeSet<AccountId> =
             request.previous.iter().flat_map(|earlier| &earlier.entries).map(|entry| entry.account.clone()).collect();
-        if close == ClosePolicy::OnSuccessor && !self.is_known(request.epoch)? {
+        if rules.close == ClosePolicy::OnSuccessor && !self.is_known(request.epoch)? {
             let sql = "SELECT DISTINCT account FROM epoch WHERE state = 'open' AND node = ?1 AND epoch <> ?2 ORDER BY account";
             touched.extend(self.account_ids(sql, params![request.node.as_str(), request.epoch.to_string()])?);
         }
         for id in touched {
             if let Some(mut account) = self.load(&id, &named(request))? {
-                let lines = book_previous(&mut account, request, close, now);
+                let lines = book_previous(&mut account, request, rules, now);
                 self.save(&account, lines, now)?;
             }
         }
@@ -630,6 +637,7 @@ impl Books<'_> {
             account.epochs.insert(epoch, of_epoch);
         }
         revoke::load(self.connection, &mut account)?;
+        standing::load_claims(self.connection, &mut account)?;
         Ok(Some(account))
     }
 
@@ -673,6 +681,7 @@ impl Books<'_> {
         check(account).map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
         rows::save_account(self.connection, account)?;
         revoke::save(self.connection, account)?;
+        standing::save_claims(self.connection, account)?;
         for (id, epoch) in &account.epochs {
             rows::save_epoch(self.connection, &account.id, *id, epoch)?;
             match epoch.state {
@@ -687,6 +696,7 @@ impl Books<'_> {
         {
             rows::save_payment(self.connection, &account.id, &payment, PaymentState::Pending, now.wall)?;
         }
+        self.standing.count(&lines.notices);
         self.notices.extend(lines.notices.into_iter().map(|notice| (account.id.clone(), notice)));
         Ok(())
     }

@@ -652,9 +652,17 @@ fn is_noteworthy(fact: &Fact) -> bool {
     if let Fact::Stepped { event, .. } = fact {
         return is_correction(event);
     }
-    let is_routine =
-        matches!(fact, Fact::Counted { .. } | Fact::Asked { .. } | Fact::Answered { .. } | Fact::Settled { .. } | Fact::Disarmed { .. });
-    !is_routine && !matches!(fact, Fact::GangsSaid { .. })
+    !matches!(
+        fact,
+        Fact::Counted { .. }
+            | Fact::Asked { .. }
+            | Fact::AskedRest { .. }
+            | Fact::GangsSaid { .. }
+            | Fact::Answered { .. }
+            | Fact::AnsweredRest { .. }
+            | Fact::Settled { .. }
+            | Fact::Disarmed { .. }
+    )
 }
 
 fn watched(facts: &[(Seq, Fact)]) -> impl Iterator<Item = Effect> + '_ {

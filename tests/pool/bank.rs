@@ -55,15 +55,16 @@ impl Bank {
     /// As the store does it: last words first, then each entry by itself.
     pub(crate) fn answer(&mut self, request: &Request, now: Now) -> Answer {
         self.booked += 1;
+        let rules = ledger::Rules::of(self.close);
         for earlier in request.previous.iter().flat_map(|earlier| &earlier.entries) {
             if let Some(account) = self.accounts.get_mut(&earlier.account) {
-                let _lines = ledger::book_previous(account, request, self.close, now);
+                let _lines = ledger::book_previous(account, request, &rules, now);
             }
         }
         let mut entries = Vec::new();
         for entry in &request.entries {
             let mut answered = match self.accounts.get_mut(&entry.account) {
-                Some(account) => ledger::answer(account, request, entry, self.close, now).entry,
+                Some(account) => ledger::answer(account, request, entry, &rules, now).entry,
                 None => ledger::answer_unknown(entry.account.clone()),
             };
             answered.valid_for = answered.valid_for.min(self.valid_for);
@@ -77,6 +78,7 @@ impl Bank {
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries,
             balances: Vec::new(),
+            generation: 0,
             gangs: Vec::new(),
         }
     }

@@ -142,7 +142,9 @@ impl Agent {
         if let Some(part) = self.gangs.0.get_mut(&attempt) {
             (part.latch, part.needs) = (Latch::Dry, needs);
         }
-        self.outstanding = None; // it does not say so
+        if !self.standing.is_full() {
+            self.outstanding = None; // it does not say so
+        }
     }
 
     pub(super) fn hear(&mut self, attempt: Attempt, (want, version): (Want, u64), dry: Option<&NodeId>, needs: Option<Credits>) {
@@ -157,6 +159,7 @@ impl Agent {
         if let Some(outstanding) = self.outstanding.as_mut().filter(|outstanding| outstanding.request.request == request) {
             outstanding.request.gangs = words.to_vec();
             outstanding.seq = seq;
+            self.standing.said_more(&outstanding.request);
         }
     }
 

@@ -9,6 +9,7 @@ mod policy;
 mod rates;
 mod replayed;
 mod segments;
+mod standing;
 mod still;
 mod surplus;
 
@@ -51,6 +52,8 @@ struct Bench {
     /// Its word, where that is not told by the amounts.
     word: Option<Verdict>,
     balances: Vec<Balance>,
+    /// Of its store; it proves what it grants from the first one on.
+    generation: u64,
     /// The gang that jobs are started in, and what the authority says of it.
     gang: Option<Gang>,
     gang_want: Option<GangWant>,
@@ -87,6 +90,7 @@ impl Bench {
             returned: 0,
             word: None,
             balances: Vec::new(),
+            generation: 0,
             gang: None,
             gang_want: None,
         };
@@ -183,6 +187,7 @@ impl Bench {
             free: Credits::from_nano(self.free + self.rest),
             version: 1,
             policy: self.policy,
+            proof: (self.generation != 0).then(|| self.proof(request.request)),
         };
         let answer = Answer {
             protocol: PROTOCOL,
@@ -192,9 +197,15 @@ impl Bench {
             acknowledged: Vec::new(),
             entries: vec![entry],
             balances: self.balances.clone(),
+            generation: self.generation,
             gangs: self.gang_want.iter().cloned().collect(),
         };
         self.step(Event::Answered(Box::new(answer), Epoch([8; 16])));
+    }
+
+    fn proof(&self, request: u64) -> crate::domain::proof::Proof {
+        let (generation, granted) = (self.generation, Credits::from_nano(self.granted));
+        crate::domain::proof::Proof { generation, request, granted, code: crate::domain::id::Digest([9; 32]) }
     }
 
     /// What was ordered, without the warnings.
@@ -537,6 +548,7 @@ fn an_answer_to_another_question_is_dropped_whole() {
         free: Credits::ZERO,
         version: 1,
         policy: AccountPolicy::default(),
+        proof: None,
     };
     let good = Answer {
         protocol: PROTOCOL,
@@ -546,6 +558,7 @@ fn an_answer_to_another_question_is_dropped_whole() {
         acknowledged: Vec::new(),
         entries: vec![entry],
         balances: Vec::new(),
+        generation: 0,
         gangs: Vec::new(),
     };
     let mut other_digest = good.clone();
@@ -687,6 +700,7 @@ fn f13_a_balance_that_is_missing_or_garbled_is_never_zero_and_stops_nothing() {
         free: Credits::ZERO,
         version: 1,
         policy: AccountPolicy { on_exhaustion: OnExhaustion::Kill, ..AccountPolicy::default() },
+        proof: None,
     };
     let right = |request: &Request, entries| Answer {
         protocol: PROTOCOL,
@@ -696,6 +710,7 @@ fn f13_a_balance_that_is_missing_or_garbled_is_never_zero_and_stops_nothing() {
         acknowledged: Vec::new(),
         entries,
         balances: Vec::new(),
+        generation: 0,
         gangs: Vec::new(),
     };
     let zero = || entry("a", UNIT, Verdict::Exhausted);

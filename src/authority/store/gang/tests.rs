@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::bucket::Bucket;
 use crate::domain::gang::{GangWord, Want};
 use crate::domain::id::BootId;
-use crate::domain::ledger::{ClosePolicy, Payment, PaymentState, Terms};
+use crate::domain::ledger::{ClosePolicy, Payment, PaymentState, Terms, Trust};
 use crate::domain::money::Credits;
 use crate::domain::time::{Boot, Mono, Nanos, Now, Wall};
 use crate::domain::wire::{AccountPolicy, PROTOCOL, RequestEntry, UNIT};
@@ -43,6 +43,8 @@ fn request(nth: u8, number: u64, words: &[(u64, Says, u64)]) -> Request {
         owed: Credits::ZERO,
         burn_per_s: Credits::from_nano(1),
         at_least: Credits::ZERO,
+        validity: None,
+        proof: None,
     };
     let word = |(part, says, version): &(u64, Says, u64)| GangWord { gang: gang(), part: Attempt(*part), says: *says, version: *version };
     Request {
@@ -53,6 +55,8 @@ fn request(nth: u8, number: u64, words: &[(u64, Says, u64)]) -> Request {
         request: number,
         previous: Vec::new(),
         entries: vec![entry],
+        generation_seen: 0,
+        history: None,
         gangs: words.iter().map(word).collect(),
     }
 }
@@ -147,7 +151,7 @@ fn a_store_put_back_from_a_copy_does_not_wait_for_parts_that_have_left_since() {
     store.answer(&request(1, 1, &[(4, Says::Runs, 0)]), at(1)).unwrap();
     store.answer(&request(2, 1, &[(9, Says::Runs, 0)]), at(1)).unwrap();
     // Since the copy the first node's part has left, and two versions have passed.
-    store.recover_until(at(600).mono);
+    store.recover(Trust::Proofs, at(2)).unwrap();
     assert!(store.answer(&request(1, 7, &[]), at(2)).unwrap().gangs.is_empty());
     assert_eq!(said(&mut store, &request(2, 5, &[(9, Says::Dry, 3)]), 3), (Want::Freeze, 4), "above whatever was heard");
     assert_eq!(said(&mut store, &request(2, 6, &[(9, Says::Ready, 4)]), 4), (Want::Run, 5));
