@@ -13,6 +13,8 @@ mod books;
 mod certs;
 #[path = "support/cgroup.rs"]
 mod cgroup;
+#[path = "fleet/claims.rs"]
+mod claims;
 #[path = "fleet/ctl.rs"]
 mod ctl;
 #[path = "fleet/field.rs"]

@@ -12,7 +12,7 @@ use super::reply::Reply;
 use super::server::Shared;
 use crate::domain::chain::Head;
 use crate::domain::id::NodeId;
-use crate::domain::wire::{Answer, Limits, PROTOCOL, Push, Request, Settlement, UNANSWERED_MAX, Verdict};
+use crate::domain::wire::{Answer, PROTOCOL, Push, Request, Settlement, UNANSWERED_MAX, Verdict};
 
 /// How long the store may take over an answer. The same question may be asked again: it has effect once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
@@ -30,7 +30,8 @@ impl Shared {
     /// # Errors
     /// Nothing of the question was taken.
     pub(super) async fn grants(&self, node: &NodeId, body: &[u8]) -> Result<Reply, Reply> {
-        let settlement = read(node, body)?;
+        let (request, journal) = read(node, body)?;
+        let settlement = Settlement { request, journal, limits: self.live().limits_of(node).clone() };
         let answer = ask(&self.authority, settlement).await?;
         let known = answer.entries.iter().filter(|entry| entry.verdict != Verdict::UnknownAccount);
         self.hub.concern(node, known.map(|entry| &entry.account));
@@ -106,7 +107,7 @@ impl Shared {
 }
 
 /// A question of this node, in this protocol, of bearable size.
-fn read(node: &NodeId, body: &[u8]) -> Result<Settlement, Reply> {
+fn read(node: &NodeId, body: &[u8]) -> Result<(Request, Head), Reply> {
     #[derive(serde::Deserialize)]
     struct Spoken {
         protocol: u16,
@@ -139,7 +140,7 @@ fn read(node: &NodeId, body: &[u8]) -> Result<Settlement, Reply> {
         let message = format!("no journal has come to row {}", journal.seq);
         return Err(Reply::refuse("impossible_place", message, "see the OpenAPI document"));
     }
-    Ok(Settlement { request, journal, limits: Limits::default() })
+    Ok((request, journal))
 }
 
 async fn ask(authority: &Embedded, settlement: Settlement) -> Result<Answer, Reply> {

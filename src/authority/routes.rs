@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use super::identity::Role;
 use super::reply::Reply;
+use super::store::standing::StandingView;
+use crate::domain::anchor::Anchor;
 use crate::domain::bucket::Bucket;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::form::{Fault, Mistake, read_json};
@@ -37,6 +39,8 @@ pub(super) enum Op {
     SetPolicy,
     TopUp,
     Revoke,
+    Anchors,
+    Standing,
 }
 
 /// Who may make a call.
@@ -89,7 +93,7 @@ may have changed. `gang`: what all parts of a job on several nodes are to do, a 
 each of the node's. A comment line every five seconds shows that the stream lives.";
 
 /// All of them.
-pub(super) const ROUTES: [Route; 13] = [
+pub(super) const ROUTES: [Route; 15] = [
     Route {
         op: Op::Healthz,
         method: "GET",
@@ -211,6 +215,26 @@ pub(super) const ROUTES: [Route; 13] = [
         limited: Limited::No,
     },
     Route {
+        op: Op::Anchors,
+        method: "GET",
+        path: "/v1/anchors",
+        open: For::People(Role::Reader),
+        summary: "How far the nodes' journals went, as they said when they settled, the oldest first",
+        takes: Content::None,
+        gives: Content::Json(SchemaGenerator::subschema_for::<Anchors>),
+        limited: Limited::No,
+    },
+    Route {
+        op: Op::Standing,
+        method: "GET",
+        path: "/v1/standing",
+        open: For::People(Role::Reader),
+        summary: "How the balances themselves stand: recovery after a restore, epochs under which several write, claims that nothing backs",
+        takes: Content::None,
+        gives: Content::Json(SchemaGenerator::subschema_for::<StandingView>),
+        limited: Limited::No,
+    },
+    Route {
         op: Op::Audit,
         method: "GET",
         path: "/v1/audit",
@@ -255,6 +279,13 @@ struct Ledger {
     account: AccountId,
     /// Newest first.
     entries: Vec<LedgerEntry>,
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Anchors {
+    /// The oldest first.
+    anchors: Vec<Anchor>,
 }
 
 #[derive(JsonSchema)]

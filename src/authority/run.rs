@@ -22,7 +22,7 @@ use super::openapi;
 use super::proof_key;
 use super::server::{LOOK_EVERY, Live, SWEEP_EVERY, Shared, serve};
 use super::store::backup::{MARKER, backup, restore};
-use super::store::standing::RECOVERY;
+use super::store::standing::{RECOVERY, Tally};
 use super::store::{GangPush, Store, StoreError};
 use crate::domain::id::{Digest, NodeId};
 use crate::domain::ledger::{AccountNotice, ClosePolicy, Recovery, Trust};
@@ -277,7 +277,7 @@ fn start(config: Config) -> Result<(), Exit> {
     }
 }
 
-fn authority(config: &Config, hub: &Arc<Hub>, orders: mpsc::UnboundedSender<Order>) -> Result<Embedded, Exit> {
+fn authority(config: &Config, hub: &Arc<Hub>, orders: mpsc::UnboundedSender<Order>) -> Result<(Embedded, Arc<Tally>), Exit> {
     let close = ClosePolicy::AfterSilence(config.close_after);
     let mut store = Store::open(&config.store(), close, clock::mono()).map_err(|error| stored(&error))?;
     store.prove_with(proof_key::load(&config.state_dir).map_err(failed(proof_key::path(&config.state_dir).display()))?);
@@ -302,7 +302,9 @@ fn authority(config: &Config, hub: &Arc<Hub>, orders: mpsc::UnboundedSender<Orde
         Notice::Recovered => tracing::info!(event = "store_recovered"),
         Notice::Fatal(error) => drop(orders.send(Order::Fatal(error.to_string()))), // if nobody obeys any more, it is ending
     };
-    Embedded::start(store, clock::now, told).map_err(failed("the authority's thread"))
+    let tally = store.tally();
+    let authority = Embedded::start(store, clock::now, told).map_err(failed("the authority's thread"))?;
+    Ok((authority, tally))
 }
 
 /// SIGTERM and SIGINT end the server, a second one at once; SIGHUP has it read its files again.

@@ -3,18 +3,22 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::client::{Failure, job_path};
+use serde_json::{Value, json};
+
+use super::client::{Client, Failure, job_path, typed};
 use super::exit::Exit;
 use super::quantity::show_length;
 use super::receipt::{gaps_text, head, money_text, segment_text};
-use super::{Format, show};
+use super::{Format, print_as};
 use crate::domain::act::{Act, ActOutcome, Acted, NO_SYSCALL};
 use crate::domain::id::{JobName, NodeId};
 use crate::domain::job::{Evidence, Step, StepEvent};
 use crate::domain::money::Credits;
-use crate::domain::receipt::{Receipt, rfc3339};
+use crate::domain::receipt::{Receipt, ReceiptState, rfc3339};
 use crate::domain::time::Nanos;
 use crate::domain::wire::Verdict;
+use crate::node::link::FaultStatus;
+use crate::node::status::Status;
 
 /// Of which job.
 #[derive(Debug, clap::Args)]
@@ -26,7 +30,24 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn main(socket: &Path, arguments: &Arguments) -> Result<Exit, Failure> {
-    show(socket, &job_path(arguments.job.as_str(), "/why"), arguments.format, text)
+    let mut document = Client::new(socket)?.read(&job_path(arguments.job.as_str(), "/why"))?;
+    let receipt: Receipt = typed(document.clone())?;
+    // Without its status the agent has still said why.
+    let status = Client::new(socket)?.read("/v1/status").ok().and_then(|status| typed::<Status>(status).ok());
+    let fault = status.and_then(|status| status.authority.link?.fault).filter(|_| receipt.state != ReceiptState::Final);
+    document["authority_fault"] = json!(fault);
+    let text = |_: &Value| text(&receipt) + &fault.as_ref().map_or(String::new(), fault_text);
+    print_as(&document, arguments.format, text)
+}
+
+/// Why the authority does not say whether there is more.
+fn fault_text(fault: &FaultStatus) -> String {
+    let FaultStatus { code, message, since, count } = fault;
+    let detail = if message.is_empty() { String::new() } else { format!(": {message}") };
+    format!(
+        "\nthe authority\n  has given no sound answer since {since}: {code}, {count} times in a row{detail}\n  The job runs on what was granted. Where that is used up or \
+        has lapsed it stands still until there is one; it is not ended for this.\n"
+    )
 }
 
 /// The way from counter to system call, for people.
@@ -171,6 +192,22 @@ mod tests {
         ] {
             assert!(text.contains(line), "{text}");
         }
+    }
+
+    #[test]
+    fn a_fault_of_the_link_is_named_with_what_comes_of_it() {
+        let fault = |message: &str| FaultStatus {
+            code: "unreachable".to_owned(),
+            message: message.to_owned(),
+            since: "2026-11-26T12:00:00.000Z".to_owned(),
+            count: 7,
+        };
+        insta::assert_snapshot!(fault_text(&fault("no route to 192.0.2.10:8443")), @r"
+        the authority
+          has given no sound answer since 2026-11-26T12:00:00.000Z: unreachable, 7 times in a row: no route to 192.0.2.10:8443
+          The job runs on what was granted. Where that is used up or has lapsed it stands still until there is one; it is not ended for this.
+        ");
+        assert!(fault_text(&fault("")).contains("7 times in a row\n"), "what strangers are not told");
     }
 
     #[test]

@@ -95,7 +95,9 @@ fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
         block
     };
     let mut inner = Sha256::new_with_prefix(padded(0x36));
-    parts.iter().for_each(|part| inner.update(part));
+    for part in parts {
+        inner.update(part);
+    }
     Sha256::new_with_prefix(padded(0x5c)).chain_update(inner.finalize()).finalize().into()
 }
 

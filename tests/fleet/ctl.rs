@@ -7,12 +7,12 @@ use serde_json::json;
 use crate::node::{Epoch, Told};
 use crate::process::Authority;
 
-struct Operator {
+pub(crate) struct Operator {
     words: Vec<String>,
 }
 
 impl Operator {
-    fn of(authority: &Authority, role: &str) -> Operator {
+    pub(crate) fn of(authority: &Authority, role: &str) -> Operator {
         let files = authority.ca.person(role, &format!("ctl-{role}"));
         let words = ["--authority", &authority.url(), "--ca", &authority.ca.pem().display().to_string()].map(str::to_owned).to_vec();
         let own = ["--cert", &files.cert.display().to_string(), "--key", &files.key.display().to_string()].map(str::to_owned).to_vec();
@@ -20,7 +20,7 @@ impl Operator {
     }
 
     /// `meterctl account WORDS`: its exit code and what it printed.
-    fn account(&self, words: &[&str]) -> (i32, String) {
+    pub(crate) fn account(&self, words: &[&str]) -> (i32, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_meterctl")).arg("account").args(words).args(&self.words).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.code().unwrap(), text)

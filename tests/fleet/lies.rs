@@ -102,6 +102,8 @@ fn a_job_whose_authority_only_lies_runs_until_its_grant_is_used_and_then_stands_
         cgroups[0].tasks[0].try_wait().unwrap().is_none(),
         "the account's rule is to kill, and nobody true has said that it is exhausted"
     );
+    let why = crate::process::meterctl(&agent, &["why", "job"]);
+    assert!(why.contains("has given no sound answer since") && why.contains("grant_fell"), "{why}");
     let accounts = agent.done("GET", "/v1/accounts/lab", None);
     assert_eq!(accounts["node"]["state"], "empty", "{accounts}");
     agent.wait_for("the state is raised", |agent| {

@@ -1,11 +1,12 @@
 //! The simulated authority: the real ledger, each request in one transaction whose answer leaves only after it. It can die between any two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{AccountId, Epoch, NodeId, PaymentId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, Payment, PaymentState};
+use meterd::domain::ledger::{self, Account, ClosePolicy, Payment, PaymentState, Writer};
 use meterd::domain::money::Credits;
+use meterd::domain::proof::ProofKey;
 use meterd::domain::time::{Mono, Nanos, Now};
 use meterd::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, Verdict};
 
@@ -23,6 +24,9 @@ pub(crate) struct Bank {
     /// When holders were last asked to give back what they do not need.
     recalled: BTreeMap<AccountId, Mono>,
     pub(crate) recalls: u64,
+    writers: BTreeMap<Epoch, Writer>,
+    /// Nodes that were found to be two, or to claim what they cannot prove.
+    pub(crate) exposed: BTreeSet<NodeId>,
 }
 
 impl Bank {
@@ -37,6 +41,8 @@ impl Bank {
             payments: 0,
             recalled: BTreeMap::new(),
             recalls: 0,
+            writers: BTreeMap::new(),
+            exposed: BTreeSet::new(),
         }
     }
 
@@ -55,7 +61,15 @@ impl Bank {
     /// As the store does it: last words first, then each entry by itself.
     pub(crate) fn answer(&mut self, request: &Request, now: Now) -> Answer {
         self.booked += 1;
-        let rules = ledger::Rules::of(self.close);
+        // Nothing is forgotten here, so no proof may ever go beyond it.
+        let key = ProofKey::new([7; 32]);
+        let granted = |id: &AccountId, epoch: Epoch| -> Result<(Credits, u64), ()> {
+            let epoch = self.accounts.get(id).and_then(|account| account.epochs.get(&epoch));
+            Ok(epoch.map_or((Credits::ZERO, 0), |epoch| (epoch.granted, epoch.last_request)))
+        };
+        assert_eq!(ledger::has_forgotten(request, &key, 1, granted), Ok(false), "a proof goes beyond a sound store: {request:?}");
+        let writers = self.writers.entry(request.epoch).or_insert_with(|| Writer::new(request.node.clone())).hear(request, now.wall);
+        let rules = ledger::Rules { key: Some(&key), generation: 1, writers, ..ledger::Rules::of(self.close) };
         for earlier in request.previous.iter().flat_map(|earlier| &earlier.entries) {
             if let Some(account) = self.accounts.get_mut(&earlier.account) {
                 let _lines = ledger::book_previous(account, request, &rules, now);
@@ -68,6 +82,9 @@ impl Bank {
                 None => ledger::answer_unknown(entry.account.clone()),
             };
             answered.valid_for = answered.valid_for.min(self.valid_for);
+            if matches!(answered.verdict, Verdict::Forked | Verdict::Unproven) {
+                self.exposed.insert(request.node.clone());
+            }
             entries.push(answered);
         }
         Answer {
@@ -78,7 +95,7 @@ impl Bank {
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries,
             balances: Vec::new(),
-            generation: 0,
+            generation: 1,
             gangs: Vec::new(),
         }
     }

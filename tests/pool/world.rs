@@ -462,7 +462,8 @@ impl World {
     fn lie(&mut self, mut request: Request) -> Request {
         for entry in &mut request.entries {
             let amount = Credits::from_nano(i128::from(self.rng.below(1 << 40)));
-            match self.rng.below(6) {
+            match self.rng.below(7) {
+                6 => entry.granted_seen = entry.granted_seen.plus(amount),
                 0 => entry.spent = amount,
                 1 => entry.returned = amount,
                 2 => entry.unfunded = amount,
@@ -483,6 +484,9 @@ impl World {
         }
         let before = self.audit.before(&self.bank, request);
         let answer = self.bank.answer(request, bank_now(self.now));
+        let machine = &self.machines[n];
+        let exposed = self.bank.exposed.contains(&machine.settings.node);
+        assert!(machine.liar || !exposed, "an honest node is taken for two or for a liar: {request:?}");
         if self.machines.len() <= 16 {
             self.note_plenty();
         }

@@ -103,7 +103,9 @@ pub fn end_recovery(account: &mut Account, began: Mono, now: Now) -> Lines {
     let mut booking = Booking::on(account, now);
     let silent = |(id, epoch): (&Epoch, &EpochAccount)| (epoch.state == EpochState::Open && epoch.heard_at <= began).then_some(*id);
     let ids: Vec<Epoch> = booking.account.epochs.iter().filter_map(silent).collect();
-    ids.into_iter().for_each(|id| booking.close(id));
+    for id in ids {
+        booking.close(id);
+    }
     booking.finish()
 }
 

@@ -7,6 +7,7 @@ mod bill;
 pub mod card;
 pub mod charge;
 pub mod check;
+pub mod most;
 pub mod rules;
 pub mod signature;
 mod stored;
