@@ -696,8 +696,8 @@ impl Books<'_> {
         {
             rows::save_payment(self.connection, &account.id, &payment, PaymentState::Pending, now.wall)?;
         }
-        self.standing.count(&lines.notices);
-        self.notices.extend(lines.notices.into_iter().map(|notice| (account.id.clone(), notice)));
+        let told: Vec<AccountNotice> = lines.notices.into_iter().filter(|notice| self.standing.is_to_be_told(notice, now.mono)).collect();
+        self.notices.extend(told.into_iter().map(|notice| (account.id.clone(), notice)));
         Ok(())
     }
 

@@ -130,6 +130,9 @@ pub fn hear(request: &Request, mut answer: Answer) -> (Option<Answer>, Vec<Disbe
                 if fell && entry.verdict == Verdict::Exhausted {
                     entry.verdict = Verdict::Final; // who has forgotten what it granted does not know that nothing is left
                 }
+                if entry.verdict.voids_epoch() {
+                    entry.settled = entry.settled.min(asked.spent); // whoever else speaks under the epoch may have spent more
+                }
                 let wrong = wrong(asked, &entry);
                 if fell && wrong.is_none() {
                     doubts.push(Disbelief::Fell(entry.account.clone()));
@@ -319,6 +322,15 @@ mod tests {
         assert_eq!((left, codes(&doubts)), (None, vec!["missing_account", "missing_account"]), "nothing said is no answer");
         let (left, doubts) = hear(&request(), Answer { acknowledged: vec![Epoch([8; 16])], ..answer() });
         assert_eq!((left.unwrap().acknowledged, codes(&doubts)), (Vec::new(), vec!["other_previous"]));
+    }
+
+    #[test]
+    fn who_is_one_of_two_hears_it_whatever_the_other_has_spent() {
+        for verdict in [Verdict::Forked, Verdict::Closed, Verdict::Unproven] {
+            let forked = AnswerEntry { verdict, settled: credits(6), ..entry("a") };
+            let (left, doubts) = hear(&request(), Answer { entries: vec![forked.clone(), entry("b")], ..answer() });
+            assert_eq!((left.unwrap().entries[0].clone(), doubts), (AnswerEntry { settled: credits(5), ..forked }, Vec::new()));
+        }
     }
 
     #[test]

@@ -74,7 +74,7 @@ fn two_agents_that_go_on_from_one_journal_are_told_apart_and_the_balance_holds()
     let mut first = authority.agent("n1");
     first.launch();
     jobs::start(&first, &mut cgroups[0], "job", "lab");
-    authority.wait_for("something is settled", |authority| authority.kept("lab")["settled"] != "0");
+    authority.wait_for("credit is held", |authority| authority.kept("lab")["held"] != "0");
     first.kill();
     let mut second = authority.agent_with("n1", &crate::process::certificate(&authority.ca.node("n1-copy", "n1")));
     let copied = std::process::Command::new("cp").arg("-a").arg(first.path("state")).arg(second.path("state")).status().unwrap();
@@ -82,7 +82,13 @@ fn two_agents_that_go_on_from_one_journal_are_told_apart_and_the_balance_holds()
     first.launch();
     second.launch();
     let standing = |authority: &Authority| authority.admin.done("GET", "/v1/standing", &Value::Null);
-    // Each reports what the job in both their journals uses; the second of them to ask contradicts the first.
+    for agent in [&first, &second] {
+        agent.wait_for("its stream is open", |agent| crate::process::link(agent)["stream"] == "open");
+    }
+    // Each asks at once; the second of them contradicts the first.
+    authority.top_up("lab", "1", "second");
+    // The one that has used less hears of it too, and admits a start meanwhile.
+    jobs::start(&second, &mut cgroups[1], "other", "lab");
     authority
         .wait_for("they are found to be two", |authority| standing(authority)["forked"].as_array().is_some_and(|forked| forked.len() == 1));
     assert_eq!((standing(&authority)["forked"][0]["node"].clone(), metric(&authority, "forked_epochs_total")), (json!("n1"), 1));
@@ -96,7 +102,6 @@ fn two_agents_that_go_on_from_one_journal_are_told_apart_and_the_balance_holds()
         };
         agent.wait_for("it is funded again", funded);
     }
-    jobs::start(&second, &mut cgroups[1], "other", "lab");
     let kept = authority.kept("lab");
     assert_eq!(nano(&kept["available"]) + nano(&kept["held"]) + nano(&kept["settled"]), nano(&kept["deposited"]), "{kept}");
     assert_eq!(kept["shortfall"], "0");

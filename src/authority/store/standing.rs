@@ -21,6 +21,9 @@ use crate::sqlite::{classify, int};
 
 /// How long a recovery lasts: no grant that was made before it is good for longer, whatever the clocks' rates, and jobs have stopped by then.
 pub const RECOVERY: Nanos = Nanos::from_secs(667);
+/// No more claims than this are told in such a time.
+const CLAIMS_TOLD_MAX: u32 = 16;
+const CLAIMS_TOLD_IN: Nanos = Nanos::from_secs(60);
 /// A number and its digest.
 const NUMBER_BYTES: usize = 40;
 
@@ -70,12 +73,14 @@ pub(super) struct Standing {
     pub(super) tally: Arc<Tally>,
     /// Under which epoch each node last spoke.
     latest: BTreeMap<NodeId, Epoch>,
+    /// How many claims were made since then.
+    told: (Mono, u32),
 }
 
 impl Standing {
     pub(super) fn new(now: Mono) -> Standing {
         let tally = Arc::new(Tally::default());
-        Standing { key: None, generation: 1, recovery: Recovery::Over, began: now, tally, latest: BTreeMap::new() }
+        Standing { key: None, generation: 1, recovery: Recovery::Over, began: now, tally, latest: BTreeMap::new(), told: (now, 0) }
     }
 
     /// As the store says.
@@ -98,14 +103,19 @@ impl Standing {
         self.tally.recovering.store(u64::from(self.recovery != Recovery::Over), Ordering::Relaxed);
     }
 
-    pub(super) fn count(&self, notices: &[AccountNotice]) {
-        for notice in notices {
-            match notice {
-                AccountNotice::Unproven { .. } => Tally::count(&self.tally.unproven),
-                AccountNotice::Proven { .. } => Tally::count(&self.tally.proven),
-                _ => {}
-            }
+    /// Claims are counted, and told up to a bound: a node could make any number of them.
+    pub(super) fn is_to_be_told(&mut self, notice: &AccountNotice, now: Mono) -> bool {
+        let counter = match notice {
+            AccountNotice::Unproven { .. } => &self.tally.unproven,
+            AccountNotice::Proven { .. } => &self.tally.proven,
+            _ => return true,
+        };
+        Tally::count(counter);
+        if CLAIMS_TOLD_IN <= now.since(self.told.0) {
+            self.told = (now, 0);
         }
+        self.told.1 += 1;
+        self.told.1 <= CLAIMS_TOLD_MAX
     }
 
     pub(super) fn generation(&self) -> u64 {

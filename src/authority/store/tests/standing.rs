@@ -197,6 +197,17 @@ fn a_lie_about_a_grant_or_a_generation_makes_no_store_recover() {
     assert_eq!((view.held, view.available), (credits(10), credits(90)));
     assert_eq!(store.tally().unproven.load(std::sync::atomic::Ordering::Relaxed), 1);
     assert_eq!(node.next(2).ask(&mut store, 5, at(3)), Verdict::Granted, "it goes on in a new epoch");
+    for _ in 0..100 {
+        let mut lie = node.question(1);
+        lie.entries[0].granted_seen = credits(80);
+        store.answer(&lie, at(4)).unwrap();
+    }
+    let told = store.notices().len();
+    assert_eq!(
+        (told, store.tally().unproven.load(std::sync::atomic::Ordering::Relaxed)),
+        (16, 101),
+        "each is counted, and not each is told"
+    );
 }
 
 #[test]
