@@ -99,7 +99,7 @@ fn an_epoch_that_is_void_ends_and_the_next_one_shows_how_with_its_proof() {
         assert_eq!(next.entries[0].proof, None);
         let agent = bench.turn.agent();
         assert_eq!(Agent::decode(&agent.encode()).as_ref(), Some(agent));
-        assert!(agent.jobs.values().all(|job| job.is_live()), "nobody is ended for it");
+        assert!(agent.jobs.values().all(crate::domain::job::Job::is_live), "nobody is ended for it");
     }
 }
 
@@ -137,7 +137,7 @@ fn a_start_on_a_node_that_its_account_may_not_use_is_refused_by_name() {
 fn a_state_of_before_tells_no_history_until_its_next_epoch() {
     let bench = Bench::running(10_000_000_000);
     let mut agent = bench.turn.agent().clone();
-    (agent.standing, agent.outstanding) = (Default::default(), None);
+    (agent.standing, agent.outstanding) = (crate::domain::agent::standing::Standing::default(), None);
     let bytes = agent.encode();
     let (core, behind) = bytes.split_at(bytes.len() - 8);
     assert_eq!(
