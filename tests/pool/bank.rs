@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{AccountId, Epoch, NodeId, PaymentId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, Payment, PaymentState};
+use meterd::domain::ledger::{self, Account, ClosePolicy, Payment, PaymentState, VALID_FOR};
 use meterd::domain::money::Credits;
 use meterd::domain::time::{Mono, Nanos, Now};
 use meterd::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, Verdict};
@@ -17,6 +17,8 @@ pub(crate) struct Bank {
     pub(crate) up_since: u64,
     pub(crate) close: ClosePolicy,
     pub(crate) valid_for: Nanos,
+    /// How much its date is wrong.
+    pub(crate) wall_off_ms: i64,
     /// Requests that were booked.
     pub(crate) booked: u64,
     payments: u64,
@@ -33,6 +35,7 @@ impl Bank {
             up_since: 0,
             close: ClosePolicy::AfterSilence(close_after),
             valid_for,
+            wall_off_ms: 0,
             booked: 0,
             payments: 0,
             recalled: BTreeMap::new(),
@@ -66,7 +69,7 @@ impl Bank {
                 Some(account) => ledger::answer(account, request, entry, self.close, now).entry,
                 None => ledger::answer_unknown(entry.account.clone()),
             };
-            answered.valid_for = answered.valid_for.min(self.valid_for);
+            answered.valid_for = Nanos(answered.valid_for.0.saturating_sub(VALID_FOR.0 - self.valid_for.0));
             entries.push(answered);
         }
         Answer {

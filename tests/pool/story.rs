@@ -7,6 +7,7 @@ use meterd::domain::time::Nanos;
 use meterd::domain::wire::{AccountPolicy, OnExhaustion};
 
 use crate::bank::Bank;
+use crate::liar::Lies;
 use crate::machine::CPUS;
 use crate::rng::Rng;
 use crate::world::{Ev, Faults, MS, Medium, S, World};
@@ -50,8 +51,8 @@ pub(crate) fn tell(seed: u64, size: Size) -> Outcome {
     let mut rng = Rng::new(seed);
     let nodes = usize::try_from(rng.range(2, 7)).unwrap();
     let valid_for = if rng.chance(500) { Nanos::from_secs(rng.range(10, 60)) } else { Nanos::from_secs(600) };
-    // A clock may be wrong by a thousandth; then what a stop takes, and a little.
-    let close_after = Nanos(valid_for.0 + valid_for.0 / 500 + 5 * S);
+    // A clock may be wrong by a thousandth; then what a stop takes, and next to nothing.
+    let close_after = Nanos(valid_for.0 + valid_for.0 / 500 + rng.range(200 * MS, 5 * S));
     let mut bank = Bank::new(close_after, valid_for);
     let accounts: Vec<AccountId> = (0..rng.range(1, 4)).map(|index| format!("account-{index}").parse().unwrap()).collect();
     for id in &accounts {
@@ -59,7 +60,9 @@ pub(crate) fn tell(seed: u64, size: Size) -> Outcome {
         bank.open(id, AccountPolicy { on_exhaustion, grace: Nanos::from_secs(2), ..AccountPolicy::default() });
     }
     let mut world = World::new(rng, bank, accounts, nodes);
+    world.sweep_every = world.rng.range(S, 10 * S);
     let length = world.rng.range(30 * S, 240 * S);
+    world.noise_until = 10 * S + length;
     plan(&mut world, length);
     world.run_until(10 * S + length);
     calm(&mut world);
@@ -92,7 +95,15 @@ pub(crate) fn tell(seed: u64, size: Size) -> Outcome {
 /// Jobs, people and faults of the first part.
 fn plan(world: &mut World, length: u64) {
     let mut some = |most: u64| if world.rng.chance(500) { world.rng.below(most) } else { 0 };
-    world.faults = Faults { loss: some(300), doubled: some(300), slow: some(200), stall: some(50) };
+    world.faults = Faults {
+        loss: some(300),
+        doubled: some(300),
+        slow: some(200),
+        late: some(60),
+        stall: some(50),
+        dies_asking: some(20),
+        way_ms: 40 + some(6_000),
+    };
     world.calm = false;
     let nodes = world.machines.len();
     for account in 0..world.accounts.len() {
@@ -110,13 +121,14 @@ fn plan(world: &mut World, length: u64) {
         }
         for _ in 0..world.rng.below(5) {
             let at = world.rng.below(length);
-            let what = match world.rng.below(14) {
+            let what = match world.rng.below(16) {
                 0..=3 => Ev::Crash(n),
                 4 | 5 => Ev::Reboot(n, Medium::Kept),
                 6 => Ev::Reboot(n, Medium::Lost),
                 7 => Ev::Exit(n, 0),
                 8..=10 => Ev::Cut(n, world.rng.range(S, 90 * S)),
                 11 => Ev::CutAll(world.rng.range(S, 60 * S)),
+                12 | 13 => Ev::ClockStep(n, step_ms(world)),
                 _ => Ev::Rate(n),
             };
             world.after(at, what);
@@ -129,18 +141,40 @@ fn plan(world: &mut World, length: u64) {
     if world.rng.chance(150) {
         let n = usize::try_from(world.rng.below(nodes as u64)).unwrap();
         world.machines[n].liar = true;
+        world.lies = lies();
+        if world.lies == Lies::OfItself {
+            world.audit.liars.insert(world.machines[n].settings.node.clone());
+        }
     }
     for _ in 0..world.rng.below(4) {
-        let at = world.rng.below(length);
-        world.after(at, Ev::BankDown);
+        let (at, down) = (world.rng.below(length), world.rng.range(100 * MS, 30 * S));
+        world.after(at, Ev::BankDown(down));
+    }
+    if world.rng.chance(200) {
+        let (at, times) = (world.rng.below(length), u8::try_from(world.rng.range(5, 30)).unwrap());
+        world.after(at, Ev::Flap(times));
+    }
+    if world.rng.chance(200) {
+        let (at, by_ms) = (world.rng.below(length), step_ms(world));
+        world.after(at, Ev::BankClockStep(by_ms));
     }
     world.after(10 * S, Ev::Sweep);
+}
+
+/// `METERD_POOL_LIES=1`: also what the ledger still believes, of grants that were never given.
+fn lies() -> Lies {
+    if std::env::var_os("METERD_POOL_LIES").is_some() { Lies::OfGrants } else { Lies::OfItself }
+}
+
+/// A date is set: by up to three hours, either way.
+fn step_ms(world: &mut World) -> i64 {
+    i64::try_from(world.rng.below(21_600_000)).unwrap() - 10_800_000
 }
 
 fn calm(world: &mut World) {
     world.calm = true;
     world.calm_since = world.now;
-    world.machines.iter_mut().for_each(|machine| (machine.cut_until, machine.liar) = (0, machine.liar));
+    world.machines.iter_mut().for_each(|machine| machine.cut_until = 0);
     if !world.bank.up {
         world.after(MS, Ev::BankUp);
     }
@@ -238,7 +272,10 @@ fn the_books_balance(world: &World) {
 
 /// How a pool ends.
 pub(crate) struct Drained {
+    lasted_s: u64,
+    questions: u64,
     pub(crate) stranded_ppm: i128,
+    /// From the first job to the last one that stood still.
     spread_ms: u64,
     messages_per_node: u64,
     messages_per_s: u64,
@@ -249,20 +286,27 @@ impl fmt::Display for Drained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "stranded {} ppm of the balance when the last job froze; first to last node {} ms; past zero {} ppm; {} messages a node, {} a second",
-            self.stranded_ppm, self.spread_ms, self.past_zero_ppm, self.messages_per_node, self.messages_per_s
+            "{} s, {} questions; stranded {} ppm of the balance when the last job froze; first to last node {} ms; past zero {} ppm; {} messages a \
+             node, {} a second",
+            self.lasted_s,
+            self.questions,
+            self.stranded_ppm,
+            self.spread_ms,
+            self.past_zero_ppm,
+            self.messages_per_node,
+            self.messages_per_s
         )
     }
 }
 
-/// A fleet of machines on one account of twenty minutes' burn, until the last job stands still.
-pub(crate) fn drain(seed: u64, nodes: usize) -> Drained {
+/// A fleet of machines on one account of so many minutes' burn, until the last job stands still.
+pub(crate) fn drain(seed: u64, nodes: usize, minutes: u64) -> Drained {
     let mut rng = Rng::new(seed);
     let id: AccountId = "pool".parse().unwrap();
     let mut bank = Bank::new(Nanos::from_secs(667), Nanos::from_secs(600));
     bank.open(&id, AccountPolicy::default());
     let rates: Vec<u64> = (0..nodes).map(|_| rng.range(50, 7_000)).collect();
-    let balance = rates.iter().map(|rate| i128::from(*rate) * 1_000).sum::<i128>() * 1_200;
+    let balance = rates.iter().map(|rate| i128::from(*rate) * 1_000).sum::<i128>() * i128::from(minutes * 60);
     let mut world = World::new(rng, bank, vec![id.clone()], nodes);
     world.after(1, Ev::TopUp(0, balance));
     for (n, rate) in rates.into_iter().enumerate() {
@@ -281,13 +325,15 @@ pub(crate) fn drain(seed: u64, nodes: usize) -> Drained {
         if running == 0 {
             break;
         }
-        assert!(world.now < began + 2_400 * S, "{running} of {nodes} still run");
+        assert!(world.now < began + 2 * minutes * 60 * S, "{running} of {nodes} still run");
     }
     let account = &world.bank.accounts[&id];
     let in_hand: i128 = world.machines.iter().map(|machine| hand(machine, &id)).sum();
     let spent: i128 = world.machines.iter().flat_map(|machine| &machine.works).map(|work| i128::from(work.cpu_ns()) / 1_000).sum();
     let sent: u64 = world.machines.iter().map(|machine| machine.sent).sum();
     Drained {
+        lasted_s: (world.now - began) / S,
+        questions: world.bank.booked,
         stranded_ppm: (account.available().nano() + in_hand) * 1_000_000 / balance,
         spread_ms: (world.now - first.unwrap_or(world.now)) / MS,
         messages_per_node: sent / nodes as u64,

@@ -54,11 +54,23 @@ enum Number {
 ///
 /// `now.mono` must be of the clock that wrote every `heard_at`. Store the account and the entries before the answer is sent.
 pub fn answer(account: &mut Account, request: &Request, entry: &RequestEntry, close: ClosePolicy, now: Now) -> Answered {
+    let good_for = good_for(account, request, now);
     let mut booking = Booking::on(account, now);
     booking.previous(request, close);
     let verdict = booking.entry(request, entry, close);
     let Lines { ledger, notices } = booking.finish();
-    Answered { entry: answer_entry(account, request.epoch, verdict), ledger, notices }
+    let said = answer_entry(account, request.epoch, verdict);
+    Answered { entry: AnswerEntry { valid_for: said.valid_for.min(good_for), ..said }, ledger, notices }
+}
+
+/// Silence is counted from the first hearing of a question, so the word on it is good from then on, and that on an earlier one not at all. A node
+/// counts so anyway; the copy of one that was made while it ran may ask in the same words, and much later.
+fn good_for(account: &Account, request: &Request, now: Now) -> Nanos {
+    match account.epochs.get(&request.epoch) {
+        Some(epoch) if request.request < epoch.last_request => Nanos(0),
+        Some(epoch) if request.request == epoch.last_request => Nanos(VALID_FOR.0.saturating_sub(now.mono.since(epoch.heard_at).0)),
+        _ => VALID_FOR,
+    }
 }
 
 /// The answer about an account that does not exist. It has no totals, and changes nothing at the node.
