@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
+use super::store::standing::StandingView;
 use super::store::{Done, Refusal, Store, StoreError};
 use crate::domain::anchor::Anchor;
 use crate::domain::bucket::Bucket;
@@ -15,7 +16,7 @@ use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
 use crate::domain::request::{Pay, Vouch};
 use crate::domain::time::{Mono, Nanos, Now};
-use crate::domain::wire::{AccountPolicy, Answer, Push, Request, Settlement};
+use crate::domain::wire::{AccountPolicy, Answer, Limits, Push, Request, Settlement};
 use crate::node::priority::raise_priority;
 
 /// Most that waits for the store.
@@ -102,8 +103,23 @@ impl Embedded {
     /// # Errors
     /// When the queue is full or the thread has ended.
     pub fn ask(&self, request: Request, journal: Head, reply: impl FnOnce(Answer) + Send + 'static) -> Result<(), Busy> {
-        let settlement = Settlement { request, journal };
+        self.settle(Settlement { request, journal, limits: Limits::default() }, reply)
+    }
+
+    /// The same, for a node that may not have everything.
+    ///
+    /// # Errors
+    /// As [`Embedded::ask`].
+    pub fn settle(&self, settlement: Settlement, reply: impl FnOnce(Answer) + Send + 'static) -> Result<(), Busy> {
         self.inbox.try_send(Message::Ask(Box::new(settlement), Box::new(reply))).map_err(|_| Busy)
+    }
+
+    /// How the store itself stands.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn standing(&self) -> Result<StandingView, Refusal> {
+        self.admin(|store, now| Ok((store.standing(now.mono)?, Vec::new())))
     }
 
     /// Makes an account without credit. The same once more is [`Done::Before`].

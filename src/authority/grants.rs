@@ -12,13 +12,15 @@ use super::reply::Reply;
 use super::server::Shared;
 use crate::domain::chain::Head;
 use crate::domain::id::NodeId;
-use crate::domain::wire::{Answer, PROTOCOL, Push, Request, Verdict};
+use crate::domain::wire::{Answer, Limits, PROTOCOL, Push, Request, Settlement, UNANSWERED_MAX, Verdict};
 
 /// How long the store may take over an answer. The same question may be asked again: it has effect once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// Accounts in one question, and earlier epochs in it.
 const ENTRIES_MAX: usize = 8_192;
 const PREVIOUS_MAX: usize = 1_024;
+/// No journal has more rows: a thousand a millisecond for a century.
+const PLACE_MAX: u64 = 1 << 52;
 
 impl Shared {
     /// `POST /v1/grants`: how things stand on a node, and what it needs.
@@ -26,8 +28,8 @@ impl Shared {
     /// # Errors
     /// Nothing of the question was taken.
     pub(super) async fn grants(&self, node: &NodeId, body: &[u8]) -> Result<Reply, Reply> {
-        let request = read(node, body)?;
-        let answer = ask(&self.authority, request).await?;
+        let settlement = read(node, body)?;
+        let answer = ask(&self.authority, settlement).await?;
         let known = answer.entries.iter().filter(|entry| entry.verdict != Verdict::UnknownAccount);
         self.hub.concern(node, known.map(|entry| &entry.account));
         for entry in answer.entries.iter().filter(|entry| entry.verdict == Verdict::Exhausted) {
@@ -99,10 +101,12 @@ impl Shared {
 }
 
 /// A question of this node, in this protocol, of bearable size.
-fn read(node: &NodeId, body: &[u8]) -> Result<Request, Reply> {
+fn read(node: &NodeId, body: &[u8]) -> Result<Settlement, Reply> {
     #[derive(serde::Deserialize)]
     struct Spoken {
         protocol: u16,
+        #[serde(default)]
+        journal: Option<Head>,
     }
     let malformed =
         |error: serde_json::Error| Reply::refuse("malformed_body", format!("not a question: {error}"), "see the OpenAPI document");
@@ -120,15 +124,24 @@ fn read(node: &NodeId, body: &[u8]) -> Result<Request, Reply> {
     if ENTRIES_MAX < entries || PREVIOUS_MAX < request.previous.len() {
         return Err(Reply::refuse("too_many_entries", "too many accounts or earlier epochs in one question", "ask in parts"));
     }
-    Ok(request)
+    if request.history.as_ref().is_some_and(|history| UNANSWERED_MAX < history.unanswered.len()) {
+        let message = format!("more than {UNANSWERED_MAX} questions are unanswered");
+        return Err(Reply::refuse("too_many_unanswered", message, "ask the last one again, in the same words"));
+    }
+    // A node that does not say how far its journal has come: this place is before every one.
+    let journal = spoken.journal.unwrap_or(Head::START);
+    if PLACE_MAX < journal.seq {
+        let message = format!("no journal has come to row {}", journal.seq);
+        return Err(Reply::refuse("impossible_place", message, "see the OpenAPI document"));
+    }
+    Ok(Settlement { request, journal, limits: Limits::default() })
 }
 
-async fn ask(authority: &Embedded, request: Request) -> Result<Answer, Reply> {
+async fn ask(authority: &Embedded, settlement: Settlement) -> Result<Answer, Reply> {
     let (reply, answer) = oneshot::channel();
     let answered = move |answer| drop(reply.send(answer)); // a node that has gone away asks again
     let busy = || Reply::refuse("busy", "too much is waiting for the store", "ask again, the same question");
-    // How far the node's journal has come is not told over the network yet: this place is before every one.
-    authority.ask(request, Head::START, answered).map_err(|_| busy())?;
+    authority.settle(settlement, answered).map_err(|_| busy())?;
     match tokio::time::timeout(ANSWER_WITHIN, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         // The store did not take it; it says why in the log.

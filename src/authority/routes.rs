@@ -14,7 +14,7 @@ use crate::domain::ladder::{Then, Victims};
 use crate::domain::ledger::{AMOUNT_MAX, AccountView, DetachedStorage, LedgerEntry, PaymentState, StorageAtZero, Verification};
 use crate::domain::money::Credits;
 use crate::domain::request::BODY_BYTES_MAX;
-use crate::domain::wire::{Answer, OnExhaustion, Request, StartPredicted, Unreachable};
+use crate::domain::wire::{Answer, OnExhaustion, Question, StartPredicted, Unreachable};
 
 /// Ledger and audit lines given unless told otherwise.
 const LIMIT: u32 = 100;
@@ -115,7 +115,7 @@ pub(super) const ROUTES: [Route; 13] = [
         path: "/v1/grants",
         open: For::Nodes,
         summary: "How things stand on a node and what it needs. Repeated byte for byte it has effect once",
-        takes: Content::Json(SchemaGenerator::subschema_for::<Request>),
+        takes: Content::Json(SchemaGenerator::subschema_for::<Question>),
         gives: Content::Json(SchemaGenerator::subschema_for::<Answer>),
         limited: Limited::No,
     },

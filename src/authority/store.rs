@@ -8,6 +8,7 @@ mod recall;
 mod revoke;
 mod rows;
 mod sides;
+pub mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -21,13 +22,13 @@ use crate::domain::chain::Head;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
     Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochState, LedgerEntry, Lines, Payment, PaymentRefusal,
-    PaymentState, Purpose, REFILL_PREFIX, RevokeRefusal, Storage, Terms, UnitRefusal, answer, answer_unknown, book, book_previous, check,
-    set_policy, set_terms, sweep, transfer, verify,
+    PaymentState, Purpose, REFILL_PREFIX, RevokeRefusal, Rules, Storage, Terms, UnitRefusal, answer, answer_unknown, book, book_previous,
+    check, set_policy, set_terms, sweep, transfer, verify,
 };
 use crate::domain::money::Credits;
 use crate::domain::request::{Amount, Vouch};
 use crate::domain::time::{Mono, Now};
-use crate::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, Settlement};
+use crate::domain::wire::{AccountPolicy, Answer, Limits, PROTOCOL, Push, Request, Settlement};
 use crate::sqlite::{Failure, Kind, classify, copy_back, open_for_reading, open_for_writing};
 
 pub use sides::read_sides;
@@ -76,7 +77,7 @@ pub struct Store {
     commits: u32,
     /// What people outside are to hear of what is durable; taken by [`Store::notices`].
     notices: Vec<(AccountId, AccountNotice)>,
-    recovering: Option<Mono>,
+    standing: standing::Standing,
     /// When holders of an account were last asked to give back what they do not need.
     recalled: BTreeMap<AccountId, Mono>,
 }
@@ -254,14 +255,17 @@ impl Store {
         let connection = open_for_writing(path, &KIND)?;
         anchors::prepare(&connection).map_err(|error| StoreError::from(classify(&connection, &error)))?;
         revoke::make_tables(&connection)?;
+        standing::make_tables(&connection)?;
         let mut store = Store::over(connection, close, now);
+        store.standing.read(&store.connection).map_err(|stop| unrefused(stop.into_refusal(&store.connection)))?;
         store.say_again().map_err(unrefused)?;
         Ok(store)
     }
 
     fn over(connection: Connection, close: ClosePolicy, now: Mono) -> Store {
         let heard = Heard { opened_at: now, at: BTreeMap::new() };
-        Store { connection, close, heard, commits: 0, notices: Vec::new(), recovering: None, recalled: BTreeMap::new() }
+        let standing = standing::Standing::new(now);
+        Store { connection, close, heard, commits: 0, notices: Vec::new(), standing, recalled: BTreeMap::new() }
     }
 
     /// What people outside are to hear, in order. Each is told once by this; what still waits for an answer is told again after a restart.
@@ -289,18 +293,18 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; then there is no answer, which is never a verdict.
     pub fn answer(&mut self, request: &Request, now: Now) -> Result<Answer, StoreError> {
-        self.answered(request, None, now)
+        self.answered(request, Head::START, &Limits::default(), now)
     }
 
-    /// The same, and keeps how far the node's journal had come.
+    /// The same, within what the node may have; and keeps how far its journal had come.
     ///
     /// # Errors
     /// As [`Store::answer`].
     pub fn settle(&mut self, settlement: &Settlement, now: Now) -> Result<Answer, StoreError> {
-        self.answered(&settlement.request, Some(settlement.journal), now)
+        self.answered(&settlement.request, settlement.journal, &settlement.limits, now)
     }
 
-    fn answered(&mut self, request: &Request, journal: Option<Head>, now: Now) -> Result<Answer, StoreError> {
+    fn answered(&mut self, request: &Request, journal: Head, limits: &Limits, now: Now) -> Result<Answer, StoreError> {
         let mut reply = Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,
@@ -309,34 +313,35 @@ impl Store {
             acknowledged: Vec::new(),
             entries: Vec::new(),
             balances: Vec::new(),
+            generation: self.standing.generation(),
         };
         if request.protocol != PROTOCOL {
             return Ok(reply);
         }
-        let close = self.close;
-        let recovers = self.recovers(now.mono) == backup::Recovery::Goes;
-        let asked = if recovers { Store::totals_alone(request) } else { request.entries.clone() };
+        self.end_recovery_when_due(now)?;
+        let (close, key) = (self.close, self.standing.key.clone());
         let answered = self.transact(|books| {
-            books.close_superseded(request, close, now)?;
+            let writers = books.meet(request, close, now)?;
+            let rules = Rules { limits: Some(limits), ..books.standing.rules(close, key.as_ref(), writers) };
+            books.close_superseded(request, &rules, now)?;
             let (mut entries, mut balances) = (Vec::new(), Vec::new());
-            for entry in &asked {
+            for entry in &request.entries {
                 let Some(mut account) = books.load(&entry.account, &named(request))? else {
                     entries.push(answer_unknown(entry.account.clone()));
                     continue;
                 };
-                let Answered { entry, ledger, notices } = answer(&mut account, request, entry, close, now);
+                let Answered { entry, ledger, notices } = answer(&mut account, request, entry, &rules, now);
                 books.save(&account, Lines { ledger, notices }, now)?;
                 entries.push(entry);
                 balances.push(account.balance());
             }
-            if let Some(head) = journal {
-                anchors::keep(books.connection, request, head, now)?;
-            }
+            anchors::keep(books.connection, request, journal, now)?;
             Ok((entries, balances))
         });
         (reply.entries, reply.balances) = answered.map_err(unrefused)?;
         reply.acknowledged = request.previous.iter().map(|earlier| earlier.epoch).collect();
-        Ok(if recovers { Store::held_back(reply) } else { reply })
+        reply.generation = self.standing.generation();
+        Ok(reply)
     }
 
     /// Closes every epoch of which nothing was heard for too long. For a timer; does nothing under [`ClosePolicy::OnSuccessor`].
@@ -344,6 +349,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub fn sweep(&mut self, now: Now) -> Result<(), StoreError> {
+        self.end_recovery_when_due(now)?;
         let close = self.close;
         let swept = self.transact(|books| {
             for id in books.account_ids("SELECT DISTINCT account FROM epoch WHERE state = 'open' ORDER BY account", params![])? {
@@ -352,7 +358,7 @@ impl Store {
                     books.save(&account, lines, now)?;
                 }
             }
-            Ok(())
+            books.forget_writers()
         });
         swept.map_err(unrefused)
     }
@@ -523,9 +529,10 @@ impl Store {
     fn transact<T>(&mut self, act: impl FnOnce(&mut Books<'_>) -> Result<T, Stop>) -> Result<T, Refusal> {
         let heard = &mut self.heard;
         let connection = &mut self.connection;
+        let standing = &mut self.standing;
         let attempt = || -> Result<(T, Vec<(AccountId, AccountNotice)>), Stop> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut books = Books { connection: &transaction, heard, notices: Vec::new() };
+            let mut books = Books { connection: &transaction, heard, standing, notices: Vec::new() };
             let result = act(&mut books)?;
             let notices = books.notices;
             transaction.commit()?;
@@ -570,22 +577,23 @@ fn named(request: &Request) -> BTreeSet<Epoch> {
 struct Books<'a> {
     connection: &'a Connection,
     heard: &'a mut Heard,
+    standing: &'a mut standing::Standing,
     /// Told once this is durable.
     notices: Vec<(AccountId, AccountNotice)>,
 }
 
 impl Books<'_> {
     /// Books last words on accounts that the request does not ask about, and where a new epoch supersedes others at once, closes those on all accounts.
-    fn close_superseded(&mut self, request: &Request, close: ClosePolicy, now: Now) -> Result<(), Stop> {
+    fn close_superseded(&mut self, request: &Request, rules: &Rules<'_>, now: Now) -> Result<(), Stop> {
         let mut touched: BTreeSet<AccountId> =
             request.previous.iter().flat_map(|earlier| &earlier.entries).map(|entry| entry.account.clone()).collect();
-        if close == ClosePolicy::OnSuccessor && !self.is_known(request.epoch)? {
+        if rules.close == ClosePolicy::OnSuccessor && !self.is_known(request.epoch)? {
             let sql = "SELECT DISTINCT account FROM epoch WHERE state = 'open' AND node = ?1 AND epoch <> ?2 ORDER BY account";
             touched.extend(self.account_ids(sql, params![request.node.as_str(), request.epoch.to_string()])?);
         }
         for id in touched {
             if let Some(mut account) = self.load(&id, &named(request))? {
-                let lines = book_previous(&mut account, request, close, now);
+                let lines = book_previous(&mut account, request, rules, now);
                 self.save(&account, lines, now)?;
             }
         }
@@ -609,6 +617,7 @@ impl Books<'_> {
             account.epochs.insert(epoch, of_epoch);
         }
         revoke::load(self.connection, &mut account)?;
+        standing::load_claims(self.connection, &mut account)?;
         Ok(Some(account))
     }
 
@@ -652,6 +661,7 @@ impl Books<'_> {
         check(account).map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
         rows::save_account(self.connection, account)?;
         revoke::save(self.connection, account)?;
+        standing::save_claims(self.connection, account)?;
         for (id, epoch) in &account.epochs {
             rows::save_epoch(self.connection, &account.id, *id, epoch)?;
             match epoch.state {
@@ -666,6 +676,7 @@ impl Books<'_> {
         {
             rows::save_payment(self.connection, &account.id, &payment, PaymentState::Pending, now.wall)?;
         }
+        self.standing.count(&lines.notices);
         self.notices.extend(lines.notices.into_iter().map(|notice| (account.id.clone(), notice)));
         Ok(())
     }

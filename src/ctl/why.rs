@@ -105,6 +105,10 @@ fn verdict_text(verdict: Verdict) -> &'static str {
         Verdict::NotVerified => "nobody vouches for the account yet",
         Verdict::RefillPending => "nothing is left, and a refill is under way",
         Verdict::Recall => "its owner takes it back",
+        Verdict::Recovering => "no new credit while the authority's store recovers; what is held stays good",
+        Verdict::Forked => "somebody else speaks under the same epoch: it is void",
+        Verdict::Unproven => "more is held than the authority knows of, without proof: the epoch is void",
+        Verdict::NotAdmitted => "the account may not be used on this node",
     }
 }
 

@@ -15,11 +15,12 @@ use super::ladder::{JobPolicy, Rung, Victim, Warned};
 use super::meter::Populated;
 use super::money::Credits;
 use super::outcome::Basis;
+use super::proof::Proof;
 use super::rates::{Card, Traits};
 use super::terms::{Marks, Offer, Report, Terms};
 use super::time::{Boot, Mono, Nanos, Now, Wall};
 use super::usage::{HeldGpu, More};
-use super::wire::{AnswerEntry, Request};
+use super::wire::{AnswerEntry, Request, RequestRest};
 
 /// A fact's place in the journal: 1, 2, 3 … without a hole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -269,6 +270,18 @@ pub enum Fact {
         report: Report,
         /// When, for people.
         wall: Wall,
+    },
+    /// What the question just asked says beside its core.
+    AskedRest {
+        /// That.
+        rest: Box<RequestRest>,
+    },
+    /// What the answer just taken said beside its entries' core.
+    AnsweredRest {
+        /// The store's generation.
+        generation: u64,
+        /// The proofs of what it has granted.
+        proofs: Vec<(AccountId, Proof)>,
     },
 }
 

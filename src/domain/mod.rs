@@ -24,6 +24,7 @@ pub mod meter;
 pub mod money;
 pub mod outcome;
 pub mod policy;
+pub mod proof;
 pub mod rates;
 pub mod receipt;
 pub mod reconcile;

@@ -649,7 +649,16 @@ fn is_noteworthy(fact: &Fact) -> bool {
     if let Fact::Stepped { event, .. } = fact {
         return is_correction(event);
     }
-    !matches!(fact, Fact::Counted { .. } | Fact::Asked { .. } | Fact::Answered { .. } | Fact::Settled { .. } | Fact::Disarmed { .. })
+    !matches!(
+        fact,
+        Fact::Counted { .. }
+            | Fact::Asked { .. }
+            | Fact::AskedRest { .. }
+            | Fact::Answered { .. }
+            | Fact::AnsweredRest { .. }
+            | Fact::Settled { .. }
+            | Fact::Disarmed { .. }
+    )
 }
 
 fn watched(facts: &[(Seq, Fact)]) -> impl Iterator<Item = Effect> + '_ {

@@ -182,6 +182,8 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::CardAdopted { .. }
         | Fact::EnforcementSet { .. }
         | Fact::Corrected { .. }
+        | Fact::AskedRest { .. }
+        | Fact::AnsweredRest { .. }
         | Fact::RungsConfirmed { .. } => Subject::Node,
         Fact::JobOpened(opened) => Subject::Job(opened.attempt),
         Fact::SegmentsOpened { attempts, .. } => {
@@ -269,6 +271,8 @@ const fn kind(fact: &Fact) -> &'static str {
         Fact::SegmentsOpened { .. } => "segment_opened",
         Fact::Metered { .. } => "metered",
         Fact::Reported { .. } => "reported",
+        Fact::AskedRest { .. } => "asked_rest",
+        Fact::AnsweredRest { .. } => "answered_rest",
     }
 }
 
@@ -284,6 +288,11 @@ fn of_node(fact: &Fact) -> (String, Value) {
         Fact::EnforcementSet { mode, by } => (format!("enforcement is now {mode}, set by uid {}", by.0), json!({ "mode": mode, "by": by })),
         Fact::Asked { request, .. } => (format!("question {} to the authority", request.request), json!({ "request": request.request })),
         Fact::Answered { request, .. } => (format!("the authority answered question {request}"), json!({ "request": request })),
+        Fact::AskedRest { .. } => ("the question's history and proofs".to_owned(), json!({})),
+        Fact::AnsweredRest { generation, proofs } => (
+            format!("the authority's store is of generation {generation}; proofs of {} grants came", proofs.len()),
+            json!({ "generation": generation, "proofs": proofs.len() }),
+        ),
         Fact::RungsConfirmed { by } => (format!("uid {} lets the next accounts be stopped", by.0), json!({ "by": by })),
         Fact::Corrected { correction, .. } => (correction.to_string(), json!({ "correction": correction })),
         _ => (String::new(), json!({})),

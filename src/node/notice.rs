@@ -164,7 +164,14 @@ fn account_words(what: &AccountNotice) -> Vec<(&'static str, String)> {
             vec![("METERD_EVENT", "detach_storage".to_owned()), ("METERD_STORAGE_COSTS", costs.to_owned())]
         }
         AccountNotice::Storage(Storage::Attached, _) => vec![("METERD_EVENT", "attach_storage".to_owned())],
+        AccountNotice::Unproven { claimed, known, .. } => claim_words("grant_unproven", *claimed, *known),
+        AccountNotice::Proven { granted, known, .. } => claim_words("grant_proven", *granted, *known),
     }
+}
+
+/// What a node says it was granted, and what the store knew of.
+fn claim_words(event: &str, claimed: Credits, known: Credits) -> Vec<(&'static str, String)> {
+    vec![("METERD_EVENT", event.to_owned()), ("METERD_CLAIMED", claimed.to_string()), ("METERD_KNOWN", known.to_string())]
 }
 
 impl JobNotice {

@@ -44,6 +44,15 @@ impl Epoch {
         self.client.done("POST", "/v1/grants", &self.body(number, told))["entries"][0].clone()
     }
 
+    /// The same, with more in its entry.
+    pub(crate) fn ask_showing(&self, number: u64, told: Told<'_>, shown: &Value) -> Value {
+        let mut body = self.body(number, told);
+        for (key, value) in shown.as_object().unwrap() {
+            body["entries"][0][key] = value.clone();
+        }
+        self.client.done("POST", "/v1/grants", &body)["entries"][0].clone()
+    }
+
     /// The same, until there is an answer: the authority may be killed meanwhile.
     pub(crate) fn insist(&self, number: u64, told: Told<'_>) -> Value {
         let body = self.body(number, told).to_string();

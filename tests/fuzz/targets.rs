@@ -205,6 +205,8 @@ fn believed(mut answer: Answer) {
         owed: nothing,
         burn_per_s: nothing,
         at_least: nothing,
+        validity: None,
+        proof: None,
     };
     let request = Request {
         protocol: PROTOCOL,
@@ -214,6 +216,8 @@ fn believed(mut answer: Answer) {
         request: answer.request,
         previous: Vec::new(),
         entries: answer.entries.iter().map(entry).collect(),
+        generation_seen: 0,
+        history: None,
     };
     (answer.protocol, answer.digest) = (PROTOCOL, request.digest());
     let (left, doubts) = hear(&request, answer);

@@ -3,7 +3,7 @@
 
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{Epoch, PaymentId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, EpochAccount, EpochState, Lot, LotKey};
+use meterd::domain::ledger::{self, Account, ClosePolicy, EpochAccount, EpochState, Lot, LotKey, Rules};
 use meterd::domain::money::Credits;
 use meterd::domain::time::Now;
 use meterd::domain::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry};
@@ -57,7 +57,8 @@ pub(crate) enum Bug {
 
 /// Answers a request as the real ledger does, but for the bug.
 pub(crate) fn answer(bug: Bug, account: &mut Account, request: &Request, close: ClosePolicy, now: Now) -> AnswerEntry {
-    let book = |account: &mut Account, request: &Request| ledger::answer(account, request, &request.entries[0], close, now).entry;
+    let book =
+        |account: &mut Account, request: &Request| ledger::answer(account, request, &request.entries[0], &Rules::of(close), now).entry;
     match bug {
         Bug::SettledByDifference => {
             let before = account.epochs.get(&request.epoch).map_or(Credits::ZERO, |epoch| epoch.claimed);

@@ -7,7 +7,7 @@ use meterd::domain::bucket::Bucket;
 use meterd::domain::grant::{Asked, Grant, Heard, Told};
 use meterd::domain::hearing;
 use meterd::domain::id::{AccountId, BootId, Epoch, NodeId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment, PaymentState};
+use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment, PaymentState, Rules};
 use meterd::domain::time::{Boot, Mono, Nanos, Now, Wall};
 use meterd::domain::wire::{AccountPolicy, Answer, AnswerEntry, PROTOCOL, PreviousEpoch, Push, Request, RequestEntry, UNIT, Verdict};
 use stateright::{Model, Property};
@@ -134,6 +134,8 @@ impl World {
             request: kept.asked,
             previous: kept.previous.clone(),
             entries: vec![entry(&kept.grant, wanted)],
+            generation_seen: 0,
+            history: None,
         };
         let message = Message::request(request.clone());
         kept.outstanding = Some(Outstanding { request: Arc::new(request), key: message.key, first_sent });
@@ -326,7 +328,7 @@ impl World {
         let bank = Arc::make_mut(&mut state.bank);
         let entry = match self.bug {
             Some(bug) => bugs::answer(bug, bank, request, close, now),
-            None => ledger::answer(bank, request, &request.entries[0], close, now).entry,
+            None => ledger::answer(bank, request, &request.entries[0], &Rules::of(close), now).entry,
         };
         let answer = Answer {
             protocol: PROTOCOL,
@@ -336,6 +338,7 @@ impl World {
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries: vec![entry.clone()],
             balances: Vec::new(),
+            generation: 0,
         };
         if entry.verdict == Verdict::Exhausted {
             let escrow = state.bank.epochs.get(&request.epoch).map_or(credits(0), ledger::EpochAccount::escrow);
@@ -478,6 +481,8 @@ pub(crate) fn entry(grant: &Grant, wanted: i128) -> RequestEntry {
         owed: credits(wanted),
         burn_per_s: credits(0),
         at_least: credits(i128::from(0 < wanted)),
+        validity: None,
+        proof: None,
     }
 }
 

@@ -1,10 +1,10 @@
 //! What must hold, checked against what really happened.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use meterd::domain::agent::Agent;
 use meterd::domain::batch::ReceiptRow;
-use meterd::domain::id::{AccountId, Attempt, BootId, Digest, Epoch, NodeId};
+use meterd::domain::id::{AccountId, Attempt, BootId, Digest, Epoch};
 use meterd::domain::ledger::sizing::{HORIZON_MAX, used_in};
 use meterd::domain::ledger::{self, Account, EpochState};
 use meterd::domain::money::Credits;
@@ -49,15 +49,13 @@ struct Said {
 
 pub(crate) struct Audit {
     nodes: Vec<Known>,
-    /// Whose late claims are charged as far as something is free.
-    pub(crate) liars: BTreeSet<NodeId>,
     bookings: u64,
     pub(crate) receipts: u64,
 }
 
 impl Audit {
     pub(crate) fn new(nodes: usize) -> Audit {
-        Audit { nodes: vec![Known::default(); nodes], liars: BTreeSet::new(), bookings: 0, receipts: 0 }
+        Audit { nodes: vec![Known::default(); nodes], bookings: 0, receipts: 0 }
     }
 
     pub(crate) fn started(&mut self, n: usize, name: &str, cpu_ns: u64) {
@@ -130,7 +128,7 @@ impl Audit {
         for (id, account) in &agent.accounts {
             let grant = &account.grant;
             assert!(grant.spent.plus(grant.returned) <= grant.granted, "node {n} spends beyond its grant of {id}: {grant:?}");
-            if SMALL < self.nodes.len() || grant.spent.is_zero() {
+            if SMALL < self.nodes.len() || grant.spent.is_zero() || 0 < bank.standing.restores {
                 continue;
             }
             let known = self.nodes[n].spent.entry((epoch, id.clone())).or_default();
@@ -166,7 +164,7 @@ impl Audit {
             }
             let asked = request.entries.iter().find(|entry| entry.account == account.id);
             let said = answer.entries.iter().find(|entry| entry.account == account.id);
-            if let (Some(asked), Some(said)) = (asked, said) {
+            if let (Some(asked), Some(said), 0) = (asked, said, bank.standing.restores) {
                 let last = account.epochs.get(&request.epoch).map_or(0, |epoch| epoch.last_request);
                 let asking = if last < request.request { Asking::Anew } else { Asking::Again };
                 granted_what_was_asked(account, after, request, asked, asking);
@@ -174,6 +172,13 @@ impl Audit {
             }
         }
         self.booked(bank);
+    }
+
+    /// Nobody takes an honest node for two, or for one that claims what it was not granted.
+    pub(crate) fn heard_by_the_honest(n: usize, answer: &Answer) {
+        for entry in &answer.entries {
+            assert!(!matches!(entry.verdict, Verdict::Forked | Verdict::Unproven), "node {n} is taken for a liar: {answer:?}");
+        }
     }
 
     /// After each booking. Of large fleets every hundredth is looked at: a look costs as much as the fleet is large.
@@ -189,11 +194,12 @@ impl Audit {
             let settled: i128 = account.epochs.values().map(|epoch| epoch.settled.nano()).sum();
             assert_eq!(account.settled.nano(), settled, "{id} is charged what its epochs are");
             for (name, epoch) in &account.epochs {
-                if epoch.state == EpochState::Closed && self.liars.contains(&epoch.node) {
-                    continue;
-                }
                 let charged = epoch.settled.plus(epoch.returned);
-                assert!(charged <= epoch.granted, "{id}: epoch {name} of {} is charged what it was never granted: {epoch:?}", epoch.node);
+                assert!(
+                    charged <= epoch.granted.max(epoch.proven),
+                    "{id}: epoch {name} of {} is charged what it was never granted: {epoch:?}",
+                    epoch.node
+                );
             }
         }
     }

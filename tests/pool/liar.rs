@@ -6,17 +6,8 @@ use meterd::domain::wire::{PreviousEpoch, Request};
 
 use crate::rng::Rng;
 
-/// Which lies are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lies {
-    /// Of what it uses, needs and gives back.
-    OfItself,
-    /// Besides: of what it was granted, and of epochs that are not its own or never were.
-    OfGrants,
-}
-
 /// A request with a lie in each of its entries; `others` are epochs that were spoken under, his own and others'.
-pub(crate) fn lie(rng: &mut Rng, lies: Lies, mut request: Request, others: &[Epoch]) -> Request {
+pub(crate) fn lie(rng: &mut Rng, mut request: Request, others: &[Epoch]) -> Request {
     for entry in &mut request.entries {
         let amount = Credits::from_nano(i128::from(rng.below(1 << 40)));
         match rng.below(8) {
@@ -27,7 +18,7 @@ pub(crate) fn lie(rng: &mut Rng, lies: Lies, mut request: Request, others: &[Epo
             4 => entry.spent = Credits::ZERO,
             // Given back once, and then never.
             5 => entry.returned = Credits::ZERO,
-            6 if lies == Lies::OfGrants => entry.granted_seen = entry.granted_seen.plus(amount),
+            6 => entry.granted_seen = entry.granted_seen.plus(amount),
             _ => entry.owed = amount,
         }
     }
@@ -35,8 +26,8 @@ pub(crate) fn lie(rng: &mut Rng, lies: Lies, mut request: Request, others: &[Epo
         request.request = rng.below(request.request + 3);
     }
     match rng.below(10) {
-        0 if lies == Lies::OfGrants && !others.is_empty() => request.epoch = rng.pick(others),
-        1 if lies == Lies::OfGrants => {
+        0 if !others.is_empty() => request.epoch = rng.pick(others),
+        1 => {
             let epoch = if others.is_empty() || rng.chance(500) { Epoch(rng.bytes16()) } else { rng.pick(others) };
             request.previous.push(PreviousEpoch { epoch, entries: request.entries.clone() });
         }

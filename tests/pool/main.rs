@@ -13,6 +13,7 @@ mod audit;
 mod bank;
 mod liar;
 mod machine;
+mod restore;
 #[path = "../sim/rng.rs"]
 mod rng;
 mod story;

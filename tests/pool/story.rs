@@ -7,8 +7,8 @@ use meterd::domain::time::Nanos;
 use meterd::domain::wire::{AccountPolicy, OnExhaustion};
 
 use crate::bank::Bank;
-use crate::liar::Lies;
 use crate::machine::CPUS;
+use crate::restore::PutBack;
 use crate::rng::Rng;
 use crate::world::{Ev, Faults, MS, Medium, S, World};
 
@@ -32,6 +32,7 @@ pub(crate) struct Outcome {
     pub(crate) unfunded_nano: i128,
     pub(crate) wiped: usize,
     pub(crate) dead: usize,
+    pub(crate) restores: usize,
 }
 
 impl Outcome {
@@ -43,6 +44,7 @@ impl Outcome {
         self.unfunded_nano += other.unfunded_nano;
         self.wiped += other.wiped;
         self.dead += other.dead;
+        self.restores += other.restores;
     }
 }
 
@@ -89,6 +91,7 @@ pub(crate) fn tell(seed: u64, size: Size) -> Outcome {
         unfunded_nano: (0..nodes).map(|n| world.audit.unfunded(n)).sum(),
         wiped: world.machines.iter().filter(|machine| machine.wiped).count(),
         dead: world.machines.iter().filter(|machine| machine.dead).count(),
+        restores: world.bank.standing.restores,
     }
 }
 
@@ -141,10 +144,6 @@ fn plan(world: &mut World, length: u64) {
     if world.rng.chance(150) {
         let n = usize::try_from(world.rng.below(nodes as u64)).unwrap();
         world.machines[n].liar = true;
-        world.lies = lies();
-        if world.lies == Lies::OfItself {
-            world.audit.liars.insert(world.machines[n].settings.node.clone());
-        }
     }
     for _ in 0..world.rng.below(4) {
         let (at, down) = (world.rng.below(length), world.rng.range(100 * MS, 30 * S));
@@ -158,12 +157,13 @@ fn plan(world: &mut World, length: u64) {
         let (at, by_ms) = (world.rng.below(length), step_ms(world));
         world.after(at, Ev::BankClockStep(by_ms));
     }
+    if world.rng.chance(200) {
+        let (copied, put_back) = (world.rng.below(length), world.rng.below(length));
+        let how = world.rng.pick(&[PutBack::Told, PutBack::Silently]);
+        world.after(copied.min(put_back), Ev::BackUp);
+        world.after(copied.max(put_back), Ev::PutBack(how));
+    }
     world.after(10 * S, Ev::Sweep);
-}
-
-/// `METERD_POOL_LIES=1`: also what the ledger still believes, of grants that were never given.
-fn lies() -> Lies {
-    if std::env::var_os("METERD_POOL_LIES").is_some() { Lies::OfGrants } else { Lies::OfItself }
 }
 
 /// A date is set: by up to three hours, either way.
@@ -228,7 +228,7 @@ fn end_all(world: &mut World) {
 
 /// All is over: nothing is held, every node was charged what its jobs drew, and every job what it used.
 fn the_books_balance(world: &World) {
-    let mut unfunded = 0;
+    let (mut unfunded, mut lost) = (0, 0);
     for (n, machine) in world.machines.iter().enumerate().filter(|(_, machine)| !machine.liar) {
         let settled = world.bank.settled_of(&machine.epochs);
         let (kept, all) = world.audit.drawn(n);
@@ -240,6 +240,9 @@ fn the_books_balance(world: &World) {
             .sum();
         if machine.wiped || machine.dead {
             assert!(settled <= all, "node {n} is charged {settled}, and its jobs drew {all}");
+        } else if 0 < world.bank.standing.restores {
+            assert!(settled + shortfall <= kept, "node {n}: charged {settled}, short {shortfall}; its jobs drew {kept}");
+            lost += kept - settled - shortfall;
         } else {
             assert_eq!(settled + shortfall, kept, "node {n}: charged {settled}, short {shortfall}; its jobs drew {kept}");
         }
@@ -265,6 +268,8 @@ fn the_books_balance(world: &World) {
             assert_eq!(held, 0, "node {n} holds what nobody uses");
         }
     }
+    let lost_at_most = world.bank.standing.lost_at_most();
+    assert!(lost <= lost_at_most, "the store that was put back lost {lost}, and had granted {lost_at_most} since the copy");
     // Past zero: a quarter of a second of each machine's greatest burn, for each time that an account ran dry on it.
     let stops = i128::try_from(world.machines.len() * world.accounts.len() * 64).unwrap();
     assert!(unfunded <= stops * BURN_MAX / 4, "{unfunded} ran past zero");

@@ -18,8 +18,9 @@ use meterd::domain::wire::{Answer, Push, Request};
 
 use crate::audit::Audit;
 use crate::bank::Bank;
-use crate::liar::{self, Lies};
+use crate::liar;
 use crate::machine::{self, Machine};
+use crate::restore::PutBack;
 use crate::rng::Rng;
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -52,6 +53,10 @@ pub(crate) enum Ev {
     BankUp,
     /// The authority goes down and comes back, over and over.
     Flap(u8),
+    /// A copy of the authority's store is made.
+    BackUp,
+    /// … and put back.
+    PutBack(PutBack),
     /// Somebody sets a machine's date.
     ClockStep(usize, i64),
     BankClockStep(i64),
@@ -102,7 +107,6 @@ pub(crate) struct World {
     card: Card,
     of_epoch: BTreeMap<Epoch, usize>,
     of_node: BTreeMap<NodeId, usize>,
-    pub(crate) lies: Lies,
     /// When the last fault happens.
     pub(crate) noise_until: u64,
     /// How often the authority closes what is silent.
@@ -153,7 +157,6 @@ impl World {
             card: Card::parse(CARD, "fleet.toml").unwrap(),
             of_epoch: BTreeMap::new(),
             of_node: BTreeMap::new(),
-            lies: Lies::OfItself,
             noise_until: 0,
             sweep_every: 10 * S,
             inodes: 100,
@@ -234,6 +237,12 @@ impl World {
                 self.after(MS, Ev::BankDown(down));
                 let next = self.rng.range(down, 3 * S);
                 self.after(next, Ev::Flap(times - 1));
+            }
+            Ev::BackUp if !self.calm => self.bank.back_up(),
+            Ev::PutBack(how) if !self.calm => {
+                let now = self.bank_now();
+                self.bank.put_back(how, now);
+                self.audit.booked(&self.bank);
             }
             Ev::ClockStep(n, by_ms) => self.machines[n].wall_off_ms += by_ms,
             Ev::BankClockStep(by_ms) if !self.calm => self.bank.wall_off_ms += by_ms,
@@ -501,7 +510,7 @@ impl World {
             request
         } else if self.rng.chance(500) {
             let spoken: Vec<Epoch> = self.of_epoch.keys().copied().collect();
-            liar::lie(&mut self.rng, self.lies, request, &spoken)
+            liar::lie(&mut self.rng, request, &spoken)
         } else {
             request
         };
@@ -525,6 +534,9 @@ impl World {
             self.note_plenty();
         }
         self.audit.answered(&self.bank, &before, request, &answer);
+        if !self.machines[n].liar {
+            Audit::heard_by_the_honest(n, &answer);
+        }
         for (node, push) in self.bank.recall(&answer, self.bank_now()) {
             let Some(to) = self.of_node.get(&node).copied() else { continue };
             for delay in self.travel(to) {

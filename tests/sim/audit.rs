@@ -162,6 +162,10 @@ impl Audit {
                 _ => {}
             }
             node.replica.apply(&fact);
+            if let (Fact::AskedRest { .. }, Some(outstanding)) = (&fact, &node.replica.outstanding) {
+                let request = outstanding.request.clone();
+                node.asked.insert((request.epoch, request.request), request);
+            }
             if let Some((epoch, _)) = node.replica.epoch {
                 for (id, account) in &node.replica.accounts {
                     let spent = self.durably_spent.entry((epoch, id.clone())).or_default();

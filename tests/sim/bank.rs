@@ -124,15 +124,16 @@ impl Bank {
         let superseded = |epochs: &BTreeMap<Epoch, ledger::EpochAccount>| {
             epochs.iter().any(|(id, epoch)| epoch.state == EpochState::Open && epoch.node == request.node && *id != request.epoch)
         };
+        let rules = ledger::Rules::of(self.close);
         for (id, account) in &mut books.accounts {
             if named(id) || (self.close == ClosePolicy::OnSuccessor && !known && superseded(&account.epochs)) {
-                let _lines = ledger::book_previous(account, request, self.close, now);
+                let _lines = ledger::book_previous(account, request, &rules, now);
             }
         }
         let mut entries = Vec::new();
         for entry in &request.entries {
             let mut answered = match books.accounts.get_mut(&entry.account) {
-                Some(account) => ledger::answer(account, request, entry, self.close, now).entry,
+                Some(account) => ledger::answer(account, request, entry, &rules, now).entry,
                 None => ledger::answer_unknown(entry.account.clone()),
             };
             answered.valid_for = answered.valid_for.min(self.valid_for);
@@ -146,6 +147,7 @@ impl Bank {
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries,
             balances: Vec::new(),
+            generation: 0,
         }
     }
 }

@@ -176,6 +176,7 @@ fn epoch(row: &Row<'_>) -> Result<EpochAccount, Stop> {
         burn_per_s: text(row, "burn_per_s")?,
         heard_at: Mono(0),
         hour: from_json(&row.get::<_, String>("hour")?)?,
+        proven: Credits::ZERO,
     })
 }
 

@@ -14,6 +14,7 @@ use super::super::job::{COUNTER_SETTLES, Evidence, Job, Phase, StepEvent};
 use super::super::ladder::{Rung, Warned};
 use super::super::ledger::sizing::used_in;
 use super::super::money::Credits;
+use super::super::proof::Proof;
 use super::super::time::{Boot, Mono, Nanos, Now};
 use super::super::wire::{Answer, OnExhaustion, PROTOCOL, Push, Request, RequestEntry, UNIT, Verdict};
 use super::draft::Draft;
@@ -391,11 +392,15 @@ impl Draft<'_> {
         let asked = |id: &AccountId| outstanding.request.entries.iter().any(|entry| entry.account == *id);
         let taken: Vec<_> = answer.entries.iter().filter(|entry| entry.unit == UNIT && asked(&entry.account)).cloned().collect();
         let accounts: Vec<AccountId> = taken.iter().map(|entry| entry.account.clone()).collect();
-        let closed = taken.iter().any(|entry| entry.verdict == Verdict::Closed);
+        let void = taken.iter().any(|entry| entry.verdict.voids_epoch());
+        let proofs: Vec<(AccountId, Proof)> = taken.iter().filter_map(|entry| Some((entry.account.clone(), entry.proof?))).collect();
         let recalled: BTreeMap<AccountId, Credits> =
             taken.iter().filter(|entry| entry.verdict == Verdict::Recall).map(|entry| (entry.account.clone(), entry.free)).collect();
         self.record(Fact::Answered { request: answer.request, acknowledged: answer.acknowledged.clone(), entries: taken, at: self.now });
-        if closed {
+        if !proofs.is_empty() || self.agent.standing.generation_seen < answer.generation {
+            self.record(Fact::AnsweredRest { generation: answer.generation, proofs });
+        }
+        if void {
             self.epoch_void(fresh_epoch);
         }
         for id in accounts {
@@ -410,11 +415,12 @@ impl Draft<'_> {
     /// Pays what is owed from what is in hand; what a fresh "exhausted" leaves is written off.
     fn settle(&mut self, id: &AccountId) {
         let mut in_hand = self.in_hand(id);
-        // An account that does not exist will never pay either, nor may one that nobody vouches for: what ran on it all the same is written off.
+        // An account that does not exist will never pay either, nor may one that nobody vouches for or that is not admitted here: what ran on it all the same is written off.
         let heard = self.agent.accounts.get(id).and_then(|account| account.grant.verdict);
         let dry = !in_hand.is_positive();
         let newly = dry && heard.is_some_and(|heard| heard.verdict == Verdict::Exhausted);
-        let never = dry && heard.is_some_and(|heard| matches!(heard.verdict, Verdict::UnknownAccount | Verdict::NotVerified));
+        let never = dry
+            && heard.is_some_and(|heard| matches!(heard.verdict, Verdict::UnknownAccount | Verdict::NotVerified | Verdict::NotAdmitted));
         let mut rows = Vec::new();
         for job in self.agent.jobs_of(id) {
             let owed = job.owed();
@@ -448,6 +454,9 @@ impl Draft<'_> {
         if self.agent.outstanding.is_some() && since_last < ANSWER_WITHIN {
             return;
         }
+        if self.agent.outstanding.is_some() && self.agent.standing.is_full() {
+            return; // only repeated, until it is answered
+        }
         if since_last < ASK_SPACING && !self.is_pressing(starts) {
             return; // whatever is needed, it has to wait
         }
@@ -473,8 +482,14 @@ impl Draft<'_> {
             request: self.agent.asked + 1,
             previous: self.agent.previous.clone(),
             entries,
+            generation_seen: self.agent.standing.generation_seen,
+            history: self.agent.standing.history.clone(),
         };
+        let rest = Box::new(request.rest());
         self.record(Fact::Asked { request: Box::new(request), first_sent: self.now.boot });
+        if !rest.is_empty() {
+            self.record(Fact::AskedRest { rest });
+        }
     }
 
     /// Is there a need that does not wait for the spacing?
@@ -530,7 +545,7 @@ impl Draft<'_> {
         let pace = match heard.verdict {
             Verdict::Granted => Nanos(0),
             Verdict::Final if owed => Nanos(0), // ran dry: only the authority can say whether that was all
-            Verdict::Exhausted | Verdict::NotVerified if !owed => POLL_EMPTY,
+            Verdict::Exhausted | Verdict::NotVerified | Verdict::NotAdmitted if !owed => POLL_EMPTY,
             _ => ASK_AGAIN_SOON,
         };
         let burning = || self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some();
@@ -564,6 +579,8 @@ impl Draft<'_> {
             burn_per_s: burn.plus(burn_new),
             // Only for somebody who would use it: else it came and went for ever.
             at_least: Credits::from_nano(i128::from(useful)),
+            validity: Some(grant.validity(self.now.boot)),
+            proof: grant.proof,
         }
     }
 }

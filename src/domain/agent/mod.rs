@@ -14,6 +14,7 @@ mod outlook;
 pub mod restraint;
 mod salvage;
 mod segments;
+pub mod standing;
 pub mod start;
 mod surplus;
 mod victims;
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use self::standing::Standing;
 use super::act::{Act, ActOutcome, Acted, Target};
 use super::correction::{Correction, Corrections};
 use super::detail::Detailed;
@@ -142,6 +144,9 @@ pub struct Agent {
     pub corrections: Corrections,
     /// Which accounts' jobs could be stopped lately, and how far.
     pub rungs: VecDeque<(Mono, Rung, AccountId)>,
+    /// How it stands with the authority beside the amounts. In the checkpoint it stands behind what was there before it.
+    #[serde(skip)]
+    pub standing: Standing,
 }
 
 impl Agent {
@@ -173,7 +178,9 @@ impl Agent {
     /// The state as bytes, for a checkpoint.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![3]).and_then(|bytes| postcard::to_extend(&further::of(self), bytes)).unwrap_or_default()
+        let core = postcard::to_extend(self, vec![4]);
+        let further = core.and_then(|bytes| postcard::to_extend(&further::of(self), bytes));
+        further.and_then(|bytes| postcard::to_extend(&standing::of(self), bytes)).unwrap_or_default()
     }
 
     /// The state that a checkpoint holds; `None` if it is of another version or broken (then every fact is replayed).
@@ -185,6 +192,13 @@ impl Agent {
             Some((3, body)) => {
                 let (mut agent, rest) = postcard::take_from_bytes::<Agent>(body).ok()?;
                 further::put_back(&mut agent, postcard::from_bytes(rest).ok()?);
+                Some(agent)
+            }
+            Some((4, body)) => {
+                let (mut agent, rest) = postcard::take_from_bytes::<Agent>(body).ok()?;
+                let (parts, rest) = postcard::take_from_bytes(rest).ok()?;
+                further::put_back(&mut agent, parts);
+                standing::put_back(&mut agent, postcard::from_bytes(rest).ok()?);
                 Some(agent)
             }
             _ => None,
@@ -220,12 +234,15 @@ impl Agent {
                 self.asked = request.request;
                 self.asked_at = *first_sent;
                 request.entries.iter().for_each(|entry| self.account(&entry.account).grant.asked = Asked::Yes);
+                self.standing.asked(request);
                 self.outstanding = Some(Outstanding { request: (**request).clone(), first_sent: *first_sent, seq: self.seq });
             }
             Fact::Answered { request, acknowledged, entries, at } => self.take_answer(*request, acknowledged, entries, *at),
             Fact::Pushed { account, version } => {
                 self.account(account).grant.pushed(*version);
-                self.outstanding = None; // written before the change: worthless now
+                if !self.standing.is_full() {
+                    self.outstanding = None; // written before the change: worthless now
+                }
             }
             Fact::Returned { account, returned } => {
                 let grant = &mut self.account(account).grant;
@@ -259,6 +276,8 @@ impl Agent {
             Fact::SegmentsOpened { attempts, at } => attempts.iter().for_each(|attempt| self.with_job(*attempt, |job| job.split(at.wall))),
             Fact::Metered { rows } => rows.iter().for_each(|row| self.take_metered(row)),
             Fact::Reported { attempt, report, wall: _ } => self.with_job(*attempt, |job| job.take_report(report)),
+            Fact::AskedRest { rest } => self.take_rest(rest),
+            Fact::AnsweredRest { generation, proofs } => self.take_proofs(*generation, proofs),
         }
     }
 
@@ -322,6 +341,7 @@ impl Agent {
         self.asked = 0;
         self.asked_at = Boot(0); // the last one may be of another boot, whose instants mean nothing in this one
         self.outstanding = None;
+        self.standing.begin();
     }
 
     /// Once there is credit again, what was begun against the account's jobs is over.
@@ -533,6 +553,7 @@ impl Agent {
 
     fn take_answer(&mut self, request: u64, acknowledged: &[Epoch], entries: &[AnswerEntry], at: Now) {
         let Some(outstanding) = self.outstanding.take() else { return };
+        self.standing.answered(&outstanding.request);
         outstanding.request.entries.iter().for_each(|entry| self.account(&entry.account).grant.asked = Asked::No);
         self.previous.retain(|previous| !acknowledged.contains(&previous.epoch));
         for entry in entries {
@@ -646,5 +667,7 @@ fn final_entry(id: &AccountId, grant: &Grant) -> RequestEntry {
         owed: Credits::ZERO,
         burn_per_s: Credits::ZERO,
         at_least: Credits::ZERO,
+        validity: None,
+        proof: grant.proof,
     }
 }

@@ -310,7 +310,7 @@ impl Draft<'_> {
         let price = price.cost.plus(price.pending);
         let costs = (burn.is_positive() || price.is_positive()) && policy.on_exhaustion != OnExhaustion::AllowNegative;
         if costs && (!available.is_positive() || available < price || self.in_hand(id).minus(self.agent.pending(id)) < price) {
-            return Err(Refusal::new("no_credit", format!("account {id} has {available} credits left"), "top up the account"));
+            return Err(short(id, available, heard.map(|heard| heard.verdict)));
         }
         if policy.start_threshold.is_positive() && available < policy.start_threshold {
             let message = format!("account {id} has {available} credits, below its start threshold of {}", policy.start_threshold);
@@ -413,6 +413,15 @@ pub enum AskedInVain {
     No,
 }
 
+/// Too little is in hand: is that all, or is no more granted for now?
+fn short(id: &AccountId, available: Credits, verdict: Option<Verdict>) -> Refusal {
+    if verdict == Some(Verdict::Recovering) {
+        let message = format!("the authority's store was put back from a copy and recovers: nothing is granted yet for account {id}");
+        return Refusal::new("authority_recovers", message, "try again in a quarter of an hour");
+    }
+    Refusal::new("no_credit", format!("account {id} has {available} credits left"), "top up the account")
+}
+
 /// Why the authority grants nothing, where that is not want of credit.
 fn may_spend(id: &AccountId, verdict: Option<Verdict>) -> Result<(), Refusal> {
     match verdict {
@@ -423,6 +432,10 @@ fn may_spend(id: &AccountId, verdict: Option<Verdict>) -> Result<(), Refusal> {
         Some(Verdict::UnitMismatch) => {
             let message = format!("the authority counts account {id} in another unit");
             Err(Refusal::new("unit_mismatch", message, "this agent and its authority are of different versions"))
+        }
+        Some(Verdict::NotAdmitted) => {
+            let message = format!("account {id} may not be used on this node");
+            Err(Refusal::new("not_admitted", message, "an operator of the authority admits it: [[node]] in authority.toml"))
         }
         Some(Verdict::RefillPending) => {
             let message = format!("account {id} has nothing left, and a refill is under way");

@@ -85,6 +85,8 @@ pub struct EpochAccount {
     pub heard_at: Mono,
     /// What was booked in the hour that is accumulating.
     pub hour: HourTotals,
+    /// The most that the node has shown to have been granted; what lies above `granted` the store has forgotten, and cannot back yet.
+    pub proven: Credits,
 }
 
 /// May an epoch's escrow still be spent?
@@ -344,6 +346,15 @@ impl EpochAccount {
             EpochState::Closed => Credits::ZERO,
         }
     }
+
+    /// Granted once, forgotten since, and backed by nothing.
+    #[must_use]
+    pub fn unbacked(&self) -> Credits {
+        match self.state {
+            EpochState::Open => self.proven.minus(self.granted).or_zero(),
+            EpochState::Closed => Credits::ZERO,
+        }
+    }
 }
 
 impl Account {
@@ -374,10 +385,26 @@ impl Account {
         self.epochs.values().map(EpochAccount::escrow).sum()
     }
 
+    /// Held by all open epochs of the node that speaks for this one.
+    pub(super) fn held_by_node_of(&self, id: Epoch) -> Credits {
+        let Some(node) = self.epochs.get(&id).map(|epoch| &epoch.node) else { return Credits::ZERO };
+        self.epochs.values().filter(|epoch| epoch.node == *node).map(EpochAccount::escrow).sum()
+    }
+
     /// To be taken back, and not gone yet.
     #[must_use]
     pub fn revoke_pending(&self) -> Credits {
         self.revocations.iter().map(Revocation::left).sum()
+    }
+
+    /// What is free backs what nodes hold and the store had forgotten, before anything else.
+    pub(super) fn back_claims(&mut self) {
+        let mut free = self.available().or_zero();
+        for epoch in self.epochs.values_mut() {
+            let part = epoch.unbacked().min(free);
+            epoch.granted = epoch.granted.plus(part);
+            free = free.minus(part);
+        }
     }
 
     /// Free for new grants.

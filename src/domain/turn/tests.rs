@@ -8,6 +8,7 @@ mod policy;
 mod rates;
 mod replayed;
 mod segments;
+mod standing;
 mod still;
 mod surplus;
 
@@ -49,6 +50,8 @@ struct Bench {
     /// Its word, where that is not told by the amounts.
     word: Option<Verdict>,
     balances: Vec<Balance>,
+    /// Of its store; it proves what it grants from the first one on.
+    generation: u64,
 }
 
 impl Bench {
@@ -82,6 +85,7 @@ impl Bench {
             returned: 0,
             word: None,
             balances: Vec::new(),
+            generation: 0,
         };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
@@ -175,6 +179,7 @@ impl Bench {
             free: Credits::from_nano(self.free + self.rest),
             version: 1,
             policy: self.policy,
+            proof: (self.generation != 0).then(|| self.proof(request.request)),
         };
         let answer = Answer {
             protocol: PROTOCOL,
@@ -184,8 +189,14 @@ impl Bench {
             acknowledged: Vec::new(),
             entries: vec![entry],
             balances: self.balances.clone(),
+            generation: self.generation,
         };
         self.step(Event::Answered(Box::new(answer), Epoch([8; 16])));
+    }
+
+    fn proof(&self, request: u64) -> crate::domain::proof::Proof {
+        let (generation, granted) = (self.generation, Credits::from_nano(self.granted));
+        crate::domain::proof::Proof { generation, request, granted, code: crate::domain::id::Digest([9; 32]) }
     }
 
     /// What was ordered, without the warnings.
@@ -528,6 +539,7 @@ fn an_answer_to_another_question_is_dropped_whole() {
         free: Credits::ZERO,
         version: 1,
         policy: AccountPolicy::default(),
+        proof: None,
     };
     let good = Answer {
         protocol: PROTOCOL,
@@ -537,6 +549,7 @@ fn an_answer_to_another_question_is_dropped_whole() {
         acknowledged: Vec::new(),
         entries: vec![entry],
         balances: Vec::new(),
+        generation: 0,
     };
     let mut other_digest = good.clone();
     other_digest.digest.0[0] ^= 1;
@@ -677,6 +690,7 @@ fn f13_a_balance_that_is_missing_or_garbled_is_never_zero_and_stops_nothing() {
         free: Credits::ZERO,
         version: 1,
         policy: AccountPolicy { on_exhaustion: OnExhaustion::Kill, ..AccountPolicy::default() },
+        proof: None,
     };
     let right = |request: &Request, entries| Answer {
         protocol: PROTOCOL,
@@ -686,6 +700,7 @@ fn f13_a_balance_that_is_missing_or_garbled_is_never_zero_and_stops_nothing() {
         acknowledged: Vec::new(),
         entries,
         balances: Vec::new(),
+        generation: 0,
     };
     let zero = || entry("a", UNIT, Verdict::Exhausted);
     let garbled: [(&str, Garble); 6] = [

@@ -520,17 +520,6 @@ fn v5_a_job_that_runs_again_is_another_attempt_with_a_receipt_of_its_own() {
 }
 
 #[test]
-fn a_state_without_what_is_new_reads_as_it_was_written() {
-    let bench = Bench::running(1_000_000_000);
-    let agent = bench.turn.agent();
-    let mut bytes = agent.encode();
-    assert_eq!((bytes[0], bytes.pop()), (3, Some(0)), "the part behind is empty");
-    bytes[0] = 2;
-    assert_eq!(Agent::decode(&bytes).as_ref(), Some(agent), "the form before");
-    assert_eq!(Agent::decode(&bytes[..bytes.len() - 1]), None);
-}
-
-#[test]
 fn a_gpu_id_is_what_marks_are_kept_by() {
     let mut bench = Bench::given(DEVICE, vec![gpu(0), gpu(1)], None);
     bench.look_at_gpu(1_000, totals(0, 0, 0, 0));
