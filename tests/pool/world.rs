@@ -548,6 +548,11 @@ impl World {
         }
         for delay in self.travel(n) {
             self.after(delay, Ev::ToNode(n, Box::new(answer.clone())));
+            // A line that is slow, and then dead: for as long as what it brought is good, and longer.
+            if !self.calm && S < delay && self.rng.chance(200) {
+                let length = self.bank.valid_for.0 + 15 * S;
+                self.after(delay + MS, Ev::Cut(n, length));
+            }
         }
         // Somebody repeats, or turns to the wrong node, what was said once.
         if !self.calm && self.rng.chance(self.faults.doubled) && !self.old_answers.is_empty() {
