@@ -112,7 +112,7 @@ fn a_lost_disk() {
 #[test]
 fn a_disk_image_that_boots_elsewhere() {
     let left = Left { image_clones: 1, ..Left::default() };
-    holds("image clone", larger(World { left, deposit: 1, questions: [1, 1], ..small() }));
+    holds("image clone", larger(World { left, deposit: 1, questions: [1, 1], heals: 500, ..small() }));
 }
 
 #[test]
@@ -163,7 +163,8 @@ fn b08_close_releases_all() {
 
 #[test]
 fn b09_late_report_unchecked() {
-    finds(Bug::LateReportUnchecked, World { second: Power::On, deposit: 1, ..world() });
+    let left = Left { revocations: 1, ..Left::default() };
+    finds(Bug::LateReportUnchecked, World { deposit: 1, lives: 1, left, ..world() });
 }
 
 #[test]
@@ -223,8 +224,6 @@ fn b20_grant_before_totals() {
 
 #[test]
 fn b21_repeated_late_report_collects() {
-    finds(
-        Bug::RepeatedLateReportCollects,
-        World { second: Power::On, deposit: 1, left: Left { top_ups: 1, ..Left::default() }, ..world() },
-    );
+    let left = Left { revocations: 1, top_ups: 1, ..Left::default() };
+    finds(Bug::RepeatedLateReportCollects, World { deposit: 1, lives: 1, left, ..world() });
 }
