@@ -64,6 +64,15 @@ impl Standing {
         Rules { key: Some(&self.key), generation: self.generation, recovery: self.recovery, writers, ..Rules::of(close) }
     }
 
+    /// Does it grant nothing, since it may have forgotten grants that are still good?
+    pub(crate) fn recovers(&self) -> bool {
+        self.recovery != Recovery::Over
+    }
+
+    pub(crate) fn may_forget(&self) -> bool {
+        self.copy.is_some() || 0 < self.restores
+    }
+
     /// So much was granted.
     pub(crate) fn note_granted(&mut self, nano: i128) {
         if self.recovery == Recovery::Over {

@@ -72,6 +72,10 @@ pub(crate) fn tell(seed: u64, size: Size) -> Outcome {
     let silence = close_after.0 + 60 * S;
     let end = world.now + silence;
     world.run_until(end);
+    if world.bank.standing.recovers() {
+        let end = world.now + silence;
+        world.run_until(end);
+    }
     the_exhausted_stand_still(&mut world);
     for account in 0..world.accounts.len() {
         world.after(MS, Ev::TopUp(account, 1_000_000_000_000_000));
@@ -211,7 +215,15 @@ fn the_funded_run(world: &World) {
     for (n, machine) in world.machines.iter().enumerate().filter(|(_, machine)| !machine.dead && !machine.liar) {
         for work in machine.works.iter().filter(|work| !work.over) {
             assert!(work.attempt.is_some(), "node {n}: {} was not started", work.name);
-            assert!(work.runs(), "node {n}: {} stands still, and its account is full", work.name);
+            let said = || {
+                machine
+                    .turn
+                    .as_ref()
+                    .and_then(|turn| turn.agent().accounts.get(&world.accounts[work.account]))
+                    .map(|account| &account.grant)
+            };
+            let asked = || machine.turn.as_ref().map(|turn| &turn.agent().outstanding);
+            assert!(work.runs(), "node {n}: {} stands still, and its account is full: {:?}, {:?}", work.name, said(), asked());
         }
     }
 }

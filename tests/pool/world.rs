@@ -373,7 +373,7 @@ impl World {
     fn audit_stop(&mut self, n: usize, attempt: Attempt) {
         let Some(index) = self.account_of(n, attempt) else { return };
         let connected = self.calm_since + 30 * S < self.now && self.calm && self.bank.up && self.bank.up_since + 30 * S < self.now;
-        if !connected || self.machines[n].liar {
+        if !connected || self.machines[n].liar || self.bank.standing.recovers() {
             return; // who lies about what he needs gets what he asks for
         }
         let free = self.bank.accounts[&self.accounts[index]].available().nano();
@@ -509,7 +509,10 @@ impl World {
             self.audit.said(n, self.machines[n].settings.boot, &request);
             request
         } else if self.rng.chance(500) {
-            let spoken: Vec<Epoch> = self.of_epoch.keys().copied().collect();
+            // A name that the store does not know yet, or has forgotten, is whose who speaks first; in truth nobody can guess another's.
+            let known = |epoch: &&Epoch| self.bank.accounts.values().all(|account| account.epochs.contains_key(epoch));
+            let forgets = self.bank.standing.may_forget();
+            let spoken: Vec<Epoch> = self.of_epoch.keys().filter(|epoch| !forgets && known(epoch)).copied().collect();
             liar::lie(&mut self.rng, request, &spoken)
         } else {
             request
