@@ -121,6 +121,7 @@ impl Bank {
                 let _lines = ledger::end_recovery(account, self.standing.began, now);
             }
             self.standing.recovery = Recovery::Over;
+            self.up_since = now.mono.0; // its nodes have yet to ask
         }
         let accounts = &self.accounts;
         let known = |account: &AccountId, epoch: Epoch| {
