@@ -25,12 +25,16 @@ mod jobs;
 mod liar;
 #[path = "fleet/lies.rs"]
 mod lies;
+#[path = "fleet/links.rs"]
+mod links;
 #[path = "fleet/node.rs"]
 mod node;
 #[path = "fleet/process.rs"]
 mod process;
 #[path = "fleet/push.rs"]
 mod push;
+#[path = "fleet/six.rs"]
+mod six;
 #[path = "support/mod.rs"]
 mod support;
 

@@ -3,6 +3,7 @@
 
 mod anchors;
 pub mod backup;
+mod group;
 mod nodes;
 mod recall;
 mod revoke;
@@ -20,9 +21,9 @@ use crate::domain::anchor::Anchor;
 use crate::domain::chain::Head;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
-    Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochState, LedgerEntry, Lines, Payment, PaymentRefusal,
-    PaymentState, Purpose, REFILL_PREFIX, RevokeRefusal, Storage, Terms, UnitRefusal, answer, answer_unknown, book, book_previous, check,
-    set_policy, set_terms, sweep, transfer, verify,
+    Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochAccount, EpochState, LedgerEntry, Lines, Payment,
+    PaymentRefusal, PaymentState, Purpose, REFILL_PREFIX, RevokeRefusal, Storage, Terms, UnitRefusal, answer, answer_unknown, book,
+    book_previous, check, set_policy, set_terms, sweep, transfer, verify,
 };
 use crate::domain::money::Credits;
 use crate::domain::request::{Amount, Vouch};
@@ -67,6 +68,8 @@ const KIND: Kind = Kind {
 
 /// Commits between two copies of the write-ahead log into the file.
 const COPY_BACK_COMMITS: u32 = 64;
+/// More than there are: each is made once.
+const STATEMENTS_KEPT: usize = 64;
 
 /// Accounts, epochs, ledger and payments, durable.
 pub struct Store {
@@ -79,6 +82,7 @@ pub struct Store {
     recovering: Option<Mono>,
     /// When holders of an account were last asked to give back what they do not need.
     recalled: BTreeMap<AccountId, Mono>,
+    group: group::Group,
 }
 
 /// When each open epoch was last heard of, on this process's clock. Not stored: with a new process silence starts again, which can only err late.
@@ -260,8 +264,10 @@ impl Store {
     }
 
     fn over(connection: Connection, close: ClosePolicy, now: Mono) -> Store {
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let heard = Heard { opened_at: now, at: BTreeMap::new() };
-        Store { connection, close, heard, commits: 0, notices: Vec::new(), recovering: None, recalled: BTreeMap::new() }
+        let (notices, recalled) = (Vec::new(), BTreeMap::new());
+        Store { connection, close, heard, commits: 0, notices, recovering: None, recalled, group: group::Group::None }
     }
 
     /// What people outside are to hear, in order. Each is told once by this; what still waits for an answer is told again after a restart.
@@ -521,11 +527,14 @@ impl Store {
 
     /// One transaction: all of `act` is durable when this returns `Ok`, nothing of it otherwise.
     fn transact<T>(&mut self, act: impl FnOnce(&mut Books<'_>) -> Result<T, Stop>) -> Result<T, Refusal> {
+        if self.group != group::Group::None {
+            return self.join(act);
+        }
         let heard = &mut self.heard;
         let connection = &mut self.connection;
         let attempt = || -> Result<(T, Vec<(AccountId, AccountNotice)>), Stop> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut books = Books { connection: &transaction, heard, notices: Vec::new() };
+            let mut books = Books::over(&transaction, heard);
             let result = act(&mut books)?;
             let notices = books.notices;
             transaction.commit()?;
@@ -572,9 +581,15 @@ struct Books<'a> {
     heard: &'a mut Heard,
     /// Told once this is durable.
     notices: Vec<(AccountId, AccountNotice)>,
+    /// Epochs as they were loaded: those that did not change are not written again.
+    loaded: BTreeMap<AccountId, BTreeMap<Epoch, EpochAccount>>,
 }
 
-impl Books<'_> {
+impl<'a> Books<'a> {
+    fn over(connection: &'a Connection, heard: &'a mut Heard) -> Books<'a> {
+        Books { connection, heard, notices: Vec::new(), loaded: BTreeMap::new() }
+    }
+
     /// Books last words on accounts that the request does not ask about, and where a new epoch supersedes others at once, closes those on all accounts.
     fn close_superseded(&mut self, request: &Request, close: ClosePolicy, now: Now) -> Result<(), Stop> {
         let mut touched: BTreeSet<AccountId> =
@@ -593,8 +608,8 @@ impl Books<'_> {
     }
 
     fn is_known(&self, epoch: Epoch) -> Result<bool, Stop> {
-        let sql = "SELECT 1 FROM epoch WHERE epoch = ?1 LIMIT 1";
-        Ok(self.connection.query_row(sql, [epoch.to_string()], |_| Ok(())).optional()?.is_some())
+        let mut statement = self.connection.prepare_cached("SELECT 1 FROM epoch WHERE epoch = ?1 LIMIT 1")?;
+        Ok(statement.query_row([epoch.to_string()], |_| Ok(())).optional()?.is_some())
     }
 
     fn known(&mut self, id: &AccountId) -> Result<Account, Stop> {
@@ -609,6 +624,7 @@ impl Books<'_> {
             account.epochs.insert(epoch, of_epoch);
         }
         revoke::load(self.connection, &mut account)?;
+        self.loaded.insert(id.clone(), account.epochs.clone());
         Ok(Some(account))
     }
 
@@ -652,13 +668,15 @@ impl Books<'_> {
         check(account).map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
         rows::save_account(self.connection, account)?;
         revoke::save(self.connection, account)?;
-        for (id, epoch) in &account.epochs {
+        let loaded = self.loaded.get(&account.id);
+        for (id, epoch) in account.epochs.iter().filter(|(id, epoch)| loaded.and_then(|epochs| epochs.get(id)) != Some(epoch)) {
             rows::save_epoch(self.connection, &account.id, *id, epoch)?;
             match epoch.state {
                 EpochState::Open => self.heard.at.insert((account.id.clone(), *id), epoch.heard_at),
                 EpochState::Closed => self.heard.at.remove(&(account.id.clone(), *id)),
             };
         }
+        self.loaded.remove(&account.id); // what is stored now is another
         lines.ledger.iter().try_for_each(|entry| rows::save_entry(self.connection, &account.id, entry))?;
         // Asked for in this very act: from now on it can be confirmed, or said to have failed.
         if lines.notices.iter().any(|notice| matches!(notice, AccountNotice::Refill(_)))

@@ -4,6 +4,7 @@ use std::sync::Barrier;
 
 use serde_json::{Value, json};
 
+use crate::https::{Client, Kept};
 use crate::node::{Epoch, Told};
 use crate::process::{Authority, nano};
 
@@ -23,15 +24,22 @@ fn nodes(authority: &Authority, count: usize) -> Vec<(String, crate::https::Clie
     (0..count).map(node).collect()
 }
 
+/// A node, and its connection that stays open.
+struct Asking {
+    name: String,
+    client: Client,
+    kept: Kept,
+}
+
 /// All of them ask for so much at once, each twice in the same words; how many got it.
-fn funded(nodes: &[(String, crate::https::Client)], round: usize, account: &str, price: &str) -> usize {
-    let barrier = Barrier::new(nodes.len());
-    let ask = |nth: usize, (name, client): &(String, crate::https::Client)| {
-        let epoch = Epoch::new(client, name, round * 1_000 + nth + 1, account);
+fn funded(nodes: &mut [Asking], round: usize, account: &str, price: &str) -> usize {
+    let barrier = &Barrier::new(nodes.len());
+    let ask = |nth: usize, node: &mut Asking| {
+        let epoch = Epoch::new(&node.client, &node.name, round * 1_000 + nth + 1, account);
         let told = Told { owed: price, at_least: price, ..Told::default() };
         barrier.wait();
-        let first = epoch.insist(1, told);
-        let again = epoch.insist(1, told);
+        let first = epoch.insist_over(&mut node.kept, 1, told);
+        let again = epoch.insist_over(&mut node.kept, 1, told);
         assert_eq!(first["granted"], again["granted"], "the same question once more is granted nothing more");
         match nano(&first["granted"]) {
             0 => {
@@ -45,7 +53,7 @@ fn funded(nodes: &[(String, crate::https::Client)], round: usize, account: &str,
         }
     };
     std::thread::scope(|scope| {
-        let asking: Vec<_> = nodes.iter().enumerate().map(|(nth, node)| scope.spawn(move || ask(nth, node))).collect();
+        let asking: Vec<_> = nodes.iter_mut().enumerate().map(|(nth, node)| scope.spawn(move || ask(nth, node))).collect();
         asking.into_iter().map(|client| client.join().unwrap()).sum()
     })
 }
@@ -54,15 +62,16 @@ fn funded(nodes: &[(String, crate::https::Client)], round: usize, account: &str,
 #[test]
 fn twenty_starts_of_75_against_500_give_6_and_two_of_5_against_9_give_1_whoever_comes_first() {
     let authority = Authority::start("", "[limits]\ncalls_per_s = 1000");
-    let nodes = nodes(&authority, CLIENTS);
+    let asking = |(name, client): (String, Client)| Asking { name, kept: client.kept(), client };
+    let mut nodes: Vec<Asking> = nodes(&authority, CLIENTS).into_iter().map(asking).collect();
     for round in 0..rounds() {
         let (twenty, two, all) = (format!("twenty-{round}"), format!("two-{round}"), format!("all-{round}"));
         authority.account(&twenty, "500");
         authority.account(&two, "9");
         authority.account(&all, "500");
-        assert_eq!(funded(&nodes[..20], 3 * round, &twenty, "75"), 6);
-        assert_eq!(funded(&nodes[..2], 3 * round + 1, &two, "5"), 1);
-        assert_eq!(funded(&nodes, 3 * round + 2, &all, "75"), 6);
+        assert_eq!(funded(&mut nodes[..20], 3 * round, &twenty, "75"), 6);
+        assert_eq!(funded(&mut nodes[..2], 3 * round + 1, &two, "5"), 1);
+        assert_eq!(funded(&mut nodes, 3 * round + 2, &all, "75"), 6);
         for (account, available, held) in [(&twenty, "50", "450"), (&two, "4", "5"), (&all, "50", "450")] {
             let kept = authority.kept(account);
             assert_eq!((&kept["available"], &kept["held"]), (&json!(available), &json!(held)), "{kept}");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::https::Client;
+use crate::https::{Client, Kept};
 
 /// One epoch of a node on one account.
 #[derive(Clone)]
@@ -46,10 +46,15 @@ impl Epoch {
 
     /// The same, until there is an answer: the authority may be killed meanwhile.
     pub(crate) fn insist(&self, number: u64, told: Told<'_>) -> Value {
+        self.insist_over(&mut self.client.kept(), number, told)
+    }
+
+    /// The same over a connection that is there already.
+    pub(crate) fn insist_over(&self, kept: &mut Kept, number: u64, told: Told<'_>) -> Value {
         let body = self.body(number, told).to_string();
         let deadline = std::time::Instant::now() + crate::agent::PATIENCE;
         loop {
-            if let Ok(answer) = self.client.try_call("POST", "/v1/grants", &body)
+            if let Ok(answer) = kept.try_call("POST", "/v1/grants", &body)
                 && answer.status == 200
             {
                 return answer.json()["entries"][0].clone();

@@ -126,7 +126,7 @@ impl Store {
     /// Do the ledger's rules hold for every account? Reads only. Gives the number of accounts.
     fn check_all(&mut self) -> Result<usize, StoreError> {
         let heard = &mut self.heard;
-        let mut books = super::Books { connection: &self.connection, heard, notices: Vec::new() };
+        let mut books = super::Books::over(&self.connection, heard);
         let sound = (|| {
             let ids = books.account_ids("SELECT id FROM account ORDER BY id", [])?;
             for id in &ids {

@@ -1,4 +1,5 @@
 mod accounts;
+mod group;
 
 use std::path::PathBuf;
 
