@@ -4,6 +4,7 @@
 mod anchors;
 pub mod backup;
 mod group;
+mod kept;
 mod nodes;
 mod recall;
 mod revoke;
@@ -83,6 +84,7 @@ pub struct Store {
     /// When holders of an account were last asked to give back what they do not need.
     recalled: BTreeMap<AccountId, Mono>,
     group: group::Group,
+    kept: kept::Kept,
 }
 
 /// When each open epoch was last heard of, on this process's clock. Not stored: with a new process silence starts again, which can only err late.
@@ -266,8 +268,8 @@ impl Store {
     fn over(connection: Connection, close: ClosePolicy, now: Mono) -> Store {
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let heard = Heard { opened_at: now, at: BTreeMap::new() };
-        let (notices, recalled) = (Vec::new(), BTreeMap::new());
-        Store { connection, close, heard, commits: 0, notices, recovering: None, recalled, group: group::Group::None }
+        let (notices, recalled, kept) = (Vec::new(), BTreeMap::new(), kept::Kept::default());
+        Store { connection, close, heard, commits: 0, notices, recovering: None, recalled, group: group::Group::None, kept }
     }
 
     /// What people outside are to hear, in order. Each is told once by this; what still waits for an answer is told again after a restart.
@@ -530,17 +532,20 @@ impl Store {
         if self.group != group::Group::None {
             return self.join(act);
         }
-        let heard = &mut self.heard;
+        let (heard, kept) = (&mut self.heard, &mut self.kept);
         let connection = &mut self.connection;
         let attempt = || -> Result<(T, Vec<(AccountId, AccountNotice)>), Stop> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut books = Books::over(&transaction, heard);
+            let mut books = Books::over(&transaction, heard, kept);
             let result = act(&mut books)?;
             let notices = books.notices;
             transaction.commit()?;
             Ok((result, notices))
         };
         let result = attempt();
+        if result.is_err() {
+            self.kept.forget();
+        }
         let (result, notices) = result.map_err(|stop| stop.into_refusal(&self.connection))?;
         self.notices.extend(notices);
         self.copy_back_when_due()?;
@@ -581,13 +586,12 @@ struct Books<'a> {
     heard: &'a mut Heard,
     /// Told once this is durable.
     notices: Vec<(AccountId, AccountNotice)>,
-    /// Epochs as they were loaded: those that did not change are not written again.
-    loaded: BTreeMap<AccountId, BTreeMap<Epoch, EpochAccount>>,
+    kept: &'a mut kept::Kept,
 }
 
 impl<'a> Books<'a> {
-    fn over(connection: &'a Connection, heard: &'a mut Heard) -> Books<'a> {
-        Books { connection, heard, notices: Vec::new(), loaded: BTreeMap::new() }
+    fn over(connection: &'a Connection, heard: &'a mut Heard, kept: &'a mut kept::Kept) -> Books<'a> {
+        Books { connection, heard, notices: Vec::new(), kept }
     }
 
     /// Books last words on accounts that the request does not ask about, and where a new epoch supersedes others at once, closes those on all accounts.
@@ -618,14 +622,34 @@ impl<'a> Books<'a> {
 
     /// The account with its open epochs and those that are named.
     fn load(&mut self, id: &AccountId, named: &BTreeSet<Epoch>) -> Result<Option<Account>, Stop> {
-        let Some(mut account) = rows::account(self.connection, id)? else { return Ok(None) };
-        for (epoch, mut of_epoch) in rows::epochs(self.connection, id, named)? {
-            of_epoch.heard_at = self.heard.at.get(&(id.clone(), epoch)).copied().unwrap_or(self.heard.opened_at);
-            account.epochs.insert(epoch, of_epoch);
+        let mut account = match self.kept.get(id) {
+            Some(account) => account.clone(),
+            None => {
+                let Some(account) = self.read(id)? else { return Ok(None) };
+                self.kept.put(account.clone());
+                account
+            }
+        };
+        let closed: BTreeSet<Epoch> = named.iter().filter(|epoch| !account.epochs.contains_key(epoch)).copied().collect();
+        if !closed.is_empty() {
+            let found = rows::epochs(self.connection, id, &closed)?;
+            account.epochs.extend(found.into_iter().map(|(epoch, of_epoch)| self.as_heard(id, epoch, of_epoch)));
         }
-        revoke::load(self.connection, &mut account)?;
-        self.loaded.insert(id.clone(), account.epochs.clone());
         Ok(Some(account))
+    }
+
+    /// The account with its open epochs, as the file holds it.
+    fn read(&self, id: &AccountId) -> Result<Option<Account>, Stop> {
+        let Some(mut account) = rows::account(self.connection, id)? else { return Ok(None) };
+        let open = rows::open_epochs(self.connection, id)?;
+        account.epochs.extend(open.into_iter().map(|(epoch, of_epoch)| self.as_heard(id, epoch, of_epoch)));
+        revoke::load(self.connection, &mut account)?;
+        Ok(Some(account))
+    }
+
+    fn as_heard(&self, id: &AccountId, epoch: Epoch, mut of_epoch: EpochAccount) -> (Epoch, EpochAccount) {
+        of_epoch.heard_at = self.heard.at.get(&(id.clone(), epoch)).copied().unwrap_or(self.heard.opened_at);
+        (epoch, of_epoch)
     }
 
     fn pay(&mut self, id: &AccountId, payment: &Payment, wanted: PaymentState, now: Now) -> Result<(AccountView, Done), Stop> {
@@ -668,15 +692,15 @@ impl<'a> Books<'a> {
         check(account).map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
         rows::save_account(self.connection, account)?;
         revoke::save(self.connection, account)?;
-        let loaded = self.loaded.get(&account.id);
-        for (id, epoch) in account.epochs.iter().filter(|(id, epoch)| loaded.and_then(|epochs| epochs.get(id)) != Some(epoch)) {
+        let stored = self.kept.get(&account.id).map(|stored| &stored.epochs);
+        for (id, epoch) in account.epochs.iter().filter(|(id, epoch)| stored.and_then(|epochs| epochs.get(id)) != Some(epoch)) {
             rows::save_epoch(self.connection, &account.id, *id, epoch)?;
             match epoch.state {
                 EpochState::Open => self.heard.at.insert((account.id.clone(), *id), epoch.heard_at),
                 EpochState::Closed => self.heard.at.remove(&(account.id.clone(), *id)),
             };
         }
-        self.loaded.remove(&account.id); // what is stored now is another
+        self.kept.put(account.clone());
         lines.ledger.iter().try_for_each(|entry| rows::save_entry(self.connection, &account.id, entry))?;
         // Asked for in this very act: from now on it can be confirmed, or said to have failed.
         if lines.notices.iter().any(|notice| matches!(notice, AccountNotice::Refill(_)))

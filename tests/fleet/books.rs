@@ -11,7 +11,7 @@ use crate::process::{Authority, nano};
 const CLIENTS: usize = 64;
 
 fn rounds() -> usize {
-    std::env::var("METERD_ROUNDS").map_or(5, |text| text.parse().unwrap())
+    std::env::var("METERD_ROUNDS").map_or(10, |text| text.parse().unwrap())
 }
 
 /// So many nodes, each with a certificate of its own.

@@ -125,8 +125,7 @@ impl Store {
 
     /// Do the ledger's rules hold for every account? Reads only. Gives the number of accounts.
     fn check_all(&mut self) -> Result<usize, StoreError> {
-        let heard = &mut self.heard;
-        let mut books = super::Books::over(&self.connection, heard);
+        let mut books = super::Books::over(&self.connection, &mut self.heard, &mut self.kept);
         let sound = (|| {
             let ids = books.account_ids("SELECT id FROM account ORDER BY id", [])?;
             for id in &ids {

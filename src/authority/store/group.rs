@@ -35,6 +35,7 @@ impl Store {
                 Ok(result)
             }
             Err(error) => {
+                self.kept.forget();
                 // `SQLite` itself ends a transaction after some failures.
                 if !self.connection.is_autocommit() {
                     self.order("ROLLBACK")?;
@@ -53,7 +54,7 @@ impl Store {
 
     /// One act of a group.
     pub(super) fn join<T>(&mut self, act: impl FnOnce(&mut Books<'_>) -> Result<T, Stop>) -> Result<T, Refusal> {
-        let mut books = Books::over(&self.connection, &mut self.heard);
+        let mut books = Books::over(&self.connection, &mut self.heard, &mut self.kept);
         match act(&mut books) {
             Ok(result) => {
                 self.notices.append(&mut books.notices);

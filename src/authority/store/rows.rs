@@ -136,9 +136,20 @@ pub(super) fn save_payment(
     Ok(())
 }
 
-/// The account's open epochs and those that are named.
+/// The account's open epochs.
+pub(super) fn open_epochs(connection: &Connection, id: &AccountId) -> Result<Vec<(Epoch, EpochAccount)>, Stop> {
+    let mut statement = connection.prepare_cached("SELECT * FROM epoch WHERE account = ?1 AND state = 'open'")?;
+    let mut rows = statement.query([id.as_str()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push((text(row, "epoch")?, epoch(row)?));
+    }
+    Ok(found)
+}
+
+/// Those of the account's epochs that are named.
 pub(super) fn epochs(connection: &Connection, id: &AccountId, named: &BTreeSet<Epoch>) -> Result<Vec<(Epoch, EpochAccount)>, Stop> {
-    let sql = "SELECT * FROM epoch WHERE account = ?1 AND (state = 'open' OR epoch IN (SELECT value FROM json_each(?2)))";
+    let sql = "SELECT * FROM epoch WHERE account = ?1 AND epoch IN (SELECT value FROM json_each(?2))";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params![id.as_str(), to_json(named)?])?;
     let mut found = Vec::new();

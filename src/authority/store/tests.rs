@@ -1,5 +1,6 @@
 mod accounts;
 mod group;
+mod kept;
 
 use std::path::PathBuf;
 
