@@ -34,7 +34,8 @@ impl Shared {
             let push = Push { account: entry.account.clone(), version: entry.version };
             self.hub.tell_exhausted(push, node);
         }
-        Ok(Reply::Document(serde_json::json!(answer)))
+        let unwritten = |error: serde_json::Error| Reply::refuse("store_failed", error.to_string(), "the log of meter-authority says more");
+        Ok(Reply::Written(serde_json::to_string(&answer).map_err(unwritten)?))
     }
 
     /// `GET /v1/events`: first the version of each account that the node holds something of and, where there is one, the card; then what changes.
@@ -106,12 +107,17 @@ fn read(node: &NodeId, body: &[u8]) -> Result<Request, Reply> {
     }
     let malformed =
         |error: serde_json::Error| Reply::refuse("malformed_body", format!("not a question: {error}"), "see the OpenAPI document");
-    let spoken: Spoken = serde_json::from_slice(body).map_err(malformed)?;
-    if spoken.protocol != PROTOCOL {
-        let message = format!("protocol {} is not known here, {PROTOCOL} is", spoken.protocol);
+    // Another protocol's question may look otherwise in everything else.
+    let read = serde_json::from_slice::<Request>(body);
+    let protocol = match &read {
+        Ok(request) => request.protocol,
+        Err(_) => serde_json::from_slice::<Spoken>(body).map_err(malformed)?.protocol,
+    };
+    if protocol != PROTOCOL {
+        let message = format!("protocol {protocol} is not known here, {PROTOCOL} is");
         return Err(Reply::refuse("unknown_protocol", message, "agent and authority must be of versions that know each other"));
     }
-    let request: Request = serde_json::from_slice(body).map_err(malformed)?;
+    let request = read.map_err(malformed)?;
     if request.node != *node {
         let message = format!("node {node} asks as node {}", request.node);
         return Err(Reply::refuse("wrong_node", message, "node in meterd.toml must be what the certificate or token names"));

@@ -543,10 +543,11 @@ impl Store {
             Ok((result, notices))
         };
         let result = attempt();
-        if result.is_err() {
-            self.kept.forget();
-        }
-        let (result, notices) = result.map_err(|stop| stop.into_refusal(&self.connection))?;
+        let (result, notices) = result.map_err(|stop| {
+            let refusal = stop.into_refusal(&self.connection);
+            self.undone();
+            refusal
+        })?;
         self.notices.extend(notices);
         self.copy_back_when_due()?;
         Ok(result)
@@ -622,13 +623,12 @@ impl<'a> Books<'a> {
 
     /// The account with its open epochs and those that are named.
     fn load(&mut self, id: &AccountId, named: &BTreeSet<Epoch>) -> Result<Option<Account>, Stop> {
-        let mut account = match self.kept.get(id) {
-            Some(account) => account.clone(),
-            None => {
-                let Some(account) = self.read(id)? else { return Ok(None) };
-                self.kept.put(account.clone());
-                account
-            }
+        let mut account = if let Some(account) = self.kept.get(id) {
+            account.clone()
+        } else {
+            let Some(account) = self.read(id)? else { return Ok(None) };
+            self.kept.put(account.clone());
+            account
         };
         let closed: BTreeSet<Epoch> = named.iter().filter(|epoch| !account.epochs.contains_key(epoch)).copied().collect();
         if !closed.is_empty() {

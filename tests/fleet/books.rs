@@ -154,13 +154,19 @@ fn f21_questions_that_arrive_in_disorder_neither_lower_nor_double_anything() {
     let epoch = Epoch::new(&client, &name, 1, "lab");
     let third = epoch.ask(3, Told { owed: "10", ..Told::default() });
     assert_eq!(third["granted"], "10");
-    let first = epoch.ask(1, Told { owed: "10", ..Told::default() });
-    assert_eq!((&first["granted"], &first["verdict"]), (&json!("10"), &json!("granted")), "an old question is granted nothing");
-    epoch.ask(5, Told { granted: "10", spent: "7", ..Told::default() });
-    let fourth = epoch.ask(4, Told { granted: "10", spent: "3", ..Told::default() });
-    assert_eq!(fourth["settled"], "7", "an old report lowers nothing");
+    let first = epoch.ask(1, Told { owed: "25", ..Told::default() });
+    assert_eq!(
+        (&first["granted"], &first["verdict"]),
+        (&json!("10"), &json!("granted")),
+        "an old question is granted nothing, whatever it asks for"
+    );
+    epoch.ask(6, Told { granted: "10", spent: "7", returned: "2", ..Told::default() });
+    let fifth = epoch.ask(5, Told { granted: "10", spent: "3", returned: "1", ..Told::default() });
+    assert_eq!((&fifth["granted"], &fifth["settled"]), (&json!("10"), &json!("7")), "an old report lowers nothing");
+    let second = epoch.ask(2, Told { granted: "10", spent: "7.5", ..Told::default() });
+    assert_eq!(second["settled"], "7.5", "what it says beyond what is known is news, in whatever order it comes");
     let kept = authority.kept("lab");
-    assert_eq!((&kept["settled"], &kept["held"], &kept["available"]), (&json!("7"), &json!("3"), &json!("90")), "{kept}");
+    assert_eq!((&kept["settled"], &kept["held"], &kept["available"]), (&json!("7.5"), &json!("0.5"), &json!("92")), "{kept}");
 }
 
 #[test]

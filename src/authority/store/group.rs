@@ -35,16 +35,21 @@ impl Store {
                 Ok(result)
             }
             Err(error) => {
-                self.kept.forget();
+                self.undone();
+                self.notices.truncate(told);
+                self.recalled.clear();
                 // `SQLite` itself ends a transaction after some failures.
                 if !self.connection.is_autocommit() {
                     self.order("ROLLBACK")?;
                 }
-                self.notices.truncate(told);
-                self.recalled.clear();
                 Err(error)
             }
         }
+    }
+
+    /// A transaction was or will be undone: nothing of it may stay in memory.
+    pub(super) fn undone(&mut self) {
+        self.kept.forget();
     }
 
     fn order(&self, sql: &'static str) -> Result<(), StoreError> {
