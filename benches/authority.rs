@@ -9,10 +9,10 @@
 #[path = "authority/bare.rs"]
 mod bare;
 #[path = "../tests/fleet/certs.rs"]
-#[expect(dead_code, reason = "a bench takes what it needs")]
+#[expect(dead_code, clippy::unwrap_used, reason = "what the fleet's tests use: a bench takes what it needs of it")]
 mod certs;
 #[path = "../tests/fleet/https.rs"]
-#[expect(dead_code, reason = "a bench takes what it needs")]
+#[expect(dead_code, clippy::unwrap_used, reason = "what the fleet's tests use: a bench takes what it needs of it")]
 mod https;
 #[path = "authority/network.rs"]
 mod network;
@@ -84,17 +84,17 @@ fn a_second(count: u64, length: Duration) -> u64 {
 fn drive<C: Send>(clients: Vec<C>, length: Duration, ask: impl Fn(&mut C, u64) -> Result<(), Failure> + Sync) -> Result<u64, Failure> {
     let answered = AtomicU64::new(0);
     let began = Instant::now();
+    let drive = |mut client: C| {
+        let mut number = 1;
+        while began.elapsed() < length {
+            number += 1;
+            ask(&mut client, number)?;
+            answered.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok::<(), Failure>(())
+    };
+    let drive = &drive;
     std::thread::scope(|scope| {
-        let drive = |mut client: C| {
-            let mut number = 1;
-            while began.elapsed() < length {
-                number += 1;
-                ask(&mut client, number)?;
-                answered.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok::<(), Failure>(())
-        };
-        let drive = &drive;
         let asking: Vec<_> = clients.into_iter().map(|client| scope.spawn(move || drive(client))).collect();
         asking.into_iter().try_for_each(|client| client.join().map_err(|_| "a client panicked")?)
     })?;
@@ -148,7 +148,7 @@ fn bare_rate(together: Together, length: Duration) -> Result<u64, Failure> {
     drop(filled(&path)?);
     let (asks, asked) = bounded(CLIENTS);
     let server = std::thread::spawn(move || {
-        priority::raise_priority();
+        let _ = priority::raise_priority(); // as the store's own thread
         bare::serve(&path, &asked, together)
     });
     let clients: Vec<usize> = (0..CLIENTS).collect();
@@ -184,12 +184,12 @@ fn alone_rate(length: Duration) -> Result<u64, Failure> {
     let mut store = filled(&dir.path().join("authority.db"))?;
     let (asks, asked) = unbounded::<(Request, crossbeam_channel::Sender<()>)>();
     let server = std::thread::spawn(move || {
-        priority::raise_priority();
+        let _ = priority::raise_priority(); // as the store's own thread
         while let Ok((request, reply)) = asked.recv() {
             let settlement = Settlement { request, journal: Head::START };
             let answer = store.settle(&settlement, clock::now())?;
             store.recall(&answer, clock::now())?;
-            drop(reply.send(())); // a client that has gone away has no use for it
+            let _ = reply.send(()); // a client that has gone away has no use for it
         }
         Ok::<(), meterd::authority::store::StoreError>(())
     });

@@ -59,7 +59,7 @@ pub(crate) fn serve(path: &Path, asks: &Receiver<Ask>, together: Together) -> ru
             connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
         }
         for ask in group {
-            drop(ask.reply.send(())); // a client that has gone away has no use for it
+            let _ = ask.reply.send(()); // a client that has gone away has no use for it
         }
     }
     Ok(())

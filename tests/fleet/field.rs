@@ -136,7 +136,9 @@ fn f6_half_a_credit_buys_half_a_credit_however_many_start_at_once() {
     });
     let mut running: Vec<(usize, Cgroup)> = cgroups.into_iter().enumerate().filter(|(nth, _)| started[*nth]).collect();
     assert!(!running.is_empty(), "there was credit for the first");
-    running.iter_mut().for_each(|(_, cgroup)| cgroup.go());
+    for (_, cgroup) in &mut running {
+        cgroup.go();
+    }
     authority.wait_for("nothing is left, and all stand still", |authority| {
         let kept = authority.kept("lab");
         assert!(0 <= nano(&kept["available"]) && nano(&kept["settled"]) <= 500_000_000, "at no time is a balance negative: {kept}");

@@ -25,13 +25,11 @@ impl Links {
     pub(crate) fn make(count: usize) -> Links {
         let wanted = std::env::var("METERD_LINKS").unwrap_or_default();
         let spaces = if wanted == "relays" { Err("METERD_LINKS=relays".to_owned()) } else { spaces(count) };
-        match crate::support::need("netns", spaces) {
-            Some((hub, nodes)) => Links::Spaces { hub, nodes },
-            None => {
-                let port = crate::process::free_port();
-                Links::Relays { port, nodes: (0..count).map(|_| Relay::to(port)).collect() }
-            }
+        if let Some((hub, nodes)) = crate::support::need("netns", spaces) {
+            return Links::Spaces { hub, nodes };
         }
+        let port = crate::process::free_port();
+        Links::Relays { port, nodes: (0..count).map(|_| Relay::to(port)).collect() }
     }
 
     /// Where the authority is to be.
