@@ -139,6 +139,7 @@ fn f6_half_a_credit_buys_half_a_credit_however_many_start_at_once() {
     for (_, cgroup) in &mut running {
         cgroup.go();
     }
+    authority.wait_for("half of it is used", |authority| 250_000_000 <= nano(&authority.kept("lab")["settled"]));
     authority.wait_for("nothing is left, and all stand still", |authority| {
         let kept = authority.kept("lab");
         assert!(0 <= nano(&kept["available"]) && nano(&kept["settled"]) <= 500_000_000, "at no time is a balance negative: {kept}");
