@@ -33,7 +33,8 @@
 //!
 //! - Only `apply` changes the agent's state. What is applied came from a fact; what is wanted comes from the state.
 //! - Nobody outside hears of a fact before it is on disk. The one exception is a freeze of an account that is durably *armed*.
-//! - `charge = drawn + unfunded + owed`, for every job at every instant; at its close `owed` is nothing.
+//! - `charge = drawn + unfunded + owed + waived`, for every job at every instant; at its close `owed` is nothing. `waived` is nothing but by
+//!   the job's outcome.
 //! - For every account: granted and not settled + settled <= deposited.
 //! - A reading that could not be made is `Missing` with its reason. It is never zero, and it never stops a job.
 //! - A cgroup is written to only through a kept descriptor whose inode is the one that was named.
@@ -76,6 +77,7 @@
 //! | recall | the authority's word that credit is to be given back |
 //! | receipt | what one attempt used, what that costs line by line, who paid, and why it was stopped |
 //! | refill | credit that is asked for when a balance falls below a threshold, and paid by the site |
+//! | refund | what a job's outcome gives back of what it was charged as it ran |
 //! | revocation | credit that an account's owner takes back |
 //! | segment | a job's time under one card |
 //! | settled | what the authority has charged of an epoch |
@@ -83,6 +85,7 @@
 //! | terms | what the authority itself does for an account |
 //! | tick | a look at all jobs, on schedule |
 //! | unfunded | used past zero and written off |
+//! | waived | what of a refund was owed and need not be paid |
 //! | verdict | the authority's word on an account |
 
 pub mod authority;

@@ -59,7 +59,7 @@ fn request(number: u64) -> Request {
         at_least: Credits::ZERO,
     };
     let (node, epoch, boot) = ("node".parse().unwrap(), Epoch([1; 16]), BootId([1; 16]));
-    Request { protocol: PROTOCOL, node, epoch, boot, request: number, previous: Vec::new(), entries: vec![entry] }
+    Request { protocol: PROTOCOL, node, epoch, boot, request: number, previous: Vec::new(), entries: vec![entry], refunds: Vec::new() }
 }
 
 fn store(dir: &Path) -> Store {

@@ -85,7 +85,8 @@ pub(super) enum Limited {
 
 const EVENTS: &str = "Server-sent events. `now` (at the beginning: every account that the node holds something of), `topup`, `revoke`, \
 `policy`, `exhausted`: `data: {\"account\": …, \"version\": …}`, to be asked about again if the version is news. `card`: the rate card \
-may have changed. A comment line every five seconds shows that the stream lives.";
+may have changed. `news`: `data: {\"account\": …, \"news\": …}`, of an alert, a refill or storage, for people. A comment line every five seconds shows \
+that the stream lives.";
 
 /// All of them.
 pub(super) const ROUTES: [Route; 13] = [

@@ -24,6 +24,7 @@ use super::store::backup::{MARKER, backup, restore};
 use super::store::{Store, StoreError};
 use crate::domain::id::{Digest, NodeId};
 use crate::domain::ledger::ClosePolicy;
+use crate::domain::news::News;
 use crate::domain::time::Nanos;
 use crate::node::config::ConfigFailure;
 use crate::node::own_folder::{self, Privacy};
@@ -282,8 +283,11 @@ fn authority(config: &Config, hub: &Arc<Hub>, orders: mpsc::UnboundedSender<Orde
     let hub = Arc::clone(hub);
     let told = move |notice| match notice {
         Notice::Push(push, change) => hub.tell(&Event::Account(change.name(), push), None),
-        // Alerts, refills and storage: whoever runs the authority follows its log.
-        Notice::Account(account, what) => tracing::info!(event = "account", %account, ?what),
+        // Alerts, refills and storage: whoever runs the authority follows its log, and the nodes' events hold them too.
+        Notice::Account(account, what) => {
+            tracing::info!(event = "account", %account, ?what);
+            hub.tell(&Event::News(account, News::of(&what)), None);
+        }
         Notice::Full(error) => tracing::error!(event = "store_full", %error, "questions are refused until there is space"),
         Notice::Recovered => tracing::info!(event = "store_recovered"),
         Notice::Fatal(error) => drop(orders.send(Order::Fatal(error.to_string()))), // if nobody obeys any more, it is ending

@@ -563,7 +563,7 @@ fn unrefused(refusal: Refusal) -> StoreError {
 /// All epochs that a request speaks of.
 fn named(request: &Request) -> BTreeSet<Epoch> {
     let previous = request.previous.iter().map(|earlier| earlier.epoch);
-    previous.chain([request.epoch]).collect()
+    previous.chain([request.epoch]).chain(request.refunds.iter().map(|total| total.epoch)).collect()
 }
 
 /// The tables, within one transaction.
@@ -579,6 +579,7 @@ impl Books<'_> {
     fn close_superseded(&mut self, request: &Request, close: ClosePolicy, now: Now) -> Result<(), Stop> {
         let mut touched: BTreeSet<AccountId> =
             request.previous.iter().flat_map(|earlier| &earlier.entries).map(|entry| entry.account.clone()).collect();
+        touched.extend(request.refunds.iter().map(|total| total.account.clone()));
         if close == ClosePolicy::OnSuccessor && !self.is_known(request.epoch)? {
             let sql = "SELECT DISTINCT account FROM epoch WHERE state = 'open' AND node = ?1 AND epoch <> ?2 ORDER BY account";
             touched.extend(self.account_ids(sql, params![request.node.as_str(), request.epoch.to_string()])?);

@@ -150,6 +150,9 @@ pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
         [("  LINE", Align::Left), ("QUANTITY", Align::Right), ("UNIT", Align::Left), ("PRICE", Align::Right), ("COST", Align::Right)];
     text.push_str(&table(&headings, &segment.lines.iter().map(line_row).collect::<Vec<_>>()));
     let _ = writeln!(text, "  together {} credits", segment.cost);
+    for line in segment.lines.iter().filter(|line| !line.refund.is_zero()) {
+        let _ = writeln!(text, "  of {} its outcome gives back {}", line.line, line.refund);
+    }
     text
 }
 
@@ -212,6 +215,13 @@ pub(super) fn money_text(receipt: &Receipt) -> String {
     lines.push(("  unfunded", format!("{} (used past zero, written off)", receipt.unfunded)));
     if !receipt.owed.is_zero() {
         lines.push(("  owed", format!("{} (not decided yet)", receipt.owed)));
+    }
+    if let Some(refund) = &receipt.refund {
+        if !refund.waived.is_zero() {
+            lines.push(("  waived", format!("{} (owed, and need not be paid)", refund.waived)));
+        }
+        lines.push(("refunded", format!("{} credits, by its outcome", refund.refunded)));
+        lines.push(("net", format!("{} credits", refund.net)));
     }
     pairs(&lines)
 }

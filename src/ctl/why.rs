@@ -15,6 +15,7 @@ use crate::domain::money::Credits;
 use crate::domain::receipt::{Receipt, rfc3339};
 use crate::domain::time::Nanos;
 use crate::domain::wire::Verdict;
+use crate::node::event::outbid_text;
 
 /// Of which job.
 #[derive(Debug, clap::Args)]
@@ -63,6 +64,8 @@ fn step_text(step: &Step) -> String {
             with_evidence(&when, "stands aside: credit is short, and it stands still so that others of its account can go on", evidence)
         }
         StepEvent::StepsBack(evidence) => with_evidence(&when, "need not stand aside any more", evidence),
+        StepEvent::OverBid { rule, bid, ask } => format!("  {when}  {}\n", outbid_text(*rule, *bid, *ask)),
+        StepEvent::WithinBid { bid } => format!("  {when}  no more is asked than the {bid} credits that were bid\n"),
         StepEvent::FrozenTooLong(evidence) => with_evidence(&when, "has stood still for as long as its account's policy lets it", evidence),
         StepEvent::WouldAct(act) => format!("  {when}  not enforced: this would have been done now: {act}\n"),
         StepEvent::Acted(acted) => acted_text(&when, acted),

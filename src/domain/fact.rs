@@ -14,6 +14,7 @@ use super::job::{Ending, Evidence, FrozenBy, Gap, LevelMark, Phase, StepEvent};
 use super::ladder::{JobPolicy, Rung, Victim, Warned};
 use super::meter::Populated;
 use super::money::Credits;
+use super::news::News;
 use super::outcome::Basis;
 use super::rates::{Card, Traits};
 use super::terms::{Marks, Offer, Report, Terms};
@@ -267,6 +268,26 @@ pub enum Fact {
         attempt: Attempt,
         /// What.
         report: Report,
+        /// When, for people.
+        wall: Wall,
+    },
+    /// A job ended, and its outcome gives back a part of what was charged as it ran.
+    Refunded {
+        /// Which job.
+        attempt: Attempt,
+        /// By segment: by what its price is reduced.
+        segments: Vec<Credits>,
+        /// What of it all was owed, and need not be paid.
+        waived: Credits,
+        /// What was paid and is given back, by the epoch that it was drawn in.
+        given: Vec<(Epoch, Credits)>,
+    },
+    /// The authority told of an account unasked. For people: nothing is decided by it.
+    AccountTold {
+        /// Of which.
+        account: AccountId,
+        /// What.
+        news: News,
         /// When, for people.
         wall: Wall,
     },

@@ -199,6 +199,7 @@ mod tests {
             boot: BootId([2; 16]),
             request: 7,
             previous: vec![PreviousEpoch { epoch: Epoch([9; 16]), entries: Vec::new() }],
+            refunds: Vec::new(),
             entries: vec![asked("a"), asked("b")],
         }
     }

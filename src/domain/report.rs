@@ -13,6 +13,7 @@ use super::money::Credits;
 use super::rates::Trait;
 use super::receipt::{Receipt, ReceiptSegment, ReceiptState, instant};
 use super::time::Wall;
+use super::usage::Meter;
 
 /// What a length in days has.
 pub const DAY_MS: u64 = 86_400_000;
@@ -102,7 +103,10 @@ pub struct UnderUsed {
     pub cpu_permille: Option<u64>,
     /// Memory, of the memory stated.
     pub memory_permille: Option<u64>,
-    /// For how long devices were held, nanoseconds; how busy they were is not on a receipt.
+    /// Busy time of its GPUs, of the time for which it held them under cards that price busy time; none where none does, or where a part of it
+    /// could not be read.
+    pub gpu_permille: Option<u64>,
+    /// For how long devices were held, nanoseconds.
     #[serde(with = "super::rates::charge::wide")]
     pub gpu_held_ns: u128,
 }
@@ -161,10 +165,11 @@ fn times(segment: &ReceiptSegment) -> Option<(Wall, Wall)> {
     Some((instant(&segment.from)?, instant(&segment.to)?))
 }
 
-/// What a job cost in a span.
+/// What a job cost in a span, less what its outcome gives back of that.
 #[must_use]
 pub fn charge_in(receipt: &Receipt, span: Span) -> Credits {
-    let parts = receipt.segments.iter().filter_map(|segment| times(segment).map(|(from, to)| part_of(segment.cost, span, from, to)));
+    let net = |segment: &ReceiptSegment| segment.cost.minus(segment.lines.iter().map(|line| line.refund).sum()).or_zero();
+    let parts = receipt.segments.iter().filter_map(|segment| times(segment).map(|(from, to)| part_of(net(segment), span, from, to)));
     parts.sum()
 }
 
@@ -256,13 +261,14 @@ pub fn dearest(receipts: &[Receipt], span: Span, count: usize) -> Vec<JobCost> {
     costs
 }
 
-/// The jobs of a span that used less than half of the CPUs or the memory that were stated for them, the dearest first. With none stated
-/// nobody can say.
+/// The jobs of a span that used less than half of the CPUs or the memory that were stated for them, or of the GPUs that they held, the dearest
+/// first. With none stated, and of GPUs whose busy time was not metered, nobody can say.
 #[must_use]
 pub fn under_used(receipts: &[Receipt], span: Span, count: usize) -> Vec<UnderUsed> {
     let judged = receipts.iter().filter(|receipt| is_in(receipt, span)).filter_map(use_of);
     let low = |part: Option<u64>| part.is_some_and(|permille| permille < UNDER_USED_PERMILLE);
-    let mut found: Vec<UnderUsed> = judged.filter(|job| low(job.cpu_permille) || low(job.memory_permille)).collect();
+    let mut found: Vec<UnderUsed> =
+        judged.filter(|job| [job.cpu_permille, job.memory_permille, job.gpu_permille].into_iter().any(low)).collect();
     found.sort_by(|a, b| b.charge.cmp(&a.charge).then(a.attempt.cmp(&b.attempt)));
     found.truncate(count);
     found
@@ -281,17 +287,38 @@ fn use_of(receipt: &Receipt) -> Option<UnderUsed> {
         let allocated = U256::from(stated?) * U256::from(running);
         (allocated != U256::ZERO).then(|| (U256::from(used) * 1_000 / allocated).min(U256::from(u64::MAX)).as_u64())
     };
+    let (held_metered, busy) = gpu_busy(receipt)?;
+    let gpu_permille =
+        held_metered.filter(|held| *held != 0).map(|held| (U256::from(busy) * 1_000 / U256::from(held)).min(U256::from(u64::MAX)).as_u64());
     let mut held = receipt.segments.iter().flat_map(|segment| &segment.gpus);
     let held = held.try_fold(0_u128, |sum, held| sum.checked_add(held.held_ns.parse().ok()?));
     Some(UnderUsed {
         job: receipt.job.clone(),
         attempt: receipt.attempt,
         account: receipt.account.clone(),
-        charge: receipt.charge,
+        charge: receipt.net(),
         cpu_permille: permille(sum(|segment| &segment.cpu_ns)?, receipt.cpus.map(u128::from)),
         memory_permille: permille(sum(|segment| &segment.memory_charged_byte_ns)?, receipt.memory_bytes.map(u128::from)),
+        gpu_permille,
         gpu_held_ns: held?,
     })
+}
+
+/// For how long devices were held while their busy time was metered, and how busy they were; no time where a part of that could not be read.
+fn gpu_busy(receipt: &Receipt) -> Option<(Option<u128>, u128)> {
+    if receipt.gaps.iter().any(|gap| gap.meter == Meter::GpuBusy) {
+        return Some((None, 0));
+    }
+    let metered = |segment: &&ReceiptSegment| segment.lines.iter().any(|line| line.meter == Meter::GpuBusy);
+    let (mut held, mut busy) = (0_u128, 0_u128);
+    for segment in receipt.segments.iter().filter(metered) {
+        for gpu in &segment.gpus {
+            held = held.checked_add(gpu.held_ns.parse().ok()?)?;
+            let text = segment.more.as_ref().and_then(|more| more.gpu_busy_ns.get(&gpu.gpu));
+            busy = busy.checked_add(text.map_or(Some(0), |text| text.parse().ok())?)?;
+        }
+    }
+    Some((Some(held), busy))
 }
 
 /// How many of them go on.

@@ -45,7 +45,7 @@ impl Terms {
     #[must_use]
     pub fn stated(&self, at: Wall) -> Stated<'_> {
         let Terms { cpus, memory_bytes, storage_bytes, ref traits, .. } = *self;
-        Stated { at, traits, cpus, memory_bytes, storage_bytes }
+        Stated { at, traits, cpus, memory_bytes, storage_bytes, bid: None }
     }
 
     /// The terms after a change.

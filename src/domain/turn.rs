@@ -21,6 +21,7 @@ use super::fact::{Fact, Seq};
 use super::id::{AccountId, Attempt, Epoch, JobName, Uid};
 use super::job::{Ending, FrozenBy, Job, StepEvent};
 use super::meter::{JobSample, Missing, Reading};
+use super::news::News;
 use super::rates::Card;
 use super::terms::{Change, Report};
 use super::time::{Mono, Nanos, Now};
@@ -79,6 +80,8 @@ pub enum Event {
     Answered(Box<Answer>, Epoch),
     /// The authority says that an account has changed.
     Pushed(Push),
+    /// The authority tells people of an account.
+    Told(AccountId, News),
     /// A card has come into force; with a look at all jobs, so that each pays by the old one up to now.
     CardArrived(Box<Card>, Vec<JobSample>),
     /// A job is given something else; with a look at it, so that it pays by what it had up to now.
@@ -335,6 +338,7 @@ impl Turn {
             }
             Event::Answered(answer, fresh_epoch) => self.answered(now, &answer, fresh_epoch),
             Event::Pushed(push) => self.draft(now, |draft, _| draft.pushed(&push)),
+            Event::Told(account, news) => self.draft(now, |draft, _| draft.told(account, news)),
             Event::CardArrived(card, mut samples) => {
                 self.catch_up(&mut samples);
                 let mut refused = None;
@@ -630,7 +634,7 @@ impl Turn {
             Some(_) => return None,
         };
         self.sent = Some(Sent { request, at: now.mono, again });
-        Some(Effect::Send(outstanding.request.clone()))
+        Some(Effect::Send(Request { refunds: self.agent.refunds_to_tell(), ..outstanding.request.clone() }))
     }
 
     fn batch(&mut self, first: Seq, facts: &[(Seq, Fact)], receipts: Vec<ReceiptRow>, now: Now) -> Batch {

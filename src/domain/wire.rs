@@ -37,6 +37,38 @@ pub struct Request {
     pub previous: Vec<PreviousEpoch>,
     /// One for each account; each stands alone.
     pub entries: Vec<RequestEntry>,
+    /// What was given back by the outcomes of jobs, of this epoch and earlier ones, until an answer has come. Not part of what the digest is of,
+    /// nor of the journal's form: a repeated request says the same or more.
+    #[serde(default, with = "in_text_only", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<RefundTotal>")]
+    pub refunds: Vec<RefundTotal>,
+}
+
+/// How much of what an epoch was charged on an account is given back by outcome, in total. Booked once, by the maximum, and never more than was
+/// charged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RefundTotal {
+    /// Which escrow.
+    pub epoch: Epoch,
+    /// Whose.
+    pub account: AccountId,
+    /// In total.
+    pub refunded: Credits,
+}
+
+/// A list that the journal's form, which is older, does not have.
+mod in_text_only {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::RefundTotal;
+
+    pub(super) fn serialize<S: Serializer>(list: &[RefundTotal], serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { list.serialize(serializer) } else { serializer.serialize_unit() }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RefundTotal>, D::Error> {
+        if deserializer.is_human_readable() { Vec::deserialize(deserializer) } else { <()>::deserialize(deserializer).map(|()| Vec::new()) }
+    }
 }
 
 /// A request as it is sent, with how far the node's journal is on disk: the authority keeps that place in the journal's hash chain, so that who

@@ -42,6 +42,7 @@ use crate::domain::fact::{Fact, Seq};
 use crate::domain::id::{Attempt, BootId, Digest, NodeId, Uid};
 use crate::domain::ledger::ClosePolicy;
 use crate::domain::meter::{Host, Reading};
+use crate::domain::news::News;
 use crate::domain::rates::Card;
 use crate::domain::time::{Boot, Nanos};
 use crate::domain::turn::{JournalState, Turn};
@@ -438,7 +439,9 @@ fn tell_authority(handle: &Handle, (people, node): (&Notices, &NodeId), notice: 
         Notice::Push(push, _) => Inbox::Pushed(push),
         Notice::Account(account, what) => {
             tracing::info!(event = "account", %account, ?what);
-            return people.tell(Some(notice::Notice::Account { node: node.clone(), account, what }));
+            let news = News::of(&what);
+            people.tell(Some(notice::Notice::Account { node: node.clone(), account: account.clone(), what }));
+            Inbox::Told(account, news)
         }
         Notice::Full(error) => Inbox::Alarm(Alarm::AuthorityFull, Some(format!("{error}: questions stay unanswered until there is space"))),
         Notice::Recovered => Inbox::Alarm(Alarm::AuthorityFull, None),

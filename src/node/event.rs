@@ -13,6 +13,7 @@ use crate::domain::id::{AccountId, Attempt, JobName, Uid};
 use crate::domain::job::{Evidence, FrozenBy, Gap, StepEvent};
 use crate::domain::ladder::Rung;
 use crate::domain::money::Credits;
+use crate::domain::rates::OverBid;
 use crate::domain::receipt::{ReceiptMore, rfc3339};
 use crate::domain::terms::Report;
 use crate::domain::time::{Nanos, Wall};
@@ -205,6 +206,7 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::StopReported { attempt, .. }
         | Fact::JobEnded { attempt, .. }
         | Fact::ChargedAtEnd { attempt, .. }
+        | Fact::Refunded { attempt, .. }
         | Fact::JobStated { attempt, .. }
         | Fact::JobChanged { attempt, .. }
         | Fact::Reported { attempt, .. }
@@ -215,6 +217,7 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::EmptySet { account, .. }
         | Fact::WarnedSet { account, .. }
         | Fact::RungAllowed { account, .. }
+        | Fact::AccountTold { account, .. }
         | Fact::Pushed { account, .. }
         | Fact::Returned { account, .. } => Subject::Account(account),
         Fact::Asked { request, .. } => {
@@ -269,6 +272,8 @@ const fn kind(fact: &Fact) -> &'static str {
         Fact::SegmentsOpened { .. } => "segment_opened",
         Fact::Metered { .. } => "metered",
         Fact::Reported { .. } => "reported",
+        Fact::Refunded { .. } => "refunded",
+        Fact::AccountTold { news, .. } => news.name(),
     }
 }
 
@@ -306,6 +311,7 @@ fn of_account(fact: &Fact) -> (String, Value) {
         Fact::RungAllowed { rung: Rung::End, .. } => ("its jobs may be ended".to_owned(), json!({ "rung": Rung::End })),
         Fact::WarnedSet { warned: None, .. } => ("the warning is lifted".to_owned(), json!({})),
         Fact::Pushed { version, .. } => ("changed at the authority".to_owned(), json!({ "version": version })),
+        Fact::AccountTold { news, .. } => (news.text(), json!({ "news": news })),
         Fact::Returned { returned, .. } => (format!("{returned} given back in this epoch"), json!({ "returned": returned })),
         _ => (String::new(), json!({})),
     }
@@ -355,6 +361,11 @@ fn of_job(fact: &Fact) -> (String, Value) {
         Fact::Reported { report: Report::Event { name, id }, .. } => {
             (format!("a hook reported {name} {id}"), json!({ "event": name, "id": id }))
         }
+        Fact::Refunded { segments, waived, given, .. } => {
+            let (reduced, refunded): (Credits, Credits) = (segments.iter().copied().sum(), given.iter().map(|(_, amount)| *amount).sum());
+            let text = format!("its outcome gives back {reduced} of the charge: {refunded} were paid and come back");
+            (text, json!({ "reduced": reduced, "refunded": refunded, "waived": waived }))
+        }
         Fact::JobClosed { .. } => ("closed: its receipt is final".to_owned(), json!({})),
         _ => (String::new(), json!({})),
     }
@@ -374,6 +385,17 @@ fn of_opening(opened: &Opened) -> (String, Value) {
     (text, detail)
 }
 
+/// What happens to a job whose bid is below what is asked.
+#[must_use]
+pub fn outbid_text(rule: OverBid, bid: Credits, ask: Credits) -> String {
+    let then = match rule {
+        OverBid::Cap => "it goes on at its bid",
+        OverBid::Freeze => "it stands still until less is asked",
+        OverBid::Stop => "it is asked to end",
+    };
+    format!("{ask} credits are asked by now, and {bid} were bid: {then}")
+}
+
 fn gap_text(gap: &Gap) -> String {
     format!("{} could not be read for {}: {}", gap.meter, gap.to.since(gap.from), gap.why)
 }
@@ -388,6 +410,8 @@ fn step_text(step: &StepEvent) -> String {
         StepEvent::Funded(evidence) => format!("its account is funded again: {}", left(evidence)),
         StepEvent::StoodAside(evidence) => format!("stands still so that others of its account can go on: {}", left(evidence)),
         StepEvent::StepsBack(evidence) => format!("need not stand aside any more: {}", left(evidence)),
+        StepEvent::OverBid { rule, bid, ask } => outbid_text(*rule, *bid, *ask),
+        StepEvent::WithinBid { bid } => format!("no more is asked than the {bid} credits that were bid"),
         StepEvent::FrozenTooLong(evidence) => format!("has stood still for as long as it may: {}", left(evidence)),
         StepEvent::WouldAct(act) => format!("not enforced: {act} would have been done"),
         StepEvent::Acted(acted) => acted_text(acted),

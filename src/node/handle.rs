@@ -15,9 +15,10 @@ use crate::domain::agent::start::Reply;
 use crate::domain::budget::Over;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::fact::Seq;
-use crate::domain::id::{Attempt, JobName, Uid};
+use crate::domain::id::{AccountId, Attempt, JobName, Uid};
 use crate::domain::job::Ending;
 use crate::domain::meter::{GpuSample, Host, Reading};
+use crate::domain::news::News;
 use crate::domain::rates::Card;
 use crate::domain::receipt::Receipt;
 use crate::domain::request::{ChangeRequest, StartRequest};
@@ -108,6 +109,8 @@ pub enum Inbox {
     Answered(Box<Answer>),
     /// The authority says that an account has changed.
     Pushed(Push),
+    /// The authority tells people of an account.
+    Told(AccountId, News),
     /// Facts are on disk up to here.
     Durable(Seq),
     /// The disk takes nothing now, or again.

@@ -379,6 +379,7 @@ impl Loop {
                 Err(error) => tracing::error!(event = "no_random", %error, "no random bits: an answer is dropped"),
             },
             Inbox::Pushed(push) => self.step(Event::Pushed(push)),
+            Inbox::Told(account, news) => self.step(Event::Told(account, news)),
             Inbox::Durable(seq) => {
                 self.step(Event::Durable(seq));
                 self.send_backlog();

@@ -252,6 +252,7 @@ pub(crate) fn receipt() -> Receipt {
         offer: None,
         provider: None,
         storage_bytes: None,
+        refund: None,
     }
 }
 

@@ -33,6 +33,7 @@ use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{AccountView, LedgerEntry, PaymentState, Terms};
 use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
+use crate::domain::news::News;
 use crate::domain::rates::Card;
 use crate::domain::request::{Pay, Vouch};
 use crate::domain::wire::{AccountPolicy, Answer, Push, Request};
@@ -275,6 +276,13 @@ struct Told {
     version: u64,
 }
 
+/// What is told of an account for people.
+#[derive(Deserialize)]
+struct TheNews {
+    account: AccountId,
+    news: News,
+}
+
 impl Worker {
     async fn run(&self) {
         tokio::join!(self.ask(), self.listen(), self.look_after_files(), self.follow_card());
@@ -400,6 +408,13 @@ impl Worker {
         if event.name == "card" {
             self.fetch.notify_one();
             return;
+        }
+        if event.name == "news" {
+            return match serde_json::from_str::<TheNews>(&event.data) {
+                Ok(TheNews { account, news }) => self.handle.report(Inbox::Told(account, news)),
+                // Of a younger authority: what this version does not know it cannot tell.
+                Err(error) => tracing::debug!(event = "news_unknown", %error),
+            };
         }
         match serde_json::from_str::<Told>(&event.data) {
             Ok(Told { account, version }) => {

@@ -213,6 +213,7 @@ fn believed(mut answer: Answer) {
         boot: BootId([0; 16]),
         request: answer.request,
         previous: Vec::new(),
+        refunds: Vec::new(),
         entries: answer.entries.iter().map(entry).collect(),
     };
     (answer.protocol, answer.digest) = (PROTOCOL, request.digest());

@@ -120,7 +120,10 @@ impl Bank {
     /// As the store does it: last words first, then each entry by itself.
     fn answer(&self, books: &mut Books, request: &Request, now: Now) -> Answer {
         let known = books.accounts.values().any(|account| account.epochs.contains_key(&request.epoch));
-        let named = |id: &AccountId| request.previous.iter().flat_map(|earlier| &earlier.entries).any(|entry| entry.account == *id);
+        let named = |id: &AccountId| {
+            let refunded = request.refunds.iter().any(|total| total.account == *id);
+            refunded || request.previous.iter().flat_map(|earlier| &earlier.entries).any(|entry| entry.account == *id)
+        };
         let superseded = |epochs: &BTreeMap<Epoch, ledger::EpochAccount>| {
             epochs.iter().any(|(id, epoch)| epoch.state == EpochState::Open && epoch.node == request.node && *id != request.epoch)
         };

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::Stop;
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
-use crate::domain::ledger::{Account, EpochAccount, LedgerEntry, Payment, PaymentState, Priority};
+use crate::domain::ledger::{Account, EpochAccount, EpochRefunds, HourTotals, LedgerEntry, Payment, PaymentState, Priority};
 use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Wall};
 use crate::sqlite::int;
@@ -149,14 +149,23 @@ pub(super) fn epochs(connection: &Connection, id: &AccountId, named: &BTreeSet<E
 }
 
 /// All of the account's epochs.
-pub(super) fn all_epochs(connection: &Connection, id: &AccountId) -> Result<Vec<EpochAccount>, Stop> {
+pub(super) fn all_epochs(connection: &Connection, id: &AccountId) -> Result<Vec<(Epoch, EpochAccount)>, Stop> {
     let mut statement = connection.prepare_cached("SELECT * FROM epoch WHERE account = ?1")?;
     let mut rows = statement.query([id.as_str()])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(epoch(row)?);
+        found.push((text(row, "epoch")?, epoch(row)?));
     }
     Ok(found)
+}
+
+/// What one column holds of an epoch: the running hour, and since there are refunds what they need.
+#[derive(Serialize)]
+struct Booked {
+    #[serde(flatten)]
+    hour: HourTotals,
+    #[serde(flatten)]
+    refunds: EpochRefunds,
 }
 
 fn epoch(row: &Row<'_>) -> Result<EpochAccount, Stop> {
@@ -176,6 +185,7 @@ fn epoch(row: &Row<'_>) -> Result<EpochAccount, Stop> {
         burn_per_s: text(row, "burn_per_s")?,
         heard_at: Mono(0),
         hour: from_json(&row.get::<_, String>("hour")?)?,
+        refunds: from_json(&row.get::<_, String>("hour")?)?,
     })
 }
 
@@ -200,7 +210,7 @@ pub(super) fn save_epoch(connection: &Connection, account: &AccountId, id: Epoch
         int(epoch.last_request),
         epoch.last_digest.to_string(),
         epoch.burn_per_s.to_string(),
-        to_json(&epoch.hour)?,
+        to_json(&Booked { hour: epoch.hour, refunds: epoch.refunds })?,
     ])?;
     Ok(())
 }

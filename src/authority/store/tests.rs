@@ -38,7 +38,7 @@ fn entry(account: &str, spent: i128) -> RequestEntry {
 
 fn request(epoch: u8, number: u64, entries: Vec<RequestEntry>) -> Request {
     let (epoch, boot) = (Epoch([epoch; 16]), BootId([epoch; 16]));
-    Request { protocol: PROTOCOL, node: name("node"), epoch, boot, request: number, previous: Vec::new(), entries }
+    Request { protocol: PROTOCOL, node: name("node"), epoch, boot, request: number, previous: Vec::new(), entries, refunds: Vec::new() }
 }
 
 fn opened(dir: &tempfile::TempDir) -> Store {

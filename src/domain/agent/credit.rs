@@ -473,6 +473,7 @@ impl Draft<'_> {
             request: self.agent.asked + 1,
             previous: self.agent.previous.clone(),
             entries,
+            refunds: Vec::new(),
         };
         self.record(Fact::Asked { request: Box::new(request), first_sent: self.now.boot });
     }
@@ -511,6 +512,9 @@ impl Draft<'_> {
         let told = Told { spent: grant.spent, returned: grant.returned, unfunded: grant.unfunded };
         let live = self.agent.jobs_of(id).next().is_some();
         let untold = if grant.told == told { Need::None } else { Need::Lazy };
+        if self.agent.has_untold_refund(id) {
+            return Need::Soon;
+        }
         // Of a question without an answer nobody knows what it brought: ask until that is heard, or it would be held for nobody.
         if grant.asked == Asked::Yes || grant.told.returned != told.returned || (!live && untold == Need::Lazy) {
             return Need::Soon;

@@ -4,6 +4,7 @@
 //! then true); what should be done about it is told by [`wants`], from the state alone.
 
 mod anon;
+mod bids;
 pub mod credit;
 pub mod draft;
 pub mod ending;
@@ -11,6 +12,7 @@ mod further;
 mod metered;
 mod nesting;
 mod outlook;
+mod refund;
 pub mod restraint;
 mod salvage;
 mod segments;
@@ -38,6 +40,9 @@ use super::rates::Card;
 use super::time::{Boot, Mono, Nanos, Now, Wall};
 use super::usage::Meter;
 use super::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry, UNIT};
+pub use bids::Outbid;
+use refund::RefundPart;
+pub use refund::Refunds;
 
 /// Closed jobs that are kept at hand for `status` and `why`; older ones are in the journal's receipts.
 const CLOSED_KEPT: usize = 128;
@@ -142,6 +147,9 @@ pub struct Agent {
     pub corrections: Corrections,
     /// Which accounts' jobs could be stopped lately, and how far.
     pub rungs: VecDeque<(Mono, Rung, AccountId)>,
+    /// What was given back by outcome. In a checkpoint it stands behind the rest.
+    #[serde(skip)]
+    pub refunds: Refunds,
 }
 
 impl Agent {
@@ -173,7 +181,8 @@ impl Agent {
     /// The state as bytes, for a checkpoint.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![3]).and_then(|bytes| postcard::to_extend(&further::of(self), bytes)).unwrap_or_default()
+        let first = postcard::to_extend(self, vec![4]).and_then(|bytes| postcard::to_extend(&further::of(self), bytes));
+        first.and_then(|bytes| postcard::to_extend(&RefundPart::of(self), bytes)).unwrap_or_default()
     }
 
     /// The state that a checkpoint holds; `None` if it is of another version or broken (then every fact is replayed).
@@ -182,9 +191,15 @@ impl Agent {
         match bytes.split_first() {
             // Before, nothing stood behind it.
             Some((2, body)) => postcard::from_bytes(body).ok(),
-            Some((3, body)) => {
+            Some((version @ (3 | 4), body)) => {
                 let (mut agent, rest) = postcard::take_from_bytes::<Agent>(body).ok()?;
-                further::put_back(&mut agent, postcard::from_bytes(rest).ok()?);
+                let (parts, rest) = postcard::take_from_bytes(rest).ok()?;
+                further::put_back(&mut agent, parts);
+                if *version == 4 {
+                    postcard::from_bytes::<RefundPart>(rest).ok()?.put_back(&mut agent);
+                } else if !rest.is_empty() {
+                    return None;
+                }
                 Some(agent)
             }
             _ => None,
@@ -220,6 +235,7 @@ impl Agent {
                 self.asked = request.request;
                 self.asked_at = *first_sent;
                 request.entries.iter().for_each(|entry| self.account(&entry.account).grant.asked = Asked::Yes);
+                self.refunds_asked();
                 self.outstanding = Some(Outstanding { request: (**request).clone(), first_sent: *first_sent, seq: self.seq });
             }
             Fact::Answered { request, acknowledged, entries, at } => self.take_answer(*request, acknowledged, entries, *at),
@@ -259,6 +275,8 @@ impl Agent {
             Fact::SegmentsOpened { attempts, at } => attempts.iter().for_each(|attempt| self.with_job(*attempt, |job| job.split(at.wall))),
             Fact::Metered { rows } => rows.iter().for_each(|row| self.take_metered(row)),
             Fact::Reported { attempt, report, wall: _ } => self.with_job(*attempt, |job| job.take_report(report)),
+            Fact::AccountTold { .. } => {}
+            Fact::Refunded { attempt, segments, waived, given } => self.take_refund(*attempt, segments, *waived, given),
         }
     }
 
@@ -296,6 +314,7 @@ impl Agent {
 
     fn open_epoch(&mut self, epoch: Epoch, boot: BootId) {
         if let Some((last, _)) = self.epoch {
+            self.note_drawn_in(last);
             let entries: Vec<RequestEntry> = self
                 .accounts
                 .iter()
@@ -436,6 +455,7 @@ impl Agent {
             would: None,
             traits: opened.traits.clone(),
             further: None,
+            refund: None,
         };
         let account = self.account(&opened.account);
         account.grant.spent = account.grant.spent.plus(opened.drawn);
@@ -535,6 +555,7 @@ impl Agent {
         let Some(outstanding) = self.outstanding.take() else { return };
         outstanding.request.entries.iter().for_each(|entry| self.account(&entry.account).grant.asked = Asked::No);
         self.previous.retain(|previous| !acknowledged.contains(&previous.epoch));
+        self.refunds_told();
         for entry in entries {
             let asked = outstanding.request.entries.iter().find(|asked| asked.account == entry.account);
             let told =

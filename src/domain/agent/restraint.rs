@@ -46,10 +46,20 @@ impl Agent {
         self.mode_for_account(&job.account, settings)
     }
 
-    /// What the job is to be held to. Only the account's emptiness, which the node knows by itself, freezes; only the authority's word
-    /// ends.
+    /// What the job is to be held to. Only the account's emptiness, which the node knows by itself, freezes, and a bid that its card minds; only
+    /// the authority's word ends.
     #[must_use]
     pub fn restraint(&self, attempt: Attempt, settings: &Settings, now: Now) -> Restraint {
+        self.by_account(attempt, settings, now).max(self.own_restraint(attempt, settings))
+    }
+
+    /// By its own bid alone.
+    fn own_restraint(&self, attempt: Attempt, settings: &Settings) -> Restraint {
+        let job = self.jobs.get(&attempt).filter(|job| job.bid().is_some() && self.mode_for(job, settings) == Enforcement::Enforce);
+        job.map_or(Restraint::Free, |job| self.by_bid(job))
+    }
+
+    fn by_account(&self, attempt: Attempt, settings: &Settings, now: Now) -> Restraint {
         let job = self.jobs.get(&attempt).filter(|job| self.mode_for(job, settings) == Enforcement::Enforce);
         let Some((job, account)) = job.and_then(|job| Some((job, self.accounts.get(&job.account)?))) else { return Restraint::Free };
         let allowed = |rung| settings.ladder.blast.limit(rung).is_none() || account.allowed >= Some(rung);
@@ -64,9 +74,11 @@ impl Agent {
 
     /// A word that is not fresh ends nothing: then the job only stands still, until the authority says it again.
     pub(super) fn fresh_restraint(&self, job: &Job, settings: &Settings, now: Now) -> Restraint {
-        let restraint = self.restraint(job.attempt, settings, now);
+        let restraint = self.by_account(job.attempt, settings, now);
         let account = self.accounts.get(&job.account);
-        if account.is_some_and(|account| is_fresh(account, settings, now)) { restraint } else { restraint.min(Restraint::Frozen) }
+        let fresh = account.is_some_and(|account| is_fresh(account, settings, now));
+        let restraint = if fresh { restraint } else { restraint.min(Restraint::Frozen) };
+        restraint.max(self.own_restraint(job.attempt, settings))
     }
 
     /// The furthest rung that the account's jobs have come to, whether or not that is allowed.

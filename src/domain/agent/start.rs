@@ -212,7 +212,7 @@ impl Draft<'_> {
         }
         let attempt = Attempt(self.agent.attempts + 1);
         let wanted = &start.wanted;
-        let (Some(card), Charge { cost: charge, pending }) = (self.agent.card, self.start_price(start)) else {
+        let (Some(card), Charge { cost: charge, pending, .. }) = (self.agent.card, self.start_price(start)) else {
             return Reply::Refused(Refusal::new("no_rate_card", "no rate card is in force", "set rate_card in meterd.toml and reload"));
         };
         let ask = charge.plus(pending);
@@ -439,6 +439,8 @@ fn stated<'t>(start: &PendingStart, traits: &'t Traits) -> Stated<'t> {
         cpus: start.wanted.cpus,
         memory_bytes: start.wanted.memory_bytes,
         storage_bytes: start.wanted.storage_bytes,
+        // It is asked before anything is held to the bid.
+        bid: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::account::{AMOUNT_MAX, Account, EntryKind, EntryStatus, EpochAccount, EpochState, HourTotals, LedgerEntry, Totals};
 use super::keeping::{AccountNotice, Lines};
+use super::refund::{EpochRefunds, epochs_named, refund};
 use super::revoke::feed;
 use super::sizing::{Ask, Holding, Size, horizon, size};
 use super::terms::Terms;
@@ -196,6 +197,17 @@ impl<'a> Booking<'a> {
                 }
             }
         }
+        for id in epochs_named(request, self.account).into_iter().filter(|id| *id != request.epoch) {
+            self.refund(request, id);
+        }
+    }
+
+    /// What jobs of the epoch give back by their outcome.
+    fn refund(&mut self, request: &Request, id: Epoch) {
+        self.roll(id);
+        if refund(self.account, request, id, &request.node) {
+            self.changed.insert(id);
+        }
     }
 
     fn entry(&mut self, request: &Request, entry: &RequestEntry, close: ClosePolicy) -> Verdict {
@@ -215,6 +227,7 @@ impl<'a> Booking<'a> {
         }
         self.close_silent(Some(request.epoch), close);
         self.merge(request.epoch, entry);
+        self.refund(request, request.epoch);
         let number = self.accept(request, entry);
         self.grant(request.epoch, entry, number)
     }
@@ -361,6 +374,7 @@ impl<'a> Booking<'a> {
         epoch.settled = epoch.settled.plus(amount);
         epoch.hour.free = epoch.hour.free.plus(free);
         epoch.hour.paid = epoch.hour.paid.plus(paid);
+        epoch.refunds.charged_paid = epoch.refunds.charged_paid.plus(paid);
         self.changed.insert(id);
     }
 
@@ -414,6 +428,7 @@ fn new_epoch(request: &Request, now: Now) -> EpochAccount {
         burn_per_s: Credits::ZERO,
         heard_at: now.mono,
         hour: HourTotals { hour: now.wall.0 / HOUR_MS, ..HourTotals::default() },
+        refunds: EpochRefunds::default(),
     }
 }
 
@@ -424,6 +439,12 @@ fn hour_lines(epoch: Epoch, totals: &HourTotals, status: EntryStatus, now: Now) 
         (EntryKind::Usage { epoch, hour }, totals.free.plus(totals.paid), totals.free, totals.paid),
         (EntryKind::WriteOff { epoch, hour }, totals.written_off, none, none),
         (EntryKind::Shortfall { epoch, hour }, totals.shortfall, none, none),
+        (
+            EntryKind::OutcomeRefund { epoch, hour },
+            totals.refunded_free.plus(totals.refunded_paid),
+            totals.refunded_free,
+            totals.refunded_paid,
+        ),
     ];
     let used = lines.into_iter().filter(|(_, amount, ..)| amount.is_positive());
     used.map(|(kind, amount, free, paid)| LedgerEntry { at: now.wall, kind, amount, free, paid, status }).collect()

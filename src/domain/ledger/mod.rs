@@ -9,6 +9,7 @@ mod keeping;
 mod lot;
 mod payment;
 mod recall;
+mod refund;
 mod revoke;
 pub mod sizing;
 mod terms;
@@ -23,6 +24,7 @@ pub use keeping::{AccountNotice, Alerted, Armed, Keeping, Lines, PendingRefill, 
 pub use lot::{Expiry, Lot, LotKey, Lots, Priority};
 pub use payment::{Booked, Direction, Payment, PaymentRefusal, PaymentState, Purpose, book, transfer, verify};
 pub use recall::recall;
+pub use refund::EpochRefunds;
 pub use revoke::{Revocation, RevokeRefusal, revocable, revoke};
 pub use terms::{ALERTS_MAX, Alerts, Allowance, DetachedStorage, RefillTerms, StorageAtZero, Terms, Threshold, Verification};
 pub use unit::{Ratio, Unit, UnitName, UnitRefusal, in_credits};

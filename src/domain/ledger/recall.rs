@@ -62,6 +62,7 @@ mod tests {
             boot: BootId([node; 16]),
             request,
             previous: Vec::new(),
+            refunds: Vec::new(),
             entries: vec![entry.clone()],
         };
         let _answered = answer(account, &request, &entry, ClosePolicy::AfterSilence(Nanos::from_secs(667)), at);

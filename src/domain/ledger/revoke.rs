@@ -134,6 +134,7 @@ mod tests {
             boot: BootId([node; 16]),
             request: number,
             previous: Vec::new(),
+            refunds: Vec::new(),
             entries: vec![entry.clone()],
         };
         let answered = answer(account, &request, &entry, CLOSE, Now::default());

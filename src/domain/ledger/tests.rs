@@ -47,6 +47,7 @@ fn request(node: &str, epoch: u8, number: u64, entry: RequestEntry) -> Request {
         boot: BootId([epoch; 16]),
         request: number,
         previous: Vec::new(),
+        refunds: Vec::new(),
         entries: vec![entry],
     }
 }

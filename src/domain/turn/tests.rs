@@ -1,11 +1,13 @@
 //! The gates one by one: what goes out before the disk has the facts, and what waits.
 
+mod bids;
 mod evidence;
 mod ladder;
 mod nested;
 mod older;
 mod policy;
 mod rates;
+mod refunds;
 mod replayed;
 mod segments;
 mod still;
@@ -49,6 +51,7 @@ struct Bench {
     /// Its word, where that is not told by the amounts.
     word: Option<Verdict>,
     balances: Vec<Balance>,
+    bid: Option<Credits>,
 }
 
 impl Bench {
@@ -82,6 +85,7 @@ impl Bench {
             returned: 0,
             word: None,
             balances: Vec::new(),
+            bid: None,
         };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
@@ -135,7 +139,7 @@ impl Bench {
             cpus: None,
             memory_bytes: None,
             policy: self.job_policy,
-            bid: None,
+            bid: self.bid,
             storage_bytes: None,
         };
         let sample = self.sample(Attempt(u64::MAX));

@@ -524,9 +524,13 @@ fn a_state_without_what_is_new_reads_as_it_was_written() {
     let bench = Bench::running(1_000_000_000);
     let agent = bench.turn.agent();
     let mut bytes = agent.encode();
-    assert_eq!((bytes[0], bytes.pop()), (3, Some(0)), "the part behind is empty");
-    bytes[0] = 2;
+    assert_eq!((bytes[0], bytes.split_off(bytes.len() - 2)), (4, vec![0, 0]), "the part of refunds is empty");
+    bytes[0] = 3;
     assert_eq!(Agent::decode(&bytes).as_ref(), Some(agent), "the form before");
+    assert_eq!(Agent::decode(&[&bytes[..], &[0]].concat()), None);
+    assert_eq!(bytes.pop(), Some(0), "the part behind is empty");
+    bytes[0] = 2;
+    assert_eq!(Agent::decode(&bytes).as_ref(), Some(agent), "the form before that");
     assert_eq!(Agent::decode(&bytes[..bytes.len() - 1]), None);
 }
 
