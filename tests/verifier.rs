@@ -204,7 +204,7 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
     job.charge = job.segments.iter().map(|segment| segment.cost).sum();
     // Of what nobody paid a half is owed.
     let unpaid = job.charge.nano() / 1_000 * i128::from(case.unfunded_permille);
-    let owed = if case.unfunded_permille % 2 == 0 { unpaid / 2 } else { 0 };
+    let owed = if case.unfunded_permille.is_multiple_of(2) { unpaid / 2 } else { 0 };
     job.unfunded = Credits::from_nano(unpaid - owed);
     job.drawn = Credits::from_nano(job.charge.nano() - unpaid);
     let reduction = segments.iter().copied().sum();

@@ -355,14 +355,14 @@ fn by_statement(tariff: &Tariff) -> bool {
 
 /// What stretches that count whole come to: each has the size that was asked for when it began, and the first one begins with the job.
 fn in_stretches(tariff: &Tariff, receipt: &Value, segments: &[&Value], length: &BigInt, weights: &[BigRational; 3]) -> BigRational {
-    let (mut passed, mut begun, mut sum) = (BigRational::from(BigInt::ZERO), BigInt::ZERO, BigInt::ZERO);
+    let (mut gone, mut begun, mut sum) = (BigRational::from(BigInt::ZERO), BigInt::ZERO, BigInt::ZERO);
     for segment in segments {
         let number = |key: &str| whole(&segment[key]).unwrap();
         let paused = number("running_ns").min(number("paused_ns"));
         for (part, weight) in [number("running_ns") - &paused, number("frozen_ns"), paused].into_iter().zip(weights) {
-            passed += weight * part;
+            gone += weight * part;
         }
-        let now = (&passed / length).ceil().to_integer().max(BigInt::from(1));
+        let now = (&gone / length).ceil().to_integer().max(BigInt::from(1));
         sum += (&now - &begun) * whole(stated(receipt, segment, statement(tariff))).unwrap_or_default();
         begun = now;
     }
