@@ -173,6 +173,9 @@ fn job(name: &str, attempt: u64, uid: u32) -> JobView {
         drawn: Credits::ZERO,
         unfunded: Credits::ZERO,
         missing: Vec::new(),
+        outbid: None,
+        waived: None,
+        refunded: None,
     }
 }
 

@@ -255,7 +255,7 @@ fn count_line(counts: &RefCell<Counts>, line: &Charged) {
             count(counts, format!("pair {other} + {feature}"));
         }
     }
-    if line.held {
+    if line.held.is_some() {
         count(counts, "held to its bid");
     }
     if *line.exact.denom() == BigInt::from(2) {

@@ -86,6 +86,7 @@ fn row(job: &JobView) -> Vec<String> {
 
 fn phase(job: &JobView) -> String {
     match (job.phase, job.frozen_by) {
+        (Phase::Frozen, Some(FrozenBy::Agent)) if job.outbid.is_some() => "frozen: bid too low".to_owned(),
         (Phase::Frozen, Some(FrozenBy::Agent)) => "frozen: no credit".to_owned(),
         (Phase::Frozen, _) => "frozen by another".to_owned(),
         (phase, _) => phase.name().to_owned(),

@@ -22,7 +22,7 @@ use super::outcome::{Basis, Outcome};
 use super::rates::charge::{self, Charge};
 use super::rates::{Card, Earlier, OverBid, Priced, RateError, Stated, Traits};
 use super::refund::Refund;
-use super::terms::{Further, Report, Terms};
+use super::terms::{Further, Outbid, Report, Terms};
 use super::time::{Mono, Nanos, Now, Wall};
 use super::usage::{HeldGpu, Meter, Usage};
 use super::wire::Verdict;
@@ -382,6 +382,18 @@ impl Job {
     pub fn owed(&self) -> Credits {
         let waived = self.refund.as_ref().map_or(Credits::ZERO, |refund| refund.waived);
         self.charge.minus(self.drawn).minus(self.unfunded).minus(waived).or_zero()
+    }
+
+    /// What was bid and what is asked by now, as it was last noted; none where no more is asked than was bid.
+    #[must_use]
+    pub fn outbid_noted(&self) -> Option<Outbid> {
+        self.bid()?;
+        let of_bids = |step: &Step| match &step.event {
+            StepEvent::OverBid { rule, bid, ask } => Some(Some(Outbid { rule: *rule, bid: *bid, ask: *ask })),
+            StepEvent::WithinBid { .. } => Some(None),
+            _ => None,
+        };
+        self.steps.iter().rev().find_map(of_bids)?
     }
 
     /// By what its outcome reduces the charge.

@@ -17,6 +17,7 @@ use super::meter::Missing;
 use super::money::Credits;
 use super::rates::charge::wide;
 use super::receipt::rfc3339;
+use super::terms::Outbid;
 use super::time::{Nanos, Now, Wall};
 use super::usage::HeldGpu;
 use super::wire::{AccountPolicy, Balance, Verdict};
@@ -147,6 +148,15 @@ pub struct JobView {
     pub unfunded: Credits,
     /// Why its readings are missing, where they are.
     pub missing: Vec<Missing>,
+    /// What was bid, what is asked by now and what happens, where more is asked and its card minds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbid: Option<Outbid>,
+    /// What of its charge was owed and need not be paid, by its outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waived: Option<Credits>,
+    /// What of its charge was paid and is given back, by its outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refunded: Option<Credits>,
 }
 
 /// An instant for people: RFC 3339 in every text.
@@ -272,6 +282,9 @@ fn job_view(job: &Job) -> JobView {
         drawn: Credits::ZERO,
         unfunded: Credits::ZERO,
         missing: Vec::new(),
+        outbid: None,
+        waived: None,
+        refunded: None,
     };
     view.update(job);
     view
@@ -293,6 +306,9 @@ impl JobView {
         self.charge = job.charge;
         self.drawn = job.drawn;
         self.unfunded = job.unfunded;
+        self.outbid = job.outbid_noted();
+        let gives_back = job.refund.as_deref().filter(|_| job.reduced().is_positive());
+        (self.waived, self.refunded) = gives_back.map(|refund| (refund.waived, refund.refunded())).unzip();
         self.missing.clear();
         self.missing.extend(job.gaps.iter().filter(|gap| gap.to == job.counted_to && job.is_live()).map(|gap| gap.why.clone()));
     }

@@ -125,6 +125,9 @@ fn job(name: &str, attempt: u64, phase: Phase) -> JobView {
         drawn: credits("64.2"),
         unfunded: Credits::ZERO,
         missing: if phase == Phase::Running { vec![Missing::Denied] } else { Vec::new() },
+        outbid: None,
+        waived: None,
+        refunded: None,
     }
 }
 

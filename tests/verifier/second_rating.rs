@@ -39,8 +39,8 @@ pub(crate) struct Charged {
     pub(crate) pending: BigInt,
     /// In nano-credits: what of the cost is given back.
     pub(crate) refund: BigInt,
-    /// Is more asked than was bid, so that it costs what was bid?
-    pub(crate) held: bool,
+    /// What was bid and what is asked, in nano-credits, where more is asked than was bid: so much of the price is due.
+    pub(crate) held: Option<(BigInt, BigInt)>,
 }
 
 /// Why a segment has no price: all that can be said against it.
@@ -478,7 +478,16 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
         fits &= quantity.bits() <= QUANTITY_BITS;
         let waits = tariff.waits() && outcome.is_none();
         let (cost, pending) = if waits { (BigInt::ZERO, cost) } else { (cost, BigInt::ZERO) };
-        charged.push(Charged { tariff: tariff.clone(), quantity, billed, exact, cost, pending, refund, held: outbid });
+        charged.push(Charged {
+            tariff: tariff.clone(),
+            quantity,
+            billed,
+            exact,
+            cost,
+            pending,
+            refund,
+            held: outbid.then(|| (bid.clone(), ask.clone())),
+        });
     }
     let sum: BigInt = charged.iter().map(|line| &line.cost).sum();
     let waiting: BigInt = charged.iter().map(|line| &line.pending).sum();
@@ -573,7 +582,10 @@ fn lines_differ(segment: &Value, charged: &[Charged]) -> Option<String> {
         return Some(format!("{} lines, and {} apply", said.len(), charged.len()));
     }
     said.iter().zip(charged).find_map(|(said, charged)| {
-        let Charged { tariff, quantity, billed, cost, pending, refund, .. } = charged;
+        let Charged { tariff, quantity, billed, cost, pending, refund, held, .. } = charged;
+        let mut rules = said["rules"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let told = rules.find_map(|rule| rule.strip_prefix("held to the bid: "));
+        let told = told.and_then(|parts| parts.split_once(" of ")).map(|(bid, ask)| (nano(&bid.into()), nano(&ask.into())));
         let same = said["line"] == tariff.id.as_str()
             && said["meter"] == tariff.meter.as_str()
             && said["unit"] == tariff.unit.as_str()
@@ -584,6 +596,7 @@ fn lines_differ(segment: &Value, charged: &[Charged]) -> Option<String> {
             && said["billed"].as_str().and_then(decimal).as_ref() == Some(billed)
             && nano(&said["pending"]).as_ref() == Some(pending)
             && nano(&said["refund"]).as_ref() == Some(refund)
+            && told == held.clone().map(|(bid, ask)| (Some(bid), Some(ask)))
             && nano(&said["cost"]).as_ref() == Some(cost);
         (!same).then(|| format!("{said} is not {charged:?}"))
     })

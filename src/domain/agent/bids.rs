@@ -1,23 +1,12 @@
 //! Jobs for which more is asked by now than was bid: what their card says happens, and when that is noted.
 
 use super::super::job::{Job, StepEvent};
-use super::super::money::Credits;
 use super::super::rates::charge;
 use super::super::rates::{Card, OverBid};
+use super::super::terms::Outbid;
 use super::Agent;
 use super::draft::Draft;
 use super::restraint::Restraint;
-
-/// What was bid, what is asked, and what happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outbid {
-    /// What happens.
-    pub rule: OverBid,
-    /// What was bid.
-    pub bid: Credits,
-    /// What is asked.
-    pub ask: Credits,
-}
 
 impl Agent {
     /// Is more asked for it than was bid, and does its card mind? By the card and the terms of its open segment.

@@ -40,7 +40,6 @@ use super::rates::Card;
 use super::time::{Boot, Mono, Nanos, Now, Wall};
 use super::usage::Meter;
 use super::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry, UNIT};
-pub use bids::Outbid;
 use refund::RefundPart;
 pub use refund::Refunds;
 
