@@ -329,6 +329,7 @@ impl Job {
             memory_bytes: None,
             bid: None,
             storage_bytes: None,
+            gang: None,
         };
         let (reply, answer) = tokio::sync::oneshot::channel();
         let caller = Caller { uid: Uid::ROOT, pid: std::process::id(), pidfd: None };

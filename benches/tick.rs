@@ -144,6 +144,7 @@ fn start(daemon: &Daemon, nth: usize, paths: Vec<String>) -> Result<(), Failure>
         memory_bytes: None,
         bid: None,
         storage_bytes: None,
+        gang: None,
     };
     let (reply, answer) = tokio::sync::oneshot::channel();
     let caller = Caller { uid: Uid::ROOT, pid: std::process::id(), pidfd: None };

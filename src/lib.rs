@@ -33,7 +33,8 @@
 //!
 //! - Only `apply` changes the agent's state. What is applied came from a fact; what is wanted comes from the state.
 //! - Nobody outside hears of a fact before it is on disk. The one exception is a freeze of an account that is durably *armed*.
-//! - `charge = drawn + unfunded + owed`, for every job at every instant; at its close `owed` is nothing.
+//! - `charge = drawn + unfunded + owed + waived`, for every job at every instant; at its close `owed` is nothing. `waived` is nothing but by
+//!   the job's outcome.
 //! - For every account: granted and not settled + settled <= deposited.
 //! - A reading that could not be made is `Missing` with its reason. It is never zero, and it never stops a job.
 //! - A cgroup is written to only through a kept descriptor whose inode is the one that was named.
@@ -58,7 +59,9 @@
 //! | epoch | one spending life of a node: begins with a reboot or a lost journal |
 //! | evidence | counter, charge and balance at the moment of a decision |
 //! | fact | what was seen or decided, immutable, in order |
+//! | fork | several write under one epoch: a machine or a journal was copied while it ran |
 //! | gap | a stretch that nobody could read, and the rule applied to it |
+//! | generation | how often a store was put back from a copy; only the order counts |
 //! | grant | credit moved from the balance to a node before it is spent |
 //! | hands | the thread that freezes, thaws and kills |
 //! | held | a GPU is held by a job from its start to its end, used or not |
@@ -73,9 +76,12 @@
 //! | owed | used, and neither drawn nor written off yet |
 //! | picture | the state as it is shown, one a tick |
 //! | policy | what an account's owner wants its nodes to do |
+//! | proof | the authority's mark on what it granted: only it can make one, so a claim above its store is believed by it alone |
 //! | recall | the authority's word that credit is to be given back |
 //! | receipt | what one attempt used, what that costs line by line, who paid, and why it was stopped |
+//! | recovery | the time after a restore in which a store grants nothing, since it may have forgotten grants that are still good |
 //! | refill | credit that is asked for when a balance falls below a threshold, and paid by the site |
+//! | refund | what a job's outcome gives back of what it was charged as it ran |
 //! | revocation | credit that an account's owner takes back |
 //! | segment | a job's time under one card |
 //! | settled | what the authority has charged of an epoch |
@@ -83,7 +89,9 @@
 //! | terms | what the authority itself does for an account |
 //! | tick | a look at all jobs, on schedule |
 //! | unfunded | used past zero and written off |
+//! | waived | what of a refund was owed and need not be paid |
 //! | verdict | the authority's word on an account |
+//! | walk | CPU time and memory of all cgroups below a directory, told in one go by a program in the kernel |
 
 pub mod authority;
 pub mod ctl;

@@ -173,6 +173,10 @@ fn job(name: &str, attempt: u64, uid: u32) -> JobView {
         drawn: Credits::ZERO,
         unfunded: Credits::ZERO,
         missing: Vec::new(),
+        gang: None,
+        outbid: None,
+        waived: None,
+        refunded: None,
     }
 }
 

@@ -63,6 +63,7 @@ fn start(daemon: &Daemon, job: &JobName, cgroup: &Cgroup) {
         memory_bytes: None,
         bid: None,
         storage_bytes: None,
+        gang: None,
     };
     let caller = Caller { uid: Uid::ROOT, pid: std::process::id(), pidfd: None };
     let reply = ask(daemon, |reply| Inbox::Start { request, caller, reply });

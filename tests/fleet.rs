@@ -13,10 +13,14 @@ mod books;
 mod certs;
 #[path = "support/cgroup.rs"]
 mod cgroup;
+#[path = "fleet/claims.rs"]
+mod claims;
 #[path = "fleet/ctl.rs"]
 mod ctl;
 #[path = "fleet/field.rs"]
 mod field;
+#[path = "fleet/gang.rs"]
+mod gang;
 #[path = "fleet/https.rs"]
 mod https;
 #[path = "fleet/jobs.rs"]
@@ -25,12 +29,16 @@ mod jobs;
 mod liar;
 #[path = "fleet/lies.rs"]
 mod lies;
+#[path = "fleet/links.rs"]
+mod links;
 #[path = "fleet/node.rs"]
 mod node;
 #[path = "fleet/process.rs"]
 mod process;
 #[path = "fleet/push.rs"]
 mod push;
+#[path = "fleet/six.rs"]
+mod six;
 #[path = "support/mod.rs"]
 mod support;
 

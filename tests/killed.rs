@@ -57,9 +57,23 @@ fn request(number: u64) -> Request {
         owed: Credits::ZERO,
         burn_per_s: Credits::from_nano(1_000_000),
         at_least: Credits::ZERO,
+        validity: None,
+        proof: None,
     };
     let (node, epoch, boot) = ("node".parse().unwrap(), Epoch([1; 16]), BootId([1; 16]));
-    Request { protocol: PROTOCOL, node, epoch, boot, request: number, previous: Vec::new(), entries: vec![entry] }
+    Request {
+        protocol: PROTOCOL,
+        node,
+        epoch,
+        boot,
+        request: number,
+        previous: Vec::new(),
+        entries: vec![entry],
+        generation_seen: 0,
+        history: None,
+        gangs: Vec::new(),
+        refunds: Vec::new(),
+    }
 }
 
 fn store(dir: &Path) -> Store {

@@ -69,7 +69,7 @@ macro_rules! targets {
     };
 }
 
-targets! { requests spool http config card journal log wire receipt quantity cgroup detail proc nvml }
+targets! { requests spool http config card journal log wire receipt quantity cgroup detail proc nvml btf }
 
 /// What fuzzing found, each with the test that says what it means.
 #[test]

@@ -293,6 +293,9 @@ fn d4_r7_v11_a_refill_is_told_to_the_site_waits_over_a_kill_of_the_agent_and_let
     assert_eq!(phase(&agent), "frozen", "nothing is ended while a refill is waited for");
     assert!(jobs[0].is_frozen());
     assert_eq!(shows(&agent, "lab", "pending").map(|pending| pending.starts_with("1000 since ")), Some(true));
+    let heard = said(&agent, &["events", "--account", "lab"]);
+    assert_eq!(heard.matches("credits are left, less than 0.1").count(), 1, "{heard}");
+    assert!(heard.contains("1000 credits are to be paid in, as refill/lab/1"), "{heard}");
     said(&agent, &["account", "confirm", "lab", "refill/lab/1"]);
     agent.wait_for("the job goes on", |agent| phase(agent) == "running");
     let ledger: Value = agent.done("GET", "/v1/accounts/lab/ledger?limit=100", None);

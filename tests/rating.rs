@@ -190,9 +190,56 @@ fn v7_v8_the_outcome_decides_what_of_the_charge_remains() {
 }
 
 #[test]
-fn v8_what_was_charged_is_never_taken_back_so_an_outcome_needs_the_end() {
-    assert_eq!(mistakes(&wall("1", "outcome = { failed = \"0\" }")), ["outcome_too_late"]);
-    assert_eq!(mistakes(&wall("1", "timing = \"advance\"\nincrement = \"1\"\noutcome = { failed = \"0\" }")), ["outcome_too_late"]);
+fn v8_more_than_was_charged_can_be_asked_for_only_where_the_charge_waits_for_the_outcome() {
+    let surcharge = "outcome = { failed = \"1.000000001\" }";
+    assert_eq!(mistakes(&wall("1", surcharge)), ["outcome_too_late"]);
+    assert_eq!(mistakes(&wall("1", &format!("timing = \"advance\"\nincrement = \"1\"\n{surcharge}"))), ["outcome_too_late"]);
+    card(&wall("1", &format!("timing = \"settle_at_end\"\n{surcharge}")));
+    card(&wall("1", "outcome = { failed = \"1\" }"));
+}
+
+/// Charged, kept back, and given back.
+fn refunded(card: &Card, usage: &Usage, ended: Option<Outcome>) -> [String; 3] {
+    let charge = charge::charge(card, &Priced { ended, ..Priced::so_far(usage, &[]) }).unwrap();
+    [charge.cost.to_string(), charge.pending.to_string(), charge.refund.to_string()]
+}
+
+#[test]
+fn v8_what_was_charged_as_it_ran_stays_charged_and_its_part_is_given_back_by_the_outcome() {
+    let outcome = "outcome = { infrastructure = \"0\", preempted = \"0.25\" }";
+    for rules in ["", "timing = \"advance\"\nincrement = \"1\"", "connect_fee = \"0\"", "anchor = \"job\"\nincrement = \"0.5\""] {
+        let card = card(&wall("2", &format!("{rules}\n{outcome}")));
+        assert_eq!(refunded(&card, &ran(HOUR), None), ["2", "0", "0"], "{rules}: nothing is given back while it goes on");
+        assert_eq!(refunded(&card, &ran(HOUR), Some(Outcome::Completed)), ["2", "0", "0"], "{rules}");
+        assert_eq!(refunded(&card, &ran(HOUR), Some(Outcome::Infrastructure)), ["2", "0", "2"], "{rules}");
+        assert_eq!(refunded(&card, &ran(HOUR), Some(Outcome::Preempted)), ["2", "0", "1.5"], "{rules}");
+    }
+    let start = card(&format!(
+        "[[line]]\nid = \"s\"\nmeter = \"job_starts\"\nprice = \"5\"\nunit = \"start\"\ntiming = \"atomic_at_start\"\n{outcome}\n"
+    ));
+    assert_eq!(refunded(&start, &ran(0), Some(Outcome::Infrastructure)), ["5", "0", "5"], "a7: what did not complete is not earned");
+}
+
+#[test]
+fn d1_an_hour_that_was_paid_in_advance_is_given_back_whole_with_its_fee() {
+    let rules = "timing = \"advance\"\nincrement = \"1\"\nconnect_fee = \"0.1\"\noutcome = { infrastructure = \"0\" }";
+    let card = card(&wall("0.60", rules));
+    for (ns, charged) in [(0, "0.7"), (HOUR, "0.7"), (HOUR + 1, "1.3")] {
+        assert_eq!(refunded(&card, &ran(ns), Some(Outcome::Infrastructure)), [charged, "0", charged]);
+        assert_eq!(refunded(&card, &ran(ns), Some(Outcome::Failed)), [charged, "0", "0"]);
+    }
+}
+
+#[test]
+fn v8_what_is_given_back_is_rounded_once_as_the_charge_is() {
+    let of = |round: &str| {
+        let card = card(&wall("0.000000003", &format!("round = \"{round}\"\noutcome = {{ failed = \"0.5\" }}")));
+        refunded(&card, &ran(HOUR / 2), Some(Outcome::Failed))
+    };
+    // 1.5 nano-credits charged, 0.75 given back.
+    assert_eq!(of("down"), ["0.000000001", "0", "0"]);
+    assert_eq!(of("up"), ["0.000000002", "0", "0.000000001"]);
+    assert_eq!(of("half_even"), ["0.000000002", "0", "0.000000001"]);
 }
 
 #[test]
@@ -382,6 +429,7 @@ fn r3_each_card_that_comes_along_prices_its_example() {
             cpus: Some(8),
             memory_bytes: Some(64 << 30),
             storage_bytes: Some(100_000_000_000),
+            bid: None,
         };
         let charge = charge::charge(&card, &Priced { stated, ended, ..Priced::so_far(usage, &[]) })?;
         Ok::<_, RateError>((charge.cost.to_string(), charge.pending.to_string()))
@@ -478,6 +526,88 @@ fn s7_a_contract_s_discount_takes_a_part_off_price_bands_and_fee() {
         let card = card(&wall("2", &format!("{rules}{discount}")));
         assert_eq!(cost(&card, &ran(5 * HOUR)), expected, "1 + 2 x 2 + 3 x 1, {discount}");
     }
+}
+
+/// Provisioned storage in segments of so long and so many bytes, under one card: what each costs.
+fn stored(card: &Card, pieces: &[(u128, u64)]) -> Vec<String> {
+    let usages: Vec<Usage> = pieces.iter().map(|(ns, _)| Usage { wall_ns: *ns, ..Usage::default() }).collect();
+    let stated: Vec<Stated<'_>> = pieces.iter().map(|(_, bytes)| Stated { storage_bytes: Some(*bytes), ..Stated::NOTHING }).collect();
+    let all: Vec<Earlier<'_>> = usages.iter().zip(&stated).map(|(usage, stated)| Earlier { usage, gpus: &[], stated: *stated }).collect();
+    let price = |nth: usize| Priced { stated: stated[nth], before: &all[..nth], ..Priced::so_far(&usages[nth], &[]) };
+    (0..pieces.len()).map(|nth| charge::charge(card, &price(nth)).unwrap().cost.to_string()).collect()
+}
+
+const DAY: u128 = 24 * HOUR;
+const GB: u64 = 1_000_000_000;
+
+#[test]
+fn s5_storage_by_started_days_counts_each_of_them_whole() {
+    let card = card(&line("d", "meter = \"storage\"\nprice = \"0.30\"\nunit = \"GB-month\"\nmonth = \"days_30\"\nstarted = \"day\""));
+    for (ns, expected) in [(0, "0.1"), (1, "0.1"), (DAY, "0.1"), (DAY + 1, "0.2"), (30 * DAY, "3"), (30 * DAY + 1, "3.1")] {
+        assert_eq!(stored(&card, &[(ns, 10 * GB)]), [expected], "10 GB for {ns} ns");
+    }
+    let hourly = self::card(&line("h", "meter = \"storage\"\nprice = \"1\"\nunit = \"GB-hour\"\nstarted = \"hour\""));
+    for (ns, expected) in [(0, "1"), (HOUR, "1"), (HOUR + 1, "2")] {
+        assert_eq!(stored(&hourly, &[(ns, GB)]), [expected]);
+    }
+}
+
+#[test]
+fn s5_over_the_job_a_day_belongs_to_what_was_provisioned_when_it_began() {
+    let text = "meter = \"storage\"\nprice = \"1\"\nunit = \"GB-day\"\nstarted = \"day\"\nanchor = \"job\"";
+    let card = card(&line("d", text));
+    // Grown in the middle of the second day: the third is the first one of the new size.
+    assert_eq!(stored(&card, &[(DAY + DAY / 2, 2 * GB), (DAY / 2, 5 * GB)]), ["4", "0"]);
+    assert_eq!(stored(&card, &[(DAY + DAY / 2, 2 * GB), (DAY / 2 + 1, 5 * GB)]), ["4", "5"]);
+    // By the segment each begins a day of its own.
+    let own = self::card(&line("d", &text.replace("\nanchor = \"job\"", "")));
+    assert_eq!(stored(&own, &[(DAY + DAY / 2, 2 * GB), (DAY / 2, 5 * GB)]), ["4", "5"]);
+}
+
+#[test]
+fn s5_a_day_that_begins_before_the_month_ends_belongs_to_that_month() {
+    let text = "meter = \"storage\"\nprice = \"31\"\nunit = \"GB-month\"\nmonth = \"calendar\"\nstarted = \"day\"\nanchor = \"job\"";
+    let card = card(&line("d", text));
+    let at = |text: &str| Wall(u64::try_from(text.parse::<jiff::Timestamp>().unwrap().as_millisecond()).unwrap());
+    let stated = |text: &str| Stated { at: at(text), storage_bytes: Some(GB), ..Stated::NOTHING };
+    // From noon of 31 January to noon of 1 February is one day, of January; one nanosecond more begins a day of February.
+    for (more, expected) in [(0, "0"), (1, "1.107142857")] {
+        let (january, february) = (ran(DAY / 2), Usage { wall_ns: DAY / 2 + more, ..Usage::default() });
+        let before = [Earlier { usage: &january, gpus: &[], stated: stated("2026-01-31T12:00:00Z") }];
+        let first = Priced { stated: before[0].stated, ..Priced::so_far(&january, &[]) };
+        assert_eq!(charge::charge(&card, &first).unwrap().cost.to_string(), "1", "a 31st of the month's price");
+        let second = Priced { stated: stated("2026-02-01T00:00:00Z"), before: &before, ..Priced::so_far(&february, &[]) };
+        assert_eq!(charge::charge(&card, &second).unwrap().cost.to_string(), expected, "a 28th, where one begins");
+    }
+}
+
+#[test]
+fn s5_only_what_is_asked_for_has_days_that_begin() {
+    assert_eq!(mistakes(&wall("1", "started = \"day\"")), ["started_usage"]);
+    let cpu = |rules: &str| line("c", &format!("meter = \"cpu_time\"\nprice = \"1\"\nunit = \"core-hour\"\n{rules}"));
+    assert_eq!(mistakes(&cpu("started = \"hour\"")), ["started_usage"]);
+    assert_eq!(mistakes(&cpu("started = \"hour\"\nbasis = \"allocated\"\nincrement = \"1\"")), ["started_and_steps"]);
+    card(&cpu("started = \"hour\"\nbasis = \"allocated\""));
+}
+
+#[test]
+fn a6_a_card_that_minds_bids_never_charges_more_than_was_bid_for_what_it_asks() {
+    let text = "timing = \"advance\"\nincrement = \"1\"\nover_bid = \"cap\"";
+    let asks = |price: &str, bid: &str| {
+        let card = card(&wall(price, text));
+        let stated = Stated { bid: Some(bid.parse().unwrap()), ..Stated::NOTHING };
+        let charge = |hours| charge::charge(&card, &Priced { stated, ..Priced::so_far(&ran(hours * HOUR), &[]) }).unwrap().cost.to_string();
+        (charge::over_bid(&card, &[], &stated).map(|(_, ask)| ask.to_string()), charge(1), charge(3))
+    };
+    let is = |ask: Option<&str>, one: &str, three: &str| (ask.map(str::to_owned), one.to_owned(), three.to_owned());
+    assert_eq!(asks("0.60", "0.60"), is(None, "0.6", "1.8"), "the bid is what is asked");
+    assert_eq!(asks("0.60", "0.599999999"), is(Some("0.6"), "0.599999999", "1.799999997"));
+    assert_eq!(asks("1.20", "0.60"), is(Some("1.2"), "0.6", "1.8"), "twice the price: held to the bid");
+    assert_eq!(asks("0.30", "0.60"), is(None, "0.3", "0.9"), "and no more than is asked");
+    let plain = card(&wall("1.20", "timing = \"advance\"\nincrement = \"1\""));
+    let stated = Stated { bid: Some("0.60".parse().unwrap()), ..Stated::NOTHING };
+    let charge = charge::charge(&plain, &Priced { stated, ..Priced::so_far(&ran(HOUR), &[]) }).unwrap();
+    assert_eq!((charge.cost.to_string(), charge::over_bid(&plain, &[], &stated)), ("1.2".to_owned(), None), "a card that does not mind");
 }
 
 /// Rules that charge as it is used, and count over the whole job.

@@ -63,6 +63,10 @@ impl Drop for Burner {
 
 /// A job of one burning process that is metered as its tree, with what was stated of it, until it has cost something.
 fn burn(agent: &Agent, job: &str, traits: &[&str]) {
+    burn_until(agent, job, traits, "completed");
+}
+
+fn burn_until(agent: &Agent, job: &str, traits: &[&str], outcome: &str) {
     let burner = Burner::start();
     let pid = burner.0.id().to_string();
     let stated = traits.iter().flat_map(|stated| ["--trait", stated]);
@@ -72,7 +76,7 @@ fn burn(agent: &Agent, job: &str, traits: &[&str]) {
     let charge = |agent: &Agent| amount(&json(agent, &["receipt", job, "--output", "json"])["charge"]);
     agent.wait_for("it has used a tenth of a second", |agent| "0.501".parse::<Credits>().unwrap() < charge(agent));
     drop(burner);
-    done(agent, &["job", "stop", job, "--outcome", "completed"]);
+    done(agent, &["job", "stop", job, "--outcome", outcome]);
     agent.wait_for("its receipt is final", |agent| json(agent, &["receipt", job, "--output", "json"])["state"] == "final");
 }
 
@@ -194,6 +198,72 @@ fn receipts_and_ledger_agree_and_a_difference_is_named_and_fails() {
     let output = ctl(&agent, &["report", "reconcile", "--state-dir", &state]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert!(text(&output).contains("(ledger_usage)"), "{}", text(&output));
+}
+
+#[test]
+fn v8_what_the_machine_failed_is_given_back_on_receipt_ledger_report_and_statement() {
+    let card = CARD.replace("unit = \"core-hour\"", "unit = \"core-hour\"\noutcome = { infrastructure = \"0\" }");
+    let mut agent = Agent::start(&card, "", "");
+    done(&agent, &["account", "create", "lab"]);
+    done(&agent, &["account", "topup", "lab", "100", "--payment", "p-1"]);
+    burn_until(&agent, "one", &[], "infrastructure");
+    let receipt = json(&agent, &["receipt", "one", "--output", "json"]);
+    let (charge, refund) = (amount(&receipt["charge"]), &receipt["refund"]);
+    assert_eq!((amount(&refund["net"]), amount(&refund["waived"])), ("0.5".parse().unwrap(), Credits::ZERO), "the start is not given back");
+    let refunded = amount(&refund["refunded"]);
+    assert_eq!(refunded, charge.minus("0.5".parse().unwrap()));
+    let paid = |agent: &Agent| amount(&json(agent, &["account", "show", "lab", "--output", "json"])["authority"]["paid"]);
+    agent.wait_for("it is booked", |agent| paid(agent) == "99.5".parse().unwrap());
+    let shown = done(&agent, &["receipt", "one"]);
+    assert!(
+        shown.contains(&format!("{refunded} credits, by its outcome")) && shown.contains("net ") && shown.contains("0.5 credits"),
+        "{shown}"
+    );
+    let page = done(&agent, &["receipt", "one", "--html"]);
+    assert!(page.contains("given back, by its outcome") && page.contains("0.5 credits"), "{page}");
+    assert!(done(&agent, &["account", "ledger", "lab"]).contains("given back by outcome in the hour from"));
+    assert_eq!(amount(&json(&agent, &["report", "--period", "today", "--json"])["total"]), "0.5".parse().unwrap());
+    let statement = json(&agent, &["report", "statement", "lab", "--period", "month", "--output", "json"]);
+    let back = statement["lines"].as_array().unwrap().iter().find(|line| line["what"]["kind"] == "outcome_refund").unwrap();
+    assert_eq!((amount(&back["change"]), amount(&statement["closing"])), (refunded, "99.5".parse().unwrap()));
+    let state = agent.path("state").display().to_string();
+    let told = done(&agent, &["report", "reconcile", "--state-dir", &state]);
+    assert!(
+        told.contains("OK: ") && told.contains(&format!("given back by the outcomes of jobs, on the nodes' receipts: {refunded}")),
+        "{told}"
+    );
+    agent.kill();
+    assert!(done(&agent, &["journal", "verify", "--state-dir", &state]).starts_with("OK: "));
+}
+
+#[test]
+fn the_sides_of_several_nodes_are_compared_with_one_ledger_where_the_authority_is() {
+    let mut agent = agent_with_two_jobs();
+    settled(&agent);
+    agent.kill();
+    let state = agent.path("state").display().to_string();
+    let (side, ledger) = (agent.path("n1.json").display().to_string(), format!("{state}/authority.db"));
+    let exported = done(&agent, &["report", "reconcile", "--export", "--state-dir", &state]);
+    std::fs::write(&side, &exported).unwrap();
+    let compare = |files: &[&str]| {
+        let words = ["report", "reconcile", "--ledger", &ledger].into_iter().chain(files.iter().flat_map(|file| ["--node", file]));
+        let output = ctl(&agent, &words.collect::<Vec<_>>());
+        (output.status.code(), text(&output))
+    };
+    let (code, told) = compare(&[&side]);
+    assert!(code == Some(0) && told.contains("OK: receipts and ledger agree"), "{told}");
+    let (code, told) = compare(&[&side, &side]);
+    assert!(code == Some(1) && told.contains("each node once"), "{told}");
+    let mut less: Value = serde_json::from_str(&exported).unwrap();
+    let drawn = amount(&less["accounts"]["lab"]["drawn"]).minus(Credits::from_nano(1)).to_string();
+    (less["accounts"]["lab"]["drawn"], less["accounts"]["lab"]["told_drawn"]) = (drawn.clone().into(), drawn.into());
+    std::fs::write(&side, less.to_string()).unwrap();
+    let (code, told) = compare(&[&side]);
+    assert!(code == Some(1) && told.contains("(receipts_drawn)"), "{told}");
+    less["reconcile"] = 2.into();
+    std::fs::write(&side, less.to_string()).unwrap();
+    let (code, told) = compare(&[&side]);
+    assert!(code == Some(1) && told.contains("version 2"), "{told}");
 }
 
 /// Leaves one count out, and makes the chain anew over the rest, as root on the node could.

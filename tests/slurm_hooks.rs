@@ -76,6 +76,29 @@ fn a_requeued_job_has_another_name_at_both_ends() {
 }
 
 #[test]
+fn a_job_on_several_nodes_is_a_gang_by_itself() {
+    let said = |further: &[(&str, &str)]| {
+        let job = [("SLURM_JOB_ID", "7"), ("SLURM_JOB_UID", "1"), ("SLURM_JOB_ACCOUNT", "lab")];
+        words("prolog.sh", &job.iter().chain(further).copied().collect::<Vec<_>>())
+    };
+    let alone = "job|start|--hook|--job|slurm:7|--account|lab|--uid|1|--slurm-job|7|";
+    let gang = |rest: &str| format!("{alone}--gang|{rest}");
+    assert_eq!(said(&[("SLURM_JOB_NUM_NODES", "4")]), gang("slurm:7|--gang-attempt|0|--gang-size|4|"));
+    assert_eq!(said(&[("SLURM_JOB_NUM_NODES", "12")]), gang("slurm:7|--gang-attempt|0|--gang-size|12|"));
+    assert_eq!(said(&[("SLURM_NNODES", "2")]), gang("slurm:7|--gang-attempt|0|--gang-size|2|"));
+    assert_eq!(said(&[("SLURM_JOB_NUM_NODES", "2"), ("SLURM_CLUSTER_NAME", "ada")]), gang("slurm:ada/7|--gang-attempt|0|--gang-size|2|"));
+    for nodes in ["n[1-4]", "a,b", "rack1-n[01,07]"] {
+        assert_eq!(said(&[("SLURM_JOB_NODELIST", nodes)]), gang("slurm:7|--gang-attempt|0|"), "{nodes}");
+        assert_eq!(said(&[("SLURM_JOB_NODELIST", nodes), ("SLURM_JOB_NUM_NODES", "1")]), alone, "its own word goes first");
+    }
+    for one in [("SLURM_JOB_NUM_NODES", "1"), ("SLURM_NNODES", "1"), ("SLURM_JOB_NODELIST", "n1"), ("SLURM_JOB_NUM_NODES", "x4")] {
+        assert_eq!(said(&[one]), alone, "{one:?}");
+    }
+    let again = said(&[("SLURM_JOB_NUM_NODES", "4"), ("SLURM_JOB_RESTART_COUNT", "2")]);
+    assert!(again.contains("|slurm:7.r2|") && again.ends_with("--gang|slurm:7|--gang-attempt|2|--gang-size|4|"), "{again}");
+}
+
+#[test]
 fn the_epilog_tells_the_exit_code_or_the_signal() {
     let ended = |code| words("epilog.sh", &[("SLURM_JOB_ID", "7"), ("SLURM_JOB_EXIT_CODE2", code)]);
     assert_eq!(ended("0:0"), "job|stop|--hook|slurm:7|--exit-code|0|");

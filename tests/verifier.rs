@@ -24,7 +24,7 @@ use meterd::domain::act::{ProcessRoot, Target};
 use meterd::domain::agent::{Agent as State, Settings};
 use meterd::domain::enforcement::Enforcement;
 use meterd::domain::fact::{Fact, Opened};
-use meterd::domain::id::{Attempt, BootId, Digest, GpuModel, Uid};
+use meterd::domain::id::{Attempt, BootId, Digest, Epoch, GpuModel, Uid};
 use meterd::domain::job::Ending;
 use meterd::domain::ladder::{JobPolicy, Ladder};
 use meterd::domain::meter::Host;
@@ -33,7 +33,8 @@ use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::charge::RateError;
 use meterd::domain::rates::{Card, Trait, Traits, Uncovered};
 use meterd::domain::receipt::{Receipt, verify};
-use meterd::domain::terms::Terms;
+use meterd::domain::refund::{Outcomes, Refund, outcomes};
+use meterd::domain::terms::{Offer, Terms};
 use meterd::domain::time::{Boot, Nanos, Now, Wall};
 use meterd::domain::usage::{HeldGpu, More, Usage};
 use num_bigint::BigInt;
@@ -127,6 +128,7 @@ fn plain(case: &Case) -> Value {
     };
     json!({
         "outcome": case.outcome,
+        "offer": { "bid": case.bid },
         "segments": case.segments.iter().zip(&case.from).zip(&case.said).map(segment).collect::<Vec<_>>(),
     })
 }
@@ -189,13 +191,28 @@ fn receipt(case: &Case, cards: &[Card]) -> Result<Receipt, (usize, RateError)> {
     for (segment, terms) in job.segments.iter_mut().zip(terms) {
         segment.terms = Some(Box::new(terms));
     }
+    let mut segments = Vec::new();
+    if let Some(bid) = case.bid {
+        let bid: Credits = bid.parse().unwrap();
+        job.further.get_or_insert_default().offer = Some(Offer { bid, ask: bid });
+    }
     for (nth, card) in cards.iter().enumerate() {
         let charge = job.charge(nth, &job.segments[nth].usage, card, ended).map_err(|why| (nth, why))?;
         (job.segments[nth].cost, job.segments[nth].pending) = (charge.cost, charge.pending);
+        segments.push(charge.refund);
     }
     job.charge = job.segments.iter().map(|segment| segment.cost).sum();
-    job.unfunded = Credits::from_nano(job.charge.nano() / 1_000 * i128::from(case.unfunded_permille));
-    job.drawn = job.charge.minus(job.unfunded);
+    // Of what nobody paid a half is owed.
+    let unpaid = job.charge.nano() / 1_000 * i128::from(case.unfunded_permille);
+    let owed = if case.unfunded_permille.is_multiple_of(2) { unpaid / 2 } else { 0 };
+    job.unfunded = Credits::from_nano(unpaid - owed);
+    job.drawn = Credits::from_nano(job.charge.nano() - unpaid);
+    let reduction = segments.iter().copied().sum();
+    if Credits::ZERO < reduction {
+        let Outcomes { waived, refunded, .. } = outcomes(job.charge, job.drawn, job.unfunded, reduction);
+        let given = Refund::by_epoch(&[], Epoch([0; 16]), job.drawn, refunded);
+        job.refund = Some(Box::new(Refund { drawn_before: Vec::new(), segments, waived, given }));
+    }
     let host = Host { cpu_count: 1, memory_bytes: 1 };
     let interval = Nanos::from_secs(1);
     let settings = Settings {
@@ -238,13 +255,16 @@ fn count_line(counts: &RefCell<Counts>, line: &Charged) {
             count(counts, format!("pair {other} + {feature}"));
         }
     }
+    if line.held.is_some() {
+        count(counts, "held to its bid");
+    }
     if *line.exact.denom() == BigInt::from(2) {
         count(counts, format!("half a nano-credit {}", tariff.round));
     }
 }
 
 /// What of the grammar a line uses beside a price for a unit.
-const FEATURES: [&str; 17] = [
+const FEATURES: [&str; 20] = [
     "increment",
     "minimum",
     "connect_fee",
@@ -262,9 +282,18 @@ const FEATURES: [&str; 17] = [
     "discount",
     "month",
     "name",
+    "refund",
+    "started",
+    "over_bid",
 ];
 /// Pairs that no line can have.
-const APART: [(&str, &str); 17] = [
+const APART: [(&str, &str); 22] = [
+    ("started", "increment"),
+    ("started", "minimum"),
+    ("started", "advance"),
+    ("started", "max_of"),
+    ("started", "name"),
+    ("started", "atomic_at_start"),
     ("month", "name"),
     ("month", "allocated"),
     ("month", "max_of"),
@@ -277,10 +306,9 @@ const APART: [(&str, &str); 17] = [
     ("advance", "atomic_at_start"),
     ("settle_at_end", "atomic_at_start"),
     ("advance", "max_of"),
-    ("advance", "outcome"),
     ("atomic_at_start", "allocated"),
     ("atomic_at_start", "max_of"),
-    ("atomic_at_start", "outcome"),
+    ("settle_at_end", "refund"),
     ("allocated", "max_of"),
 ];
 
@@ -291,6 +319,7 @@ fn features(line: &Charged) -> Vec<&'static str> {
         "advance" | "settle_at_end" | "atomic_at_start" => is("timing", feature),
         "anchor job" => is("anchor", "job"),
         "allocated" | "max_of" => is("basis", feature),
+        "refund" => line.refund != BigInt::ZERO,
         "dates" => says.contains_key("effective_from") || says.contains_key("effective_to"),
         other => says.contains_key(other),
     };
@@ -377,7 +406,8 @@ fn g1_every_line_segment_and_total_is_what_the_second_rating_says() {
         .iter()
         .flat_map(|(meter, units)| [format!("meter {meter}")].into_iter().chain(units.iter().map(|unit| format!("unit {unit}"))));
     let rounds = ROUNDINGS.iter().flat_map(|round| [format!("round {round}"), format!("half a nano-credit {round}")]);
-    let selectors = ["selector exact", "selector prefix", "selector none", "per above 1", "change: rejected by both"].map(str::to_owned);
+    let selectors = ["selector exact", "selector prefix", "selector none", "per above 1", "held to its bid", "change: rejected by both"];
+    let selectors = selectors.map(str::to_owned);
     let refusals = ["refused: a GPU without a price", "refused: too large", "refused: no line for such a job", "refused: not stated"];
     let refusals = refusals.map(str::to_owned);
     let rules = FEATURES.map(|feature| format!("rule {feature}"));
@@ -635,8 +665,8 @@ fn g9_an_exported_receipt_is_recomputed_and_no_number_in_it_can_be_changed_unsee
     }
     println!("{rejected} changed numbers rejected and named; {taken} without a price taken");
     // Of the receipt: its version and five amounts. Of each segment: the card's version, five totals, three devices, the cost, and
-    // quantity, billed, price, per, pending and cost of nine lines.
-    assert_eq!(rejected, 6 + 2 * (1 + 5 + 3 + 1 + 6 * 9));
+    // quantity, billed, price, per, pending, cost and refund of nine lines.
+    assert_eq!(rejected, 6 + 2 * (1 + 5 + 3 + 1 + 7 * 9));
 
     let mut twice = receipt;
     let device = twice["segments"][1]["gpus"][0].clone();

@@ -20,6 +20,21 @@ fi
 if [ -n "${SLURM_JOB_GPUS:-}" ]; then
     set -- "$@" --gpus "$SLURM_JOB_GPUS"
 fi
+# A job on several nodes: its parts freeze and thaw together, and have one bill. All of them say the same name and run.
+nodes="${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-}}"
+case "$nodes:${SLURM_JOB_NODELIST:-}" in
+    0:* | 1:* | *[!0-9]*:*) gang= ;;
+    [1-9]*:*) gang=yes ;;
+    # An older slurmd gives only the list of nodes, such as n[1-4] or a,b.
+    :*[[,]*) gang=yes ;;
+    *) gang= ;;
+esac
+if [ -n "$gang" ]; then
+    set -- "$@" --gang "slurm:${SLURM_CLUSTER_NAME:+$SLURM_CLUSTER_NAME/}${SLURM_JOB_ID:-}" --gang-attempt "${SLURM_JOB_RESTART_COUNT:-0}"
+    if [ -n "$nodes" ]; then
+        set -- "$@" --gang-size "$nodes"
+    fi
+fi
 
 /usr/bin/timeout -s KILL 1.9 /usr/bin/meterctl job start --hook "$@" </dev/null
 exit 0

@@ -47,6 +47,17 @@ fn made(done: Done, document: Value) -> Reply {
 }
 
 impl Shared {
+    /// `GET /v1/anchors`.
+    pub(super) async fn anchors(self: &Arc<Shared>) -> Result<Reply, Reply> {
+        let anchors = self.look(Embedded::anchors).await?;
+        Ok(Reply::Document(json!({ "anchors": anchors })))
+    }
+
+    /// `GET /v1/standing`.
+    pub(super) async fn standing(self: &Arc<Shared>) -> Result<Reply, Reply> {
+        Ok(Reply::Document(json!(self.look(Embedded::standing).await?)))
+    }
+
     async fn look<T: Send + 'static>(
         self: &Arc<Shared>,
         look: impl FnOnce(&Embedded) -> Result<T, Refusal> + Send + 'static,

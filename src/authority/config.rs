@@ -6,17 +6,27 @@ use std::path::{Path, PathBuf};
 
 use super::identity::{Named, Role, Tokens};
 use crate::domain::form::{Fault, Field, Mistake, Place, Table, quoted, read_toml};
-use crate::domain::id::{Digest, NodeId};
+use crate::domain::id::{AccountId, Digest, GpuModel, NodeId};
+use crate::domain::ledger::{AMOUNT_MAX, VALID_FOR};
+use crate::domain::money::Credits;
+use crate::domain::rates::Card;
+use crate::domain::rates::most::{Capacity, most};
 use crate::domain::time::Nanos;
+use crate::domain::wire;
 use crate::node::config::{ConfigFailure, LogConfig, LogFormat, LogLevel, read_log};
 
 /// Where the file is, if nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/meter-authority/authority.toml";
-const TEXT_BYTES_MAX: usize = 256 << 10;
+/// Ten thousand nodes fit.
+const TEXT_BYTES_MAX: usize = 4 << 20;
 /// Tokens and revoked certificates: one for each of ten thousand nodes fits.
 const LIST_BYTES_MAX: usize = 4 << 20;
 const TOKENS_MAX: usize = 20_000;
 const ADDRESS_BYTES_MAX: usize = 255;
+const NODES_MAX: usize = 20_000;
+/// Accounts that one node admits by name.
+const ACCOUNTS_MAX: usize = 4_096;
+const GIB_MAX: u64 = 1 << 20;
 
 /// The least silence after which an epoch's rest is taken back: a grant's validity, a clock that is 0.1 % wrong, stopping, and a minute.
 pub const CLOSE_AFTER_MIN_S: u64 = 667;
@@ -32,6 +42,10 @@ pub struct Config {
     pub rate_card: Option<PathBuf>,
     /// For how long a node is silent before what it holds, and has not reported as spent, is free again.
     pub close_after: Nanos,
+    /// `[[node]]`: what is known of nodes.
+    pub nodes: Vec<Registered>,
+    /// Who is granted credit at all?
+    pub grants: Grants,
     /// `[tls]`
     pub tls: TlsConfig,
     /// `[access]`
@@ -40,6 +54,38 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`
     pub log: LogConfig,
+}
+
+/// Who is granted credit?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grants {
+    /// Every node that is known by its certificate or token.
+    EveryNode,
+    /// Only those with a `[[node]]`.
+    RegisteredNodes,
+}
+
+/// A node, and what it may be granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Its name.
+    pub name: NodeId,
+    /// What it has.
+    pub capacity: Capacity,
+    /// What it may hold of an account at most, where that is not to be reckoned from the rate card.
+    pub held_max: Option<Credits>,
+    /// Accounts that may be used on it; none: every one.
+    pub accounts: Option<Vec<AccountId>>,
+}
+
+impl Registered {
+    /// What it may be granted under this card.
+    #[must_use]
+    pub fn limits(&self, card: Option<&Card>) -> wire::Limits {
+        let reckoned = card.map(|card| most(card, &self.capacity, VALID_FOR));
+        let admitted = self.accounts.as_ref().map(|accounts| accounts.iter().cloned().collect());
+        wire::Limits { admitted, held_max: self.held_max.or(reckoned) }
+    }
 }
 
 /// Certificates, as PEM files.
@@ -81,6 +127,8 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/meter-authority"),
             rate_card: None,
             close_after: Nanos::from_secs(3_600),
+            nodes: Vec::new(),
+            grants: Grants::EveryNode,
             tls: TlsConfig { ca: at("ca.pem"), cert: at("cert.pem"), key: at("key.pem") },
             access: AccessConfig { tokens: None, revoked: None },
             limits: Limits { connections: 4_096, calls_per_s: 50, body_kib: 1_024 },
@@ -119,6 +167,8 @@ impl Config {
             let state_dir = path(table.field("state_dir"), defaults.state_dir);
             let rate_card = path_of(table.field("rate_card")).optional();
             let close_after = table.field("close_after_s").seconds(CLOSE_AFTER_MIN_S..=7 * 86_400).or(defaults.close_after);
+            let nodes = read_nodes(table.field("node"));
+            let only = table.field("registered_nodes_only").boolean().or(false);
             let tls = table.field("tls").table_or_defaults(|table| read_tls(table, defaults.tls));
             let access = table.field("access").table_or_defaults(read_access);
             let limits = table.field("limits").table_or_defaults(|table| read_limits(table, defaults.limits));
@@ -128,6 +178,8 @@ impl Config {
                 state_dir: state_dir?,
                 rate_card: rate_card?,
                 close_after: close_after?,
+                nodes: nodes?,
+                grants: if only? { Grants::RegisteredNodes } else { Grants::EveryNode },
                 tls: tls?,
                 access: access?,
                 limits: limits?,
@@ -153,6 +205,31 @@ fn path(field: Field<'_>, default: PathBuf) -> Option<PathBuf> {
 
 fn path_of(field: Field<'_>) -> crate::domain::form::Answer<'_, PathBuf> {
     field.absolute_path().check(|path| Ok(PathBuf::from(path)))
+}
+
+fn read_nodes(field: Field<'_>) -> Option<Vec<Registered>> {
+    let mut names = BTreeSet::new();
+    let read = |field: Field<'_>| field.table(|table| read_node(table, &mut names)).required();
+    field.list(NODES_MAX, read).or(Vec::new())
+}
+
+fn read_node(table: &Table<'_>, names: &mut BTreeSet<NodeId>) -> Option<Registered> {
+    let name = table.field("name").name::<NodeId>().check(|name| {
+        let doubled = || Fault::new("duplicate", format!("node {name} stands here twice")).hint("leave one out");
+        if names.insert(name.clone()) { Ok(name) } else { Err(doubled()) }
+    });
+    let name = name.required();
+    let gib = |key: &'static str, least: u64| table.field(key).integer(least..=GIB_MAX);
+    let cpus = table.field("cpus").integer(1..=65_536_u32).required();
+    let memory_gib = gib("memory_gib", 1).required();
+    let storage_gib = gib("storage_gib", 0).or(0);
+    let gpus = table.field("gpus").integer(0..=1_024_u32).or(0);
+    let gpu_model = table.field("gpu_model").text(96).check(|model| Ok(GpuModel::new(&model))).optional();
+    let held_max = table.field("held_max").amount(AMOUNT_MAX).optional();
+    let accounts = table.field("accounts").set(ACCOUNTS_MAX, |field| field.name::<AccountId>().required()).optional();
+    let capacity =
+        Capacity { cpus: cpus?, memory_bytes: memory_gib? << 30, storage_bytes: storage_gib? << 30, gpus: gpus?, gpu_model: gpu_model? };
+    Some(Registered { name: name?, capacity, held_max: held_max?, accounts: accounts? })
 }
 
 fn read_tls(table: &Table<'_>, defaults: TlsConfig) -> Option<TlsConfig> {
@@ -318,6 +395,31 @@ mod tests {
         let mistakes = Revoked::parse(&format!("{good}sha256:ab\nab\nserial:\n"), "revoked").unwrap_err();
         let lines: Vec<String> = mistakes.iter().map(|mistake| mistake.place.to_string()).collect();
         assert_eq!(lines, ["revoked:5:1", "revoked:6:1", "revoked:7:1"]);
+    }
+
+    #[test]
+    fn nodes_are_registered_with_what_they_have_and_every_mistake_is_named() {
+        let text = "registered_nodes_only = true\n[[node]]\nname = \"gpu-07\"\ncpus = 64\nmemory_gib = 512\ngpus = 8\n\
+            gpu_model = \"NVIDIA H100\"\naccounts = [\"lab\"]\n[[node]]\nname = \"cpu-1\"\ncpus = 8\nmemory_gib = 32\nheld_max = \"5\"\n";
+        let config = Config::parse(text, "a.toml").unwrap();
+        assert_eq!((config.grants, config.nodes.len()), (Grants::RegisteredNodes, 2));
+        let limits = config.nodes[0].limits(None);
+        assert_eq!((limits.admitted, limits.held_max), (Some(["lab".parse().unwrap()].into()), None), "without a card nobody can reckon");
+        assert_eq!(config.nodes[1].limits(None), wire::Limits { admitted: None, held_max: Some("5".parse().unwrap()) });
+        let wrong =
+            "[[node]]\nname = \"a\"\ncpus = 0\nmemory_gib = 1\ngpu = 8\n[[node]]\nname = \"a\"\ncpus = 1\naccounts = [\"b\", \"b\"]\n";
+        let mistakes = Config::parse(wrong, "a.toml").unwrap_err();
+        let shown: Vec<String> = mistakes.iter().map(|mistake| format!("{} {}", mistake.code, mistake.place)).collect();
+        assert_eq!(
+            shown,
+            [
+                "out_of_range a.toml:3:8",
+                "unknown_key a.toml:5:1",
+                "missing_key a.toml:6:1",
+                "duplicate a.toml:7:8",
+                "duplicate a.toml:9:18"
+            ]
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
-use super::store::{Done, Refusal, Store, StoreError};
+use super::store::standing::StandingView;
+use super::store::{Done, GangPush, Refusal, Store, StoreError};
 use crate::domain::anchor::Anchor;
 use crate::domain::bucket::Bucket;
 use crate::domain::chain::Head;
@@ -15,11 +16,14 @@ use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
 use crate::domain::request::{Pay, Vouch};
 use crate::domain::time::{Mono, Nanos, Now};
-use crate::domain::wire::{AccountPolicy, Answer, Push, Request, Settlement};
+use crate::domain::wire::{AccountPolicy, Answer, GangWant, Limits, Push, Request, Settlement};
 use crate::node::priority::raise_priority;
 
-/// Most that waits for the store.
-const WAITING_MAX: usize = 256;
+/// Most that waits for the store: a question of each node of a large fleet, should all of them ask at once.
+const WAITING_MAX: usize = 4_096;
+/// Questions that are answered with one commit, and accounts in them: none waits long for the others.
+const GROUP_MAX: usize = 64;
+const GROUP_ENTRIES_MAX: usize = 512;
 /// Between two looks at what the calendar brings.
 const CALENDAR_EVERY: Nanos = Nanos::from_secs(30);
 
@@ -36,6 +40,8 @@ pub enum Notice {
     Push(Push, Change),
     /// Something is to be told of an account, or done for it; that is durable.
     Account(AccountId, AccountNotice),
+    /// What a gang is to do has changed, and that is durable.
+    Gang(GangPush),
     /// The store cannot grow or is held; requests stay unanswered until that has passed. Said once.
     Full(StoreError),
     /// It can again.
@@ -102,8 +108,23 @@ impl Embedded {
     /// # Errors
     /// When the queue is full or the thread has ended.
     pub fn ask(&self, request: Request, journal: Head, reply: impl FnOnce(Answer) + Send + 'static) -> Result<(), Busy> {
-        let settlement = Settlement { request, journal };
+        self.settle(Settlement { request, journal, limits: Limits::default() }, reply)
+    }
+
+    /// The same, for a node that may not have everything.
+    ///
+    /// # Errors
+    /// As [`Embedded::ask`].
+    pub fn settle(&self, settlement: Settlement, reply: impl FnOnce(Answer) + Send + 'static) -> Result<(), Busy> {
         self.inbox.try_send(Message::Ask(Box::new(settlement), Box::new(reply))).map_err(|_| Busy)
+    }
+
+    /// How the store itself stands.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn standing(&self) -> Result<StandingView, Refusal> {
+        self.admin(|store, now| Ok((store.standing(now.mono)?, Vec::new())))
     }
 
     /// Makes an account without credit. The same once more is [`Done::Before`].
@@ -241,6 +262,14 @@ impl Embedded {
         self.admin(move |store, _| Ok((store.accounts_of(&node)?, Vec::new())))
     }
 
+    /// What the gangs are to do that have parts on this node.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn gangs_of(&self, node: NodeId) -> Result<Vec<GangWant>, Refusal> {
+        self.admin(move |store, _| Ok((store.gangs_of(&node)?, Vec::new())))
+    }
+
     /// Does what waits, and ends the thread.
     ///
     /// # Errors
@@ -281,36 +310,52 @@ fn push_of(view: &AccountView, done: Done, change: Change) -> Vec<(Push, Change)
 fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut notice: impl FnMut(Notice)) -> Result<(), StoreError> {
     let mut said_full = false;
     let mut calendar: Option<Mono> = None;
+    let mut next: Option<Message> = None;
     loop {
         let now = clock();
-        let result = if calendar.is_none_or(|kept| CALENDAR_EVERY <= now.mono.since(kept)) {
+        let results = if calendar.is_none_or(|kept| CALENDAR_EVERY <= now.mono.since(kept)) {
             calendar = Some(now.mono);
-            (Writes::Perhaps, store.keep_calendar(now).map(|pushes| pushes.into_iter().map(|push| (push, Change::TopUp)).collect()))
+            let kept = store.keep_calendar(now).map(|pushes| pushes.into_iter().map(|push| (push, Change::TopUp)).collect());
+            vec![(Writes::Perhaps, kept)]
         } else {
-            match messages.recv_timeout(Duration::from_nanos(CALENDAR_EVERY.0)) {
-                Ok(message) => done(&mut store, message, clock()),
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            let message = match next.take() {
+                Some(message) => message,
+                None => match messages.recv_timeout(Duration::from_nanos(CALENDAR_EVERY.0)) {
+                    Ok(message) => message,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                },
+            };
+            match message {
+                Message::Ask(settlement, reply) => {
+                    let group;
+                    (group, next) = with_others((settlement, reply), messages);
+                    answer_all(&mut store, group, clock).into_iter().map(|answered| (Writes::Always, answered)).collect()
+                }
+                Message::Admin(act) => vec![(Writes::Perhaps, act(&mut store, clock()))],
             }
         };
-        match result {
-            (writes, Ok(pushes)) => {
-                // A read succeeds on a full disk too.
-                if (writes == Writes::Always || !pushes.is_empty()) && std::mem::take(&mut said_full) {
-                    notice(Notice::Recovered);
+        for (writes, result) in results {
+            match result {
+                Ok(pushes) => {
+                    // A read succeeds on a full disk too.
+                    if (writes == Writes::Always || !pushes.is_empty()) && std::mem::take(&mut said_full) {
+                        notice(Notice::Recovered);
+                    }
+                    for (push, change) in pushes {
+                        notice(Notice::Push(push, change));
+                    }
+                    tell_people(&mut store, &mut notice);
+                    store.gang_news().into_iter().for_each(|push| notice(Notice::Gang(push)));
                 }
-                for (push, change) in pushes {
-                    notice(Notice::Push(push, change));
+                Err(error @ StoreError::Fatal(_)) => {
+                    notice(Notice::Fatal(error.clone()));
+                    return Err(error);
                 }
-                tell_people(&mut store, &mut notice);
-            }
-            (_, Err(error @ StoreError::Fatal(_))) => {
-                notice(Notice::Fatal(error.clone()));
-                return Err(error);
-            }
-            (_, Err(error)) => {
-                if !std::mem::replace(&mut said_full, true) {
-                    notice(Notice::Full(error));
+                Err(error) => {
+                    if !std::mem::replace(&mut said_full, true) {
+                        notice(Notice::Full(error));
+                    }
                 }
             }
         }
@@ -324,17 +369,59 @@ enum Writes {
     Perhaps,
 }
 
-fn done(store: &mut Store, message: Message, now: Now) -> (Writes, Result<Vec<(Push, Change)>, StoreError>) {
-    match message {
-        Message::Ask(settlement, reply) => {
-            let answered = store.settle(&settlement, now).and_then(|answer| {
-                let pushes = store.recall(&answer, now)?;
-                reply(answer);
-                Ok(pushes.into_iter().map(|push| (push, Change::Revoke)).collect())
-            });
-            (Writes::Always, answered)
+type Question = (Box<Settlement>, Reply);
+type Pushes = Vec<(Push, Change)>;
+
+/// A question and those that wait behind it, up to the first act of another kind, which comes next.
+fn with_others(first: Question, messages: &Receiver<Message>) -> (Vec<Question>, Option<Message>) {
+    let mut entries = first.0.request.entries.len();
+    let mut group = vec![first];
+    while group.len() < GROUP_MAX && entries < GROUP_ENTRIES_MAX {
+        match messages.try_recv() {
+            Ok(Message::Ask(settlement, reply)) => {
+                entries += settlement.request.entries.len();
+                group.push((settlement, reply));
+            }
+            Ok(other) => return (group, Some(other)),
+            Err(_) => break,
         }
-        Message::Admin(act) => (Writes::Perhaps, act(store, now)),
+    }
+    (group, None)
+}
+
+/// Answers them with one commit, and only after it. Where that fails each is asked by itself, so that one that cannot be answered takes no other with it.
+fn answer_all(store: &mut Store, group: Vec<Question>, clock: fn() -> Now) -> Vec<Result<Pushes, StoreError>> {
+    let ask = |store: &mut Store, settlement: &Settlement| {
+        let now = clock();
+        let answer = store.settle(settlement, now)?;
+        let pushes = store.recall(&answer, now)?;
+        Ok((answer, pushes.into_iter().map(|push| (push, Change::Revoke)).collect::<Pushes>()))
+    };
+    let all = store.together(|store| group.iter().map(|(settlement, _)| ask(store, settlement)).collect::<Result<Vec<_>, _>>());
+    match all {
+        Ok(answers) => {
+            let told = group.into_iter().zip(answers).map(|((_, reply), (answer, pushes))| {
+                reply(answer);
+                Ok(pushes)
+            });
+            told.collect()
+        }
+        Err(error) if group.len() == 1 || matches!(error, StoreError::Fatal(_)) => vec![Err(error)],
+        Err(_) => {
+            let mut results = Vec::new();
+            for (settlement, reply) in group {
+                let answered = store.together(|store| ask(store, &settlement));
+                let fatal = matches!(answered, Err(StoreError::Fatal(_)));
+                results.push(answered.map(|(answer, pushes)| {
+                    reply(answer);
+                    pushes
+                }));
+                if fatal {
+                    break;
+                }
+            }
+            results
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is told to nodes unasked, as server-sent events: `topup`, `revoke`, `policy`, `exhausted` with an account and its version, `card`
 //! with nothing. An event carries neither money nor verdict: it says "ask again". One that is lost costs no more than the time to the
-//! node's next question.
+//! node's next question. `gang` is followed at once: it says whether all parts of a job on several nodes run or stand still, under a version.
+//! node's next question. `news` alone says more: of an account's alert, refill or storage, for people. Nothing is decided by it.
 //!
 //! Nothing is queued for long: a listener that does not take its events is let go, connects again and hears of every account of its.
 
@@ -17,7 +18,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::domain::id::{AccountId, NodeId};
-use crate::domain::wire::Push;
+use crate::domain::news::News;
+use crate::domain::wire::{GangWant, Push};
 
 /// Between two signs of life on a stream on which nothing happens.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -33,6 +35,10 @@ pub enum Event {
     Account(&'static str, Push),
     /// There is another rate card.
     Card,
+    /// What a gang is to do; for these nodes.
+    Gang(GangWant, Vec<NodeId>),
+    /// For people: an alert, a refill, storage.
+    News(AccountId, News),
 }
 
 impl Event {
@@ -45,6 +51,11 @@ impl Event {
                 Bytes::from(format!("event: {what}\ndata: {data}\n\n"))
             }
             Event::Card => Bytes::from_static(b"event: card\ndata: {}\n\n"),
+            Event::Gang(want, _) => Bytes::from(format!("event: gang\ndata: {}\n\n", json!(want))),
+            Event::News(account, news) => {
+                let data = json!({ "account": account, "news": news });
+                Bytes::from(format!("event: news\ndata: {data}\n\n"))
+            }
         }
     }
 }
@@ -135,9 +146,14 @@ impl Hub {
     pub fn tell(&self, event: &Event, teller: Option<&NodeId>) {
         let mut inner = self.inner();
         let Inner { listeners, concerned, told, let_go, .. } = &mut *inner;
+        let parts: BTreeSet<NodeId>;
         let nodes = match event {
             Event::Card => None,
-            Event::Account(_, push) => match concerned.get(&push.account) {
+            Event::Gang(_, nodes) => {
+                parts = nodes.iter().cloned().collect();
+                Some(&parts)
+            }
+            Event::Account(_, Push { account, .. }) | Event::News(account, _) => match concerned.get(account) {
                 Some(nodes) => Some(nodes),
                 None => return,
             },
@@ -202,6 +218,19 @@ mod tests {
         hub.tell(&Event::Card, None);
         assert_eq!(at_a.try_recv().unwrap(), "event: card\ndata: {}\n\n");
         assert!(at_b.try_recv().unwrap().starts_with(b"event: topup"));
+    }
+
+    #[test]
+    fn d6_an_alert_is_told_with_its_particulars_to_the_nodes_that_the_account_concerns() {
+        let hub = Arc::new(Hub::default());
+        let (_a, mut at_a) = hub.listen(&node("a")).unwrap();
+        let (_b, mut at_b) = hub.listen(&node("b")).unwrap();
+        hub.concern(&node("a"), [account("lab")].iter());
+        let news = News::Alert { threshold: crate::domain::ledger::Threshold::Percent(40), balance: "4".parse().unwrap() };
+        hub.tell(&Event::News(account("lab"), news), None);
+        let data = r#"{"account":"lab","news":{"alert":{"balance":"4","threshold":{"percent":40}}}}"#;
+        assert_eq!(at_a.try_recv().unwrap(), format!("event: news\ndata: {data}\n\n"));
+        assert!(at_b.try_recv().is_err());
     }
 
     #[test]

@@ -25,6 +25,13 @@ pub(super) fn text(shared: &Shared) -> String {
         ("events_total", "counter", "Events told, one for each listener.", hub.told),
         ("listeners_let_go_total", "counter", "Listeners that did not take their events.", hub.let_go),
         ("reloads_refused_total", "counter", "Looks at the files that found mistakes.", loads(&counts.reloads_refused)),
+        ("generation", "gauge", "The store's generation: raised when it is put back from a copy.", loads(&shared.tally.generation)),
+        ("recovering", "gauge", "1 while nothing is granted, since the store was put back from a copy.", loads(&shared.tally.recovering)),
+        ("forgotten_total", "counter", "Times that a node proved the store to have forgotten a grant.", loads(&shared.tally.forgotten)),
+        ("claims_refused_total", "counter", "Claims above what was granted, without proof.", loads(&shared.tally.unproven)),
+        ("claims_proved_total", "counter", "Claims above what the store knew, with proof.", loads(&shared.tally.proven)),
+        ("forked_epochs_total", "counter", "Epochs under which several were found to write.", loads(&shared.tally.forked)),
+        ("doubled_nodes_total", "counter", "Questions of a node under an epoch before its last one.", loads(&shared.tally.doubled)),
         (
             "reload_refused",
             "gauge",

@@ -12,6 +12,7 @@ pub mod grants;
 pub mod identity;
 mod measure;
 pub mod openapi;
+pub mod proof_key;
 pub mod reply;
 mod routes;
 pub mod run;

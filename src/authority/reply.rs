@@ -16,6 +16,8 @@ use crate::domain::form::Mistake;
 pub enum Reply {
     /// 200.
     Document(Value),
+    /// 200, as JSON that is written already.
+    Written(String),
     /// 201.
     Created(Value),
     /// 200, in another form than JSON.
@@ -48,7 +50,7 @@ impl Reply {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Reply::Document(_) | Reply::Text { .. } | Reply::Events(_) => StatusCode::OK,
+            Reply::Document(_) | Reply::Written(_) | Reply::Text { .. } | Reply::Events(_) => StatusCode::OK,
             Reply::Created(_) => StatusCode::CREATED,
             Reply::NotModified(_) => StatusCode::NOT_MODIFIED,
             Reply::Refused(refusal) => status_of(&refusal.code),
@@ -69,6 +71,7 @@ impl Reply {
         let json = "application/json";
         let (media_type, body) = match self {
             Reply::Document(document) | Reply::Created(document) => (json, line(&document)),
+            Reply::Written(text) => (json, Body::from(text)),
             Reply::Text { media_type, text, .. } => (media_type, Body::from(text)),
             Reply::NotModified(_) => ("text/plain", Body::empty()),
             Reply::Events(frames) => ("text/event-stream", Body::from_stream(frames)),

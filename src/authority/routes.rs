@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use super::identity::Role;
 use super::reply::Reply;
+use super::store::standing::StandingView;
+use crate::domain::anchor::Anchor;
 use crate::domain::bucket::Bucket;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::form::{Fault, Mistake, read_json};
@@ -14,7 +16,7 @@ use crate::domain::ladder::{Then, Victims};
 use crate::domain::ledger::{AMOUNT_MAX, AccountView, DetachedStorage, LedgerEntry, PaymentState, StorageAtZero, Verification};
 use crate::domain::money::Credits;
 use crate::domain::request::BODY_BYTES_MAX;
-use crate::domain::wire::{Answer, OnExhaustion, Request, StartPredicted, Unreachable};
+use crate::domain::wire::{Answer, OnExhaustion, Question, StartPredicted, Unreachable};
 
 /// Ledger and audit lines given unless told otherwise.
 const LIMIT: u32 = 100;
@@ -37,6 +39,8 @@ pub(super) enum Op {
     SetPolicy,
     TopUp,
     Revoke,
+    Anchors,
+    Standing,
 }
 
 /// Who may make a call.
@@ -85,10 +89,12 @@ pub(super) enum Limited {
 
 const EVENTS: &str = "Server-sent events. `now` (at the beginning: every account that the node holds something of), `topup`, `revoke`, \
 `policy`, `exhausted`: `data: {\"account\": …, \"version\": …}`, to be asked about again if the version is news. `card`: the rate card \
-may have changed. A comment line every five seconds shows that the stream lives.";
+may have changed. `gang`: what all parts of a job on several nodes are to do, a GangWant, followed if its version is news; at the beginning for \
+each of the node's. `news`: `data: {\"account\": …, \"news\": …}`, of an alert, a refill or storage, for people. A comment line every five seconds shows \
+that the stream lives.";
 
 /// All of them.
-pub(super) const ROUTES: [Route; 13] = [
+pub(super) const ROUTES: [Route; 15] = [
     Route {
         op: Op::Healthz,
         method: "GET",
@@ -115,7 +121,7 @@ pub(super) const ROUTES: [Route; 13] = [
         path: "/v1/grants",
         open: For::Nodes,
         summary: "How things stand on a node and what it needs. Repeated byte for byte it has effect once",
-        takes: Content::Json(SchemaGenerator::subschema_for::<Request>),
+        takes: Content::Json(SchemaGenerator::subschema_for::<Question>),
         gives: Content::Json(SchemaGenerator::subschema_for::<Answer>),
         limited: Limited::No,
     },
@@ -210,6 +216,26 @@ pub(super) const ROUTES: [Route; 13] = [
         limited: Limited::No,
     },
     Route {
+        op: Op::Anchors,
+        method: "GET",
+        path: "/v1/anchors",
+        open: For::People(Role::Reader),
+        summary: "How far the nodes' journals went, as they said when they settled, the oldest first",
+        takes: Content::None,
+        gives: Content::Json(SchemaGenerator::subschema_for::<Anchors>),
+        limited: Limited::No,
+    },
+    Route {
+        op: Op::Standing,
+        method: "GET",
+        path: "/v1/standing",
+        open: For::People(Role::Reader),
+        summary: "How the balances themselves stand: recovery after a restore, epochs under which several write, claims that nothing backs",
+        takes: Content::None,
+        gives: Content::Json(SchemaGenerator::subschema_for::<StandingView>),
+        limited: Limited::No,
+    },
+    Route {
         op: Op::Audit,
         method: "GET",
         path: "/v1/audit",
@@ -254,6 +280,13 @@ struct Ledger {
     account: AccountId,
     /// Newest first.
     entries: Vec<LedgerEntry>,
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Anchors {
+    /// The oldest first.
+    anchors: Vec<Anchor>,
 }
 
 #[derive(JsonSchema)]

@@ -19,12 +19,14 @@ use super::embedded::{Embedded, Notice};
 use super::events::{Event, Hub};
 use super::identity::Role;
 use super::openapi;
+use super::proof_key;
 use super::server::{LOOK_EVERY, Live, SWEEP_EVERY, Shared, serve};
 use super::store::backup::{MARKER, backup, restore};
-use super::store::{Store, StoreError};
+use super::store::standing::{RECOVERY, Tally};
+use super::store::{GangPush, Store, StoreError};
 use crate::domain::id::{Digest, NodeId};
-use crate::domain::ledger::ClosePolicy;
-use crate::domain::time::Nanos;
+use crate::domain::ledger::{AccountNotice, ClosePolicy, Recovery, Trust};
+use crate::domain::news::News;
 use crate::node::config::ConfigFailure;
 use crate::node::own_folder::{self, Privacy};
 use crate::node::{clock, log, systemd};
@@ -63,6 +65,9 @@ enum Command {
     Restore {
         /// The copy.
         file: PathBuf,
+        /// The key of the proofs (proof.key beside the balances) is lost: believe nodes what they say they were granted since the copy was made.
+        #[arg(long)]
+        key_lost: bool,
     },
     /// Make a token: it is written to a new file, and its entry for the file of tokens is printed.
     NewToken(NewToken),
@@ -131,7 +136,10 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             println!("{}: {accounts} accounts, whole and in balance", file.display());
             Ok(())
         }),
-        Command::Restore { file } => load(&arguments.config).and_then(|config| put_back(&config, file)),
+        Command::Restore { file, key_lost } => {
+            let trust = if *key_lost { Trust::Words } else { Trust::Proofs };
+            load(&arguments.config).and_then(|config| put_back(&config, file, trust))
+        }
     };
     done.map_or_else(ExitCode::from, |()| Exit::Done.into())
 }
@@ -183,23 +191,24 @@ fn lock(config: &Config) -> Result<std::fs::File, Exit> {
     Ok(file)
 }
 
-fn put_back(config: &Config, file: &Path) -> Result<(), Exit> {
+fn put_back(config: &Config, file: &Path, trust: Trust) -> Result<(), Exit> {
     let _lock = lock(config)?;
-    let (accounts, kept) = restore(&config.state_dir, file, clock::now()).map_err(|error| stored(&error))?;
+    let key = proof_key::path(&config.state_dir);
+    if trust == Trust::Proofs && !key.exists() {
+        eprintln!("{}: not there: what nodes were granted since the copy was made could not be proved", key.display());
+        eprintln!("hint: put the key back; if it is lost, --key-lost believes nodes what they say");
+        return Err(Exit::Failed);
+    }
+    let (accounts, kept) = restore(&config.state_dir, file, trust, clock::now()).map_err(|error| stored(&error))?;
     println!("{}: {accounts} accounts are in place", config.store().display());
     if let Some(kept) = kept {
         println!("{}: what was there before", kept.display());
     }
     println!(
         "the authority, once started, takes reports and grants nothing for {} seconds: it may have forgotten grants",
-        recovery().0 / 1_000_000_000
+        RECOVERY.0 / 1_000_000_000
     );
     Ok(())
-}
-
-/// No grant that was made before a restore is good for longer.
-const fn recovery() -> Nanos {
-    Nanos::from_secs(config::CLOSE_AFTER_MIN_S)
 }
 
 fn new_token(wanted: &NewToken) -> Result<(), Exit> {
@@ -269,38 +278,39 @@ fn start(config: Config) -> Result<(), Exit> {
     }
 }
 
-fn authority(config: &Config, hub: &Arc<Hub>, orders: mpsc::UnboundedSender<Order>) -> Result<Embedded, Exit> {
+fn authority(config: &Config, hub: &Arc<Hub>, orders: mpsc::UnboundedSender<Order>) -> Result<(Embedded, Arc<Tally>), Exit> {
     let close = ClosePolicy::AfterSilence(config.close_after);
     let mut store = Store::open(&config.store(), close, clock::mono()).map_err(|error| stored(&error))?;
+    store.prove_with(proof_key::load(&config.state_dir).map_err(failed(proof_key::path(&config.state_dir).display()))?);
     let marker = config.state_dir.join(MARKER);
     if marker.exists() {
-        let until = clock::mono().plus(recovery());
-        tracing::warn!(event = "recovering", length = %recovery(), "the balances were put back from a copy: reports are taken, nothing is granted");
-        store.recover_until(until);
-        forget_marker(marker)?;
+        store.recover(Trust::Proofs, clock::now()).map_err(|error| stored(&error))?;
+        std::fs::remove_file(&marker).map_err(failed(marker.display()))?;
+    }
+    if store.recovery() != Recovery::Over {
+        tracing::warn!(event = "recovering", length = %RECOVERY, "the balances were put back from a copy: reports are taken, nothing is granted");
     }
     let hub = Arc::clone(hub);
     let told = move |notice| match notice {
         Notice::Push(push, change) => hub.tell(&Event::Account(change.name(), push), None),
-        // Alerts, refills and storage: whoever runs the authority follows its log.
-        Notice::Account(account, what) => tracing::info!(event = "account", %account, ?what),
+        Notice::Account(account, what @ (AccountNotice::Unproven { .. } | AccountNotice::Proven { .. })) => {
+            tracing::warn!(event = "claim", %account, ?what, "a node says that it was granted more than the store knows");
+        }
+        Notice::Gang(GangPush { want, nodes }) => hub.tell(&Event::Gang(want, nodes), None),
+        // Alerts, refills and storage: whoever runs the authority follows its log, and the nodes' events hold them too.
+        Notice::Account(account, what) => {
+            tracing::info!(event = "account", %account, ?what);
+            if let Some(news) = News::of(&what) {
+                hub.tell(&Event::News(account, news), None);
+            }
+        }
         Notice::Full(error) => tracing::error!(event = "store_full", %error, "questions are refused until there is space"),
         Notice::Recovered => tracing::info!(event = "store_recovered"),
         Notice::Fatal(error) => drop(orders.send(Order::Fatal(error.to_string()))), // if nobody obeys any more, it is ending
     };
-    Embedded::start(store, clock::now, told).map_err(failed("the authority's thread"))
-}
-
-/// The marker goes when the recovery is over: a restart before then begins it anew, which can only err late.
-fn forget_marker(marker: PathBuf) -> Result<(), Exit> {
-    let later = move || {
-        std::thread::sleep(Duration::from_nanos(recovery().0));
-        match std::fs::remove_file(&marker) {
-            Ok(()) => tracing::info!(event = "recovered", "credit is granted again"),
-            Err(error) => tracing::error!(event = "marker_left", %error, "the next start recovers again"),
-        }
-    };
-    std::thread::Builder::new().name("recovery".to_owned()).spawn(later).map(drop).map_err(failed("a thread"))
+    let tally = store.tally();
+    let authority = Embedded::start(store, clock::now, told).map_err(failed("the authority's thread"))?;
+    Ok((authority, tally))
 }
 
 /// SIGTERM and SIGINT end the server, a second one at once; SIGHUP has it read its files again.

@@ -4,7 +4,7 @@
 //! caller. Certificates, tokens, revoked certificates and the rate card are read again when they change; connections that began before
 //! then end with their next answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,16 +27,19 @@ use tokio_rustls::TlsAcceptor;
 
 use super::admin::Asker;
 use super::audit::Audit;
-use super::config::{Config, Limits, Revoked, load_tokens};
+use super::config::{self, Config, Grants, Revoked, load_tokens};
 use super::embedded::Embedded;
 use super::events::{Event, Hub};
 use super::identity::{Named, Tokens};
 use super::measure;
 use super::reply::Reply;
 use super::routes::{self, For, Op};
-use crate::domain::id::{AccountId, Digest};
+use super::store::standing::Tally;
+use crate::domain::id::{AccountId, Digest, NodeId};
+use crate::domain::money::Credits;
 use crate::domain::rates::Card;
 use crate::domain::time::{Mono, Nanos};
+use crate::domain::wire::Limits;
 use crate::node::clock;
 use crate::tls::{self, Presented};
 use sha2::Digest as _;
@@ -62,11 +65,14 @@ pub struct Live {
     tokens: Tokens,
     pub(super) revoked: Revoked,
     pub(super) card: Option<ServedCard>,
+    limits: BTreeMap<NodeId, Limits>,
+    stranger: Limits,
     stamp: Digest,
 }
 
 /// The rate card that nodes may follow.
 pub(super) struct ServedCard {
+    card: Card,
     pub(super) text: String,
     pub(super) tag: String,
 }
@@ -88,19 +94,28 @@ impl Live {
         let card = card.map_err(|why| why.into_iter().for_each(&mut kept)).ok();
         match (server, tokens, revoked, card) {
             (Some(server), Some(tokens), Some(revoked), Some(card)) => {
-                Ok(Live { server: Arc::new(server), tokens, revoked, card, stamp: stamp(config) })
+                let priced = card.as_ref().map(|served: &ServedCard| &served.card);
+                let limits = config.nodes.iter().map(|node| (node.name.clone(), node.limits(priced))).collect();
+                let nothing = Limits { admitted: Some(BTreeSet::new()), held_max: Some(Credits::ZERO) };
+                let stranger = if config.grants == Grants::RegisteredNodes { nothing } else { Limits::default() };
+                Ok(Live { server: Arc::new(server), tokens, revoked, card, limits, stranger, stamp: stamp(config) })
             }
             _ => Err(mistakes),
         }
+    }
+
+    /// What this node may be granted.
+    pub(super) fn limits_of(&self, node: &NodeId) -> &Limits {
+        self.limits.get(node).unwrap_or(&self.stranger)
     }
 }
 
 fn load_card(path: &Path) -> Result<ServedCard, Vec<String>> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| vec![format!("{shown}: {error}")])?;
-    Card::parse(&text, &shown).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let card = Card::parse(&text, &shown).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let tag = format!("\"{}\"", Digest(sha2::Sha256::digest(&text).into()));
-    Ok(ServedCard { text, tag })
+    Ok(ServedCard { card, text, tag })
 }
 
 /// The content of every file that can change, in one hash.
@@ -126,6 +141,7 @@ pub struct Shared {
     generation: watch::Sender<u64>,
     rates: Mutex<BTreeMap<Key, Bucket>>,
     pub(super) counts: Counts,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// Counted since the process began.
@@ -162,7 +178,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn take(&mut self, limits: Limits, now: Mono) -> Result<(), Reply> {
+    fn take(&mut self, limits: config::Limits, now: Mono) -> Result<(), Reply> {
         let cost_ns = 1_000_000_000 / u64::from(limits.calls_per_s.max(1));
         let most_ns = 4 * cost_ns * u64::from(limits.calls_per_s.max(1));
         let filled_ns = self.filled_ns.saturating_add(now.since(self.at).0).min(most_ns);
@@ -175,7 +191,7 @@ impl Bucket {
 impl Shared {
     /// Over a running authority, with what was read of the files.
     #[must_use]
-    pub fn new(config: Config, authority: Embedded, hub: Arc<Hub>, audit: Audit, live: Live) -> Arc<Shared> {
+    pub fn new(config: Config, (authority, tally): (Embedded, Arc<Tally>), hub: Arc<Hub>, audit: Audit, live: Live) -> Arc<Shared> {
         let (generation, _) = watch::channel(0);
         Arc::new(Shared {
             config,
@@ -186,6 +202,7 @@ impl Shared {
             generation,
             rates: Mutex::default(),
             counts: Counts::default(),
+            tally,
         })
     }
 
@@ -313,6 +330,8 @@ impl Shared {
             (Op::Card, _) => self.card(headers.get(IF_NONE_MATCH).and_then(|tag| tag.to_str().ok())),
             (Op::Metrics, _) => Ok(Reply::Text { media_type: "text/plain; version=0.0.4", text: measure::text(self), tag: None }),
             (Op::Accounts, _) => self.accounts().await,
+            (Op::Anchors, _) => self.anchors().await,
+            (Op::Standing, _) => self.standing().await,
             (Op::Account, _) => self.account(named?).await,
             (Op::Ledger, _) => self.ledger(named?, routes::limit(uri.query())?).await,
             (Op::Audit, _) => self.audit_log(routes::limit(uri.query())?).await,

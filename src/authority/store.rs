@@ -3,11 +3,15 @@
 
 mod anchors;
 pub mod backup;
+mod gang;
+mod group;
+mod kept;
 mod nodes;
 mod recall;
 mod revoke;
 mod rows;
 mod sides;
+pub mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -20,16 +24,17 @@ use crate::domain::anchor::Anchor;
 use crate::domain::chain::Head;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
-    Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochState, LedgerEntry, Lines, Payment, PaymentRefusal,
-    PaymentState, Purpose, REFILL_PREFIX, RevokeRefusal, Storage, Terms, UnitRefusal, answer, answer_unknown, book, book_previous, check,
-    set_policy, set_terms, sweep, transfer, verify,
+    Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochAccount, EpochState, LedgerEntry, Lines, Payment,
+    PaymentRefusal, PaymentState, Purpose, REFILL_PREFIX, Recovery, RevokeRefusal, Rules, Storage, Terms, UnitRefusal, answer,
+    answer_unknown, book, book_previous, check, set_policy, set_terms, sweep, transfer, verify,
 };
 use crate::domain::money::Credits;
 use crate::domain::request::{Amount, Vouch};
 use crate::domain::time::{Mono, Now};
-use crate::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, Settlement};
+use crate::domain::wire::{AccountPolicy, Answer, Limits, PROTOCOL, Push, Request, Settlement};
 use crate::sqlite::{Failure, Kind, classify, copy_back, open_for_reading, open_for_writing};
 
+pub use gang::GangPush;
 pub use sides::read_sides;
 
 const KIND: Kind = Kind {
@@ -67,6 +72,8 @@ const KIND: Kind = Kind {
 
 /// Commits between two copies of the write-ahead log into the file.
 const COPY_BACK_COMMITS: u32 = 64;
+/// More than there are: each is made once.
+const STATEMENTS_KEPT: usize = 64;
 
 /// Accounts, epochs, ledger and payments, durable.
 pub struct Store {
@@ -76,9 +83,13 @@ pub struct Store {
     commits: u32,
     /// What people outside are to hear of what is durable; taken by [`Store::notices`].
     notices: Vec<(AccountId, AccountNotice)>,
-    recovering: Option<Mono>,
+    standing: standing::Standing,
     /// When holders of an account were last asked to give back what they do not need.
     recalled: BTreeMap<AccountId, Mono>,
+    /// What is to be told of gangs; taken by [`Store::gang_news`].
+    gang_news: Vec<GangPush>,
+    group: group::Group,
+    kept: kept::Kept,
 }
 
 /// When each open epoch was last heard of, on this process's clock. Not stored: with a new process silence starts again, which can only err late.
@@ -194,6 +205,9 @@ impl From<Failure> for StoreError {
     }
 }
 
+/// What is to be told once a transaction is durable.
+type News = (Vec<(AccountId, AccountNotice)>, Vec<GangPush>);
+
 /// What ends a transaction without a commit.
 enum Stop {
     Sqlite(rusqlite::Error),
@@ -254,14 +268,20 @@ impl Store {
         let connection = open_for_writing(path, &KIND)?;
         anchors::prepare(&connection).map_err(|error| StoreError::from(classify(&connection, &error)))?;
         revoke::make_tables(&connection)?;
+        standing::make_tables(&connection)?;
+        gang::prepare(&connection)?;
         let mut store = Store::over(connection, close, now);
+        store.standing.read(&store.connection).map_err(|stop| unrefused(stop.into_refusal(&store.connection)))?;
         store.say_again().map_err(unrefused)?;
         Ok(store)
     }
 
     fn over(connection: Connection, close: ClosePolicy, now: Mono) -> Store {
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let heard = Heard { opened_at: now, at: BTreeMap::new() };
-        Store { connection, close, heard, commits: 0, notices: Vec::new(), recovering: None, recalled: BTreeMap::new() }
+        let standing = standing::Standing::new(now);
+        let (notices, gang_news, recalled, kept) = (Vec::new(), Vec::new(), BTreeMap::new(), kept::Kept::default());
+        Store { connection, close, heard, commits: 0, notices, standing, recalled, gang_news, group: group::Group::None, kept }
     }
 
     /// What people outside are to hear, in order. Each is told once by this; what still waits for an answer is told again after a restart.
@@ -289,18 +309,18 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; then there is no answer, which is never a verdict.
     pub fn answer(&mut self, request: &Request, now: Now) -> Result<Answer, StoreError> {
-        self.answered(request, None, now)
+        self.answered(request, Head::START, &Limits::default(), now)
     }
 
-    /// The same, and keeps how far the node's journal had come.
+    /// The same, within what the node may have; and keeps how far its journal had come.
     ///
     /// # Errors
     /// As [`Store::answer`].
     pub fn settle(&mut self, settlement: &Settlement, now: Now) -> Result<Answer, StoreError> {
-        self.answered(&settlement.request, Some(settlement.journal), now)
+        self.answered(&settlement.request, settlement.journal, &settlement.limits, now)
     }
 
-    fn answered(&mut self, request: &Request, journal: Option<Head>, now: Now) -> Result<Answer, StoreError> {
+    fn answered(&mut self, request: &Request, journal: Head, limits: &Limits, now: Now) -> Result<Answer, StoreError> {
         let mut reply = Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,
@@ -309,34 +329,44 @@ impl Store {
             acknowledged: Vec::new(),
             entries: Vec::new(),
             balances: Vec::new(),
+            generation: self.standing.generation(),
+            gangs: Vec::new(),
         };
         if request.protocol != PROTOCOL {
             return Ok(reply);
         }
-        let close = self.close;
-        let recovers = self.recovers(now.mono) == backup::Recovery::Goes;
-        let asked = if recovers { Store::totals_alone(request) } else { request.entries.clone() };
+        self.end_recovery_when_due(now)?;
+        let (close, key) = (self.close, self.standing.key.clone());
         let answered = self.transact(|books| {
-            books.close_superseded(request, close, now)?;
-            let (mut entries, mut balances) = (Vec::new(), Vec::new());
-            for entry in &asked {
+            let writers = books.meet(request, close, now)?;
+            let rules = Rules { limits: Some(limits), ..books.standing.rules(close, key.as_ref(), writers) };
+            books.close_superseded(request, &rules, now)?;
+            let (mut entries, mut balances, mut gangs) = (Vec::new(), Vec::new(), Vec::new());
+            for entry in &request.entries {
                 let Some(mut account) = books.load(&entry.account, &named(request))? else {
                     entries.push(answer_unknown(entry.account.clone()));
                     continue;
                 };
-                let Answered { entry, ledger, notices } = answer(&mut account, request, entry, close, now);
+                let last = |account: &Account| account.epochs.get(&request.epoch).map_or(0, |epoch| epoch.last_request);
+                let before = last(&account);
+                let Answered { entry, ledger, notices } = answer(&mut account, request, entry, &rules, now);
+                if before < last(&account) {
+                    if rules.recovery != Recovery::Over {
+                        books.forget_unsaid(request, &account.id)?;
+                    }
+                    gangs.extend(books.hear_gangs(request, &account)?);
+                }
                 books.save(&account, Lines { ledger, notices }, now)?;
                 entries.push(entry);
                 balances.push(account.balance());
             }
-            if let Some(head) = journal {
-                anchors::keep(books.connection, request, head, now)?;
-            }
-            Ok((entries, balances))
+            anchors::keep(books.connection, request, journal, now)?;
+            Ok((entries, balances, gangs))
         });
-        (reply.entries, reply.balances) = answered.map_err(unrefused)?;
+        (reply.entries, reply.balances, reply.gangs) = answered.map_err(unrefused)?;
         reply.acknowledged = request.previous.iter().map(|earlier| earlier.epoch).collect();
-        Ok(if recovers { Store::held_back(reply) } else { reply })
+        reply.generation = self.standing.generation();
+        Ok(reply)
     }
 
     /// Closes every epoch of which nothing was heard for too long. For a timer; does nothing under [`ClosePolicy::OnSuccessor`].
@@ -344,6 +374,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub fn sweep(&mut self, now: Now) -> Result<(), StoreError> {
+        self.end_recovery_when_due(now)?;
         let close = self.close;
         let swept = self.transact(|books| {
             for id in books.account_ids("SELECT DISTINCT account FROM epoch WHERE state = 'open' ORDER BY account", params![])? {
@@ -352,7 +383,7 @@ impl Store {
                     books.save(&account, lines, now)?;
                 }
             }
-            Ok(())
+            books.forget_writers()
         });
         swept.map_err(unrefused)
     }
@@ -521,19 +552,28 @@ impl Store {
 
     /// One transaction: all of `act` is durable when this returns `Ok`, nothing of it otherwise.
     fn transact<T>(&mut self, act: impl FnOnce(&mut Books<'_>) -> Result<T, Stop>) -> Result<T, Refusal> {
-        let heard = &mut self.heard;
+        if self.group != group::Group::None {
+            return self.join(act);
+        }
+        let (heard, kept) = (&mut self.heard, &mut self.kept);
         let connection = &mut self.connection;
-        let attempt = || -> Result<(T, Vec<(AccountId, AccountNotice)>), Stop> {
+        let standing = &mut self.standing;
+        let attempt = || -> Result<(T, News), Stop> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut books = Books { connection: &transaction, heard, notices: Vec::new() };
+            let mut books = Books::over(&transaction, heard, kept, standing);
             let result = act(&mut books)?;
-            let notices = books.notices;
+            let Books { notices, gang_news, .. } = books;
             transaction.commit()?;
-            Ok((result, notices))
+            Ok((result, (notices, gang_news)))
         };
         let result = attempt();
-        let (result, notices) = result.map_err(|stop| stop.into_refusal(&self.connection))?;
+        let (result, (notices, gang_news)) = result.map_err(|stop| {
+            let refusal = stop.into_refusal(&self.connection);
+            self.undone();
+            refusal
+        })?;
         self.notices.extend(notices);
+        self.gang_news.extend(gang_news);
         self.copy_back_when_due()?;
         Ok(result)
     }
@@ -563,29 +603,38 @@ fn unrefused(refusal: Refusal) -> StoreError {
 /// All epochs that a request speaks of.
 fn named(request: &Request) -> BTreeSet<Epoch> {
     let previous = request.previous.iter().map(|earlier| earlier.epoch);
-    previous.chain([request.epoch]).collect()
+    previous.chain([request.epoch]).chain(request.refunds.iter().map(|total| total.epoch)).collect()
 }
 
 /// The tables, within one transaction.
 struct Books<'a> {
     connection: &'a Connection,
     heard: &'a mut Heard,
+    standing: &'a mut standing::Standing,
     /// Told once this is durable.
     notices: Vec<(AccountId, AccountNotice)>,
+    /// The same.
+    gang_news: Vec<GangPush>,
+    kept: &'a mut kept::Kept,
 }
 
-impl Books<'_> {
+impl<'a> Books<'a> {
+    fn over(connection: &'a Connection, heard: &'a mut Heard, kept: &'a mut kept::Kept, standing: &'a mut standing::Standing) -> Books<'a> {
+        Books { connection, heard, standing, notices: Vec::new(), gang_news: Vec::new(), kept }
+    }
+
     /// Books last words on accounts that the request does not ask about, and where a new epoch supersedes others at once, closes those on all accounts.
-    fn close_superseded(&mut self, request: &Request, close: ClosePolicy, now: Now) -> Result<(), Stop> {
+    fn close_superseded(&mut self, request: &Request, rules: &Rules<'_>, now: Now) -> Result<(), Stop> {
         let mut touched: BTreeSet<AccountId> =
             request.previous.iter().flat_map(|earlier| &earlier.entries).map(|entry| entry.account.clone()).collect();
-        if close == ClosePolicy::OnSuccessor && !self.is_known(request.epoch)? {
+        touched.extend(request.refunds.iter().map(|total| total.account.clone()));
+        if rules.close == ClosePolicy::OnSuccessor && !self.is_known(request.epoch)? {
             let sql = "SELECT DISTINCT account FROM epoch WHERE state = 'open' AND node = ?1 AND epoch <> ?2 ORDER BY account";
             touched.extend(self.account_ids(sql, params![request.node.as_str(), request.epoch.to_string()])?);
         }
         for id in touched {
             if let Some(mut account) = self.load(&id, &named(request))? {
-                let lines = book_previous(&mut account, request, close, now);
+                let lines = book_previous(&mut account, request, rules, now);
                 self.save(&account, lines, now)?;
             }
         }
@@ -593,8 +642,8 @@ impl Books<'_> {
     }
 
     fn is_known(&self, epoch: Epoch) -> Result<bool, Stop> {
-        let sql = "SELECT 1 FROM epoch WHERE epoch = ?1 LIMIT 1";
-        Ok(self.connection.query_row(sql, [epoch.to_string()], |_| Ok(())).optional()?.is_some())
+        let mut statement = self.connection.prepare_cached("SELECT 1 FROM epoch WHERE epoch = ?1 LIMIT 1")?;
+        Ok(statement.query_row([epoch.to_string()], |_| Ok(())).optional()?.is_some())
     }
 
     fn known(&mut self, id: &AccountId) -> Result<Account, Stop> {
@@ -603,13 +652,35 @@ impl Books<'_> {
 
     /// The account with its open epochs and those that are named.
     fn load(&mut self, id: &AccountId, named: &BTreeSet<Epoch>) -> Result<Option<Account>, Stop> {
-        let Some(mut account) = rows::account(self.connection, id)? else { return Ok(None) };
-        for (epoch, mut of_epoch) in rows::epochs(self.connection, id, named)? {
-            of_epoch.heard_at = self.heard.at.get(&(id.clone(), epoch)).copied().unwrap_or(self.heard.opened_at);
-            account.epochs.insert(epoch, of_epoch);
+        let mut account = if let Some(account) = self.kept.get(id) {
+            account.clone()
+        } else {
+            let Some(account) = self.read(id)? else { return Ok(None) };
+            self.kept.put(account.clone());
+            account
+        };
+        let closed: BTreeSet<Epoch> = named.iter().filter(|epoch| !account.epochs.contains_key(epoch)).copied().collect();
+        if !closed.is_empty() {
+            let found = rows::epochs(self.connection, id, &closed)?;
+            account.epochs.extend(found.into_iter().map(|(epoch, of_epoch)| self.as_heard(id, epoch, of_epoch)));
+            standing::load_claims(self.connection, &mut account)?;
         }
-        revoke::load(self.connection, &mut account)?;
         Ok(Some(account))
+    }
+
+    /// The account with its open epochs, as the file holds it.
+    fn read(&self, id: &AccountId) -> Result<Option<Account>, Stop> {
+        let Some(mut account) = rows::account(self.connection, id)? else { return Ok(None) };
+        let open = rows::open_epochs(self.connection, id)?;
+        account.epochs.extend(open.into_iter().map(|(epoch, of_epoch)| self.as_heard(id, epoch, of_epoch)));
+        revoke::load(self.connection, &mut account)?;
+        standing::load_claims(self.connection, &mut account)?;
+        Ok(Some(account))
+    }
+
+    fn as_heard(&self, id: &AccountId, epoch: Epoch, mut of_epoch: EpochAccount) -> (Epoch, EpochAccount) {
+        of_epoch.heard_at = self.heard.at.get(&(id.clone(), epoch)).copied().unwrap_or(self.heard.opened_at);
+        (epoch, of_epoch)
     }
 
     fn pay(&mut self, id: &AccountId, payment: &Payment, wanted: PaymentState, now: Now) -> Result<(AccountView, Done), Stop> {
@@ -652,13 +723,16 @@ impl Books<'_> {
         check(account).map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
         rows::save_account(self.connection, account)?;
         revoke::save(self.connection, account)?;
-        for (id, epoch) in &account.epochs {
+        standing::save_claims(self.connection, account)?;
+        let stored = self.kept.get(&account.id).map(|stored| &stored.epochs);
+        for (id, epoch) in account.epochs.iter().filter(|(id, epoch)| stored.and_then(|epochs| epochs.get(id)) != Some(epoch)) {
             rows::save_epoch(self.connection, &account.id, *id, epoch)?;
             match epoch.state {
                 EpochState::Open => self.heard.at.insert((account.id.clone(), *id), epoch.heard_at),
                 EpochState::Closed => self.heard.at.remove(&(account.id.clone(), *id)),
             };
         }
+        self.kept.put(account.clone());
         lines.ledger.iter().try_for_each(|entry| rows::save_entry(self.connection, &account.id, entry))?;
         // Asked for in this very act: from now on it can be confirmed, or said to have failed.
         if lines.notices.iter().any(|notice| matches!(notice, AccountNotice::Refill(_)))
@@ -666,7 +740,8 @@ impl Books<'_> {
         {
             rows::save_payment(self.connection, &account.id, &payment, PaymentState::Pending, now.wall)?;
         }
-        self.notices.extend(lines.notices.into_iter().map(|notice| (account.id.clone(), notice)));
+        let told: Vec<AccountNotice> = lines.notices.into_iter().filter(|notice| self.standing.is_to_be_told(notice, now.mono)).collect();
+        self.notices.extend(told.into_iter().map(|notice| (account.id.clone(), notice)));
         Ok(())
     }
 

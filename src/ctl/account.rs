@@ -52,6 +52,8 @@ pub(super) enum Command {
     Ledger(LedgerArguments),
     /// How far the nodes' journals went, as the authority keeps it: keep a copy elsewhere, for `meterctl verify --anchor`.
     Anchors(Format),
+    /// How an authority's balances themselves stand: recovery after a restore, nodes that were copied, claims that nothing backs.
+    Standing(Format),
 }
 
 /// One account.
@@ -105,6 +107,7 @@ pub(super) fn main(to: &Door, command: Command) -> Result<Exit, Failure> {
             show(to, &path, arguments.format, ledger_text)
         }
         Command::Anchors(format) => show(to, "/v1/anchors", format, anchor::text),
+        Command::Standing(format) => show(to, "/v1/standing", format, super::authority::standing_text),
         Command::Create(arguments) => {
             let mut body = arguments.parts()?;
             body.insert("account".to_owned(), json!(arguments.account));

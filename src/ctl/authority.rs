@@ -1,5 +1,6 @@
 //! The way to an authority for a fleet, for whoever keeps its accounts.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use serde_json::json;
 use super::client::{Client, Failure, Reach, account_path};
 use super::exit::Exit;
 use super::{account, print};
+use crate::authority::store::standing::{ForkedEpoch, StandingView, UnbackedClaim};
 use crate::domain::id::{AccountId, PaymentId};
 use crate::domain::money::Credits;
+use crate::domain::receipt::rfc3339;
 use crate::node::upstream::token;
 use crate::tls;
 
@@ -91,6 +94,22 @@ pub(super) fn revoke(to: &Door, arguments: &RevokeArguments) -> Result<Exit, Fai
     let (revoked, pending) = (amount("revoked"), amount("revoke_pending"));
     print(&format!("revocation {name}: {revoked} revoked of account {} in all, {pending} to come from nodes\n", arguments.account));
     Ok(Exit::Done)
+}
+
+/// How the balances stand, for people.
+pub(super) fn standing_text(standing: &StandingView) -> String {
+    let mut text = match standing.recovers_for_s {
+        Some(left) => format!("recovers: put back from a copy, nothing is granted for {left} s yet\n"),
+        None => "grants: nothing is recovering\n".to_owned(),
+    };
+    let _ = writeln!(text, "generation {}", standing.generation);
+    for ForkedEpoch { node, epoch, since } in &standing.forked {
+        let _ = writeln!(text, "forked: several speak as node {node} under epoch {epoch}, seen {}", rfc3339(*since));
+    }
+    for UnbackedClaim { account, node, epoch, amount } in &standing.unbacked {
+        let _ = writeln!(text, "unbacked: node {node} holds {amount} credits of account {account} under epoch {epoch} that were forgotten");
+    }
+    text
 }
 
 impl Remote {

@@ -11,12 +11,13 @@ use clap::{Args, Subcommand};
 use super::client::Failure;
 use super::exit::Exit;
 use super::job::read_trait;
-use super::quantity::{bytes, length};
+use super::quantity::{bytes, length, storage};
 use super::table::{Align, table};
 use super::verify::{card, read};
 use super::{complain, print, replay};
 use crate::domain::form::Mistake;
 use crate::domain::id::{GpuId, GpuModel, LineId};
+use crate::domain::money::Credits;
 use crate::domain::outcome::Outcome;
 use crate::domain::rates::charge::explain;
 use crate::domain::rates::check::check;
@@ -111,11 +112,14 @@ pub(super) struct Shape {
     /// What lines may select by: `tier=spot` …; may be given several times.
     #[arg(long = "trait", value_parser = read_trait, value_name = "NAME=VALUE")]
     traits: Vec<(Trait, LineId)>,
+    /// What was bid for the start, for lines that mind it.
+    #[arg(long, value_name = "CREDITS")]
+    bid: Option<Credits>,
     /// How it ended; without it, it goes on.
     #[arg(long, value_parser = outcome)]
     outcome: Option<Outcome>,
-    /// Storage that is provisioned all the time.
-    #[arg(long, value_parser = bytes, value_name = "SIZE")]
+    /// Storage that is provisioned all the time; 0 for none.
+    #[arg(long, value_parser = storage, value_name = "SIZE")]
     storage: Option<u64>,
     /// How long each GPU computes.
     #[arg(long, value_parser = length, value_name = "LENGTH")]
@@ -254,7 +258,7 @@ impl Shape {
     /// What a card prices of it.
     pub(super) fn priced<'a>(&self, (usage, gpus): (&'a Usage, &'a [HeldGpu]), traits: &'a Traits, card: &Card) -> Priced<'a> {
         let at = self.at.unwrap_or(card.effective_from);
-        let stated = Stated { at, traits, cpus: self.cpus, memory_bytes: self.memory, storage_bytes: self.storage };
+        let stated = Stated { at, traits, cpus: self.cpus, memory_bytes: self.memory, storage_bytes: self.storage, bid: self.bid };
         Priced { usage, gpus, before: &[], stated, ended: self.outcome }
     }
 
@@ -294,6 +298,7 @@ impl Shape {
             frozen: None,
             paused: None,
             traits: Vec::new(),
+            bid: None,
             outcome: None,
             storage: None,
             gpu_busy: None,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::quantity::{show_bytes, show_wide_length};
-use super::receipt::{gaps_text, outcome_text, quantity};
+use super::receipt::{gang_text, gaps_text, outcome_text, quantity};
 use crate::domain::rates::charge::LineCharge;
 use crate::domain::receipt::{Measure, Receipt, ReceiptSegment, ReceiptState};
 
@@ -80,6 +80,7 @@ fn head(receipt: &Receipt) -> Vec<(&'static str, String)> {
         ("node", receipt.node.to_string()),
         ("opened", receipt.opened.clone()),
     ];
+    facts.extend(gang_text(receipt).map(|gang| ("gang", gang)));
     facts.extend(receipt.ended.clone().map(|ended| ("ended", ended)));
     facts.extend(outcome_text(receipt).map(|outcome| ("outcome", outcome)));
     facts.extend(receipt.cpus.map(|cpus| ("CPUs stated", cpus.to_string())));
@@ -146,10 +147,13 @@ fn line_part(page: &mut String, line: &LineCharge) {
     } else {
         format!("<div class=\"rules\">{}; billed {} base units</div>", escaped(&line.rules.join(", ")), escaped(&line.billed))
     };
-    let pending = if line.pending.is_zero() { String::new() } else { format!("<div class=\"rules\">{} at its end</div>", line.pending) };
+    let mut beside = if line.pending.is_zero() { String::new() } else { format!("<div class=\"rules\">{} at its end</div>", line.pending) };
+    if !line.refund.is_zero() {
+        let _ = write!(beside, "<div class=\"rules\">{} given back</div>", line.refund);
+    }
     let _ = writeln!(
         page,
-        "<tr><td>{}{rules}</td><td>{}</td><td class=\"number\">{}</td><td>{}</td><td class=\"number\">{} per {}, rounded {}</td><td class=\"number\">{}{pending}</td></tr>",
+        "<tr><td>{}{rules}</td><td>{}</td><td class=\"number\">{}</td><td>{}</td><td class=\"number\">{} per {}, rounded {}</td><td class=\"number\">{}{beside}</td></tr>",
         escaped(line.line.as_str()),
         line.meter,
         escaped(&quantity(line)),
@@ -172,8 +176,15 @@ fn money(page: &mut String, receipt: &Receipt) {
     }
     page.push_str("<table>\n");
     let _ = writeln!(page, "<tr><td class=\"total\">Charge</td><td class=\"number total\">{charge} credits</td></tr>");
+    if let Some(refund) = receipt.refund.as_ref().filter(|refund| !refund.waived.is_zero()) {
+        rows.push(("owed, and need not be paid", &refund.waived));
+    }
     for (name, amount) in rows {
         let _ = writeln!(page, "<tr><td>{name}</td><td class=\"number\">{amount}</td></tr>");
+    }
+    if let Some(refund) = &receipt.refund {
+        let _ = writeln!(page, "<tr><td>given back, by its outcome</td><td class=\"number\">{}</td></tr>", refund.refunded);
+        let _ = writeln!(page, "<tr><td class=\"total\">Net</td><td class=\"number total\">{} credits</td></tr>", refund.net);
     }
     page.push_str("</table>\n");
 }

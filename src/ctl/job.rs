@@ -14,6 +14,7 @@ use super::exit::Exit;
 use super::quantity;
 use super::{complain, print};
 use crate::domain::act::SlurmJob;
+use crate::domain::gang::Gang;
 use crate::domain::id::{AccountId, GpuId, JobName, LineId, Uid};
 use crate::domain::ladder::{JobPolicy, WarnSignal};
 use crate::domain::money::Credits;
@@ -138,6 +139,15 @@ pub(super) struct StartArguments {
     /// The most that is paid for the start: where this node asks for more, it is refused.
     #[arg(long, value_name = "CREDITS")]
     bid: Option<Credits>,
+    /// It is a part of this job on several nodes: all its parts freeze and thaw together, and have one line on a report.
+    #[arg(long, value_name = "NAME")]
+    gang: Option<JobName>,
+    /// Which run of that job it is; all parts of one run say the same.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, requires = "gang")]
+    gang_attempt: u32,
+    /// Of how many parts that job is.
+    #[arg(long, value_name = "NUMBER", requires = "gang")]
+    gang_size: Option<u32>,
     #[command(flatten)]
     resources: Resources,
     #[command(flatten)]
@@ -295,6 +305,7 @@ impl StartArguments {
             traits: self.traits.iter().cloned().collect(),
             storage_bytes: self.resources.storage,
             bid: self.bid,
+            gang: self.gang.clone().map(|name| Gang { name, attempt: self.gang_attempt, size: self.gang_size }),
         }
     }
 }

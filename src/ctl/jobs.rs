@@ -9,6 +9,7 @@ use super::exit::Exit;
 use super::quantity::{show_bytes, show_length, show_wide_length};
 use super::table::{Align, table};
 use super::{Format, print_as};
+use crate::domain::gang::Want;
 use crate::domain::job::{FrozenBy, Phase};
 use crate::domain::time::Nanos;
 use crate::domain::view::JobView;
@@ -85,7 +86,15 @@ fn row(job: &JobView) -> Vec<String> {
 }
 
 fn phase(job: &JobView) -> String {
+    let held = job.gang.as_ref().filter(|gang| gang.want == Want::Freeze);
     match (job.phase, job.frozen_by) {
+        (Phase::Frozen, Some(FrozenBy::Agent)) if held.is_some() => {
+            format!(
+                "frozen with its gang{}",
+                held.and_then(|gang| gang.dry.as_ref()).map_or(String::new(), |node| format!(": {node} ran dry"))
+            )
+        }
+        (Phase::Frozen, Some(FrozenBy::Agent)) if job.outbid.is_some() => "frozen: bid too low".to_owned(),
         (Phase::Frozen, Some(FrozenBy::Agent)) => "frozen: no credit".to_owned(),
         (Phase::Frozen, _) => "frozen by another".to_owned(),
         (phase, _) => phase.name().to_owned(),
@@ -95,12 +104,34 @@ fn phase(job: &JobView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::view::GangView;
     use crate::node::sample;
 
     #[test]
     fn jobs_stand_in_columns() {
         let jobs = Jobs { jobs: sample::view().jobs };
         insta::assert_snapshot!(text(&jobs, Which::All));
+    }
+
+    #[test]
+    fn a_part_of_a_gang_stands_still_for_the_sake_of_another_and_says_so() {
+        let mut job = sample::view().jobs.into_iter().find(|job| job.phase == Phase::Frozen).unwrap();
+        assert_eq!(phase(&job), "frozen: no credit");
+        let gang = |want, dry: Option<&str>| GangView {
+            name: "mpi-17".parse().unwrap(),
+            attempt: 0,
+            size: Some(2),
+            want,
+            version: 4,
+            dry: dry.map(|node| node.parse().unwrap()),
+        };
+        let mut with = |gang| {
+            job.gang = Some(gang);
+            phase(&job)
+        };
+        assert_eq!(with(gang(Want::Freeze, Some("n2"))), "frozen with its gang: n2 ran dry");
+        assert_eq!(with(gang(Want::Freeze, None)), "frozen with its gang");
+        assert_eq!(with(gang(Want::Run, None)), "frozen: no credit");
     }
 
     #[test]

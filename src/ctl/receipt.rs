@@ -71,6 +71,7 @@ pub(super) fn head(receipt: &Receipt) -> String {
         ("phase", receipt.phase.name().to_owned()),
         ("opened", receipt.opened.clone()),
     ];
+    lines.extend(gang_text(receipt).map(|gang| ("gang", gang)));
     if let Some(ended) = &receipt.ended {
         lines.push(("ended", ended.clone()));
     }
@@ -86,6 +87,13 @@ pub(super) fn head(receipt: &Receipt) -> String {
         lines.push(("provider", format!("{provider}, earned {earned} credits")));
     }
     pairs(&lines)
+}
+
+/// The job on several nodes that it was a part of.
+pub(super) fn gang_text(receipt: &Receipt) -> Option<String> {
+    let gang = receipt.gang.as_ref()?;
+    let size = gang.size.map_or(String::new(), |size| format!(", of {size} parts"));
+    Some(format!("{}, run {}{size}: this is the bill of one part", gang.name, gang.attempt))
 }
 
 /// How it ended, and by what evidence.
@@ -150,6 +158,9 @@ pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
         [("  LINE", Align::Left), ("QUANTITY", Align::Right), ("UNIT", Align::Left), ("PRICE", Align::Right), ("COST", Align::Right)];
     text.push_str(&table(&headings, &segment.lines.iter().map(line_row).collect::<Vec<_>>()));
     let _ = writeln!(text, "  together {} credits", segment.cost);
+    for line in segment.lines.iter().filter(|line| !line.refund.is_zero()) {
+        let _ = writeln!(text, "  of {} its outcome gives back {}", line.line, line.refund);
+    }
     text
 }
 
@@ -213,6 +224,13 @@ pub(super) fn money_text(receipt: &Receipt) -> String {
     if !receipt.owed.is_zero() {
         lines.push(("  owed", format!("{} (not decided yet)", receipt.owed)));
     }
+    if let Some(refund) = &receipt.refund {
+        if !refund.waived.is_zero() {
+            lines.push(("  waived", format!("{} (owed, and need not be paid)", refund.waived)));
+        }
+        lines.push(("refunded", format!("{} credits, by its outcome", refund.refunded)));
+        lines.push(("net", format!("{} credits", refund.net)));
+    }
     pairs(&lines)
 }
 
@@ -236,6 +254,19 @@ pub(super) fn gaps_text(gaps: &[Gap]) -> String {
 mod tests {
     use super::*;
     use crate::node::sample;
+
+    #[test]
+    fn a_part_s_receipt_names_the_whole() {
+        let mut receipt = sample::receipt();
+        assert!(!text(&receipt).contains("gang"));
+        let mut of = |size| {
+            receipt.gang = Some(crate::domain::gang::Gang { name: "slurm:4711".parse().unwrap(), attempt: 1, size });
+            text(&receipt)
+        };
+        let (two, unsaid) = (of(Some(2)), of(None));
+        assert!(two.contains("slurm:4711, run 1, of 2 parts: this is the bill of one part"), "{two}");
+        assert!(unsaid.contains("slurm:4711, run 1: this is the bill of one part"), "{unsaid}");
+    }
 
     #[test]
     fn a_receipt_reads_from_quantity_to_credits() {

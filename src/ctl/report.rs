@@ -82,7 +82,7 @@ enum Rows {
     Model,
     /// What the start stated as `label`.
     Label,
-    /// Each attempt of each job.
+    /// Each attempt of each job; of a job on several nodes, all parts together.
     Job,
 }
 
@@ -104,6 +104,15 @@ struct ReconcileArguments {
     /// The agent's `state_dir`.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
+    /// Print this node's side as JSON and compare nothing: to be taken to the authority's machine.
+    #[arg(long, conflicts_with_all = ["nodes", "ledger"])]
+    export: bool,
+    /// A node's side, as --export wrote it; may be given several times, once for each node of the fleet.
+    #[arg(long = "node", value_name = "FILE", requires = "ledger")]
+    nodes: Vec<PathBuf>,
+    /// The authority's file (`authority.db` in the `state_dir` of meter-authority), read after the nodes' sides were written.
+    #[arg(long, value_name = "FILE", requires = "nodes")]
+    ledger: Option<PathBuf>,
     #[command(flatten)]
     format: Format,
 }
@@ -244,6 +253,7 @@ fn under_used_text(jobs: &[UnderUsed]) -> String {
         ("CHARGE", Align::Right),
         ("OF ITS CPUS", Align::Right),
         ("OF ITS MEMORY", Align::Right),
+        ("OF ITS GPUS", Align::Right),
         ("GPUS HELD", Align::Right),
     ];
     let part = |permille: Option<u64>| permille.map_or("not stated".to_owned(), |part| format!("{}.{} %", part / 10, part % 10));
@@ -251,13 +261,21 @@ fn under_used_text(jobs: &[UnderUsed]) -> String {
     let row = |job: &UnderUsed| {
         let name = format!("  {}", job.job);
         let (cpu, memory) = (part(job.cpu_permille), part(job.memory_permille));
-        vec![name, job.attempt.to_string(), job.account.to_string(), job.charge.to_string(), cpu, memory, held(job.gpu_held_ns)]
+        let busy = match (job.gpu_permille, job.gpu_held_ns) {
+            (_, 0) => "none held".to_owned(),
+            (None, _) => "not metered".to_owned(),
+            (busy, _) => part(busy),
+        };
+        vec![name, job.attempt.to_string(), job.account.to_string(), job.charge.to_string(), cpu, memory, busy, held(job.gpu_held_ns)]
     };
     let rows: Vec<Vec<String>> = jobs.iter().map(row).collect();
     if rows.is_empty() {
         return String::new();
     }
-    format!("\nunder-used: less than half of what was stated (how busy held GPUs were is not on receipts)\n{}", table(&headings, &rows))
+    format!(
+        "\nunder-used: less than half of what was stated, or held GPUs busy for less than half of the time (where a card prices that)\n{}",
+        table(&headings, &rows)
+    )
 }
 
 fn csv(document: &Document) -> String {
@@ -325,6 +343,7 @@ fn statement_text(account: &AccountId, statement: &Statement) -> String {
         let what = match what {
             What::Deposit { payment, bucket } => format!("deposit ({bucket}), payment {payment}"),
             What::Usage => "usage".to_owned(),
+            What::OutcomeRefund => "given back by outcome".to_owned(),
             What::WriteOff => format!("written off: {amount}"),
             What::Shortfall => format!("shortfall: {amount}"),
             What::Refill { payment } => format!("refill, payment {payment}"),
@@ -349,7 +368,14 @@ fn statement_text(account: &AccountId, statement: &Statement) -> String {
 }
 
 fn reconciled(wanted: &ReconcileArguments) -> Result<Exit, Failure> {
-    let found = reconcile::of_files(&wanted.state_dir)?;
+    if wanted.export {
+        print(&json(&reconcile::export(&wanted.state_dir)?)?);
+        return Ok(Exit::Done);
+    }
+    let found = match &wanted.ledger {
+        Some(ledger) => reconcile::of_fleet(&wanted.nodes, ledger)?,
+        None => reconcile::of_files(&wanted.state_dir)?,
+    };
     match wanted.format.output {
         Output::Json => print(&json(&found)?),
         Output::Text => print(&reconciled_text(&found)),
@@ -358,8 +384,11 @@ fn reconciled(wanted: &ReconcileArguments) -> Result<Exit, Failure> {
 }
 
 fn reconciled_text(found: &Reconciled) -> String {
-    let Reconciled { accounts, drawn, settled, differences, untold } = found;
-    let mut text = format!("accounts compared: {accounts}; drawn on this node's receipts: {drawn}; charged by the authority: {settled}\n");
+    let Reconciled { accounts, drawn, settled, refunded, differences, untold, newer } = found;
+    let mut text = format!("accounts compared: {accounts}; drawn on the nodes' receipts: {drawn}; charged by the authority: {settled}\n");
+    if !refunded.is_zero() {
+        let _ = writeln!(text, "given back by the outcomes of jobs, on the nodes' receipts: {refunded}");
+    }
     for difference in differences {
         let _ = writeln!(
             text,
@@ -374,7 +403,17 @@ fn reconciled_text(found: &Reconciled) -> String {
             on_its_way.account, on_its_way.drawn, on_its_way.unfunded
         );
     }
-    text.push_str(if differences.is_empty() { "OK: receipts and ledger agree\n" } else { "" });
+    for account in newer {
+        let _ = writeln!(
+            text,
+            "not compared: account {account}: the authority has heard more of it since a node's side was written; its ledger was looked at alone"
+        );
+    }
+    text.push_str(match (differences.is_empty(), newer.len()) {
+        (true, 0) => "OK: receipts and ledger agree\n",
+        (true, _) => "OK as far as they were compared\n",
+        (false, _) => "",
+    });
     text
 }
 
@@ -452,6 +491,7 @@ mod tests {
                 other: credits("9"),
             }],
             untold: vec![crate::domain::reconcile::Untold { account: lab, drawn: credits("0.5"), unfunded: Credits::ZERO }],
+            ..Reconciled::default()
         };
         insta::assert_snapshot!(reconciled_text(&found));
         assert!(reconciled_text(&Reconciled::default()).contains("OK: "));

@@ -25,11 +25,12 @@ use signal_hook::iterator::Signals;
 use super::client::{Client, Failure, job_path};
 use super::complain;
 use super::exit::Exit;
-use super::job::Resources;
+use super::job::{Resources, read_trait};
 use crate::domain::act::Target;
-use crate::domain::id::{AccountId, Epoch, JobName, Uid};
+use crate::domain::id::{AccountId, Epoch, JobName, LineId, Uid};
+use crate::domain::money::Credits;
 use crate::domain::outcome::Outcome;
-use crate::domain::rates::Traits;
+use crate::domain::rates::Trait;
 use crate::domain::request::{Place, StartRequest, StopRequest};
 use crate::domain::time::Nanos;
 use crate::node::access::prefix;
@@ -57,6 +58,12 @@ pub(super) struct Arguments {
     job: Option<JobName>,
     #[command(flatten)]
     resources: Resources,
+    /// What rate lines may select by: `tier=spot`, `label=night` …; may be given several times.
+    #[arg(long = "trait", value_parser = read_trait, value_name = "NAME=VALUE")]
+    traits: Vec<(Trait, LineId)>,
+    /// The most that is paid for the start: where this node asks for more, it is refused.
+    #[arg(long, value_name = "CREDITS")]
+    bid: Option<Credits>,
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -107,9 +114,10 @@ pub(super) fn main(socket: &Path, arguments: &Arguments) -> ExitCode {
         cpus: resources.cpus,
         memory_bytes: resources.memory,
         policy: resources.policy(),
-        traits: Traits::new(),
+        traits: arguments.traits.iter().cloned().collect(),
         storage_bytes: resources.storage,
-        bid: None,
+        bid: arguments.bid,
+        gang: None,
     };
     run(socket, &request, &arguments.command, IfKilled::GoesOn)
 }

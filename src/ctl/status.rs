@@ -131,7 +131,8 @@ fn cgroups(agent: &AgentStatus) -> String {
     }
     let parts: Vec<String> = by.into_iter().map(|(served, needs)| format!("{} by {served}", needs.join(" and "))).collect();
     let layout = known(&agent.cgroup_layout);
-    if parts.is_empty() { layout } else { format!("{layout}: {}", parts.join(", ")) }
+    let reads = if agent.cgroup_reads.is_empty() { String::new() } else { format!("; read by {}", agent.cgroup_reads) };
+    if parts.is_empty() { layout } else { format!("{layout}: {}{reads}", parts.join(", ")) }
 }
 
 fn corrections(status: &Status) -> String {

@@ -21,9 +21,10 @@ use crate::sqlite::Writing;
 /// Where to read.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Stored {
-    /// Read the files in the agent's `state_dir`, running or not; without it, the agent is asked, which shows what you may see.
+    /// Read the files in the agent's `state_dir`, running or not; without it, the agent is asked, which shows what you may see. Given several
+    /// times, the folders of several nodes are one report.
     #[arg(long, value_name = "DIR")]
-    pub(super) state_dir: Option<PathBuf>,
+    pub(super) state_dir: Vec<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -40,10 +41,14 @@ struct Jobs {
 impl Stored {
     /// The receipts of all jobs that ended then or later, or go on.
     pub(super) fn receipts(&self, socket: &Path, ended_since: Wall) -> Result<Vec<Receipt>, Failure> {
-        match &self.state_dir {
-            Some(dir) => from_files(dir, ended_since),
-            None => from_agent(&Client::new(socket)?, ended_since),
+        if self.state_dir.is_empty() {
+            return from_agent(&Client::new(socket)?, ended_since);
         }
+        let mut found = Vec::new();
+        for dir in &self.state_dir {
+            found.extend(from_files(dir, ended_since)?);
+        }
+        Ok(found)
     }
 }
 

@@ -127,6 +127,7 @@ fn run_job(socket: &Path, job: &JobName, account: &AccountId, cpu_percent: u32, 
         memory_bytes: None,
         storage_bytes: None,
         bid: None,
+        gang: None,
     };
     let parent = std::process::id().to_string();
     let (cpu, memory) = (cpu_percent.to_string(), memory_mib.to_string());

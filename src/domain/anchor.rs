@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::chain::Head;
@@ -11,7 +12,7 @@ use super::id::{Digest, Epoch, NodeId};
 use super::time::Wall;
 
 /// A place in a node's chain, as the authority heard of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Anchor {
     /// Whose journal.
     pub node: NodeId,

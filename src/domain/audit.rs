@@ -14,6 +14,7 @@ use super::job::Job;
 use super::money::Credits;
 use super::rates::charge::{self, Charge};
 use super::rates::{Stated, Timing};
+use super::refund::{Outcomes, outcomes};
 use super::replay::{Followed, Replay};
 use super::time::Wall;
 
@@ -155,7 +156,7 @@ impl Audit {
         if let Some(job) = agent.jobs.values().find(differs) {
             return Err(Fault::Checkpoint { seq: self.head().seq, attempt: job.attempt });
         }
-        self.replay.adopt(agent.jobs.values(), agent.cards.values(), agent.card);
+        self.replay.adopt(agent.jobs.values(), agent.cards.values(), agent.card, agent.epoch.map(|(epoch, _)| epoch));
         self.epochs.extend(agent.epoch.map(|(epoch, _)| epoch));
         Ok(())
     }
@@ -194,6 +195,7 @@ impl Audit {
             Fact::EpochOpened { epoch, .. } => drop(self.epochs.insert(*epoch)),
             Fact::Asked { request, .. } => drop(self.epochs.insert(request.epoch)),
             Fact::ChargedAtEnd { attempt, costs, .. } => self.charge_at_end(seq, *attempt, costs)?,
+            Fact::Refunded { attempt, segments, waived, given } => self.refund(seq, *attempt, (segments, *waived, given))?,
             _ => {}
         }
         self.replay.take(fact);
@@ -215,22 +217,23 @@ impl Audit {
         let Some(card) = self.replay.card(&opened.card) else { return Ok(()) };
         let Opened { at, ref traits, cpus, memory_bytes, .. } = *opened;
         let storage_bytes = further.filter(|(attempt, _)| *attempt == opened.attempt).and_then(|(_, storage_bytes)| storage_bytes);
-        let stated = Stated { at: at.wall, traits, cpus, memory_bytes, storage_bytes };
+        // The start was accepted at what was asked.
+        let stated = Stated { at: at.wall, traits, cpus, memory_bytes, storage_bytes, bid: None };
         let computed = charge::start_price(card, &opened.gpus, stated);
-        same(seq, opened.attempt, Charge { cost: opened.charge, pending: opened.pending }, computed)
+        same(seq, opened.attempt, Charge { cost: opened.charge, pending: opened.pending, ..Charge::default() }, computed)
     }
 
     fn count(&mut self, seq: u64, row: &Row, wall: Wall) -> Result<(), Fault> {
         let before = self.replay.job(row.attempt).and_then(|job| job.segments.last());
-        let before = before.map(|segment| Charge { cost: segment.cost, pending: segment.pending });
+        let before = before.map(|segment| Charge { cost: segment.cost, pending: segment.pending, ..Charge::default() });
         let (Some(before), Some((job, Some(card)))) = (before, self.replay.count(row, wall)) else {
             self.counts.of_earlier_jobs += 1;
             return Ok(());
         };
         // What has no price leaves the charge where it was, and no charge ever falls.
         let priced = job.price(job.segments.len() - 1, card, None).unwrap_or(before);
-        let computed = Charge { cost: priced.cost.max(before.cost), pending: priced.pending };
-        same(seq, row.attempt, Charge { cost: row.cost, pending: row.pending }, computed)?;
+        let computed = Charge { cost: priced.cost.max(before.cost), pending: priced.pending, ..Charge::default() };
+        same(seq, row.attempt, Charge { cost: row.cost, pending: row.pending, ..Charge::default() }, computed)?;
         within_charge(seq, job)?;
         self.counts.samples += 1;
         Ok(())
@@ -246,6 +249,29 @@ impl Audit {
             let computed = priced.map_or(segment.cost, |charge| charge.cost.max(segment.cost));
             if *said != computed {
                 return Err(Fault::Price { seq, attempt, what: "the cost at its end", said: *said, computed });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is given back by the outcome, segment by segment, and who gets what of it.
+    fn refund(&self, seq: u64, attempt: Attempt, said: (&[Credits], Credits, &[(Epoch, Credits)])) -> Result<(), Fault> {
+        let Some(job) = self.replay.job(attempt) else { return Ok(()) };
+        let mut reduction = Credits::ZERO;
+        for (nth, segment) in job.segments.iter().enumerate() {
+            let said = said.0.get(nth).copied().unwrap_or_default();
+            let Some(card) = self.replay.card(&segment.card) else { return Ok(()) };
+            let computed = job.price(nth, card, job.outcome).map_or(Credits::ZERO, |charge| charge.refund);
+            if said != computed {
+                return Err(Fault::Price { seq, attempt, what: "what its outcome gives back", said, computed });
+            }
+            reduction = reduction.plus(computed);
+        }
+        let Outcomes { waived, refunded, .. } = outcomes(job.charge(), job.drawn, job.unfunded, reduction);
+        let given: Credits = said.2.iter().map(|(_, amount)| *amount).sum();
+        for (what, said, computed) in [("what need not be paid", said.1, waived), ("what was paid and is given back", given, refunded)] {
+            if said != computed {
+                return Err(Fault::Price { seq, attempt, what, said, computed });
             }
         }
         Ok(())
@@ -276,7 +302,7 @@ fn same(seq: u64, attempt: Attempt, said: Charge, computed: Charge) -> Result<()
 }
 
 fn within_charge(seq: u64, job: &Followed) -> Result<(), Fault> {
-    let (paid, charge) = (job.drawn.plus(job.unfunded), job.charge());
+    let (paid, charge) = (job.drawn.plus(job.unfunded), job.charge().minus(job.waived()));
     if paid <= charge { Ok(()) } else { Err(Fault::Overpaid { seq, attempt: job.attempt, paid, charge }) }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Who holds one link can tell later whether anything up to it was changed, left out or put in.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -44,7 +45,7 @@ pub fn receipt_seal(number: u64, text: &str) -> Digest {
 }
 
 /// A place in the chain: the last row before it, and that row's link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Head {
     /// The row's number; 0 before the first one.
     pub seq: u64,

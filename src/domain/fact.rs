@@ -9,17 +9,20 @@ use super::act::{Acted, Target};
 use super::correction::Correction;
 use super::detail::Detailed;
 use super::enforcement::Enforcement;
-use super::id::{AccountId, Attempt, BootId, Digest, Epoch, JobName, Uid};
+use super::gang::{Gang, GangWord, Want};
+use super::id::{AccountId, Attempt, BootId, Digest, Epoch, JobName, NodeId, Uid};
 use super::job::{Ending, Evidence, FrozenBy, Gap, LevelMark, Phase, StepEvent};
 use super::ladder::{JobPolicy, Rung, Victim, Warned};
 use super::meter::Populated;
 use super::money::Credits;
+use super::news::News;
 use super::outcome::Basis;
+use super::proof::Proof;
 use super::rates::{Card, Traits};
 use super::terms::{Marks, Offer, Report, Terms};
 use super::time::{Boot, Mono, Nanos, Now, Wall};
 use super::usage::{HeldGpu, More};
-use super::wire::{AnswerEntry, Request};
+use super::wire::{AnswerEntry, Request, RequestRest};
 
 /// A fact's place in the journal: 1, 2, 3 … without a hole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -267,6 +270,72 @@ pub enum Fact {
         attempt: Attempt,
         /// What.
         report: Report,
+        /// When, for people.
+        wall: Wall,
+    },
+    /// What the question just asked says beside its core.
+    AskedRest {
+        /// That.
+        rest: Box<RequestRest>,
+    },
+    /// What the answer just taken said beside its entries' core.
+    AnsweredRest {
+        /// The store's generation.
+        generation: u64,
+        /// The proofs of what it has granted.
+        proofs: Vec<(AccountId, Proof)>,
+    },
+    /// A job that was just opened is a part of a gang.
+    GangJoined {
+        /// Which job.
+        attempt: Attempt,
+        /// Of which gang.
+        gang: Gang,
+    },
+    /// It ran dry under the version that it has heard. What was asked is void: this is to be said at once.
+    GangDry {
+        /// Which job.
+        attempt: Attempt,
+        /// What it is to hold before it goes on.
+        needs: Credits,
+    },
+    /// The register's word has come.
+    GangHeard {
+        /// For which job.
+        attempt: Attempt,
+        /// What its gang is to do.
+        want: Want,
+        /// Under which version.
+        version: u64,
+        /// Who ran dry.
+        dry: Option<NodeId>,
+        /// What it is to hold before it goes on; none where that is known already.
+        needs: Option<Credits>,
+    },
+    /// What the question just asked says of gangs.
+    GangsSaid {
+        /// Which question.
+        request: u64,
+        /// Its words.
+        words: Vec<GangWord>,
+    },
+    /// A job ended, and its outcome gives back a part of what was charged as it ran.
+    Refunded {
+        /// Which job.
+        attempt: Attempt,
+        /// By segment: by what its price is reduced.
+        segments: Vec<Credits>,
+        /// What of it all was owed, and need not be paid.
+        waived: Credits,
+        /// What was paid and is given back, by the epoch that it was drawn in.
+        given: Vec<(Epoch, Credits)>,
+    },
+    /// The authority told of an account unasked. For people: nothing is decided by it.
+    AccountTold {
+        /// Of which.
+        account: AccountId,
+        /// What.
+        news: News,
         /// When, for people.
         wall: Wall,
     },

@@ -12,8 +12,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::money::Credits;
+use super::proof::Proof;
 use super::time::{Boot, Nanos, Now, Wall};
-use super::wire::{AccountPolicy, AnswerEntry, Verdict};
+use super::wire::{AccountPolicy, AnswerEntry, Validity, Verdict};
 
 /// What one account may spend on this node. Running totals of one epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub struct Grant {
     pub policy: AccountPolicy,
     /// Has the authority been asked for credit and not been heard since? It may have granted some.
     pub asked: Asked,
+    /// The authority's proof of `granted`. In the checkpoint it stands behind what was there before it.
+    #[serde(skip)]
+    pub proof: Option<Proof>,
 }
 
 /// Is there a question about an account that has had no answer?
@@ -111,7 +115,7 @@ impl Grant {
     pub fn take(&mut self, entry: &AnswerEntry, told: Told, request: u64, first_sent: Boot, at: Now) {
         self.granted = self.granted.max(entry.granted);
         // Of the others the authority does not count the epoch as heard of, so they must not prolong it.
-        if matches!(entry.verdict, Verdict::Granted | Verdict::Final | Verdict::Exhausted | Verdict::BelowAtLeast | Verdict::Recall) {
+        if entry.verdict.prolongs() {
             self.deadline = self.deadline.max(first_sent.plus(entry.valid_for));
         }
         self.settled = self.settled.max(entry.settled);
@@ -125,6 +129,20 @@ impl Grant {
         } else {
             Some(Heard { verdict: entry.verdict, request, at: at.boot, wall: at.wall })
         };
+    }
+
+    /// Takes a proof: the one of the highest `granted` is kept, and of those the latest.
+    pub fn take_proof(&mut self, proof: Proof) {
+        let rank = |proof: &Proof| (proof.granted, proof.generation, proof.request);
+        if proof.granted == self.granted && self.proof.is_none_or(|kept| rank(&kept) <= rank(&proof)) {
+            self.proof = Some(proof);
+        }
+    }
+
+    /// May what is in hand be spent?
+    #[must_use]
+    pub fn validity(&self, now: Boot) -> Validity {
+        if now < self.deadline { Validity::Live } else { Validity::Lapsed }
     }
 
     /// A push: what the authority said before is no longer its word.
@@ -181,6 +199,7 @@ mod tests {
             free: Credits::ZERO,
             version,
             policy: AccountPolicy::default(),
+            proof: None,
         }
     }
 
@@ -200,6 +219,25 @@ mod tests {
         let last = Boot(1_000).plus(Nanos::from_secs(600));
         assert_eq!(grant.in_hand(Boot(last.0 - 1)), Credits::from_nano(100));
         assert_eq!(grant.in_hand(last), Credits::ZERO);
+    }
+
+    #[test]
+    fn the_proof_of_the_most_that_was_granted_is_kept_and_of_those_the_latest() {
+        let proof = |granted: i128, generation, request| {
+            let granted = Credits::from_nano(granted);
+            Proof { generation, request, granted, code: super::super::id::Digest([0; 32]) }
+        };
+        let mut grant = Grant { granted: Credits::from_nano(100), ..Grant::default() };
+        grant.take_proof(proof(100, 1, 5));
+        grant.take_proof(proof(60, 2, 9)); // of a store that has forgotten some of it
+        assert_eq!(grant.proof, Some(proof(100, 1, 5)));
+        grant.take_proof(proof(100, 1, 4));
+        assert_eq!(grant.proof, Some(proof(100, 1, 5)));
+        grant.take_proof(proof(100, 1, 6));
+        grant.take_proof(proof(120, 2, 7)); // of more than was taken
+        assert_eq!(grant.proof, Some(proof(100, 1, 6)));
+        grant.take_proof(proof(100, 2, 1));
+        assert_eq!(grant.proof, Some(proof(100, 2, 1)));
     }
 
     #[test]

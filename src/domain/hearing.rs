@@ -1,7 +1,7 @@
 //! What of an answer can be believed. It came over a network: it may be old, another's, cut, or a lie. What cannot be believed is left out
 //! and named; a node loses nothing by it but time, since it spends what it holds until that is used up or lapses.
 
-use super::id::{AccountId, Epoch};
+use super::id::{AccountId, Epoch, JobName};
 use super::ledger::AMOUNT_MAX;
 use super::money::Credits;
 use super::time::Nanos;
@@ -61,6 +61,12 @@ pub enum Disbelief {
     /// It says that nothing is left, and by its own figures something is.
     #[error("the answer calls account {0} exhausted, and by its own figures something is left")]
     Contradiction(AccountId),
+    /// Its store is older than one that was heard of: it was put back from a copy, or the answer lies.
+    #[error("the answer is of a store of generation {0}, and a later one was heard of")]
+    OlderStore(u64),
+    /// It is about a gang that was not spoken of.
+    #[error("the answer is about gang {0}, of which it was told nothing")]
+    OtherGang(JobName),
     /// Less is granted in all than was before. Towards a store that was restored the node's own figure holds.
     #[error("the answer grants account {0} less than was granted before")]
     Fell(AccountId),
@@ -82,6 +88,8 @@ impl Disbelief {
             Disbelief::OtherUnit { .. } => "other_unit",
             Disbelief::Impossible { .. } => "impossible_number",
             Disbelief::Contradiction(_) => "contradiction",
+            Disbelief::OlderStore(_) => "older_store",
+            Disbelief::OtherGang(_) => "other_gang",
             Disbelief::Fell(_) => "grant_fell",
         }
     }
@@ -94,10 +102,20 @@ pub fn hear(request: &Request, mut answer: Answer) -> (Option<Answer>, Vec<Disbe
         return (None, vec![foreign]);
     }
     let mut doubts = Vec::new();
+    if answer.generation < request.generation_seen {
+        doubts.push(Disbelief::OlderStore(answer.generation));
+    }
     answer.acknowledged.retain(|epoch| {
         let told = request.previous.iter().any(|earlier| earlier.epoch == *epoch);
         if !told {
             doubts.push(Disbelief::OtherPrevious(*epoch));
+        }
+        told
+    });
+    answer.gangs.retain(|want| {
+        let told = request.gangs.iter().any(|word| word.gang == want.gang);
+        if !told {
+            doubts.push(Disbelief::OtherGang(want.gang.name.clone()));
         }
         told
     });
@@ -111,6 +129,9 @@ pub fn hear(request: &Request, mut answer: Answer) -> (Option<Answer>, Vec<Disbe
                 let fell = entry.granted < asked.granted_seen && entry.verdict != Verdict::UnknownAccount;
                 if fell && entry.verdict == Verdict::Exhausted {
                     entry.verdict = Verdict::Final; // who has forgotten what it granted does not know that nothing is left
+                }
+                if entry.verdict.voids_epoch() {
+                    entry.settled = entry.settled.min(asked.spent); // whoever else speaks under the epoch may have spent more
                 }
                 let wrong = wrong(asked, &entry);
                 if fell && wrong.is_none() {
@@ -157,6 +178,7 @@ fn wrong(asked: &RequestEntry, entry: &AnswerEntry) -> Option<Disbelief> {
         ("settled", !bounded(entry.settled) || asked.spent < entry.settled),
         ("free", !bounded(entry.free)),
         ("valid_for_ns", VALID_FOR_MAX < entry.valid_for),
+        ("proof", entry.proof.is_some_and(|proof| proof.granted != entry.granted)),
     ];
     if let Some((what, _)) = impossible.into_iter().find(|(_, is)| *is) {
         return Some(Disbelief::Impossible { account: account(), what });
@@ -169,6 +191,7 @@ fn wrong(asked: &RequestEntry, entry: &AnswerEntry) -> Option<Disbelief> {
 mod tests {
     use super::*;
     use crate::domain::id::{BootId, Digest};
+    use crate::domain::proof::Proof;
     use crate::domain::wire::{AccountPolicy, PreviousEpoch};
 
     const CREDIT: i128 = 1_000_000_000;
@@ -188,6 +211,8 @@ mod tests {
             owed: Credits::ZERO,
             burn_per_s: credits(1),
             at_least: Credits::from_nano(1),
+            validity: None,
+            proof: None,
         }
     }
 
@@ -199,7 +224,11 @@ mod tests {
             boot: BootId([2; 16]),
             request: 7,
             previous: vec![PreviousEpoch { epoch: Epoch([9; 16]), entries: Vec::new() }],
+            refunds: Vec::new(),
             entries: vec![asked("a"), asked("b")],
+            generation_seen: 3,
+            history: None,
+            gangs: Vec::new(),
         }
     }
 
@@ -214,7 +243,12 @@ mod tests {
             free: credits(3),
             version: 1,
             policy: AccountPolicy::default(),
+            proof: Some(proof(20)),
         }
+    }
+
+    fn proof(granted: i128) -> Proof {
+        Proof { generation: 3, request: 7, granted: credits(granted), code: Digest([0; 32]) }
     }
 
     fn answer() -> Answer {
@@ -226,6 +260,8 @@ mod tests {
             acknowledged: vec![Epoch([9; 16])],
             entries: vec![entry("a"), entry("b")],
             balances: Vec::new(),
+            generation: 3,
+            gangs: Vec::new(),
         }
     }
 
@@ -236,8 +272,7 @@ mod tests {
     #[test]
     fn an_honest_answer_is_believed_whole() {
         assert_eq!(hear(&request(), answer()), (Some(answer()), Vec::new()));
-        let exhausted =
-            AnswerEntry { verdict: Verdict::Exhausted, granted: credits(10), settled: credits(5), free: Credits::ZERO, ..entry("a") };
+        let exhausted = AnswerEntry { verdict: Verdict::Exhausted, granted: credits(10), free: Credits::ZERO, proof: None, ..entry("a") };
         let spent = RequestEntry { returned: credits(5), ..asked("a") };
         let request = Request { entries: vec![spent], ..request() };
         let honest = Answer { digest: request.digest(), entries: vec![exhausted], ..answer() };
@@ -261,14 +296,14 @@ mod tests {
 
     #[test]
     fn an_entry_that_cannot_be_believed_is_left_out_and_the_other_counts() {
-        let exhausted =
-            AnswerEntry { verdict: Verdict::Exhausted, free: Credits::ZERO, granted: credits(6), settled: credits(5), ..entry("a") };
+        let exhausted = AnswerEntry { verdict: Verdict::Exhausted, free: Credits::ZERO, granted: credits(6), proof: None, ..entry("a") };
         let cases = [
             ("other_unit", AnswerEntry { unit: "cent".to_owned(), ..entry("a") }),
-            ("impossible_number", AnswerEntry { granted: Credits::from_nano(-1), ..entry("a") }),
+            ("impossible_number", AnswerEntry { granted: Credits::from_nano(-1), proof: None, ..entry("a") }),
             ("impossible_number", AnswerEntry { free: AMOUNT_MAX.plus(Credits::from_nano(1)), ..entry("a") }),
             ("impossible_number", AnswerEntry { settled: credits(5).plus(Credits::from_nano(1)), ..entry("a") }),
             ("impossible_number", AnswerEntry { valid_for: VALID_FOR_MAX.max(Nanos(VALID_FOR_MAX.0 + 1)), ..entry("a") }),
+            ("impossible_number", AnswerEntry { proof: Some(proof(21)), ..entry("a") }),
             ("contradiction", AnswerEntry { verdict: Verdict::Exhausted, free: Credits::ZERO, ..entry("a") }),
             ("contradiction", AnswerEntry { granted: credits(20), free: Credits::from_nano(1), ..exhausted.clone() }),
         ];
@@ -291,9 +326,31 @@ mod tests {
     }
 
     #[test]
+    fn who_is_one_of_two_hears_it_whatever_the_other_has_spent() {
+        for verdict in [Verdict::Forked, Verdict::Closed, Verdict::Unproven] {
+            let forked = AnswerEntry { verdict, settled: credits(6), ..entry("a") };
+            let (left, doubts) = hear(&request(), Answer { entries: vec![forked.clone(), entry("b")], ..answer() });
+            assert_eq!((left.unwrap().entries[0].clone(), doubts), (AnswerEntry { settled: credits(5), ..forked }, Vec::new()));
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_older_than_one_heard_of_is_named_and_heard_all_the_same() {
+        let (left, doubts) = hear(&request(), Answer { generation: 2, ..answer() });
+        assert_eq!((left.unwrap().entries.len(), codes(&doubts)), (2, vec!["older_store"]));
+        assert_eq!(hear(&request(), Answer { generation: 4, ..answer() }).1, Vec::new());
+    }
+
+    #[test]
     fn who_has_forgotten_a_grant_is_not_believed_that_nothing_is_left() {
-        let zero =
-            AnswerEntry { granted: Credits::ZERO, settled: Credits::ZERO, free: Credits::ZERO, verdict: Verdict::Exhausted, ..entry("a") };
+        let zero = AnswerEntry {
+            granted: Credits::ZERO,
+            settled: Credits::ZERO,
+            free: Credits::ZERO,
+            verdict: Verdict::Exhausted,
+            proof: None,
+            ..entry("a")
+        };
         let (left, doubts) = hear(&request(), Answer { entries: vec![zero, entry("b")], ..answer() });
         assert_eq!(left.unwrap().entries[0].verdict, Verdict::Final);
         assert_eq!(codes(&doubts), ["grant_fell"]);

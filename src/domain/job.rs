@@ -4,8 +4,9 @@
 //!   opened --> RUNNING <--thaw/freeze--> FROZEN --> ended --owed = 0--> settled (receipt written)
 //! ```
 //!
-//! `charge = drawn + unfunded + owed`: `drawn` came out of a grant, `unfunded` is what ran past zero and was written off, and `owed`
-//! is not decided yet. At the settlement `owed` is nothing.
+//! `charge = drawn + unfunded + owed + waived`: `drawn` came out of a grant, `unfunded` is what ran past zero and was written off, and `owed`
+//! is not decided yet. At the settlement `owed` is nothing. What its outcome gives back stands beside the charge, see [`super::refund`]; `waived`
+//! is what of that was owed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,14 +14,15 @@ use serde::{Deserialize, Serialize};
 
 use super::act::{Acted, Target};
 use super::detail::Detailed;
-use super::id::{AccountId, Attempt, BootId, Digest, JobName, LineId, Uid};
+use super::id::{AccountId, Attempt, BootId, Digest, JobName, LineId, NodeId, Uid};
 use super::ladder::{JobPolicy, Victim};
 use super::meter::Missing;
 use super::money::Credits;
 use super::outcome::{Basis, Outcome};
 use super::rates::charge::{self, Charge};
-use super::rates::{Card, Earlier, Priced, RateError, Stated, Traits};
-use super::terms::{Further, Report, Terms};
+use super::rates::{Card, Earlier, OverBid, Priced, RateError, Stated, Traits};
+use super::refund::Refund;
+use super::terms::{Further, Outbid, Report, Terms};
 use super::time::{Mono, Nanos, Now, Wall};
 use super::usage::{HeldGpu, Meter, Usage};
 use super::wire::Verdict;
@@ -121,6 +123,9 @@ pub struct Job {
     /// What few jobs have.
     #[serde(skip)]
     pub further: Option<Box<Further>>,
+    /// What its outcome gives back, and out of which epochs it was paid.
+    #[serde(skip)]
+    pub refund: Option<Box<Refund>>,
 }
 
 /// A level at its last reading, and for how long the job had run by then: the next reading gives the area between.
@@ -329,6 +334,32 @@ pub enum StepEvent {
     StepsBack(Evidence),
     /// It has stood still for as long as its account's policy lets it.
     FrozenTooLong(Evidence),
+    /// Its gang stands still, by the register's word: a part of it ran dry, on that node if that is known.
+    GangHeld {
+        /// Under which version.
+        version: u64,
+        /// On which node.
+        dry: Option<NodeId>,
+    },
+    /// Its gang may run, by the register's word.
+    GangRuns {
+        /// Under which version.
+        version: u64,
+    },
+    /// The card asks more for it by now than was bid, and says what happens then.
+    OverBid {
+        /// What happens.
+        rule: OverBid,
+        /// What was bid.
+        bid: Credits,
+        /// What is asked.
+        ask: Credits,
+    },
+    /// No more is asked than was bid.
+    WithinBid {
+        /// What was bid.
+        bid: Credits,
+    },
 }
 
 /// Counter, quantity, cost and balance at the moment of a decision.
@@ -361,7 +392,32 @@ impl Job {
     /// Used, and neither drawn nor written off.
     #[must_use]
     pub fn owed(&self) -> Credits {
-        self.charge.minus(self.drawn).minus(self.unfunded).or_zero()
+        let waived = self.refund.as_ref().map_or(Credits::ZERO, |refund| refund.waived);
+        self.charge.minus(self.drawn).minus(self.unfunded).minus(waived).or_zero()
+    }
+
+    /// What was bid and what is asked by now, as it was last noted; none where no more is asked than was bid.
+    #[must_use]
+    pub fn outbid_noted(&self) -> Option<Outbid> {
+        self.bid()?;
+        let of_bids = |step: &Step| match &step.event {
+            StepEvent::OverBid { rule, bid, ask } => Some(Some(Outbid { rule: *rule, bid: *bid, ask: *ask })),
+            StepEvent::WithinBid { .. } => Some(None),
+            _ => None,
+        };
+        self.steps.iter().rev().find_map(of_bids)?
+    }
+
+    /// By what its outcome reduces the charge.
+    #[must_use]
+    pub fn reduced(&self) -> Credits {
+        self.refund.as_ref().map_or(Credits::ZERO, |refund| refund.reduced(self.charge))
+    }
+
+    /// What was paid and is given back.
+    #[must_use]
+    pub fn refunded(&self) -> Credits {
+        self.refund.as_ref().map_or(Credits::ZERO, |refund| refund.refunded())
     }
 
     /// What its lines keep back for its end: neither charged nor to be spent on anything else.
@@ -374,7 +430,13 @@ impl Job {
     #[must_use]
     pub fn stated(&self, at: Wall) -> Stated<'_> {
         let storage_bytes = self.storage_bytes();
-        Stated { at, traits: &self.traits, cpus: self.cpus, memory_bytes: self.memory_bytes, storage_bytes }
+        Stated { at, traits: &self.traits, cpus: self.cpus, memory_bytes: self.memory_bytes, storage_bytes, bid: self.bid() }
+    }
+
+    /// The most that its starter would pay for the start, where that was said.
+    #[must_use]
+    pub fn bid(&self) -> Option<Credits> {
+        self.further.as_ref().and_then(|further| further.offer).map(|offer| offer.bid)
     }
 
     /// Storage as stated, in bytes.
@@ -401,7 +463,7 @@ impl Job {
         let segment = self.segments.get(nth)?;
         let (usage, from) = (&segment.usage, segment.from);
         Some(match segment.terms.as_deref() {
-            Some(terms) => Earlier { usage, gpus: &terms.gpus, stated: terms.stated(from) },
+            Some(terms) => Earlier { usage, gpus: &terms.gpus, stated: Stated { bid: self.bid(), ..terms.stated(from) } },
             None => Earlier { usage, gpus: &self.gpus, stated: self.stated(from) },
         })
     }

@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::act::Target;
 use super::agent::{Agent, Settings};
 use super::detail::Readings;
+use super::gang::{Gang, Part};
 use super::id::{AccountId, Attempt, BootId, Digest, GpuId, GpuModel, JobName, LineId, NodeId, Uid};
 use super::job::{Gap, Job, Phase, Step};
 use super::money::Credits;
 use super::outcome::{Basis, Outcome};
 use super::rates::charge::{self, LineCharge};
-use super::rates::{Card, Earlier, Priced, Traits};
+use super::rates::{Card, Earlier, Priced, Stated, Traits};
+use super::refund::Refund;
 use super::terms::{Offer, Terms};
 use super::time::Wall;
 use super::usage::{HeldGpu, More, Usage};
@@ -95,6 +97,25 @@ pub struct Receipt {
     /// The bid that its starter made, and the price at which it was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offer: Option<Offer>,
+    /// The job on several nodes that it was a part of: its parts make one bill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gang: Option<Gang>,
+    /// What its outcome gives back of the charge, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund: Option<ReceiptRefund>,
+}
+
+/// What a job's outcome makes of its charge. `charge = drawn + unfunded + owed + waived`, and `net = charge - reduced`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptRefund {
+    /// What its lines give back, together: by so much the charge is reduced.
+    pub reduced: Credits,
+    /// What of that was owed, and need not be paid.
+    pub waived: Credits,
+    /// What of that was paid, and is given back to the account.
+    pub refunded: Credits,
+    /// What remains of the charge.
+    pub net: Credits,
 }
 
 /// What a job's usage is read from: how exact it is.
@@ -399,7 +420,28 @@ impl Receipt {
             provider: settings.provider.clone(),
             earned: settings.provider.as_ref().map(|_| earned(job, closed)),
             offer: job.further.as_ref().and_then(|further| further.offer),
+            gang: agent.part(job.attempt).map(Part::declared),
+            refund: job.refund.as_deref().filter(|refund| refund.segments.iter().any(|amount| !amount.is_zero())).map(|refund| {
+                ReceiptRefund {
+                    reduced: job.reduced(),
+                    waived: refund.waived,
+                    refunded: job.refunded(),
+                    net: job.charge.minus(job.reduced()),
+                }
+            }),
         }
+    }
+
+    /// What remains of its charge after what its outcome gives back.
+    #[must_use]
+    pub fn net(&self) -> Credits {
+        self.refund.as_ref().map_or(self.charge, |refund| refund.net)
+    }
+
+    /// What was paid and is given back.
+    #[must_use]
+    pub fn refunded(&self) -> Credits {
+        self.refund.as_ref().map_or(Credits::ZERO, |refund| refund.refunded)
     }
 
     /// The document as JSON.
@@ -412,7 +454,7 @@ impl Receipt {
 /// What whoever provides the machine earns: what was paid for a job that completed.
 fn earned(job: &Job, closed: bool) -> Credits {
     let completed = job.ending.is_some_and(|ending| ending.outcome == Outcome::Completed);
-    if closed && completed { job.drawn } else { Credits::ZERO }
+    if closed && completed { job.drawn.minus(job.refunded()) } else { Credits::ZERO }
 }
 
 fn receipt_segment(job: &Job, nth: usize, agent: &Agent) -> Option<ReceiptSegment> {
@@ -457,13 +499,14 @@ pub fn verify(receipt: &Receipt, cards: &BTreeMap<Digest, Card>) -> Result<Credi
     if receipt.receipt != VERSION {
         return Err(vec![Discrepancy::Version(receipt.receipt)]);
     }
-    let mut pending = Credits::ZERO;
+    let (mut pending, mut reduction) = (Credits::ZERO, Credits::ZERO);
     let mut read: Vec<ReadSegment> = Vec::new();
     for (index, segment) in receipt.segments.iter().enumerate() {
         let before: Vec<Earlier<'_>> = read.iter().map(ReadSegment::counts).collect();
         match verify_segment(index + 1, (receipt, segment), &before, cards) {
             Ok(segment) => {
                 pending = pending.plus(segment.pending);
+                reduction = reduction.plus(segment.refund);
                 read.push(segment);
             }
             Err(discrepancies) => found.extend(discrepancies),
@@ -473,13 +516,42 @@ pub fn verify(receipt: &Receipt, cards: &BTreeMap<Digest, Card>) -> Result<Credi
         found.push(Discrepancy::Sum { what: "pending".to_owned(), said: receipt.pending, computed: pending });
     }
     let segments: Credits = receipt.segments.iter().map(|segment| segment.cost).sum();
-    let paid = receipt.drawn.plus(receipt.unfunded).plus(receipt.owed);
+    let waived = receipt.refund.as_ref().map_or(Credits::ZERO, |refund| refund.waived);
+    let paid = receipt.drawn.plus(receipt.unfunded).plus(receipt.owed).plus(waived);
     for (what, said, computed) in [("charge", receipt.charge, segments), ("drawn + unfunded + owed", receipt.charge, paid)] {
         if said != computed {
             found.push(Discrepancy::Sum { what: what.to_owned(), said, computed });
         }
     }
+    if found.is_empty() {
+        found.extend(verify_refund(receipt, reduction));
+    }
     if found.is_empty() { Ok(receipt.charge) } else { Err(found) }
+}
+
+/// What its lines give back together, and who gets what of it.
+fn verify_refund(receipt: &Receipt, reduction: Credits) -> Vec<Discrepancy> {
+    let none = ReceiptRefund { reduced: Credits::ZERO, waived: Credits::ZERO, refunded: Credits::ZERO, net: receipt.charge };
+    let said = receipt.refund.as_ref().unwrap_or(&none);
+    let reduced = reduction.min(receipt.charge);
+    let net = receipt.charge.minus(reduced);
+    let refunded = receipt.drawn.minus(net).or_zero();
+    let sums = [("reduced", said.reduced, reduced), ("net", said.net, net), ("refunded", said.refunded, refunded)];
+    let wrong = sums.into_iter().filter(|(_, said, computed)| said != computed);
+    let mut found: Vec<Discrepancy> =
+        wrong.map(|(what, said, computed)| Discrepancy::Sum { what: what.to_owned(), said, computed }).collect();
+    if said.waived < Credits::ZERO || reduced < said.waived {
+        found.push(Discrepancy::Sum { what: "waived".to_owned(), said: said.waived, computed: reduced });
+    }
+    found
+}
+
+/// The refund of a job, as its receipt says.
+pub(super) fn refund_of(receipt: &Receipt) -> Option<Box<Refund>> {
+    let refund = receipt.refund.as_ref()?;
+    let segments = receipt.segments.iter().map(|segment| segment.lines.iter().map(|line| line.refund).sum()).collect();
+    // In which epochs it was drawn does not stand there.
+    Some(Box::new(Refund { drawn_before: Vec::new(), segments, waived: refund.waived, given: Vec::new() }))
 }
 
 /// A segment as the receipt says it, and what its lines keep back for the end.
@@ -488,11 +560,13 @@ struct ReadSegment {
     terms: Terms,
     at: Wall,
     pending: Credits,
+    refund: Credits,
+    bid: Option<Credits>,
 }
 
 impl ReadSegment {
     fn counts(&self) -> Earlier<'_> {
-        Earlier { usage: &self.usage, gpus: &self.terms.gpus, stated: self.terms.stated(self.at) }
+        Earlier { usage: &self.usage, gpus: &self.terms.gpus, stated: Stated { bid: self.bid, ..self.terms.stated(self.at) } }
     }
 }
 
@@ -525,7 +599,9 @@ fn verify_segment(
     let usage = segment_usage(number, segment).map_err(|discrepancy| vec![discrepancy])?;
     let at = instant(&segment.from).ok_or_else(|| vec![quantity_fault(number, "from", &segment.from)])?;
     let terms = segment_terms(receipt, segment);
-    let priced = Priced { usage: &usage, gpus: &terms.gpus, before, stated: terms.stated(at), ended: receipt.outcome };
+    let bid = receipt.offer.map(|offer| offer.bid);
+    let stated = Stated { bid, ..terms.stated(at) };
+    let priced = Priced { usage: &usage, gpus: &terms.gpus, before, stated, ended: receipt.outcome };
     let unrated = |why: charge::RateError| vec![Discrepancy::Unrated { segment: number, why: why.to_string() }];
     let lines = charge::line_charges(card, &priced).map_err(unrated)?;
     let mut found = Vec::new();
@@ -544,7 +620,8 @@ fn verify_segment(
         found.push(Discrepancy::Sum { what: format!("segment {number}"), said: segment.cost, computed: sum });
     }
     let pending = lines.iter().map(|line| line.pending).sum();
-    if found.is_empty() { Ok(ReadSegment { usage, terms, at, pending }) } else { Err(found) }
+    let refund = lines.iter().map(|line| line.refund).sum();
+    if found.is_empty() { Ok(ReadSegment { usage, terms, at, pending, refund, bid }) } else { Err(found) }
 }
 
 /// The instant that [`rfc3339`] writes.
@@ -569,6 +646,7 @@ fn verify_line(segment: usize, said: &LineCharge, computed: &LineCharge) -> Vec<
             ("round", charge.round.name().to_owned()),
             ("billed", charge.billed.clone()),
             ("pending", charge.pending.to_string()),
+            ("refund", charge.refund.to_string()),
             ("rules", charge.rules.join(", ")),
         ]
     };

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::fact::{Fact, Opened, Row};
-use super::id::{AccountId, Attempt, Digest, JobName, LineId};
+use super::id::{AccountId, Attempt, Digest, Epoch, JobName, LineId};
 use super::job::{self, Gap, GapRule, Job, Segment};
 use super::money::Credits;
 use super::outcome::Outcome;
 use super::rates::charge::{self, Charge, RateError};
-use super::rates::{Card, Earlier, Priced};
+use super::rates::{Card, Earlier, Priced, Stated};
 use super::receipt::{self, Discrepancy, Receipt, ReceiptSegment};
+use super::refund::{self, Refund};
 use super::terms::Terms;
 use super::time::{Now, Wall};
 use super::usage::{Meter, Usage};
@@ -35,12 +36,16 @@ pub struct Followed {
     pub segments: Vec<Segment>,
     /// The events that were reported for it: their names and ids.
     pub events: BTreeSet<(LineId, LineId)>,
+    /// The most that its starter would pay for the start, where that was said.
+    pub bid: Option<Credits>,
     /// How it ended; none while it goes on.
     pub outcome: Option<Outcome>,
     /// Out of grants, as written down.
     pub drawn: Credits,
     /// Written off, as written down.
     pub unfunded: Credits,
+    /// Given back by its outcome, as written down.
+    pub refund: Option<Box<Refund>>,
     /// Meters of which nobody knows a part: what it used of them is at least what stands here.
     pub unknown: BTreeSet<Meter>,
 }
@@ -51,6 +56,7 @@ pub struct Replay {
     cards: BTreeMap<Digest, Arc<Card>>,
     in_force: Option<Digest>,
     jobs: BTreeMap<Attempt, Followed>,
+    epoch: Option<Epoch>,
 }
 
 impl Followed {
@@ -68,10 +74,17 @@ impl Followed {
                 traits: opened.traits.clone(),
             },
             events: BTreeSet::new(),
-            segments: vec![segment(opened.card, opened.at, usage, Charge { cost: opened.charge, pending: opened.pending })],
+            bid: None,
+            segments: vec![segment(
+                opened.card,
+                opened.at,
+                usage,
+                Charge { cost: opened.charge, pending: opened.pending, ..Charge::default() },
+            )],
             outcome: None,
             drawn: opened.drawn,
             unfunded: Credits::ZERO,
+            refund: None,
             unknown: BTreeSet::new(),
         }
     }
@@ -85,10 +98,12 @@ impl Followed {
             account: job.account.clone(),
             terms: job.terms(),
             events: job.further.as_ref().map(|further| further.events.clone()).unwrap_or_default(),
+            bid: job.bid(),
             segments: job.segments.clone(),
             outcome: job.ending.map(|ending| ending.outcome),
             drawn: job.drawn,
             unfunded: job.unfunded,
+            refund: job.refund.clone(),
             unknown: unknown(&job.gaps),
         }
     }
@@ -124,10 +139,12 @@ impl Followed {
             account: receipt.account.clone(),
             terms: receipt.segments.last().map(|of| receipt::segment_terms(receipt, of)).unwrap_or_default(),
             events: BTreeSet::new(),
+            bid: receipt.offer.map(|offer| offer.bid),
             segments: receipt.segments.iter().enumerate().map(read).collect::<Result<_, _>>()?,
             outcome: receipt.outcome,
             drawn: receipt.drawn,
             unfunded: receipt.unfunded,
+            refund: receipt::refund_of(receipt),
             unknown: unknown(&receipt.gaps),
         })
     }
@@ -144,6 +161,18 @@ impl Followed {
         self.segments.iter().map(|segment| segment.cost).sum()
     }
 
+    /// By what its outcome reduces that.
+    #[must_use]
+    pub fn reduced(&self) -> Credits {
+        self.refund.as_ref().map_or(Credits::ZERO, |refund| refund.reduced(self.charge()))
+    }
+
+    /// What of its charge was owed and need not be paid.
+    #[must_use]
+    pub fn waived(&self) -> Credits {
+        self.refund.as_ref().map_or(Credits::ZERO, |refund| refund.waived)
+    }
+
     /// All that it used, over its segments.
     #[must_use]
     pub fn usage(&self) -> Usage {
@@ -157,7 +186,7 @@ impl Followed {
 
     fn counts<'a>(&'a self, segment: &'a Segment) -> Earlier<'a> {
         let terms = self.terms_of(segment);
-        Earlier { usage: &segment.usage, gpus: &terms.gpus, stated: terms.stated(segment.from) }
+        Earlier { usage: &segment.usage, gpus: &terms.gpus, stated: Stated { bid: self.bid, ..terms.stated(segment.from) } }
     }
 
     /// What one segment's usage costs under its card.
@@ -228,7 +257,14 @@ impl Replay {
     }
 
     /// Jobs and cards of a checkpoint at this place, where their beginnings are not among the facts.
-    pub fn adopt<'a>(&mut self, jobs: impl Iterator<Item = &'a Job>, cards: impl Iterator<Item = &'a Card>, in_force: Option<Digest>) {
+    pub fn adopt<'a>(
+        &mut self,
+        jobs: impl Iterator<Item = &'a Job>,
+        cards: impl Iterator<Item = &'a Card>,
+        in_force: Option<Digest>,
+        epoch: Option<Epoch>,
+    ) {
+        self.epoch = self.epoch.or(epoch);
         for card in cards {
             self.cards.entry(card.digest).or_insert_with(|| Arc::new(card.clone()));
         }
@@ -271,8 +307,9 @@ impl Replay {
                     job.unknown.append(&mut unknown(std::slice::from_ref(gap)));
                 }
             }
-            Fact::JobStated { attempt, storage_bytes, offer: _ } => {
+            Fact::JobStated { attempt, storage_bytes, offer } => {
                 if let Some(job) = self.jobs.get_mut(attempt) {
+                    job.bid = offer.map(|offer| offer.bid);
                     job.terms.storage_bytes = *storage_bytes;
                 }
             }
@@ -300,6 +337,13 @@ impl Replay {
                     job::take_report(&mut job.segments, &mut job.events, report);
                 }
             }
+            Fact::EpochOpened { epoch, .. } => self.open_epoch(*epoch),
+            Fact::Refunded { attempt, segments, waived, given } => {
+                if let Some(job) = self.jobs.get_mut(attempt) {
+                    let refund = job.refund.get_or_insert_default();
+                    (refund.segments, refund.waived, refund.given) = (segments.clone(), *waived, given.clone());
+                }
+            }
             Fact::JobClosed { attempt } => return self.jobs.remove(attempt),
             _ => {}
         }
@@ -312,6 +356,12 @@ impl Replay {
         job.count(row, wall);
         let card = job.segments.last().and_then(|segment| self.cards.get(&segment.card));
         Some((job, card.map(AsRef::as_ref)))
+    }
+
+    fn open_epoch(&mut self, epoch: Epoch) {
+        if let Some(last) = self.epoch.replace(epoch) {
+            self.jobs.values_mut().for_each(|job| refund::note_drawn(&mut job.refund, job.drawn, last));
+        }
     }
 
     /// Every job that has not ended goes on in a new segment.
@@ -358,13 +408,18 @@ pub struct NotReplayed {
     pub why: String,
 }
 
+/// What remains of a charge after what the outcome gives back.
+fn net(charge: Credits, refund: Credits) -> Credits {
+    charge.minus(refund.min(charge))
+}
+
 /// What the job would have cost if this card had been in force all the time: a segment for each of its terms, from its beginning. The card's
 /// own `effective_from` is passed over, the dates of its lines are not.
 ///
 /// # Errors
 /// When something that it used has no price there.
 pub fn reprice(job: &Followed, draft: &Card) -> Result<Repriced, NotReplayed> {
-    let was = job.charge().plus(job.pending());
+    let was = net(job.charge(), job.reduced()).plus(job.pending());
     let (name, account) = (job.name.clone(), job.account.clone());
     match reprice_segments(job, draft) {
         Ok(would) => {
@@ -385,17 +440,17 @@ fn reprice_segments(job: &Followed, draft: &Card) -> Result<Credits, String> {
         }
     }
     let mut before: Vec<Earlier<'_>> = Vec::new();
-    let mut would = Credits::ZERO;
+    let (mut would, mut refund, mut pending) = (Credits::ZERO, Credits::ZERO, Credits::ZERO);
     for (usage, terms, from) in &pieces {
-        let stated = terms.stated(*from);
+        let stated = Stated { bid: job.bid, ..terms.stated(*from) };
         // A card without rules prices what it has lines for; of the devices each must have one.
         draft.cover(&terms.gpus, &stated).map_err(|why| why.to_string())?;
         let priced = Priced { usage, gpus: &terms.gpus, before: &before, stated, ended: job.outcome };
         let charge = charge::charge(draft, &priced).map_err(|why| why.to_string())?;
-        would = would.plus(charge.cost).plus(charge.pending);
+        (would, refund, pending) = (would.plus(charge.cost), refund.plus(charge.refund), pending.plus(charge.pending));
         before.push(Earlier { usage, gpus: &terms.gpus, stated });
     }
-    Ok(would)
+    Ok(net(would, refund).plus(pending))
 }
 
 /// Some jobs of one account under another card.

@@ -3,16 +3,17 @@
 //! A receipt says what a job cost between two instants, not when within. Here that is spread evenly over the time of each segment, in whole
 //! nano-credits: the parts of adjacent spans add up to exactly the whole. (The authority's ledger has the hours themselves, by account.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ethnum::U256;
 use serde::Serialize;
 
-use super::id::{AccountId, Attempt, JobName};
+use super::id::{AccountId, Attempt, JobName, NodeId};
 use super::money::Credits;
 use super::rates::Trait;
 use super::receipt::{Receipt, ReceiptSegment, ReceiptState, instant};
 use super::time::Wall;
+use super::usage::Meter;
 
 /// What a length in days has.
 pub const DAY_MS: u64 = 86_400_000;
@@ -46,7 +47,7 @@ pub enum By {
     Model,
     /// The trait `label`.
     Label,
-    /// Each attempt of each job.
+    /// Each attempt of each job; the parts of a job on several nodes together.
     Job,
 }
 
@@ -75,9 +76,9 @@ pub struct Row {
 /// What one job cost in a span.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct JobCost {
-    /// What it is called.
+    /// What it is called; of a job on several nodes, the whole.
     pub job: JobName,
-    /// The agent's number for it.
+    /// The agent's number for it; of a job on several nodes, which run it was.
     pub attempt: Attempt,
     /// Who pays.
     pub account: AccountId,
@@ -102,7 +103,10 @@ pub struct UnderUsed {
     pub cpu_permille: Option<u64>,
     /// Memory, of the memory stated.
     pub memory_permille: Option<u64>,
-    /// For how long devices were held, nanoseconds; how busy they were is not on a receipt.
+    /// Busy time of its GPUs, of the time for which it held them under cards that price busy time; none where none does, or where a part of it
+    /// could not be read.
+    pub gpu_permille: Option<u64>,
+    /// For how long devices were held, nanoseconds.
     #[serde(with = "super::rates::charge::wide")]
     pub gpu_held_ns: u128,
 }
@@ -161,10 +165,11 @@ fn times(segment: &ReceiptSegment) -> Option<(Wall, Wall)> {
     Some((instant(&segment.from)?, instant(&segment.to)?))
 }
 
-/// What a job cost in a span.
+/// What a job cost in a span, less what its outcome gives back of that.
 #[must_use]
 pub fn charge_in(receipt: &Receipt, span: Span) -> Credits {
-    let parts = receipt.segments.iter().filter_map(|segment| times(segment).map(|(from, to)| part_of(segment.cost, span, from, to)));
+    let net = |segment: &ReceiptSegment| segment.cost.minus(segment.lines.iter().map(|line| line.refund).sum()).or_zero();
+    let parts = receipt.segments.iter().filter_map(|segment| times(segment).map(|(from, to)| part_of(net(segment), span, from, to)));
     parts.sum()
 }
 
@@ -191,7 +196,25 @@ pub fn key(receipt: &Receipt, by: By) -> Option<String> {
         By::User => Some(receipt.owner_uid.0.to_string()),
         By::Model => stated(Trait::Model),
         By::Label => stated(Trait::Label),
-        By::Job => Some(format!("{}#{}", receipt.job, receipt.attempt)),
+        By::Job => Some(whole(receipt)),
+    }
+}
+
+/// What a receipt is a bill of: the attempt of a job, or the run of a job on several nodes of which this is one part.
+fn whole(receipt: &Receipt) -> String {
+    match &receipt.gang {
+        Some(gang) => format!("{} run {}", gang.name, gang.attempt),
+        None => format!("{}#{}", receipt.job, receipt.attempt),
+    }
+}
+
+/// Tells receipts of one whole from those of another.
+type Whole = (AccountId, JobName, u64, Option<(NodeId, Attempt)>);
+
+fn whole_key(receipt: &Receipt) -> Whole {
+    match &receipt.gang {
+        Some(gang) => (receipt.account.clone(), gang.name.clone(), u64::from(gang.attempt), None),
+        None => (receipt.account.clone(), receipt.job.clone(), 0, Some((receipt.node.clone(), receipt.attempt))),
     }
 }
 
@@ -199,10 +222,11 @@ pub fn key(receipt: &Receipt, by: By) -> Option<String> {
 #[must_use]
 pub fn rows(receipts: &[Receipt], by: By, span: Span) -> Vec<Row> {
     let mut rows: BTreeMap<Option<String>, Row> = BTreeMap::new();
+    let mut counted: BTreeSet<(Option<String>, Whole)> = BTreeSet::new();
     for receipt in receipts.iter().filter(|receipt| is_in(receipt, span)) {
         let key = key(receipt, by);
-        let row = rows.entry(key.clone()).or_insert_with(|| Row { key, ..Row::default() });
-        row.jobs += 1;
+        let row = rows.entry(key.clone()).or_insert_with(|| Row { key: key.clone(), ..Row::default() });
+        row.jobs += u64::from(receipt.gang.is_none() || counted.insert((key, whole_key(receipt)))); // parts are one job
         row.charge = row.charge.plus(charge_in(receipt, span));
         row.unfunded = row.unfunded.plus(unfunded_in(receipt, span));
         for (segment, (from, to)) in receipt.segments.iter().filter_map(|segment| Some((segment, times(segment)?))) {
@@ -244,25 +268,31 @@ pub fn spending(receipts: &[Receipt], month: Span, now: Wall) -> Spending {
 #[must_use]
 pub fn dearest(receipts: &[Receipt], span: Span, count: usize) -> Vec<JobCost> {
     let cost = |receipt: &Receipt| JobCost {
-        job: receipt.job.clone(),
-        attempt: receipt.attempt,
+        job: receipt.gang.as_ref().map_or(&receipt.job, |gang| &gang.name).clone(),
+        attempt: receipt.gang.as_ref().map_or(receipt.attempt, |gang| Attempt(u64::from(gang.attempt))),
         account: receipt.account.clone(),
         owner_uid: receipt.owner_uid.0,
-        charge: charge_in(receipt, span),
+        charge: Credits::ZERO,
     };
-    let mut costs: Vec<JobCost> = receipts.iter().map(cost).filter(|job| job.charge.is_positive()).collect();
+    let mut wholes: BTreeMap<Whole, JobCost> = BTreeMap::new();
+    for receipt in receipts {
+        let of_whole = wholes.entry(whole_key(receipt)).or_insert_with(|| cost(receipt));
+        of_whole.charge = of_whole.charge.plus(charge_in(receipt, span));
+    }
+    let mut costs: Vec<JobCost> = wholes.into_values().filter(|job| job.charge.is_positive()).collect();
     costs.sort_by(|a, b| b.charge.cmp(&a.charge).then(a.attempt.cmp(&b.attempt)));
     costs.truncate(count);
     costs
 }
 
-/// The jobs of a span that used less than half of the CPUs or the memory that were stated for them, the dearest first. With none stated
-/// nobody can say.
+/// The jobs of a span that used less than half of the CPUs or the memory that were stated for them, or of the GPUs that they held, the dearest
+/// first. With none stated, and of GPUs whose busy time was not metered, nobody can say.
 #[must_use]
 pub fn under_used(receipts: &[Receipt], span: Span, count: usize) -> Vec<UnderUsed> {
     let judged = receipts.iter().filter(|receipt| is_in(receipt, span)).filter_map(use_of);
     let low = |part: Option<u64>| part.is_some_and(|permille| permille < UNDER_USED_PERMILLE);
-    let mut found: Vec<UnderUsed> = judged.filter(|job| low(job.cpu_permille) || low(job.memory_permille)).collect();
+    let mut found: Vec<UnderUsed> =
+        judged.filter(|job| [job.cpu_permille, job.memory_permille, job.gpu_permille].into_iter().any(low)).collect();
     found.sort_by(|a, b| b.charge.cmp(&a.charge).then(a.attempt.cmp(&b.attempt)));
     found.truncate(count);
     found
@@ -281,17 +311,38 @@ fn use_of(receipt: &Receipt) -> Option<UnderUsed> {
         let allocated = U256::from(stated?) * U256::from(running);
         (allocated != U256::ZERO).then(|| (U256::from(used) * 1_000 / allocated).min(U256::from(u64::MAX)).as_u64())
     };
+    let (held_metered, busy) = gpu_busy(receipt)?;
+    let gpu_permille =
+        held_metered.filter(|held| *held != 0).map(|held| (U256::from(busy) * 1_000 / U256::from(held)).min(U256::from(u64::MAX)).as_u64());
     let mut held = receipt.segments.iter().flat_map(|segment| &segment.gpus);
     let held = held.try_fold(0_u128, |sum, held| sum.checked_add(held.held_ns.parse().ok()?));
     Some(UnderUsed {
         job: receipt.job.clone(),
         attempt: receipt.attempt,
         account: receipt.account.clone(),
-        charge: receipt.charge,
+        charge: receipt.net(),
         cpu_permille: permille(sum(|segment| &segment.cpu_ns)?, receipt.cpus.map(u128::from)),
         memory_permille: permille(sum(|segment| &segment.memory_charged_byte_ns)?, receipt.memory_bytes.map(u128::from)),
+        gpu_permille,
         gpu_held_ns: held?,
     })
+}
+
+/// For how long devices were held while their busy time was metered, and how busy they were; no time where a part of that could not be read.
+fn gpu_busy(receipt: &Receipt) -> Option<(Option<u128>, u128)> {
+    if receipt.gaps.iter().any(|gap| gap.meter == Meter::GpuBusy) {
+        return Some((None, 0));
+    }
+    let metered = |segment: &&ReceiptSegment| segment.lines.iter().any(|line| line.meter == Meter::GpuBusy);
+    let (mut held, mut busy) = (0_u128, 0_u128);
+    for segment in receipt.segments.iter().filter(metered) {
+        for gpu in &segment.gpus {
+            held = held.checked_add(gpu.held_ns.parse().ok()?)?;
+            let text = segment.more.as_ref().and_then(|more| more.gpu_busy_ns.get(&gpu.gpu));
+            busy = busy.checked_add(text.map_or(Some(0), |text| text.parse().ok())?)?;
+        }
+    }
+    Some((Some(held), busy))
 }
 
 /// How many of them go on.

@@ -13,6 +13,7 @@ pub use payment::{Amount, Pay, SettlePayment, Vouch};
 use super::act::SlurmJob;
 use super::enforcement::Enforcement;
 use super::form::{Fault, Field, Mistake, Presence, Table, quoted, read_json};
+use super::gang::Gang;
 use super::id::{AccountId, GpuId, JobName, Uid};
 use super::ladder::{JobPolicy, WarnSignal};
 use super::money::{Credits, NANO};
@@ -45,6 +46,8 @@ const MEMORY_BYTES_MAX: u64 = 1 << 60;
 const GPU_INDEX_MAX: u32 = 255;
 /// Totals above this are a slip: no hook counts so far.
 const COUNTER_MAX: u64 = 1 << 62;
+/// More nodes than any machine has.
+const GANG_SIZE_MAX: u32 = 1 << 20;
 const SLUID_BYTES_MAX: usize = 32;
 
 /// Where a job's tasks are, as a caller says it; the edge looks it up.
@@ -96,6 +99,8 @@ pub struct StartRequest {
     pub storage_bytes: Option<u64>,
     /// The most that is paid for the start: it is refused if this node asks for more.
     pub bid: Option<Credits>,
+    /// The gang that it is a part of: `{"name": "mpi-17", "attempt": 0, "size": 4}`.
+    pub gang: Option<Gang>,
 }
 
 /// A job is given something else from now on. What is left out stays.
@@ -150,6 +155,7 @@ impl StartRequest {
             let traits = table.field("traits").table(read_traits).or(Traits::new());
             let storage_bytes = table.field("storage_bytes").integer(0..=MEMORY_BYTES_MAX).optional();
             let bid = table.field("bid").amount(TOP_UP_MAX).optional();
+            let gang = table.field("gang").table(read_gang).optional();
             Some(StartRequest {
                 job: job?,
                 account: account?,
@@ -163,6 +169,7 @@ impl StartRequest {
                 traits: traits?,
                 storage_bytes: storage_bytes?,
                 bid: bid?,
+                gang: gang?,
             })
         })
     }
@@ -185,6 +192,10 @@ impl StartRequest {
         put(&mut body, "traits", Some(&self.traits).filter(|traits| !traits.is_empty()));
         put(&mut body, "storage_bytes", self.storage_bytes);
         put(&mut body, "bid", self.bid);
+        if let Some(Gang { name, attempt, size }) = &self.gang {
+            body["gang"] = json!({ "name": name, "attempt": attempt });
+            put(&mut body["gang"], "size", *size);
+        }
         body
     }
 }
@@ -249,6 +260,13 @@ fn read_slurm(table: &Table<'_>) -> Option<SlurmJob> {
     });
     let sluid = sluid.optional();
     Some(SlurmJob { job_id: job_id?, sluid: sluid? })
+}
+
+fn read_gang(table: &Table<'_>) -> Option<Gang> {
+    let name = table.field("name").name().required();
+    let attempt = table.field("attempt").integer(0..=u32::MAX).or(0);
+    let size = table.field("size").integer(1..=GANG_SIZE_MAX).optional();
+    Some(Gang { name: name?, attempt: attempt?, size: size? })
 }
 
 fn read_gpu(field: Field<'_>) -> Option<GpuWanted> {

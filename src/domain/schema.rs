@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::enforcement::Enforcement;
-use super::id::{AccountId, BootId, Digest, Epoch, NodeId, PaymentId};
+use super::id::{AccountId, Attempt, BootId, Digest, Epoch, JobName, NodeId, PaymentId};
 use super::ladder::{Then, Thresholds, Victims};
 use super::ledger::{Ratio, UnitName};
 use super::money::Credits;
@@ -29,12 +29,23 @@ macro_rules! text {
 text!(Credits, "Credits", r"^-?[0-9]+(\.[0-9]{1,9})?$", "An amount in credits, as a decimal number in a string: exact to a nano-credit.");
 text!(AccountId, "AccountId", r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$", "Who pays.");
 text!(NodeId, "NodeId", r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$", "A node.");
+text!(JobName, "JobName", r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$", "What a job is called.");
 text!(PaymentId, "PaymentId", r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$", "A payment: of one name, one is booked.");
 text!(Epoch, "Epoch", "^[0-9a-f]{32}$", "One unbroken spending life of one agent: 128 random bits.");
 text!(BootId, "BootId", "^[0-9a-f]{32}$", "The kernel's boot_id.");
 text!(UnitName, "UnitName", r"^.{1,32}$", "A unit in which amounts are shown, such as USD.");
 text!(Ratio, "Ratio", r"^[0-9]+(\.[0-9]+)?(/[0-9]+)?$", "An exact ratio, as a decimal number or a fraction.");
 text!(Digest, "Digest", "^[0-9a-f]{64}$", "SHA-256.");
+
+impl JsonSchema for Attempt {
+    fn schema_name() -> Cow<'static, str> {
+        "Attempt".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 0, "description": "A node's own number for one attempt of one job." })
+    }
+}
 
 /// As its text is; in the journal it has another form, which a derived schema would follow.
 impl JsonSchema for AccountPolicy {

@@ -76,6 +76,8 @@ pub enum What {
         /// Which.
         from: String,
     },
+    /// Given back by the outcomes of jobs, over a day.
+    OutcomeRefund,
 }
 
 /// A statement.
@@ -96,9 +98,10 @@ pub struct Statement {
 /// When a movement was: of use the beginning of its hour.
 fn when(entry: &LedgerEntry) -> Wall {
     match &entry.kind {
-        EntryKind::Usage { hour, .. } | EntryKind::WriteOff { hour, .. } | EntryKind::Shortfall { hour, .. } => {
-            Wall(hour.saturating_mul(HOUR_MS))
-        }
+        EntryKind::Usage { hour, .. }
+        | EntryKind::WriteOff { hour, .. }
+        | EntryKind::Shortfall { hour, .. }
+        | EntryKind::OutcomeRefund { hour, .. } => Wall(hour.saturating_mul(HOUR_MS)),
         _ => entry.at,
     }
 }
@@ -118,6 +121,7 @@ fn what(entry: &LedgerEntry) -> (Wall, What) {
         EntryKind::Usage { .. } => (day, What::Usage),
         EntryKind::WriteOff { .. } => (day, What::WriteOff),
         EntryKind::Shortfall { .. } => (day, What::Shortfall),
+        EntryKind::OutcomeRefund { .. } => (day, What::OutcomeRefund),
         EntryKind::Deposit { bucket, payment } => {
             (entry.at, What::Deposit { payment: payment.to_string(), bucket: bucket.name().to_owned() })
         }

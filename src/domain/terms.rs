@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id::{GpuId, LineId};
 use super::money::Credits;
-use super::rates::{Stated, Traits};
+use super::rates::{OverBid, Stated, Traits};
 use super::time::{Mono, Wall};
 use super::usage::HeldGpu;
 
@@ -45,7 +45,7 @@ impl Terms {
     #[must_use]
     pub fn stated(&self, at: Wall) -> Stated<'_> {
         let Terms { cpus, memory_bytes, storage_bytes, ref traits, .. } = *self;
-        Stated { at, traits, cpus, memory_bytes, storage_bytes }
+        Stated { at, traits, cpus, memory_bytes, storage_bytes, bid: None }
     }
 
     /// The terms after a change.
@@ -81,6 +81,17 @@ pub struct Offer {
     /// The most that its starter would pay for the start.
     pub bid: Credits,
     /// What this node asked for it, and charged.
+    pub ask: Credits,
+}
+
+/// More is asked for a job by now than was bid, and its card minds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outbid {
+    /// What happens.
+    pub rule: OverBid,
+    /// What was bid.
+    pub bid: Credits,
+    /// What is asked.
     pub ask: Credits,
 }
 

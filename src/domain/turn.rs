@@ -21,10 +21,11 @@ use super::fact::{Fact, Seq};
 use super::id::{AccountId, Attempt, Epoch, JobName, Uid};
 use super::job::{Ending, FrozenBy, Job, StepEvent};
 use super::meter::{JobSample, Missing, Reading};
+use super::news::News;
 use super::rates::Card;
 use super::terms::{Change, Report};
 use super::time::{Mono, Nanos, Now};
-use super::wire::{Answer, Balance, Push, Request};
+use super::wire::{Answer, Balance, GangWant, Push, Request};
 
 /// A floor between two looks at an account near its edge.
 const LOOK_AGAIN: Nanos = Nanos::from_millis(10);
@@ -79,6 +80,8 @@ pub enum Event {
     Answered(Box<Answer>, Epoch),
     /// The authority says that an account has changed.
     Pushed(Push),
+    /// The authority tells people of an account.
+    Told(AccountId, News),
     /// A card has come into force; with a look at all jobs, so that each pays by the old one up to now.
     CardArrived(Box<Card>, Vec<JobSample>),
     /// A job is given something else; with a look at it, so that it pays by what it had up to now.
@@ -125,6 +128,8 @@ pub enum Event {
     JournalIs(JournalState),
     /// The cgroups of jobs were compared with what is metered: these have tasks and no job.
     Surveyed(BTreeSet<String>),
+    /// The authority says what a gang is to do.
+    GangPushed(GangWant),
 }
 
 /// Does the disk take facts?
@@ -335,6 +340,8 @@ impl Turn {
             }
             Event::Answered(answer, fresh_epoch) => self.answered(now, &answer, fresh_epoch),
             Event::Pushed(push) => self.draft(now, |draft, _| draft.pushed(&push)),
+            Event::GangPushed(want) => self.draft(now, |draft, _| draft.heard_gangs(std::slice::from_ref(&want))),
+            Event::Told(account, news) => self.draft(now, |draft, _| draft.told(account, news)),
             Event::CardArrived(card, mut samples) => {
                 self.catch_up(&mut samples);
                 let mut refused = None;
@@ -515,7 +522,7 @@ impl Turn {
         let mut replies = Vec::new();
         let mut draft = Draft::new(&mut self.agent, &self.settings, now, &self.doubts);
         work(&mut draft, &mut replies);
-        if draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Pushed { .. } | Fact::EpochOpened { .. })) {
+        if draft.facts().iter().any(|(_, fact)| matches!(fact, Fact::Pushed { .. } | Fact::EpochOpened { .. } | Fact::GangDry { .. })) {
             self.starts.iter_mut().for_each(|start| start.asked = None); // their question is void
         }
         if asking == Asking::ToConsider || !self.starts.is_empty() {
@@ -630,7 +637,7 @@ impl Turn {
             Some(_) => return None,
         };
         self.sent = Some(Sent { request, at: now.mono, again });
-        Some(Effect::Send(outstanding.request.clone()))
+        Some(Effect::Send(Request { refunds: self.agent.refunds_to_tell(), ..outstanding.request.clone() }))
     }
 
     fn batch(&mut self, first: Seq, facts: &[(Seq, Fact)], receipts: Vec<ReceiptRow>, now: Now) -> Batch {
@@ -649,7 +656,17 @@ fn is_noteworthy(fact: &Fact) -> bool {
     if let Fact::Stepped { event, .. } = fact {
         return is_correction(event);
     }
-    !matches!(fact, Fact::Counted { .. } | Fact::Asked { .. } | Fact::Answered { .. } | Fact::Settled { .. } | Fact::Disarmed { .. })
+    !matches!(
+        fact,
+        Fact::Counted { .. }
+            | Fact::Asked { .. }
+            | Fact::AskedRest { .. }
+            | Fact::GangsSaid { .. }
+            | Fact::Answered { .. }
+            | Fact::AnsweredRest { .. }
+            | Fact::Settled { .. }
+            | Fact::Disarmed { .. }
+    )
 }
 
 fn watched(facts: &[(Seq, Fact)]) -> impl Iterator<Item = Effect> + '_ {

@@ -10,6 +10,7 @@ use super::agent::credit::measured_burn;
 use super::agent::{Account, Agent, Settings};
 use super::correction::Corrections;
 use super::enforcement::Enforcement;
+use super::gang::{GangId, Part, Want};
 use super::grant;
 use super::id::{AccountId, Attempt, Digest, JobName, LineId, NodeId, Uid};
 use super::job::{FrozenBy, Job, Phase};
@@ -17,6 +18,7 @@ use super::meter::Missing;
 use super::money::Credits;
 use super::rates::charge::wide;
 use super::receipt::rfc3339;
+use super::terms::Outbid;
 use super::time::{Nanos, Now, Wall};
 use super::usage::HeldGpu;
 use super::wire::{AccountPolicy, Balance, Verdict};
@@ -147,6 +149,35 @@ pub struct JobView {
     pub unfunded: Credits,
     /// Why its readings are missing, where they are.
     pub missing: Vec<Missing>,
+    /// What was bid, what is asked by now and what happens, where more is asked and its card minds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbid: Option<Outbid>,
+    /// What of its charge was owed and need not be paid, by its outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waived: Option<Credits>,
+    /// What of its charge was paid and is given back, by its outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refunded: Option<Credits>,
+    /// The gang that it is a part of, and what that is to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gang: Option<GangView>,
+}
+
+/// A job's gang, as its node has heard of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GangView {
+    /// What the whole job is called.
+    pub name: JobName,
+    /// Which run of it.
+    pub attempt: u32,
+    /// Of how many parts, where that was said.
+    pub size: Option<u32>,
+    /// What all of it is to do.
+    pub want: Want,
+    /// By which version of the authority's word; 0 for none yet.
+    pub version: u64,
+    /// Where it ran dry, while it is to stand still.
+    pub dry: Option<NodeId>,
 }
 
 /// An instant for people: RFC 3339 in every text.
@@ -200,6 +231,9 @@ impl View {
             count += 1;
         }
         jobs.truncate(count);
+        for view in &mut jobs {
+            view.gang = agent.part(view.attempt).map(gang_view);
+        }
         View {
             node: settings.node.clone(),
             at: rfc3339(now.wall),
@@ -272,12 +306,27 @@ fn job_view(job: &Job) -> JobView {
         drawn: Credits::ZERO,
         unfunded: Credits::ZERO,
         missing: Vec::new(),
+        gang: None,
+        outbid: None,
+        waived: None,
+        refunded: None,
     };
     view.update(job);
     view
 }
 
+fn gang_view(part: &Part) -> GangView {
+    let GangId { name, attempt, .. } = part.gang.clone();
+    GangView { name, attempt, size: part.size, want: part.want, version: part.version, dry: part.dry.clone() }
+}
+
 impl JobView {
+    /// Is it a part of a gang that stands still?
+    #[must_use]
+    pub fn is_held_by_gang(&self) -> bool {
+        self.gang.as_ref().is_some_and(|gang| gang.want == Want::Freeze)
+    }
+
     /// Takes over all that changes in a job's life.
     fn update(&mut self, job: &Job) {
         let (cpu_ns, running_ns, frozen_ns) = job.segments.iter().fold((0_u128, 0_u128, 0_u128), |(cpu, running, frozen), segment| {
@@ -293,6 +342,9 @@ impl JobView {
         self.charge = job.charge;
         self.drawn = job.drawn;
         self.unfunded = job.unfunded;
+        self.outbid = job.outbid_noted();
+        let gives_back = job.refund.as_deref().filter(|_| job.reduced().is_positive());
+        (self.waived, self.refunded) = gives_back.map(|refund| (refund.waived, refund.refunded())).unzip();
         self.missing.clear();
         self.missing.extend(job.gaps.iter().filter(|gap| gap.to == job.counted_to && job.is_live()).map(|gap| gap.why.clone()));
     }

@@ -179,6 +179,10 @@ impl Access {
             let message = format!("the names of this user's jobs begin with {}", prefix(uid));
             return Err(Refusal::new("not_permitted", message, "choose such a name, or leave the name to meterctl run"));
         }
+        if request.gang.as_ref().is_some_and(|gang| !is_own_name(uid, &gang.name)) && stands(Defence::OwnName) {
+            let message = format!("the names of this user's gangs begin with {}", prefix(uid));
+            return Err(Refusal::new("not_permitted", message, "choose such a name: who is of a gang can have all of it stand still"));
+        }
         if !self.is_mapped(uid, &request.account) && stands(Defence::MappedAccount) {
             let message = format!("user {} may not charge account {}", uid.0, request.account);
             return Err(Refusal::new("account_not_mapped", message, "an operator maps users to accounts under [users] in meterd.toml"));

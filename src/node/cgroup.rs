@@ -8,6 +8,8 @@ mod family;
 mod files;
 mod nest;
 mod reading;
+mod walk;
+mod walks;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,6 +21,7 @@ use self::due::Due;
 use self::family::Family;
 use self::files::{Files, Opened};
 use self::reading::{Look, Origin, Sources};
+use self::walks::Walks;
 use self::watched::{TailOpen, Watched};
 use super::cgroup_dir::{self, OpenDir};
 use super::defence::{Defence, stands};
@@ -32,6 +35,7 @@ use crate::domain::id::Attempt;
 use crate::domain::meter::{JobSample, Missing, Reading, Tail, TailShare};
 use crate::domain::time::Mono;
 
+pub use self::walk::{WalkError, Walker};
 pub use super::cgroup_dir::{IdentifyError, identify};
 
 /// Descriptors of files that are kept open at most, unless told otherwise: each pins 4 KiB of kernel memory, and saves two thirds of a
@@ -133,6 +137,7 @@ pub struct Sampler {
     paths: BTreeMap<String, Attempt>,
     anon: AnonRead,
     due: Due,
+    walks: Walks,
 }
 
 /// When anonymous memory is read.
@@ -170,6 +175,7 @@ impl Sampler {
             slurm_jobs: BTreeSet::new(),
             anon: AnonRead::WithDetails,
             due: Due::default(),
+            walks: Walks::default(),
             nests: BTreeMap::new(),
             paths: BTreeMap::new(),
         }
@@ -187,6 +193,20 @@ impl Sampler {
     pub fn within(mut self, room: Arc<Room>) -> Sampler {
         self.files.room = room;
         self
+    }
+
+    /// The same reader, which walks where many jobs stand side by side. Call it before the first job is attached.
+    #[must_use]
+    pub fn walking(mut self, walker: Walker) -> Sampler {
+        self.walks.by(walker);
+        self
+    }
+
+    /// Corrects how it is said to read, should a walk have failed.
+    pub fn tell_reads(&self, reads: &mut String) {
+        if let Some(why) = self.walks.why_not() {
+            *reads = format!("files ({why})");
+        }
     }
 
     /// Says when anonymous memory is to be read.
@@ -272,7 +292,7 @@ impl Sampler {
 
     fn watch(&mut self, attempt: Attempt, dir: CgroupDir, name: PathBuf, hierarchy: Hierarchy, opened: Result<OpenDir, Missing>) -> Key {
         self.make_room();
-        let path = dir.path.clone();
+        let (path, inode) = (dir.path.clone(), dir.inode);
         let dir = Watched::new(attempt, dir, name, hierarchy, opened, &self.files);
         let is_live = dir.is_live();
         let key = self.dirs.insert(dir);
@@ -283,6 +303,11 @@ impl Sampler {
             let parent = parent_of(&path);
             let begin = || Family::new(parent, hierarchy, &self.files);
             self.families.entry(parent.to_owned()).or_insert_with(begin).keys.insert(key);
+        }
+        if is_live {
+            let parent = parent_of(&path);
+            let open = || Some((family::open(parent, hierarchy)?, walks::places(&self.files)?));
+            self.walks.enter(parent, hierarchy, inode, key, open);
         }
         key
     }
@@ -326,6 +351,7 @@ impl Sampler {
             dir.release(&mut self.files);
             self.kept_dirs.iter_mut().for_each(|kept| kept.retain(|kept| kept != key));
             let parent = parent_of(&dir.dir.path);
+            self.walks.leave(parent, dir.dir.inode);
             if let Some(family) = self.families.get_mut(parent) {
                 family.leave(*key, &dir);
                 if family.keys.is_empty() {
@@ -406,6 +432,10 @@ impl Sampler {
             // Few jobs: their own readings cost less than to add up the whole subtree.
             Which::Only(_) => BTreeMap::new(),
         };
+        match (which, &self.layout) {
+            (Which::All, Some(layout)) => self.walks.walk(layout, &begun, self.clock),
+            _ => self.walks.forget(),
+        }
         let mut samples = self.sample_cgroups(which, &wanted);
         // Nearly always nothing has vanished.
         let vanished = self.files.vanished();
@@ -428,8 +458,8 @@ impl Sampler {
     }
 
     fn sample_cgroups(&mut self, which: Which<'_>, wanted: &[Attempt]) -> Vec<JobSample> {
-        let Sampler { layout: Some(layout), dirs, files, jobs, clock, .. } = self else { return Vec::new() };
-        let mut look = Look { dirs, files, layout };
+        let Sampler { layout: Some(layout), dirs, files, jobs, clock, walks, .. } = self else { return Vec::new() };
+        let mut look = Look { dirs, files, layout, walks };
         let wanted: Vec<(Attempt, &Sources)> = match which {
             Which::All => jobs.iter().filter_map(|(attempt, job)| Some((*attempt, job.sources()?))).collect(),
             Which::Only(_) => wanted.iter().filter_map(|attempt| Some((*attempt, jobs.get(attempt)?.sources()?))).collect(),
@@ -463,10 +493,12 @@ impl Sampler {
     }
 
     fn add_anon(&mut self, sample: &mut JobSample) {
-        let Sampler { layout, dirs, files, jobs, trees, .. } = self;
+        let Sampler { layout, dirs, files, jobs, trees, walks, .. } = self;
         sample.memory_anon_bytes = match (jobs.get(&sample.attempt), layout) {
             (Some(Job::Processes { root }), _) => Some(trees.detail(*root).1),
-            (Some(Job::Cgroups { sources } | Job::Slurm { sources, .. }), Some(layout)) => Some(Look { dirs, files, layout }.anon(sources)),
+            (Some(Job::Cgroups { sources } | Job::Slurm { sources, .. }), Some(layout)) => {
+                Some(Look { dirs, files, layout, walks }.anon(sources))
+            }
             _ => None,
         };
     }

@@ -80,6 +80,8 @@ pub struct Config {
 pub struct CgroupConfig {
     /// The directory below the hierarchy's root, such as `meterd` or `meterd.slice/jobs`.
     pub parent: String,
+    /// Whether a program in the kernel may read them (`walk`).
+    pub walk: CgroupWalk,
 }
 
 /// Who may do what on the local socket. Root may do everything.
@@ -118,6 +120,15 @@ pub struct GpuConfig {
     pub nvml: Nvml,
     /// The library's name or absolute path, for `dlopen`.
     pub library: String,
+}
+
+/// Whether cgroups may be read by a program in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupWalk {
+    /// Where the kernel lets the agent, and many stand side by side.
+    Auto,
+    /// Never: by their files alone.
+    Off,
 }
 
 /// Whether NVML is asked.
@@ -251,7 +262,7 @@ impl Default for Config {
             provider: None,
             enforcement: Enforcement::Observe,
             interval: Nanos::from_millis(1_000),
-            cgroup: CgroupConfig { parent: "meterd".to_owned() },
+            cgroup: CgroupConfig { parent: "meterd".to_owned(), walk: CgroupWalk::Auto },
             access: Access { operators_group: "meterd".to_owned(), hook_uids: Vec::new(), accounts: Vec::new() },
             status: StatusListen::On(SocketAddr::from(([127, 0, 0, 1], 9_464))),
             gpu: GpuConfig { nvml: Nvml::Auto, library: "libnvidia-ml.so.1".to_owned() },
@@ -376,7 +387,8 @@ fn read_cgroup(table: &Table<'_>, defaults: CgroupConfig) -> Option<CgroupConfig
         let message = format!("{} is not a directory below the cgroup root", quoted(&parent));
         Err(Fault::new("malformed", message).hint("a relative path, such as \"meterd\" or \"meterd.slice/jobs\""))
     });
-    Some(CgroupConfig { parent: parent.or(defaults.parent)? })
+    let walk = table.field("walk").word(&[("auto", CgroupWalk::Auto), ("off", CgroupWalk::Off)]).or(defaults.walk);
+    Some(CgroupConfig { parent: parent.or(defaults.parent)?, walk: walk? })
 }
 
 fn read_access(table: &Table<'_>, defaults: Access) -> Option<Access> {

@@ -12,8 +12,8 @@ use crossbeam_channel::bounded;
 
 use super::access::Access;
 use super::alarm::Alarm;
-use super::cgroup::{Sampler, Which};
-use super::config::{AuthorityConfig, Config, Nvml, StatusListen, WarnConfig};
+use super::cgroup::{Sampler, Walker, Which};
+use super::config::{AuthorityConfig, CgroupWalk, Config, Nvml, StatusListen, WarnConfig};
 use super::gpu::{GpuConfig, Gpus};
 use super::gpu_owner::Owners;
 use super::handle::{Board, Handle, Inbox, Stats};
@@ -42,6 +42,7 @@ use crate::domain::fact::{Fact, Seq};
 use crate::domain::id::{Attempt, BootId, Digest, NodeId, Uid};
 use crate::domain::ledger::ClosePolicy;
 use crate::domain::meter::{Host, Reading};
+use crate::domain::news::News;
 use crate::domain::rates::Card;
 use crate::domain::time::{Boot, Nanos};
 use crate::domain::turn::{JournalState, Turn};
@@ -344,6 +345,8 @@ fn edges(config: &Config, node: &NodeId, journal: Journal, handle: &Handle) -> R
     let link = authority.link();
     let stats = Stats { hands_scheduling: shown(&hands.scheduling()), cgroup_layout: shown_layout, cgroup_needs, link, ..Stats::default() };
     let sampler = Sampler::new(layout.clone(), trees.clone(), clock::mono).within(room);
+    let (sampler, cgroup_reads) = walking(config, sampler);
+    let stats = Stats { cgroup_reads, ..stats };
     let without_cgroup = if rustix::process::geteuid().is_root() { WithoutCgroup::Refuse } else { WithoutCgroup::ProcessTree };
     let edges = Edges {
         notices,
@@ -361,6 +364,17 @@ fn edges(config: &Config, node: &NodeId, journal: Journal, handle: &Handle) -> R
         owners,
     };
     Ok((edges, stats))
+}
+
+/// The reader, walking if it may; and how it reads, for people.
+fn walking(config: &Config, sampler: Sampler) -> (Sampler, String) {
+    if config.cgroup.walk == CgroupWalk::Off {
+        return (sampler, "files (cgroup.walk is off)".to_owned());
+    }
+    match Walker::load() {
+        Ok(walker) => (sampler.walking(walker), "walk".to_owned()),
+        Err(error) => (sampler, format!("files ({error})")),
+    }
 }
 
 /// Whom to tell how. A command without its user is not run: never as root.
@@ -436,9 +450,15 @@ fn authority(config: &Config, handle: &Handle, (people, node): (&Notices, &NodeI
 fn tell_authority(handle: &Handle, (people, node): (&Notices, &NodeId), notice: Notice) {
     let message = match notice {
         Notice::Push(push, _) => Inbox::Pushed(push),
+        Notice::Gang(push) => Inbox::GangPushed(push.want),
         Notice::Account(account, what) => {
             tracing::info!(event = "account", %account, ?what);
-            return people.tell(Some(notice::Notice::Account { node: node.clone(), account, what }));
+            let news = News::of(&what);
+            people.tell(Some(notice::Notice::Account { node: node.clone(), account: account.clone(), what }));
+            match news {
+                Some(news) => Inbox::Told(account, news),
+                None => return,
+            }
         }
         Notice::Full(error) => Inbox::Alarm(Alarm::AuthorityFull, Some(format!("{error}: questions stay unanswered until there is space"))),
         Notice::Recovered => Inbox::Alarm(Alarm::AuthorityFull, None),

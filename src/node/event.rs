@@ -9,13 +9,16 @@ use super::access::{Access, Standing, Who};
 use crate::domain::act::{ActOutcome, Acted, Target};
 use crate::domain::detail::Detailed;
 use crate::domain::fact::{Fact, MeteredRow, Opened, Row, SettledRow};
+use crate::domain::gang::{Says, Want};
 use crate::domain::id::{AccountId, Attempt, JobName, Uid};
 use crate::domain::job::{Evidence, FrozenBy, Gap, StepEvent};
 use crate::domain::ladder::Rung;
 use crate::domain::money::Credits;
+use crate::domain::rates::OverBid;
 use crate::domain::receipt::{ReceiptMore, rfc3339};
 use crate::domain::terms::Report;
 use crate::domain::time::{Nanos, Wall};
+use crate::domain::wire::GangWord;
 
 /// Rows of one fact that its sentence names; the particulars hold them all.
 const ROWS_TOLD: usize = 3;
@@ -182,7 +185,10 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::CardAdopted { .. }
         | Fact::EnforcementSet { .. }
         | Fact::Corrected { .. }
+        | Fact::AskedRest { .. }
+        | Fact::AnsweredRest { .. }
         | Fact::RungsConfirmed { .. } => Subject::Node,
+        Fact::GangsSaid { words, .. } => Subject::Jobs(words.iter().map(|word| (word.part, gang_said(word))).collect()),
         Fact::JobOpened(opened) => Subject::Job(opened.attempt),
         Fact::SegmentsOpened { attempts, .. } => {
             let goes_on = |attempt: &Attempt| (*attempt, ("goes on in a new segment".to_owned(), json!({})));
@@ -205,9 +211,13 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::StopReported { attempt, .. }
         | Fact::JobEnded { attempt, .. }
         | Fact::ChargedAtEnd { attempt, .. }
+        | Fact::Refunded { attempt, .. }
         | Fact::JobStated { attempt, .. }
         | Fact::JobChanged { attempt, .. }
         | Fact::Reported { attempt, .. }
+        | Fact::GangJoined { attempt, .. }
+        | Fact::GangDry { attempt, .. }
+        | Fact::GangHeard { attempt, .. }
         | Fact::JobClosed { attempt } => Subject::Job(*attempt),
         Fact::HandsActed { acted, .. } => Subject::Job(acted.attempt),
         Fact::Armed { account, .. }
@@ -215,6 +225,7 @@ fn subject(fact: &Fact) -> Subject<'_> {
         | Fact::EmptySet { account, .. }
         | Fact::WarnedSet { account, .. }
         | Fact::RungAllowed { account, .. }
+        | Fact::AccountTold { account, .. }
         | Fact::Pushed { account, .. }
         | Fact::Returned { account, .. } => Subject::Account(account),
         Fact::Asked { request, .. } => {
@@ -269,6 +280,14 @@ const fn kind(fact: &Fact) -> &'static str {
         Fact::SegmentsOpened { .. } => "segment_opened",
         Fact::Metered { .. } => "metered",
         Fact::Reported { .. } => "reported",
+        Fact::AskedRest { .. } => "asked_rest",
+        Fact::AnsweredRest { .. } => "answered_rest",
+        Fact::GangJoined { .. } => "gang_joined",
+        Fact::GangDry { .. } => "gang_dry",
+        Fact::GangHeard { .. } => "gang_heard",
+        Fact::GangsSaid { .. } => "gang_said",
+        Fact::Refunded { .. } => "refunded",
+        Fact::AccountTold { news, .. } => news.name(),
     }
 }
 
@@ -284,6 +303,11 @@ fn of_node(fact: &Fact) -> (String, Value) {
         Fact::EnforcementSet { mode, by } => (format!("enforcement is now {mode}, set by uid {}", by.0), json!({ "mode": mode, "by": by })),
         Fact::Asked { request, .. } => (format!("question {} to the authority", request.request), json!({ "request": request.request })),
         Fact::Answered { request, .. } => (format!("the authority answered question {request}"), json!({ "request": request })),
+        Fact::AskedRest { .. } => ("the question's history and proofs".to_owned(), json!({})),
+        Fact::AnsweredRest { generation, proofs } => (
+            format!("the authority's store is of generation {generation}; proofs of {} grants came", proofs.len()),
+            json!({ "generation": generation, "proofs": proofs.len() }),
+        ),
         Fact::RungsConfirmed { by } => (format!("uid {} lets the next accounts be stopped", by.0), json!({ "by": by })),
         Fact::Corrected { correction, .. } => (correction.to_string(), json!({ "correction": correction })),
         _ => (String::new(), json!({})),
@@ -306,6 +330,7 @@ fn of_account(fact: &Fact) -> (String, Value) {
         Fact::RungAllowed { rung: Rung::End, .. } => ("its jobs may be ended".to_owned(), json!({ "rung": Rung::End })),
         Fact::WarnedSet { warned: None, .. } => ("the warning is lifted".to_owned(), json!({})),
         Fact::Pushed { version, .. } => ("changed at the authority".to_owned(), json!({ "version": version })),
+        Fact::AccountTold { news, .. } => (news.text(), json!({ "news": news })),
         Fact::Returned { returned, .. } => (format!("{returned} given back in this epoch"), json!({ "returned": returned })),
         _ => (String::new(), json!({})),
     }
@@ -355,9 +380,37 @@ fn of_job(fact: &Fact) -> (String, Value) {
         Fact::Reported { report: Report::Event { name, id }, .. } => {
             (format!("a hook reported {name} {id}"), json!({ "event": name, "id": id }))
         }
+        Fact::Refunded { segments, waived, given, .. } => {
+            let (reduced, refunded): (Credits, Credits) = (segments.iter().copied().sum(), given.iter().map(|(_, amount)| *amount).sum());
+            let text = format!("its outcome gives back {reduced} of the charge: {refunded} were paid and come back");
+            (text, json!({ "reduced": reduced, "refunded": refunded, "waived": waived }))
+        }
         Fact::JobClosed { .. } => ("closed: its receipt is final".to_owned(), json!({})),
+        Fact::GangJoined { gang, .. } => (format!("a part of gang {}, run {}", gang.name, gang.attempt), json!({ "gang": gang })),
+        Fact::GangDry { needs, .. } => {
+            (format!("its gang is told that it ran dry; it goes on with {needs} in hand"), json!({ "needs": needs }))
+        }
+        Fact::GangHeard { want, version, dry, .. } => {
+            let text = match want {
+                Want::Run => "its gang may run",
+                Want::Freeze => "its gang stands still",
+            };
+            (format!("{text}, by the authority's word {version}"), json!({ "want": want, "version": version, "dry": dry }))
+        }
         _ => (String::new(), json!({})),
     }
+}
+
+fn gang_said(word: &GangWord) -> (String, Value) {
+    let GangWord { gang, says, version, .. } = word;
+    let how = match says {
+        Says::Runs => "it runs",
+        Says::Dry => "it ran dry",
+        Says::Waits => "it stands still, and cannot go on yet",
+        Says::Ready => "it stands still, and could go on",
+        Says::Left => "it is over",
+    };
+    (format!("said of gang {}, run {}: {how}", gang.name, gang.attempt), json!({ "says": says, "version": version }))
 }
 
 fn of_opening(opened: &Opened) -> (String, Value) {
@@ -374,6 +427,17 @@ fn of_opening(opened: &Opened) -> (String, Value) {
     (text, detail)
 }
 
+/// What happens to a job whose bid is below what is asked.
+#[must_use]
+pub fn outbid_text(rule: OverBid, bid: Credits, ask: Credits) -> String {
+    let then = match rule {
+        OverBid::Cap => "it goes on at its bid",
+        OverBid::Freeze => "it stands still until less is asked",
+        OverBid::Stop => "it is asked to end",
+    };
+    format!("{ask} credits are asked by now, and {bid} were bid: {then}")
+}
+
 fn gap_text(gap: &Gap) -> String {
     format!("{} could not be read for {}: {}", gap.meter, gap.to.since(gap.from), gap.why)
 }
@@ -388,12 +452,17 @@ fn step_text(step: &StepEvent) -> String {
         StepEvent::Funded(evidence) => format!("its account is funded again: {}", left(evidence)),
         StepEvent::StoodAside(evidence) => format!("stands still so that others of its account can go on: {}", left(evidence)),
         StepEvent::StepsBack(evidence) => format!("need not stand aside any more: {}", left(evidence)),
+        StepEvent::OverBid { rule, bid, ask } => outbid_text(*rule, *bid, *ask),
+        StepEvent::WithinBid { bid } => format!("no more is asked than the {bid} credits that were bid"),
         StepEvent::FrozenTooLong(evidence) => format!("has stood still for as long as it may: {}", left(evidence)),
         StepEvent::WouldAct(act) => format!("not enforced: {act} would have been done"),
         StepEvent::Acted(acted) => acted_text(acted),
         StepEvent::FrozenByOther => "frozen by somebody else".to_owned(),
         StepEvent::Corrected(correction) => format!("not as believed; {correction}"),
         StepEvent::FoundThawed => "found running while it was to be frozen".to_owned(),
+        StepEvent::GangHeld { dry: Some(node), .. } => format!("its gang stands still: the job ran dry on node {node}"),
+        StepEvent::GangHeld { dry: None, .. } => "its gang stands still: another part of the job ran dry".to_owned(),
+        StepEvent::GangRuns { .. } => "its gang may run again".to_owned(),
     }
 }
 

@@ -15,16 +15,17 @@ use crate::domain::agent::start::Reply;
 use crate::domain::budget::Over;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::fact::Seq;
-use crate::domain::id::{Attempt, JobName, Uid};
+use crate::domain::id::{AccountId, Attempt, JobName, Uid};
 use crate::domain::job::Ending;
 use crate::domain::meter::{GpuSample, Host, Reading};
+use crate::domain::news::News;
 use crate::domain::rates::Card;
 use crate::domain::receipt::Receipt;
 use crate::domain::request::{ChangeRequest, StartRequest};
 use crate::domain::terms::Report;
 use crate::domain::turn::JournalState;
 use crate::domain::view::View;
-use crate::domain::wire::{Answer, Push};
+use crate::domain::wire::{Answer, GangWant, Push};
 
 /// Who called, as the kernel says (`SO_PEERCRED`).
 #[derive(Debug)]
@@ -108,6 +109,10 @@ pub enum Inbox {
     Answered(Box<Answer>),
     /// The authority says that an account has changed.
     Pushed(Push),
+    /// The authority says what a gang is to do.
+    GangPushed(GangWant),
+    /// The authority tells people of an account.
+    Told(AccountId, News),
     /// Facts are on disk up to here.
     Durable(Seq),
     /// The disk takes nothing now, or again.
@@ -313,6 +318,8 @@ pub struct Stats {
     pub cgroup_layout: String,
     /// Which hierarchy serves which need: `cpu_time`, `memory`, `freezing`, `io`, `pids`, `pressure`.
     pub cgroup_needs: std::collections::BTreeMap<String, String>,
+    /// How their CPU time and memory are read, for people: `walk`, or `files` and why.
+    pub cgroup_reads: String,
 }
 
 #[cfg(test)]

@@ -19,7 +19,9 @@ use super::status::{accounts_by_state, jobs_by_phase, state_name};
 use crate::domain::budget::Over;
 use crate::domain::correction::Corrections;
 use crate::domain::enforcement::Enforcement;
+use crate::domain::gang::Want;
 use crate::domain::id::{AccountId, GpuId};
+use crate::domain::job::Phase;
 use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Nanos};
@@ -44,6 +46,7 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
     ("card", MetricType::Info, "The rate card in force.", card),
     ("enforcement_mode", MetricType::Gauge, "1 for the mode in force.", mode),
     ("jobs", MetricType::Gauge, "Jobs at hand, by phase.", jobs),
+    ("gang_parts", MetricType::Gauge, "Live jobs that are parts of gangs, by what these are to do.", gang_parts),
     ("accounts", MetricType::Gauge, "Accounts in this epoch, by state.", accounts),
     ("drawn_credits", MetricType::Counter, "Charged to grants on this node in this epoch.", drawn),
     ("unfunded_credits", MetricType::Counter, "Used past zero and written off in this epoch.", unfunded),
@@ -322,6 +325,15 @@ fn mode(scrape: &Scrape) -> Vec<Row> {
 
 fn jobs(scrape: &Scrape) -> Vec<Row> {
     scrape.view_rows(|view| jobs_by_phase(view).into_iter().map(|(phase, count)| (vec![("phase", phase)], whole(count))).collect())
+}
+
+fn gang_parts(scrape: &Scrape) -> Vec<Row> {
+    let live = |view: &View, wanted: Want| {
+        let gangs = view.jobs.iter().filter(|job| job.phase != Phase::Ended).filter_map(|job| job.gang.as_ref());
+        u64::try_from(gangs.filter(|gang| gang.want == wanted).count()).unwrap_or(u64::MAX)
+    };
+    let wants = [("run", Want::Run), ("freeze", Want::Freeze)];
+    scrape.view_rows(|view| wants.into_iter().map(|(word, want)| (vec![("want", word.to_owned())], whole(live(view, want)))).collect())
 }
 
 fn accounts(scrape: &Scrape) -> Vec<Row> {

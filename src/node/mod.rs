@@ -3,6 +3,8 @@
 pub mod access;
 pub mod alarm;
 pub mod arguments;
+pub mod bpf;
+pub mod btf;
 pub mod cgroup;
 pub mod cgroup_dir;
 pub mod clock;

@@ -16,9 +16,11 @@ use crate::domain::agent::Agent;
 use crate::domain::agent::credit::measured_burn;
 use crate::domain::grant;
 use crate::domain::id::{AccountId, Attempt, JobName, NodeId, Uid};
-use crate::domain::job::StepEvent;
+use crate::domain::job::{Job, Step, StepEvent};
 use crate::domain::ledger::{AccountNotice, DetachedStorage, Storage, Threshold};
 use crate::domain::money::Credits;
+use crate::domain::rates::OverBid;
+use crate::domain::terms::Outbid;
 use crate::domain::time::{Nanos, Now};
 
 /// Notices that may wait.
@@ -101,6 +103,10 @@ pub struct JobNotice {
     owner: Uid,
     left: Credits,
     lasts: Option<Nanos>,
+    /// It is for its bid that it was stopped, and not for want of credit.
+    outbid: Option<Outbid>,
+    /// It goes on since no more is asked than this, which was bid.
+    within_bid: Option<Credits>,
 }
 
 impl Notice {
@@ -118,13 +124,15 @@ impl Notice {
             account: job.account.clone(),
             owner: job.owner,
             left,
+            outbid: agent.outbid(job).filter(|outbid| outbid.rule != OverBid::Cap && account.empty_since.is_none()),
+            within_bid: within_bid(job),
             lasts: told_length(event, grant::lasts(left, measured_burn(account)), account.warned.map(|warned| warned.before)),
         }))
     }
 
     fn environment(&self) -> Vec<(&'static str, String)> {
         match self {
-            Notice::Job(notice) => notice.environment().into(),
+            Notice::Job(notice) => notice.environment(),
             Notice::Account { node, account, what } => {
                 let mut words = vec![("METERD_NODE", node.to_string()), ("METERD_ACCOUNT", account.to_string())];
                 words.extend(account_words(what));
@@ -164,13 +172,32 @@ fn account_words(what: &AccountNotice) -> Vec<(&'static str, String)> {
             vec![("METERD_EVENT", "detach_storage".to_owned()), ("METERD_STORAGE_COSTS", costs.to_owned())]
         }
         AccountNotice::Storage(Storage::Attached, _) => vec![("METERD_EVENT", "attach_storage".to_owned())],
+        AccountNotice::Unproven { claimed, known, .. } => claim_words("grant_unproven", *claimed, *known),
+        AccountNotice::Proven { granted, known, .. } => claim_words("grant_proven", *granted, *known),
     }
+}
+
+/// What a node says it was granted, and what the store knew of.
+fn claim_words(event: &str, claimed: Credits, known: Credits) -> Vec<(&'static str, String)> {
+    vec![("METERD_EVENT", event.to_owned()), ("METERD_CLAIMED", claimed.to_string()), ("METERD_KNOWN", known.to_string())]
 }
 
 impl JobNotice {
     /// The sentence for a terminal. Names are of a narrow alphabet, so nothing in it can steer the terminal.
     fn sentence(&self) -> String {
         let JobNotice { job, account, left, .. } = self;
+        if let Some(Outbid { bid, ask, .. }) = self.outbid {
+            match self.event {
+                Event::Frozen => return format!("job {job} stands still: {ask} credits are asked for it by now, and {bid} were bid."),
+                Event::Terminated => {
+                    return format!("job {job} was asked to end (SIGTERM): {ask} credits are asked for it by now, and {bid} were bid.");
+                }
+                Event::Warned | Event::Thawed | Event::Killed => {}
+            }
+        }
+        if let (Event::Thawed, Some(bid)) = (self.event, self.within_bid) {
+            return format!("job {job} goes on: no more is asked for it than the {bid} credits that were bid.");
+        }
         match self.event {
             Event::Warned => {
                 let lasts = self.lasts.map_or(String::new(), |lasts| format!(", which lasts about {} s", lasts.0 / 1_000_000_000));
@@ -183,8 +210,8 @@ impl JobNotice {
         }
     }
 
-    fn environment(&self) -> [(&'static str, String); 8] {
-        [
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        let mut words = vec![
             ("METERD_EVENT", self.event.name().to_owned()),
             ("METERD_NODE", self.node.to_string()),
             ("METERD_JOB", self.job.to_string()),
@@ -193,8 +220,22 @@ impl JobNotice {
             ("METERD_UID", self.owner.0.to_string()),
             ("METERD_CREDITS_LEFT", self.left.to_string()),
             ("METERD_LASTS_S", self.lasts.map_or(String::new(), |lasts| (lasts.0 / 1_000_000_000).to_string())),
-        ]
+        ];
+        if let Some(Outbid { bid, ask, .. }) = self.outbid {
+            words.extend([("METERD_BID", bid.to_string()), ("METERD_ASK", ask.to_string())]);
+        }
+        words
     }
+}
+
+/// The bid of a job that is let go since no more is asked than that; none of one that is let go for its account's new credit.
+fn within_bid(job: &Job) -> Option<Credits> {
+    let reason = |step: &Step| match step.event {
+        StepEvent::WithinBid { bid } => Some(Some(bid)),
+        StepEvent::Funded(_) => Some(None),
+        _ => None,
+    };
+    job.steps.iter().rev().find_map(reason)?
 }
 
 /// How long what is left lasts: a warning comes since that fell below a threshold, and never tells of more than that one, though the burn
@@ -378,7 +419,24 @@ mod tests {
             owner: Uid(rustix::process::getuid().as_raw()),
             left: "1.5".parse().unwrap(),
             lasts: Some(Nanos::from_secs(55)),
+            outbid: None,
+            within_bid: None,
         })
+    }
+
+    #[test]
+    fn a6_who_is_stopped_for_a_bid_is_not_told_of_a_want_of_credit() {
+        let Notice::Job(plain) = notice() else { unreachable!() };
+        let credits = |text: &str| text.parse::<Credits>().unwrap();
+        let outbid = Outbid { rule: OverBid::Freeze, bid: credits("0.6"), ask: credits("0.9") };
+        let of = |event| JobNotice { event, outbid: Some(outbid), ..plain.clone() };
+        assert_eq!(of(Event::Frozen).sentence(), "job job-7 stands still: 0.9 credits are asked for it by now, and 0.6 were bid.");
+        assert!(of(Event::Terminated).sentence().ends_with("0.9 credits are asked for it by now, and 0.6 were bid."));
+        assert!(of(Event::Killed).sentence().contains("no credit"));
+        let again = JobNotice { event: Event::Thawed, within_bid: Some(credits("0.6")), ..plain.clone() };
+        assert_eq!(again.sentence(), "job job-7 goes on: no more is asked for it than the 0.6 credits that were bid.");
+        let words = of(Event::Frozen).environment();
+        assert!(words.contains(&("METERD_BID", "0.6".to_owned())) && words.contains(&("METERD_ASK", "0.9".to_owned())));
     }
 
     #[test]

@@ -267,6 +267,7 @@ impl Loop {
         if self.stats.tick_count % OWN_COST_TICKS == 1 {
             self.stats.threads_cpu_ns = own_cost::threads_cpu_ns().unwrap_or_default();
             self.stats.descriptors = own_cost::descriptors().unwrap_or(0);
+            self.edges.sampler.tell_reads(&mut self.stats.cgroup_reads);
         }
         let last = self.paid_to.replace((now, cpu_ns));
         let change = last.and_then(|(since, before_ns)| {
@@ -379,6 +380,8 @@ impl Loop {
                 Err(error) => tracing::error!(event = "no_random", %error, "no random bits: an answer is dropped"),
             },
             Inbox::Pushed(push) => self.step(Event::Pushed(push)),
+            Inbox::GangPushed(want) => self.step(Event::GangPushed(want)),
+            Inbox::Told(account, news) => self.step(Event::Told(account, news)),
             Inbox::Durable(seq) => {
                 self.step(Event::Durable(seq));
                 self.send_backlog();
@@ -477,6 +480,7 @@ impl Loop {
             traits: request.traits,
             storage_bytes: request.storage_bytes,
             bid: request.bid,
+            gang: request.gang,
         };
         let at = clock::now();
         let caller = self.wait(Waiting { reply, caller: Some(caller), made });

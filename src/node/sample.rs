@@ -125,6 +125,10 @@ fn job(name: &str, attempt: u64, phase: Phase) -> JobView {
         drawn: credits("64.2"),
         unfunded: Credits::ZERO,
         missing: if phase == Phase::Running { vec![Missing::Denied] } else { Vec::new() },
+        gang: None,
+        outbid: None,
+        waived: None,
+        refunded: None,
     }
 }
 
@@ -169,6 +173,7 @@ pub(crate) fn picture() -> Picture {
             cgroup_needs: [("cpu_time", "cgroup2"), ("freezing", "cgroup2"), ("memory", "cgroup2"), ("io", "nothing")]
                 .map(|(need, served)| (need.to_owned(), served.to_owned()))
                 .into(),
+            cgroup_reads: "walk".to_owned(),
         },
     }
 }
@@ -252,6 +257,8 @@ pub(crate) fn receipt() -> Receipt {
         offer: None,
         provider: None,
         storage_bytes: None,
+        gang: None,
+        refund: None,
     }
 }
 

@@ -132,6 +132,9 @@ pub struct AgentStatus {
     pub cgroup_layout: String,
     /// Which hierarchy serves which need: `cgroup2`, `v1 memory`, `signals`, `nothing`.
     pub cgroup_needs: BTreeMap<String, String>,
+    /// How their CPU time and memory are read: `walk` (by a program in the kernel, where many stand side by side), or `files` and why.
+    #[serde(default)]
+    pub cgroup_reads: String,
 }
 
 /// One reason why the agent is not ready. The codes are stable.
@@ -265,6 +268,7 @@ impl AgentStatus {
             hands_scheduling: stats.hands_scheduling.clone(),
             cgroup_layout: stats.cgroup_layout.clone(),
             cgroup_needs: stats.cgroup_needs.clone(),
+            cgroup_reads: stats.cgroup_reads.clone(),
         }
     }
 }

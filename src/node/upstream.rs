@@ -33,9 +33,10 @@ use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{AccountView, LedgerEntry, PaymentState, Terms};
 use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
+use crate::domain::news::News;
 use crate::domain::rates::Card;
 use crate::domain::request::{Pay, Vouch};
-use crate::domain::wire::{AccountPolicy, Answer, Push, Request};
+use crate::domain::wire::{AccountPolicy, Answer, Push, Question, Request};
 
 /// An answer must be there by then: shorter than the agent waits before it asks anew.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
@@ -68,7 +69,7 @@ impl Authority {
         match self {
             Authority::Embedded(embedded) => embedded.ask(request, journal, reply),
             Authority::Network(upstream) => {
-                upstream.ask(request, Box::new(reply));
+                upstream.ask(request, journal, Box::new(reply));
                 Ok(())
             }
         }
@@ -188,13 +189,19 @@ struct Slot {
 
 #[derive(Default)]
 struct Questions {
-    waiting: Option<Question>,
+    waiting: Option<Waiting>,
     asked: Option<(Epoch, u64)>,
 }
 
-struct Question {
-    request: Request,
+struct Waiting {
+    question: Question,
     reply: Answered,
+}
+
+impl Waiting {
+    fn id(&self) -> (Epoch, u64) {
+        (self.question.request.epoch, self.question.request.request)
+    }
 }
 
 impl Slot {
@@ -203,22 +210,21 @@ impl Slot {
     }
 
     /// The newest question takes the place of the one before; the same one once more is asked already.
-    fn put(&self, question: Question) {
+    fn put(&self, waiting: Waiting) {
         let mut state = self.state();
-        let id = (question.request.epoch, question.request.request);
-        if state.asked == Some(id) {
+        if state.asked == Some(waiting.id()) {
             return;
         }
-        state.waiting = Some(question);
+        state.waiting = Some(waiting);
         drop(state);
         self.news.notify_one();
     }
 
-    fn take(&self) -> Option<Question> {
+    fn take(&self) -> Option<Waiting> {
         let mut state = self.state();
-        let question = state.waiting.take()?;
-        state.asked = Some((question.request.epoch, question.request.request));
-        Some(question)
+        let waiting = state.waiting.take()?;
+        state.asked = Some(waiting.id());
+        Some(waiting)
     }
 
     fn done(&self) {
@@ -253,8 +259,8 @@ impl Upstream {
         Ok(Upstream { slot, link })
     }
 
-    fn ask(&self, request: Request, reply: Answered) {
-        self.slot.put(Question { request, reply });
+    fn ask(&self, request: Request, journal: Head, reply: Answered) {
+        self.slot.put(Waiting { question: Question { request, journal: Some(journal) }, reply });
     }
 }
 
@@ -275,6 +281,13 @@ struct Told {
     version: u64,
 }
 
+/// What is told of an account for people.
+#[derive(Deserialize)]
+struct TheNews {
+    account: AccountId,
+    news: News,
+}
+
 impl Worker {
     async fn run(&self) {
         tokio::join!(self.ask(), self.listen(), self.look_after_files(), self.follow_card());
@@ -284,9 +297,9 @@ impl Worker {
     async fn ask(&self) {
         let mut backoff = Backoff::new();
         let mut not_before = Instant::now();
-        let mut current: Option<Question> = None;
+        let mut current: Option<Waiting> = None;
         loop {
-            let Some(question) = &current else {
+            let Some(Waiting { question, .. }) = &current else {
                 self.slot.news.notified().await;
                 current = self.slot.take();
                 continue;
@@ -294,7 +307,7 @@ impl Worker {
             let outcome = tokio::select! {
                 biased;
                 () = self.slot.news.notified() => None,
-                outcome = async { sleep_until(not_before).await; self.try_once(&question.request).await } => Some(outcome),
+                outcome = async { sleep_until(not_before).await; self.try_once(question).await } => Some(outcome),
             };
             let Some(outcome) = outcome else {
                 current = self.slot.take().or(current);
@@ -314,23 +327,23 @@ impl Worker {
                 }
             }
             if let Some(answer) = answer
-                && let Some(question) = current.take()
+                && let Some(Waiting { reply, .. }) = current.take()
             {
                 self.slot.done();
                 self.link.answered(clock::now());
-                (question.reply)(answer);
+                reply(answer);
             }
         }
     }
 
     /// One try: what can be believed of the answer, if anything, and what cannot.
-    async fn try_once(&self, request: &Request) -> Result<(Option<Answer>, Vec<Fault>), Failed> {
-        let text = serde_json::to_vec(request).map_err(|error| Fault::new("unsaid", error.to_string()))?;
+    async fn try_once(&self, question: &Question) -> Result<(Option<Answer>, Vec<Fault>), Failed> {
+        let text = serde_json::to_vec(question).map_err(|error| Fault::new("unsaid", error.to_string()))?;
         let call = self.door.request(Method::POST, "/v1/grants")?.header(CONTENT_TYPE, "application/json").body(text);
         let (_, answer) = body(call.timeout(ANSWER_WITHIN), ANSWER_BYTES_MAX).await?;
         let answer =
             serde_json::from_slice(&answer).map_err(|error| Fault::new("not_json", format!("the answer cannot be read: {error}")))?;
-        let (answer, doubts) = hear(request, answer);
+        let (answer, doubts) = hear(&question.request, answer);
         Ok((answer, doubts.iter().map(|doubt| Fault::new(doubt.code(), doubt.to_string())).collect()))
     }
 
@@ -401,6 +414,16 @@ impl Worker {
             self.fetch.notify_one();
             return;
         }
+        if event.name == "gang" {
+            return self.told_of_gang(event);
+        }
+        if event.name == "news" {
+            return match serde_json::from_str::<TheNews>(&event.data) {
+                Ok(TheNews { account, news }) => self.handle.report(Inbox::Told(account, news)),
+                // Of a younger authority: what this version does not know it cannot tell.
+                Err(error) => tracing::debug!(event = "news_unknown", %error),
+            };
+        }
         match serde_json::from_str::<Told>(&event.data) {
             Ok(Told { account, version }) => {
                 if event.name != "now" {
@@ -410,6 +433,20 @@ impl Worker {
             }
             Err(error) => {
                 self.link.failed(Part::Stream, Fault::new("garbled_event", format!("an event cannot be read: {error}")), clock::now());
+            }
+        }
+    }
+
+    /// What a gang is to do is followed at once: who runs dry freezes by itself, and the others with it.
+    fn told_of_gang(&self, event: &sse::Event) {
+        match serde_json::from_str(&event.data) {
+            Ok(want) => {
+                self.link.pushed();
+                self.handle.report(Inbox::GangPushed(want));
+            }
+            Err(error) => {
+                let fault = Fault::new("garbled_event", format!("an event about a gang cannot be read: {error}"));
+                self.link.failed(Part::Stream, fault, clock::now());
             }
         }
     }

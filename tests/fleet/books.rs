@@ -4,13 +4,14 @@ use std::sync::Barrier;
 
 use serde_json::{Value, json};
 
+use crate::https::{Client, Kept};
 use crate::node::{Epoch, Told};
 use crate::process::{Authority, nano};
 
 const CLIENTS: usize = 64;
 
 fn rounds() -> usize {
-    std::env::var("METERD_ROUNDS").map_or(5, |text| text.parse().unwrap())
+    std::env::var("METERD_ROUNDS").map_or(10, |text| text.parse().unwrap())
 }
 
 /// So many nodes, each with a certificate of its own.
@@ -23,15 +24,22 @@ fn nodes(authority: &Authority, count: usize) -> Vec<(String, crate::https::Clie
     (0..count).map(node).collect()
 }
 
+/// A node, and its connection that stays open.
+struct Asking {
+    name: String,
+    client: Client,
+    kept: Kept,
+}
+
 /// All of them ask for so much at once, each twice in the same words; how many got it.
-fn funded(nodes: &[(String, crate::https::Client)], round: usize, account: &str, price: &str) -> usize {
-    let barrier = Barrier::new(nodes.len());
-    let ask = |nth: usize, (name, client): &(String, crate::https::Client)| {
-        let epoch = Epoch::new(client, name, round * 1_000 + nth + 1, account);
+fn funded(nodes: &mut [Asking], round: usize, account: &str, price: &str) -> usize {
+    let barrier = &Barrier::new(nodes.len());
+    let ask = |nth: usize, node: &mut Asking| {
+        let epoch = Epoch::new(&node.client, &node.name, round * 1_000 + nth + 1, account);
         let told = Told { owed: price, at_least: price, ..Told::default() };
         barrier.wait();
-        let first = epoch.insist(1, told);
-        let again = epoch.insist(1, told);
+        let first = epoch.insist_over(&mut node.kept, 1, told);
+        let again = epoch.insist_over(&mut node.kept, 1, told);
         assert_eq!(first["granted"], again["granted"], "the same question once more is granted nothing more");
         match nano(&first["granted"]) {
             0 => {
@@ -45,7 +53,7 @@ fn funded(nodes: &[(String, crate::https::Client)], round: usize, account: &str,
         }
     };
     std::thread::scope(|scope| {
-        let asking: Vec<_> = nodes.iter().enumerate().map(|(nth, node)| scope.spawn(move || ask(nth, node))).collect();
+        let asking: Vec<_> = nodes.iter_mut().enumerate().map(|(nth, node)| scope.spawn(move || ask(nth, node))).collect();
         asking.into_iter().map(|client| client.join().unwrap()).sum()
     })
 }
@@ -54,15 +62,16 @@ fn funded(nodes: &[(String, crate::https::Client)], round: usize, account: &str,
 #[test]
 fn twenty_starts_of_75_against_500_give_6_and_two_of_5_against_9_give_1_whoever_comes_first() {
     let authority = Authority::start("", "[limits]\ncalls_per_s = 1000");
-    let nodes = nodes(&authority, CLIENTS);
+    let asking = |(name, client): (String, Client)| Asking { name, kept: client.kept(), client };
+    let mut nodes: Vec<Asking> = nodes(&authority, CLIENTS).into_iter().map(asking).collect();
     for round in 0..rounds() {
         let (twenty, two, all) = (format!("twenty-{round}"), format!("two-{round}"), format!("all-{round}"));
         authority.account(&twenty, "500");
         authority.account(&two, "9");
         authority.account(&all, "500");
-        assert_eq!(funded(&nodes[..20], 3 * round, &twenty, "75"), 6);
-        assert_eq!(funded(&nodes[..2], 3 * round + 1, &two, "5"), 1);
-        assert_eq!(funded(&nodes, 3 * round + 2, &all, "75"), 6);
+        assert_eq!(funded(&mut nodes[..20], 3 * round, &twenty, "75"), 6);
+        assert_eq!(funded(&mut nodes[..2], 3 * round + 1, &two, "5"), 1);
+        assert_eq!(funded(&mut nodes, 3 * round + 2, &all, "75"), 6);
         for (account, available, held) in [(&twenty, "50", "450"), (&two, "4", "5"), (&all, "50", "450")] {
             let kept = authority.kept(account);
             assert_eq!((&kept["available"], &kept["held"]), (&json!(available), &json!(held)), "{kept}");
@@ -145,13 +154,19 @@ fn f21_questions_that_arrive_in_disorder_neither_lower_nor_double_anything() {
     let epoch = Epoch::new(&client, &name, 1, "lab");
     let third = epoch.ask(3, Told { owed: "10", ..Told::default() });
     assert_eq!(third["granted"], "10");
-    let first = epoch.ask(1, Told { owed: "10", ..Told::default() });
-    assert_eq!((&first["granted"], &first["verdict"]), (&json!("10"), &json!("granted")), "an old question is granted nothing");
-    epoch.ask(5, Told { granted: "10", spent: "7", ..Told::default() });
-    let fourth = epoch.ask(4, Told { granted: "10", spent: "3", ..Told::default() });
-    assert_eq!(fourth["settled"], "7", "an old report lowers nothing");
+    let first = epoch.ask(1, Told { owed: "25", ..Told::default() });
+    assert_eq!(
+        (&first["granted"], &first["verdict"]),
+        (&json!("10"), &json!("granted")),
+        "an old question is granted nothing, whatever it asks for"
+    );
+    epoch.ask(6, Told { granted: "10", spent: "7", returned: "2", ..Told::default() });
+    let fifth = epoch.ask(5, Told { granted: "10", spent: "3", returned: "1", ..Told::default() });
+    assert_eq!((&fifth["granted"], &fifth["settled"]), (&json!("10"), &json!("7")), "an old report lowers nothing");
+    let second = epoch.ask(2, Told { granted: "10", spent: "7.5", ..Told::default() });
+    assert_eq!(second["settled"], "7.5", "what it says beyond what is known is news, in whatever order it comes");
     let kept = authority.kept("lab");
-    assert_eq!((&kept["settled"], &kept["held"], &kept["available"]), (&json!("7"), &json!("3"), &json!("90")), "{kept}");
+    assert_eq!((&kept["settled"], &kept["held"], &kept["available"]), (&json!("7.5"), &json!("0.5"), &json!("92")), "{kept}");
 }
 
 #[test]

@@ -38,7 +38,12 @@ impl Ca {
 
     /// For the authority on this machine's loopback address.
     pub(crate) fn server(&self, file: &str) -> Files {
-        self.make(file, 1, &[SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))])
+        self.server_at(file, &[IpAddr::V4(Ipv4Addr::LOCALHOST)])
+    }
+
+    pub(crate) fn server_at(&self, file: &str, addresses: &[IpAddr]) -> Files {
+        let names: Vec<SanType> = addresses.iter().copied().map(SanType::IpAddress).collect();
+        self.make(file, 1, &names)
     }
 
     pub(crate) fn node(&self, file: &str, node: &str) -> Files {

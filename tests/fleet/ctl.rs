@@ -7,12 +7,12 @@ use serde_json::json;
 use crate::node::{Epoch, Told};
 use crate::process::Authority;
 
-struct Operator {
+pub(crate) struct Operator {
     words: Vec<String>,
 }
 
 impl Operator {
-    fn of(authority: &Authority, role: &str) -> Operator {
+    pub(crate) fn of(authority: &Authority, role: &str) -> Operator {
         let files = authority.ca.person(role, &format!("ctl-{role}"));
         let words = ["--authority", &authority.url(), "--ca", &authority.ca.pem().display().to_string()].map(str::to_owned).to_vec();
         let own = ["--cert", &files.cert.display().to_string(), "--key", &files.key.display().to_string()].map(str::to_owned).to_vec();
@@ -20,7 +20,7 @@ impl Operator {
     }
 
     /// `meterctl account WORDS`: its exit code and what it printed.
-    fn account(&self, words: &[&str]) -> (i32, String) {
+    pub(crate) fn account(&self, words: &[&str]) -> (i32, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_meterctl")).arg("account").args(words).args(&self.words).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.code().unwrap(), text)
@@ -65,7 +65,8 @@ fn a_backup_is_made_beside_the_running_authority_and_a_restored_one_takes_report
     assert!(output.status.success() && said(&output).contains("1 accounts"), "{}", said(&output));
     assert!(!authority.command(&["backup", &copy]).status.success(), "a copy is never replaced");
     // Granted and reported after the copy was made: the restored store has forgotten both.
-    assert_eq!(epoch.ask(2, Told { granted: "10", spent: "4", owed: "20", ..Told::default() })["granted"], "24");
+    let last = epoch.ask(2, Told { granted: "10", spent: "4", owed: "20", ..Told::default() });
+    assert_eq!((&last["granted"], &last["proof"]["granted"]), (&json!("24"), &json!("24")));
     let output = authority.command(&["restore", &copy]);
     assert!(output.status.code() == Some(1) && said(&output).contains("is running"), "{}", said(&output));
     assert_eq!(authority.end(), Some(0));
@@ -73,8 +74,19 @@ fn a_backup_is_made_beside_the_running_authority_and_a_restored_one_takes_report
     assert!(output.status.success() && said(&output).contains("grants nothing for 667 seconds"), "{}", said(&output));
     authority.launch();
     assert_eq!((&authority.kept("lab")["held"], &authority.kept("lab")["settled"]), (&json!("10"), &json!("0")), "as it was");
-    let answer = epoch.ask(3, Told { granted: "24", spent: "11", owed: "50", ..Told::default() });
-    assert_eq!((&answer["verdict"], &answer["settled"], &answer["granted"]), (&json!("hold"), &json!("11"), &json!("24")), "{answer}");
+    let told = Told { granted: "24", spent: "11", owed: "50", ..Told::default() };
+    let answer = epoch.ask(3, told);
+    assert_eq!(
+        (&answer["verdict"], &answer["settled"], &answer["granted"]),
+        (&json!("closed"), &json!("10"), &json!("10")),
+        "a bare claim"
+    );
+    let answer = epoch.ask_showing(4, told, &json!({ "proof": last["proof"], "validity": "live" }));
+    assert_eq!(
+        (&answer["verdict"], &answer["settled"], &answer["granted"]),
+        (&json!("recovering"), &json!("11"), &json!("24")),
+        "{answer}"
+    );
     let kept = authority.kept("lab");
     assert_eq!((&kept["held"], &kept["settled"], &kept["available"]), (&json!("13"), &json!("11"), &json!("76")), "{kept}");
     let other = Epoch::new(&client, "n1", 2, "lab").ask(1, Told { owed: "5", at_least: "5", ..Told::default() });

@@ -2,10 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, IpAddr, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -24,6 +26,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    fn of(head: &str, body: &str) -> std::io::Result<Answer> {
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| std::io::Error::other("no status"))?;
+        Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or(Value::Null)
     }
@@ -44,6 +51,8 @@ pub(crate) struct Client {
     config: Arc<ClientConfig>,
     pub(crate) port: u16,
     pub(crate) headers: String,
+    /// The network namespace that it calls from; none is the test's own.
+    space: Option<PathBuf>,
 }
 
 impl Client {
@@ -60,15 +69,23 @@ impl Client {
                 builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(&files.key).unwrap()).unwrap()
             }
         };
-        Client { config: Arc::new(config), port, headers: String::new() }
+        Client { config: Arc::new(config), port, headers: String::new(), space: None }
     }
 
     pub(crate) fn with(&self, headers: &str) -> Client {
         Client { headers: headers.to_owned(), ..self.clone() }
     }
 
+    /// The same, calling from that network namespace.
+    pub(crate) fn within(self, space: Option<PathBuf>) -> Client {
+        Client { space, ..self }
+    }
+
     pub(crate) fn connect(&self) -> std::io::Result<Tls> {
-        let stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let stream = match &self.space {
+            None => TcpStream::connect(("127.0.0.1", self.port))?,
+            Some(space) => dial_in(space, self.port)?,
+        };
         stream.set_read_timeout(Some(Duration::from_mins(1)))?;
         let name = ServerName::IpAddress(IpAddr::V4("127.0.0.1".try_into().unwrap()));
         let connection = ClientConnection::new(Arc::clone(&self.config), name).map_err(std::io::Error::other)?;
@@ -91,8 +108,12 @@ impl Client {
         }
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other(format!("no answer: {text:?}")))?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| std::io::Error::other("no status"))?;
-        Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+        Answer::of(head, body)
+    }
+
+    /// The same client, which keeps its connection open from call to call.
+    pub(crate) fn kept(&self) -> Kept {
+        Kept { client: self.clone(), stream: None }
     }
 
     pub(crate) fn call(&self, method: &str, path: &str, body: &Value) -> Answer {
@@ -112,6 +133,55 @@ impl Client {
         let answer = self.call(method, path, body);
         assert!((200..300).contains(&answer.status), "{method} {path}: {answer:?}");
         answer.json()
+    }
+}
+
+/// A connection to a port of the loopback address in that namespace: a socket stays where it was made.
+fn dial_in(space: &Path, port: u16) -> std::io::Result<TcpStream> {
+    let file = std::fs::File::open(space)?;
+    let dial = move || {
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+        TcpStream::connect(("127.0.0.1", port))
+    };
+    std::thread::spawn(dial).join().unwrap_or_else(|_| Err(std::io::Error::other("it could not be dialled")))
+}
+
+/// A client and its connection. One that broke is made anew by the next call.
+pub(crate) struct Kept {
+    client: Client,
+    stream: Option<Tls>,
+}
+
+impl Kept {
+    /// One call; an error if there is no whole answer.
+    pub(crate) fn try_call(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => self.client.connect()?,
+        };
+        let headers = &self.client.headers;
+        let length = body.len();
+        let call = format!(
+            "{method} {path} HTTP/1.1\r\nhost: authority\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(call.as_bytes())?;
+        let mut bytes = Vec::new();
+        let mut piece = [0; 16 << 10];
+        loop {
+            let count = stream.read(&mut piece)?;
+            if count == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            bytes.extend_from_slice(&piece[..count]);
+            let text = String::from_utf8_lossy(&bytes);
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let answer = Answer::of(head, body)?;
+            let length: usize = answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+            if length <= answer.body.len() {
+                self.stream = Some(stream);
+                return Ok(answer);
+            }
+        }
     }
 }
 

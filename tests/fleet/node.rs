@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::https::Client;
+use crate::https::{Client, Kept};
 
 /// One epoch of a node on one account.
 #[derive(Clone)]
@@ -44,12 +44,26 @@ impl Epoch {
         self.client.done("POST", "/v1/grants", &self.body(number, told))["entries"][0].clone()
     }
 
+    /// The same, with more in its entry.
+    pub(crate) fn ask_showing(&self, number: u64, told: Told<'_>, shown: &Value) -> Value {
+        let mut body = self.body(number, told);
+        for (key, value) in shown.as_object().unwrap() {
+            body["entries"][0][key] = value.clone();
+        }
+        self.client.done("POST", "/v1/grants", &body)["entries"][0].clone()
+    }
+
     /// The same, until there is an answer: the authority may be killed meanwhile.
     pub(crate) fn insist(&self, number: u64, told: Told<'_>) -> Value {
+        self.insist_over(&mut self.client.kept(), number, told)
+    }
+
+    /// The same over a connection that is there already.
+    pub(crate) fn insist_over(&self, kept: &mut Kept, number: u64, told: Told<'_>) -> Value {
         let body = self.body(number, told).to_string();
         let deadline = std::time::Instant::now() + crate::agent::PATIENCE;
         loop {
-            if let Ok(answer) = self.client.try_call("POST", "/v1/grants", &body)
+            if let Ok(answer) = kept.try_call("POST", "/v1/grants", &body)
                 && answer.status == 200
             {
                 return answer.json()["entries"][0].clone();

@@ -1,5 +1,6 @@
 //! The real authority as a process of its own, and agents that speak to it.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -17,8 +18,28 @@ pub(crate) struct Authority {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) ca: Ca,
     pub(crate) port: u16,
+    before: Vec<String>,
     child: Option<Child>,
     pub(crate) admin: Client,
+}
+
+/// Where an authority is.
+pub(crate) struct Place {
+    pub(crate) listen: String,
+    pub(crate) port: u16,
+    /// What its certificate is for.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Words before the program, such as those of `nsenter`.
+    pub(crate) before: Vec<String>,
+    /// The namespace from which people speak to it, at its loopback address.
+    pub(crate) space: Option<PathBuf>,
+}
+
+impl Place {
+    pub(crate) fn loopback(port: u16) -> Place {
+        let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        Place { listen: format!("127.0.0.1:{port}"), port, addresses, before: Vec::new(), space: None }
+    }
 }
 
 /// A port that nobody listens on now.
@@ -29,21 +50,25 @@ pub(crate) fn free_port() -> u16 {
 impl Authority {
     /// Started, with an admin's certificate.
     pub(crate) fn start(top: &str, tables: &str) -> Authority {
+        Authority::start_at(Place::loopback(free_port()), top, tables)
+    }
+
+    pub(crate) fn start_at(place: Place, top: &str, tables: &str) -> Authority {
+        let Place { listen, port, addresses, before, space } = place;
         let folder = tempfile::tempdir().unwrap();
         let ca = Ca::new(&folder.path().join("pki"), "test CA");
-        let server = ca.server("server");
+        let server = ca.server_at("server", &addresses);
         let admin = ca.person("admin", "alice");
-        let port = free_port();
         let (at, pki) = (folder.path().display(), ca.folder.display());
         let config = format!(
-            "listen = \"127.0.0.1:{port}\"\nstate_dir = \"{at}/state\"\n{top}\n[tls]\nca = \"{pki}/ca.pem\"\ncert = \"{}\"\nkey = \"{}\"\n\
+            "listen = \"{listen}\"\nstate_dir = \"{at}/state\"\n{top}\n[tls]\nca = \"{pki}/ca.pem\"\ncert = \"{}\"\nkey = \"{}\"\n\
              [log]\nlevel = \"debug\"\n{tables}\n",
             server.cert.display(),
             server.key.display()
         );
         std::fs::write(folder.path().join("authority.toml"), config).unwrap();
-        let admin = Client::new(port, &ca.pem(), Some(&admin));
-        let mut authority = Authority { folder, ca, port, child: None, admin };
+        let admin = Client::new(port, &ca.pem(), Some(&admin)).within(space);
+        let mut authority = Authority { folder, ca, port, before, child: None, admin };
         authority.launch();
         authority
     }
@@ -59,8 +84,10 @@ impl Authority {
     /// The process (again), once it answers.
     pub(crate) fn launch(&mut self) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_meter-authority"));
-        command.arg("serve").arg("--config").arg(self.path("authority.toml"));
+        let program = env!("CARGO_BIN_EXE_meter-authority").to_owned();
+        let words: Vec<&String> = self.before.iter().chain([&program]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg("serve").arg("--config").arg(self.path("authority.toml"));
         self.child = Some(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         self.wait_for("the authority answers", |authority| {
             authority.admin.try_call("GET", "/healthz", "").is_ok_and(|answer| answer.status == 200)
@@ -135,7 +162,12 @@ impl Authority {
     }
 
     pub(crate) fn agent_with(&self, node: &str, identity: &str) -> Agent {
-        agent(node, &format!("url = \"{}\"\nca = \"{}\"\n{identity}", self.url(), self.ca.pem().display()))
+        self.agent_over(&self.url(), node, identity)
+    }
+
+    /// The same, where the authority is found at another address than its own.
+    pub(crate) fn agent_over(&self, url: &str, node: &str, identity: &str) -> Agent {
+        agent(node, &format!("url = \"{url}\"\nca = \"{}\"\n{identity}", self.ca.pem().display()))
     }
 }
 

@@ -95,3 +95,26 @@ fn a_revocation_freezes_and_a_top_up_thaws_by_push_and_by_asking_where_the_strea
     println!("with the stream cut: revoke to freeze {frozen:?}, top-up to thaw {thawed:?} (it asks at least every 10 s)");
     assert_eq!(link(&agent)["pushes"], before, "nothing was told meanwhile");
 }
+
+#[test]
+fn d6_an_alert_of_the_authority_is_among_the_events_of_the_node_that_the_account_concerns() {
+    let Some(mut cgroups) = cgroups("news", 1) else { return };
+    let authority = Authority::start("", "");
+    let files = authority.ca.node("n1", "n1");
+    let mut agent = authority.agent_with("n1", &certificate(&files));
+    agent.launch();
+    agent.wait_for("the stream is open", |agent| link(agent)["stream"] == "open");
+    authority.admin.done("POST", "/v1/accounts", &json!({ "account": "lab", "alerts": { "below": ["900"] } }));
+    authority.top_up("lab", "1000", "first");
+    crate::jobs::start(&agent, &mut cgroups[0], "job", "lab");
+    authority.wait_for("it holds a grant", |authority| authority.kept("lab")["held"] != "0");
+    let heard = |agent: &Agent| {
+        let mut meterctl = std::process::Command::new(env!("CARGO_BIN_EXE_meterctl"));
+        let output = meterctl.arg("--socket").arg(agent.path("run/meterd.sock")).args(["events", "--account", "lab"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(!heard(&agent).contains("less than 900"));
+    revoke(&authority, "lab");
+    agent.wait_for("the alert is told", |agent| heard(agent).matches("credits are left, less than 900").count() == 1);
+    crate::jobs::end(&agent, &mut cgroups[0], "job");
+}

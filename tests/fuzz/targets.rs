@@ -31,6 +31,7 @@ use meterd::domain::request::{
 use meterd::domain::time::{Mono, Nanos, Wall};
 use meterd::domain::usage::{HeldGpu, Usage};
 use meterd::domain::wire::{AccountPolicy, Answer, AnswerEntry, PROTOCOL, Push, Request, RequestEntry, UNIT};
+use meterd::node::btf::Btf;
 use meterd::node::cgroup::{AnonRead, Sampler, Which};
 use meterd::node::cgroup_dir::{field, inode_of, number, parse_events, pids_in};
 use meterd::node::config::Config;
@@ -47,7 +48,7 @@ use tempfile::TempDir;
 pub(crate) type Parse = fn(&[u8]);
 
 /// All targets, by name.
-pub(crate) const ALL: [(&str, Parse); 14] = [
+pub(crate) const ALL: [(&str, Parse); 15] = [
     ("requests", requests),
     ("spool", spooled),
     ("http", http),
@@ -62,6 +63,7 @@ pub(crate) const ALL: [(&str, Parse); 14] = [
     ("detail", detail),
     ("proc", proc),
     ("nvml", nvml),
+    ("btf", btf),
 ];
 
 /// The target of that name.
@@ -205,6 +207,8 @@ fn believed(mut answer: Answer) {
         owed: nothing,
         burn_per_s: nothing,
         at_least: nothing,
+        validity: None,
+        proof: None,
     };
     let request = Request {
         protocol: PROTOCOL,
@@ -213,7 +217,11 @@ fn believed(mut answer: Answer) {
         boot: BootId([0; 16]),
         request: answer.request,
         previous: Vec::new(),
+        refunds: Vec::new(),
         entries: answer.entries.iter().map(entry).collect(),
+        generation_seen: 0,
+        history: None,
+        gangs: Vec::new(),
     };
     (answer.protocol, answer.digest) = (PROTOCOL, request.digest());
     let (left, doubts) = hear(&request, answer);
@@ -243,6 +251,13 @@ fn receipt(data: &[u8]) {
     }
     let written = receipt.to_json();
     assert!(serde_json::from_str::<Receipt>(&written).is_ok(), "{written}");
+}
+
+/// The kernel's description of its types; it is the kernel's, and as little trusted as anything.
+fn btf(data: &[u8]) {
+    if let Ok(btf) = Btf::parse(data) {
+        let _ = (btf.offset("cgroup", &["bstat", "cputime"]), btf.word("cgroup_subsys_id", "memory_cgrp_id"), btf.function("call"));
+    }
 }
 
 fn quantities(data: &[u8]) {

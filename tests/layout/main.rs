@@ -7,6 +7,7 @@ mod detail;
 mod nested;
 #[path = "../support/mod.rs"]
 mod support;
+mod walk;
 mod world;
 
 use std::fs;

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use meterd::domain::agent::Agent;
 use meterd::domain::batch::ReceiptRow;
-use meterd::domain::id::Attempt;
-use meterd::domain::ledger::{self, Account};
-use meterd::domain::wire::Request;
+use meterd::domain::id::{AccountId, Attempt, BootId, Digest, Epoch};
+use meterd::domain::ledger::sizing::{HORIZON_MAX, used_in};
+use meterd::domain::ledger::{self, Account, EpochState};
+use meterd::domain::money::Credits;
+use meterd::domain::wire::{Answer, AnswerEntry, Request, RequestEntry, Verdict};
 
 use crate::bank::Bank;
 
@@ -29,6 +31,20 @@ struct Known {
     lost: i128,
     /// CPU time that a job of this name had used when its start was asked for.
     begun: BTreeMap<String, u64>,
+    /// What it last said in each of its epochs.
+    said: BTreeMap<Epoch, Said>,
+    /// The highest `spent` of each epoch and account.
+    spent: BTreeMap<(Epoch, AccountId), Credits>,
+}
+
+/// The highest question of one epoch.
+#[derive(Clone, Debug)]
+struct Said {
+    request: u64,
+    digest: Digest,
+    boot: BootId,
+    /// Spent, given back, granted.
+    totals: BTreeMap<AccountId, [Credits; 3]>,
 }
 
 pub(crate) struct Audit {
@@ -79,11 +95,48 @@ impl Audit {
         self.receipts += receipts.len() as u64;
     }
 
-    /// After each turn: no grant is spent beyond its end, and every job's charge is explained.
-    pub(crate) fn stepped(&mut self, n: usize, agent: &Agent) {
+    /// An honest node has written down what it says before it says it: no number has two questions, no total falls, and an epoch is of one boot.
+    pub(crate) fn said(&mut self, n: usize, boot: BootId, request: &Request) {
+        if SMALL < self.nodes.len() {
+            return;
+        }
+        let digest = request.digest();
+        let known = &mut self.nodes[n].said;
+        let fresh = || Said { request: 0, digest, boot, totals: BTreeMap::new() };
+        let last = known.entry(request.epoch).or_insert_with(fresh);
+        assert_eq!((last.boot, request.boot), (boot, boot), "node {n} speaks in epoch {} of another boot", request.epoch);
+        assert!(last.request <= request.request, "node {n} asks question {} after {}", request.request, last.request);
+        if last.request == request.request {
+            assert_eq!(last.digest, digest, "node {n} asks two questions under number {}", request.request);
+            return;
+        }
+        (last.request, last.digest) = (request.request, digest);
+        for entry in &request.entries {
+            let totals = [entry.spent, entry.returned, entry.granted_seen];
+            let before = last.totals.insert(entry.account.clone(), totals).unwrap_or_default();
+            assert!(
+                before.iter().zip(&totals).all(|(old, new)| old <= new),
+                "node {n}: {before:?} fell to {totals:?} in {}",
+                request.epoch
+            );
+        }
+    }
+
+    /// After each turn: no grant is spent beyond its end, nor after the authority has taken its rest back, and every job's charge is explained.
+    pub(crate) fn stepped(&mut self, n: usize, agent: &Agent, bank: &Bank) {
+        let epoch = agent.epoch.map_or(Epoch([0; 16]), |(epoch, _)| epoch);
         for (id, account) in &agent.accounts {
             let grant = &account.grant;
             assert!(grant.spent.plus(grant.returned) <= grant.granted, "node {n} spends beyond its grant of {id}: {grant:?}");
+            if SMALL < self.nodes.len() || grant.spent.is_zero() || 0 < bank.standing.restores {
+                continue;
+            }
+            let known = self.nodes[n].spent.entry((epoch, id.clone())).or_default();
+            if *known < grant.spent {
+                *known = grant.spent;
+                let state = bank.accounts.get(id).and_then(|account| account.epochs.get(&epoch)).map(|epoch| epoch.state);
+                assert_eq!(state, Some(EpochState::Open), "node {n} spends of {id} in epoch {epoch}, of which the rest was taken back");
+            }
         }
         for job in agent.jobs.values().chain(agent.closed.iter().rev().take(8)) {
             let told = Told { charge: job.charge.nano(), drawn: job.drawn.nano(), unfunded: job.unfunded.nano() };
@@ -102,13 +155,30 @@ impl Audit {
         entries.filter_map(|entry| bank.accounts.get(&entry.account)).cloned().collect()
     }
 
-    pub(crate) fn answered(&mut self, bank: &Bank, before: &[Account]) {
+    /// Nothing went back, and the answer is what the books say once the request's totals are in them.
+    pub(crate) fn answered(&mut self, bank: &Bank, before: &[Account], request: &Request, answer: &Answer) {
         for account in before {
-            if let Err(broken) = ledger::check_step(account, &bank.accounts[&account.id]) {
+            let after = &bank.accounts[&account.id];
+            if let Err(broken) = ledger::check_step(account, after) {
                 panic!("{}: {broken}", account.id);
+            }
+            let asked = request.entries.iter().find(|entry| entry.account == account.id);
+            let said = answer.entries.iter().find(|entry| entry.account == account.id);
+            if let (Some(asked), Some(said), 0) = (asked, said, bank.standing.restores) {
+                let last = account.epochs.get(&request.epoch).map_or(0, |epoch| epoch.last_request);
+                let asking = if last < request.request { Asking::Anew } else { Asking::Again };
+                granted_what_was_asked(account, after, request, asked, asking);
+                verdict_is_true(after, request, asked, said, asking);
             }
         }
         self.booked(bank);
+    }
+
+    /// Nobody takes an honest node for two, or for one that claims what it was not granted.
+    pub(crate) fn heard_by_the_honest(n: usize, answer: &Answer) {
+        for entry in &answer.entries {
+            assert!(!matches!(entry.verdict, Verdict::Forked | Verdict::Unproven), "node {n} is taken for a liar: {answer:?}");
+        }
     }
 
     /// After each booking. Of large fleets every hundredth is looked at: a look costs as much as the fleet is large.
@@ -123,6 +193,47 @@ impl Audit {
             }
             let settled: i128 = account.epochs.values().map(|epoch| epoch.settled.nano()).sum();
             assert_eq!(account.settled.nano(), settled, "{id} is charged what its epochs are");
+            for (name, epoch) in &account.epochs {
+                let charged = epoch.settled.plus(epoch.returned);
+                assert!(
+                    charged <= epoch.granted.max(epoch.proven),
+                    "{id}: epoch {name} of {} is charged what it was never granted: {epoch:?}",
+                    epoch.node
+                );
+            }
         }
+    }
+}
+
+/// Is a question's number above all before?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    Anew,
+    Again,
+}
+
+/// A question brings no more than it asks for, whatever it says was granted before; and one that was answered before brings nothing.
+fn granted_what_was_asked(before: &Account, after: &Account, request: &Request, asked: &RequestEntry, asking: Asking) {
+    let of = |account: &Account| account.epochs.get(&request.epoch).map_or(Credits::ZERO, |epoch| epoch.granted);
+    let rise = of(after).minus(of(before));
+    let most = used_in(asked.burn_per_s, HORIZON_MAX).plus(asked.owed).max(asked.at_least);
+    let most = if asking == Asking::Anew { most } else { Credits::ZERO };
+    let epoch = before.epochs.get(&request.epoch);
+    assert!(rise <= most, "{}: {} asks for {most:?} at most and is granted {rise:?}: {request:?}, {epoch:?}", after.id, request.node);
+}
+
+/// The word is about the account as it is after the request's own totals were booked.
+fn verdict_is_true(after: &Account, request: &Request, asked: &RequestEntry, said: &AnswerEntry, asking: Asking) {
+    let Some(epoch) = after.epochs.get(&request.epoch).filter(|epoch| epoch.node == request.node) else { return };
+    let (free, escrow) = (after.available(), epoch.escrow());
+    let what = || format!("{} hears {:?}; {free:?} are free, {escrow:?} held: {request:?}", request.node, said.verdict);
+    match said.verdict {
+        Verdict::Exhausted => assert!(!free.is_positive() && !escrow.is_positive(), "{}", what()),
+        Verdict::Final => assert!(!free.is_positive() && escrow.is_positive(), "{}", what()),
+        Verdict::Granted => {
+            assert!(free.is_positive(), "{}", what());
+            assert!(asking == Asking::Again || asked.owed <= escrow, "{}", what());
+        }
+        _ => {}
     }
 }

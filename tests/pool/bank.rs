@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{AccountId, Epoch, NodeId, PaymentId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, Payment, PaymentState};
+use meterd::domain::ledger::{self, Account, ClosePolicy, Payment, PaymentState, VALID_FOR};
 use meterd::domain::money::Credits;
 use meterd::domain::time::{Mono, Nanos, Now};
 use meterd::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, Verdict};
+
+use crate::restore::Standing;
 
 /// The authority's process and its store.
 pub(crate) struct Bank {
@@ -17,8 +19,11 @@ pub(crate) struct Bank {
     pub(crate) up_since: u64,
     pub(crate) close: ClosePolicy,
     pub(crate) valid_for: Nanos,
+    /// How much its date is wrong.
+    pub(crate) wall_off_ms: i64,
     /// Requests that were booked.
     pub(crate) booked: u64,
+    pub(crate) standing: Standing,
     payments: u64,
     /// When holders were last asked to give back what they do not need.
     recalled: BTreeMap<AccountId, Mono>,
@@ -33,7 +38,9 @@ impl Bank {
             up_since: 0,
             close: ClosePolicy::AfterSilence(close_after),
             valid_for,
+            wall_off_ms: 0,
             booked: 0,
+            standing: Standing::new(),
             payments: 0,
             recalled: BTreeMap::new(),
             recalls: 0,
@@ -47,6 +54,11 @@ impl Bank {
     /// What was not booked is forgotten with the process, and the watch over silence begins anew.
     pub(crate) fn restart(&mut self, now: Now, at: u64) {
         (self.up, self.up_since) = (true, at);
+        self.watch_anew(now);
+    }
+
+    /// Silence is counted from now on.
+    pub(crate) fn watch_anew(&mut self, now: Now) {
         for epoch in self.accounts.values_mut().flat_map(|account| account.epochs.values_mut()) {
             epoch.heard_at = now.mono;
         }
@@ -55,20 +67,24 @@ impl Bank {
     /// As the store does it: last words first, then each entry by itself.
     pub(crate) fn answer(&mut self, request: &Request, now: Now) -> Answer {
         self.booked += 1;
+        let writers = self.meet(request, now);
+        let rules = self.standing.rules(self.close, writers);
+        let granted_before = granted(&self.accounts);
         for earlier in request.previous.iter().flat_map(|earlier| &earlier.entries) {
             if let Some(account) = self.accounts.get_mut(&earlier.account) {
-                let _lines = ledger::book_previous(account, request, self.close, now);
+                let _lines = ledger::book_previous(account, request, &rules, now);
             }
         }
         let mut entries = Vec::new();
         for entry in &request.entries {
             let mut answered = match self.accounts.get_mut(&entry.account) {
-                Some(account) => ledger::answer(account, request, entry, self.close, now).entry,
+                Some(account) => ledger::answer(account, request, entry, &rules, now).entry,
                 None => ledger::answer_unknown(entry.account.clone()),
             };
-            answered.valid_for = answered.valid_for.min(self.valid_for);
+            answered.valid_for = Nanos(answered.valid_for.0.saturating_sub(VALID_FOR.0 - self.valid_for.0));
             entries.push(answered);
         }
+        self.standing.note_granted(granted(&self.accounts) - granted_before);
         Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,
@@ -77,6 +93,8 @@ impl Bank {
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries,
             balances: Vec::new(),
+            generation: self.standing.generation(),
+            gangs: Vec::new(),
         }
     }
 
@@ -98,6 +116,7 @@ impl Bank {
 
     pub(crate) fn top_up(&mut self, id: &AccountId, nano: i128, now: Now) -> Push {
         self.payments += 1;
+        self.standing.payments.push((id.clone(), nano));
         let name: PaymentId = format!("payment-{}", self.payments).parse().unwrap();
         let bucket = if nano % 2 == 0 { Bucket::Free } else { Bucket::Paid };
         let account = self.accounts.get_mut(id).unwrap();
@@ -119,4 +138,10 @@ impl Bank {
         };
         self.accounts.values().map(of).sum()
     }
+}
+
+/// Granted in all, where that is small enough to be added up with each request.
+fn granted(accounts: &BTreeMap<AccountId, Account>) -> i128 {
+    let epochs = || accounts.values().flat_map(|account| account.epochs.values());
+    if 100 < epochs().count() { 0 } else { epochs().map(|epoch| epoch.granted.nano()).sum() }
 }

@@ -122,6 +122,8 @@ pub(crate) struct Machine {
     boot_at: u64,
     /// How much its clocks are too fast, in millionths.
     drift_ppm: i64,
+    /// How much its date is wrong.
+    pub(crate) wall_off_ms: i64,
     pub(crate) life: u64,
     pub(crate) turn: Option<Turn>,
     pub(crate) disk: Disk,
@@ -157,6 +159,7 @@ impl Machine {
             settings,
             boot_at: now - rng.below(9 * S),
             drift_ppm: i64::try_from(rng.below(1_001)).unwrap() - 500,
+            wall_off_ms: 0,
             life: 0,
             turn: None,
             disk: Disk::default(),
@@ -176,7 +179,7 @@ impl Machine {
     pub(crate) fn now(&self, at: u64) -> Now {
         let since = i128::from(at - self.boot_at);
         let own = u64::try_from(since + since * i128::from(self.drift_ppm) / 1_000_000).unwrap() + S;
-        Now { mono: Mono(own), boot: Boot(own), wall: Wall(1_800_000_000_000 + at / 1_000_000) }
+        Now { mono: Mono(own), boot: Boot(own), wall: wall(at, self.wall_off_ms) }
     }
 
     /// When the fleet's clock shows what it is here at `mono`, or a moment later.
@@ -226,6 +229,11 @@ impl Machine {
             },
         }
     }
+}
+
+/// The date of somebody whose clock is off by so much.
+pub(crate) fn wall(at: u64, off_ms: i64) -> Wall {
+    Wall((1_800_000_000_000 + at / 1_000_000).saturating_add_signed(off_ms))
 }
 
 /// One look at one job.

@@ -8,6 +8,7 @@ use meterd::domain::wire::{AccountPolicy, OnExhaustion};
 
 use crate::bank::Bank;
 use crate::machine::CPUS;
+use crate::restore::PutBack;
 use crate::rng::Rng;
 use crate::world::{Ev, Faults, MS, Medium, S, World};
 
@@ -31,6 +32,7 @@ pub(crate) struct Outcome {
     pub(crate) unfunded_nano: i128,
     pub(crate) wiped: usize,
     pub(crate) dead: usize,
+    pub(crate) restores: usize,
 }
 
 impl Outcome {
@@ -42,6 +44,7 @@ impl Outcome {
         self.unfunded_nano += other.unfunded_nano;
         self.wiped += other.wiped;
         self.dead += other.dead;
+        self.restores += other.restores;
     }
 }
 
@@ -50,8 +53,8 @@ pub(crate) fn tell(seed: u64, size: Size) -> Outcome {
     let mut rng = Rng::new(seed);
     let nodes = usize::try_from(rng.range(2, 7)).unwrap();
     let valid_for = if rng.chance(500) { Nanos::from_secs(rng.range(10, 60)) } else { Nanos::from_secs(600) };
-    // A clock may be wrong by a thousandth; then what a stop takes, and a little.
-    let close_after = Nanos(valid_for.0 + valid_for.0 / 500 + 5 * S);
+    // A clock may be wrong by a thousandth; then what a stop takes, and next to nothing.
+    let close_after = Nanos(valid_for.0 + valid_for.0 / 500 + rng.range(200 * MS, 5 * S));
     let mut bank = Bank::new(close_after, valid_for);
     let accounts: Vec<AccountId> = (0..rng.range(1, 4)).map(|index| format!("account-{index}").parse().unwrap()).collect();
     for id in &accounts {
@@ -59,7 +62,9 @@ pub(crate) fn tell(seed: u64, size: Size) -> Outcome {
         bank.open(id, AccountPolicy { on_exhaustion, grace: Nanos::from_secs(2), ..AccountPolicy::default() });
     }
     let mut world = World::new(rng, bank, accounts, nodes);
+    world.sweep_every = world.rng.range(S, 10 * S);
     let length = world.rng.range(30 * S, 240 * S);
+    world.noise_until = 10 * S + length;
     plan(&mut world, length);
     world.run_until(10 * S + length);
     calm(&mut world);
@@ -67,6 +72,10 @@ pub(crate) fn tell(seed: u64, size: Size) -> Outcome {
     let silence = close_after.0 + 60 * S;
     let end = world.now + silence;
     world.run_until(end);
+    if world.bank.standing.recovers() {
+        let end = world.now + silence;
+        world.run_until(end);
+    }
     the_exhausted_stand_still(&mut world);
     for account in 0..world.accounts.len() {
         world.after(MS, Ev::TopUp(account, 1_000_000_000_000_000));
@@ -86,13 +95,22 @@ pub(crate) fn tell(seed: u64, size: Size) -> Outcome {
         unfunded_nano: (0..nodes).map(|n| world.audit.unfunded(n)).sum(),
         wiped: world.machines.iter().filter(|machine| machine.wiped).count(),
         dead: world.machines.iter().filter(|machine| machine.dead).count(),
+        restores: world.bank.standing.restores,
     }
 }
 
 /// Jobs, people and faults of the first part.
 fn plan(world: &mut World, length: u64) {
     let mut some = |most: u64| if world.rng.chance(500) { world.rng.below(most) } else { 0 };
-    world.faults = Faults { loss: some(300), doubled: some(300), slow: some(200), stall: some(50) };
+    world.faults = Faults {
+        loss: some(300),
+        doubled: some(300),
+        slow: some(200),
+        late: some(60),
+        stall: some(50),
+        dies_asking: some(20),
+        way_ms: 40 + some(6_000),
+    };
     world.calm = false;
     let nodes = world.machines.len();
     for account in 0..world.accounts.len() {
@@ -110,13 +128,14 @@ fn plan(world: &mut World, length: u64) {
         }
         for _ in 0..world.rng.below(5) {
             let at = world.rng.below(length);
-            let what = match world.rng.below(14) {
+            let what = match world.rng.below(16) {
                 0..=3 => Ev::Crash(n),
                 4 | 5 => Ev::Reboot(n, Medium::Kept),
                 6 => Ev::Reboot(n, Medium::Lost),
                 7 => Ev::Exit(n, 0),
                 8..=10 => Ev::Cut(n, world.rng.range(S, 90 * S)),
                 11 => Ev::CutAll(world.rng.range(S, 60 * S)),
+                12 | 13 => Ev::ClockStep(n, step_ms(world)),
                 _ => Ev::Rate(n),
             };
             world.after(at, what);
@@ -131,16 +150,35 @@ fn plan(world: &mut World, length: u64) {
         world.machines[n].liar = true;
     }
     for _ in 0..world.rng.below(4) {
-        let at = world.rng.below(length);
-        world.after(at, Ev::BankDown);
+        let (at, down) = (world.rng.below(length), world.rng.range(100 * MS, 30 * S));
+        world.after(at, Ev::BankDown(down));
+    }
+    if world.rng.chance(200) {
+        let (at, times) = (world.rng.below(length), u8::try_from(world.rng.range(5, 30)).unwrap());
+        world.after(at, Ev::Flap(times));
+    }
+    if world.rng.chance(200) {
+        let (at, by_ms) = (world.rng.below(length), step_ms(world));
+        world.after(at, Ev::BankClockStep(by_ms));
+    }
+    if world.rng.chance(200) {
+        let (copied, put_back) = (world.rng.below(length), world.rng.below(length));
+        let how = world.rng.pick(&[PutBack::Told, PutBack::Silently]);
+        world.after(copied.min(put_back), Ev::BackUp);
+        world.after(copied.max(put_back), Ev::PutBack(how));
     }
     world.after(10 * S, Ev::Sweep);
+}
+
+/// A date is set: by up to three hours, either way.
+fn step_ms(world: &mut World) -> i64 {
+    i64::try_from(world.rng.below(21_600_000)).unwrap() - 10_800_000
 }
 
 fn calm(world: &mut World) {
     world.calm = true;
     world.calm_since = world.now;
-    world.machines.iter_mut().for_each(|machine| (machine.cut_until, machine.liar) = (0, machine.liar));
+    world.machines.iter_mut().for_each(|machine| machine.cut_until = 0);
     if !world.bank.up {
         world.after(MS, Ev::BankUp);
     }
@@ -177,7 +215,15 @@ fn the_funded_run(world: &World) {
     for (n, machine) in world.machines.iter().enumerate().filter(|(_, machine)| !machine.dead && !machine.liar) {
         for work in machine.works.iter().filter(|work| !work.over) {
             assert!(work.attempt.is_some(), "node {n}: {} was not started", work.name);
-            assert!(work.runs(), "node {n}: {} stands still, and its account is full", work.name);
+            let said = || {
+                machine
+                    .turn
+                    .as_ref()
+                    .and_then(|turn| turn.agent().accounts.get(&world.accounts[work.account]))
+                    .map(|account| &account.grant)
+            };
+            let asked = || machine.turn.as_ref().map(|turn| &turn.agent().outstanding);
+            assert!(work.runs(), "node {n}: {} stands still, and its account is full: {:?}, {:?}", work.name, said(), asked());
         }
     }
 }
@@ -194,7 +240,7 @@ fn end_all(world: &mut World) {
 
 /// All is over: nothing is held, every node was charged what its jobs drew, and every job what it used.
 fn the_books_balance(world: &World) {
-    let mut unfunded = 0;
+    let (mut unfunded, mut lost) = (0, 0);
     for (n, machine) in world.machines.iter().enumerate().filter(|(_, machine)| !machine.liar) {
         let settled = world.bank.settled_of(&machine.epochs);
         let (kept, all) = world.audit.drawn(n);
@@ -206,6 +252,9 @@ fn the_books_balance(world: &World) {
             .sum();
         if machine.wiped || machine.dead {
             assert!(settled <= all, "node {n} is charged {settled}, and its jobs drew {all}");
+        } else if 0 < world.bank.standing.restores {
+            assert!(settled + shortfall <= kept, "node {n}: charged {settled}, short {shortfall}; its jobs drew {kept}");
+            lost += kept - settled - shortfall;
         } else {
             assert_eq!(settled + shortfall, kept, "node {n}: charged {settled}, short {shortfall}; its jobs drew {kept}");
         }
@@ -231,6 +280,8 @@ fn the_books_balance(world: &World) {
             assert_eq!(held, 0, "node {n} holds what nobody uses");
         }
     }
+    let lost_at_most = world.bank.standing.lost_at_most();
+    assert!(lost <= lost_at_most, "the store that was put back lost {lost}, and had granted {lost_at_most} since the copy");
     // Past zero: a quarter of a second of each machine's greatest burn, for each time that an account ran dry on it.
     let stops = i128::try_from(world.machines.len() * world.accounts.len() * 64).unwrap();
     assert!(unfunded <= stops * BURN_MAX / 4, "{unfunded} ran past zero");
@@ -238,7 +289,10 @@ fn the_books_balance(world: &World) {
 
 /// How a pool ends.
 pub(crate) struct Drained {
+    lasted_s: u64,
+    questions: u64,
     pub(crate) stranded_ppm: i128,
+    /// From the first job to the last one that stood still.
     spread_ms: u64,
     messages_per_node: u64,
     messages_per_s: u64,
@@ -249,20 +303,27 @@ impl fmt::Display for Drained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "stranded {} ppm of the balance when the last job froze; first to last node {} ms; past zero {} ppm; {} messages a node, {} a second",
-            self.stranded_ppm, self.spread_ms, self.past_zero_ppm, self.messages_per_node, self.messages_per_s
+            "{} s, {} questions; stranded {} ppm of the balance when the last job froze; first to last node {} ms; past zero {} ppm; {} messages a \
+             node, {} a second",
+            self.lasted_s,
+            self.questions,
+            self.stranded_ppm,
+            self.spread_ms,
+            self.past_zero_ppm,
+            self.messages_per_node,
+            self.messages_per_s
         )
     }
 }
 
-/// A fleet of machines on one account of twenty minutes' burn, until the last job stands still.
-pub(crate) fn drain(seed: u64, nodes: usize) -> Drained {
+/// A fleet of machines on one account of so many minutes' burn, until the last job stands still.
+pub(crate) fn drain(seed: u64, nodes: usize, minutes: u64) -> Drained {
     let mut rng = Rng::new(seed);
     let id: AccountId = "pool".parse().unwrap();
     let mut bank = Bank::new(Nanos::from_secs(667), Nanos::from_secs(600));
     bank.open(&id, AccountPolicy::default());
     let rates: Vec<u64> = (0..nodes).map(|_| rng.range(50, 7_000)).collect();
-    let balance = rates.iter().map(|rate| i128::from(*rate) * 1_000).sum::<i128>() * 1_200;
+    let balance = rates.iter().map(|rate| i128::from(*rate) * 1_000).sum::<i128>() * i128::from(minutes * 60);
     let mut world = World::new(rng, bank, vec![id.clone()], nodes);
     world.after(1, Ev::TopUp(0, balance));
     for (n, rate) in rates.into_iter().enumerate() {
@@ -281,13 +342,15 @@ pub(crate) fn drain(seed: u64, nodes: usize) -> Drained {
         if running == 0 {
             break;
         }
-        assert!(world.now < began + 2_400 * S, "{running} of {nodes} still run");
+        assert!(world.now < began + 2 * minutes * 60 * S, "{running} of {nodes} still run");
     }
     let account = &world.bank.accounts[&id];
     let in_hand: i128 = world.machines.iter().map(|machine| hand(machine, &id)).sum();
     let spent: i128 = world.machines.iter().flat_map(|machine| &machine.works).map(|work| i128::from(work.cpu_ns()) / 1_000).sum();
     let sent: u64 = world.machines.iter().map(|machine| machine.sent).sum();
     Drained {
+        lasted_s: (world.now - began) / S,
+        questions: world.bank.booked,
         stranded_ppm: (account.available().nano() + in_hand) * 1_000_000 / balance,
         spread_ms: (world.now - first.unwrap_or(world.now)) / MS,
         messages_per_node: sent / nodes as u64,

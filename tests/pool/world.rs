@@ -6,20 +6,21 @@ use std::collections::{BTreeMap, BinaryHeap};
 use meterd::domain::act::{Act, ActOutcome, Acted, Order};
 use meterd::domain::agent::start::{PendingStart, Reply, Wanted};
 use meterd::domain::fact::Seq;
-use meterd::domain::id::{AccountId, Attempt, BootId, Epoch, Uid};
+use meterd::domain::id::{AccountId, Attempt, BootId, Epoch, NodeId, Uid};
 use meterd::domain::job::Ending;
 use meterd::domain::ladder::JobPolicy;
 use meterd::domain::meter::JobSample;
-use meterd::domain::money::Credits;
 use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::Card;
-use meterd::domain::time::{Boot, Mono, Now, Wall};
+use meterd::domain::time::{Boot, Mono, Now};
 use meterd::domain::turn::{Effect, Event, Turn};
 use meterd::domain::wire::{Answer, Push, Request};
 
 use crate::audit::Audit;
 use crate::bank::Bank;
+use crate::liar;
 use crate::machine::{self, Machine};
+use crate::restore::PutBack;
 use crate::rng::Rng;
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -48,8 +49,17 @@ pub(crate) enum Ev {
     Die(usize),
     Cut(usize, u64),
     CutAll(u64),
-    BankDown,
+    BankDown(u64),
     BankUp,
+    /// The authority goes down and comes back, over and over.
+    Flap(u8),
+    /// A copy of the authority's store is made.
+    BackUp,
+    /// … and put back.
+    PutBack(PutBack),
+    /// Somebody sets a machine's date.
+    ClockStep(usize, i64),
+    BankClockStep(i64),
     TopUp(usize, i128),
     Sweep,
 }
@@ -67,8 +77,16 @@ pub(crate) enum Medium {
 pub(crate) struct Faults {
     pub(crate) loss: u64,
     pub(crate) doubled: u64,
+    /// Comes up to half a minute late.
     pub(crate) slow: u64,
+    /// Comes up to ten minutes late.
+    pub(crate) late: u64,
+    /// The disk takes seconds.
     pub(crate) stall: u64,
+    /// The agent dies right after it has asked.
+    pub(crate) dies_asking: u64,
+    /// Longest way of a message, in milliseconds, that is neither slow nor late.
+    pub(crate) way_ms: u64,
 }
 
 pub(crate) struct World {
@@ -88,6 +106,11 @@ pub(crate) struct World {
     plenty_since: Vec<u64>,
     card: Card,
     of_epoch: BTreeMap<Epoch, usize>,
+    of_node: BTreeMap<NodeId, usize>,
+    /// When the last fault happens.
+    pub(crate) noise_until: u64,
+    /// How often the authority closes what is silent.
+    pub(crate) sweep_every: u64,
     inodes: u64,
     callers: BTreeMap<(usize, u64), usize>,
     next_caller: u64,
@@ -133,6 +156,9 @@ impl World {
             audit: Audit::new(nodes),
             card: Card::parse(CARD, "fleet.toml").unwrap(),
             of_epoch: BTreeMap::new(),
+            of_node: BTreeMap::new(),
+            noise_until: 0,
+            sweep_every: 10 * S,
             inodes: 100,
             callers: BTreeMap::new(),
             next_caller: 0,
@@ -140,6 +166,7 @@ impl World {
         };
         for index in 0..nodes {
             let machine = Machine::new(index, &mut world.rng, world.now);
+            world.of_node.insert(machine.settings.node.clone(), index);
             world.machines.push(machine);
             world.wake(index);
         }
@@ -201,19 +228,32 @@ impl World {
                 let until = self.now + length;
                 self.machines.iter_mut().for_each(|machine| machine.cut_until = until);
             }
-            Ev::BankDown if !self.calm && self.bank.up => {
+            Ev::BankDown(down) if !self.calm && self.bank.up => {
                 self.bank.up = false;
-                let down = self.rng.range(100 * MS, 30 * S);
                 self.after(down, Ev::BankUp);
             }
-            Ev::BankUp if !self.bank.up => self.bank.restart(bank_now(self.now), self.now),
+            Ev::Flap(times) if !self.calm && 0 < times => {
+                let down = self.rng.range(20 * MS, S);
+                self.after(MS, Ev::BankDown(down));
+                let next = self.rng.range(down, 3 * S);
+                self.after(next, Ev::Flap(times - 1));
+            }
+            Ev::BackUp if !self.calm => self.bank.back_up(),
+            Ev::PutBack(how) if !self.calm => {
+                let now = self.bank_now();
+                self.bank.put_back(how, now);
+                self.audit.booked(&self.bank);
+            }
+            Ev::ClockStep(n, by_ms) => self.machines[n].wall_off_ms += by_ms,
+            Ev::BankClockStep(by_ms) if !self.calm => self.bank.wall_off_ms += by_ms,
+            Ev::BankUp if !self.bank.up => self.bank.restart(self.bank_now(), self.now),
             Ev::TopUp(account, nano) => self.top_up(account, nano),
             Ev::Sweep => {
                 if self.bank.up {
-                    self.bank.sweep(bank_now(self.now));
+                    self.bank.sweep(self.bank_now());
                     self.audit.booked(&self.bank);
                 }
-                self.after(10 * S, Ev::Sweep);
+                self.after(self.sweep_every, Ev::Sweep);
             }
             _ => {}
         }
@@ -325,7 +365,7 @@ impl World {
         self.plan_wake(n);
         let machine = &self.machines[n];
         if let (Some(turn), false) = (&machine.turn, machine.liar) {
-            self.audit.stepped(n, turn.agent());
+            self.audit.stepped(n, turn.agent(), &self.bank);
         }
     }
 
@@ -333,7 +373,7 @@ impl World {
     fn audit_stop(&mut self, n: usize, attempt: Attempt) {
         let Some(index) = self.account_of(n, attempt) else { return };
         let connected = self.calm_since + 30 * S < self.now && self.calm && self.bank.up && self.bank.up_since + 30 * S < self.now;
-        if !connected || self.machines[n].liar {
+        if !connected || self.machines[n].liar || self.bank.standing.recovers() {
             return; // who lies about what he needs gets what he asks for
         }
         let free = self.bank.accounts[&self.accounts[index]].available().nano();
@@ -442,9 +482,22 @@ impl World {
             return Vec::new();
         }
         let copies = if !self.calm && self.rng.chance(self.faults.doubled) { 2 } else { 1 };
-        (0..copies)
-            .map(|_| if !self.calm && self.rng.chance(self.faults.slow) { self.rng.below(25 * S) } else { self.rng.range(MS / 2, 40 * MS) })
-            .collect()
+        (0..copies).map(|_| self.way()).collect()
+    }
+
+    /// How long a message is under way.
+    fn way(&mut self) -> u64 {
+        if self.calm {
+            return self.rng.range(MS / 2, 40 * MS);
+        }
+        if self.rng.chance(self.faults.late) {
+            // Later than this nobody waits for what it brings about.
+            self.rng.below(600 * S).min(self.noise_until + 30 * S - self.now)
+        } else if self.rng.chance(self.faults.slow) {
+            self.rng.below(30 * S)
+        } else {
+            self.rng.range(MS / 2, self.faults.way_ms.max(1) * MS)
+        }
     }
 
     fn send(&mut self, n: usize, request: Request) {
@@ -452,29 +505,26 @@ impl World {
         if self.of_epoch.insert(request.epoch, n).is_none() {
             self.machines[n].epochs.push(request.epoch);
         }
-        let request = if self.machines[n].liar && self.rng.chance(500) { self.lie(request) } else { request };
+        let request = if !self.machines[n].liar {
+            self.audit.said(n, self.machines[n].settings.boot, &request);
+            request
+        } else if self.rng.chance(500) {
+            // A name that the store does not know yet, or has forgotten, is whose who speaks first; in truth nobody can guess another's.
+            let known = |epoch: &&Epoch| self.bank.accounts.values().all(|account| account.epochs.contains_key(epoch));
+            let forgets = self.bank.standing.may_forget();
+            let spoken: Vec<Epoch> = self.of_epoch.keys().filter(|epoch| !forgets && known(epoch)).copied().collect();
+            liar::lie(&mut self.rng, request, &spoken)
+        } else {
+            request
+        };
         for delay in self.travel(n) {
             self.after(delay, Ev::ToBank(n, Box::new(request.clone())));
         }
-    }
-
-    /// What a node says on which somebody has root.
-    fn lie(&mut self, mut request: Request) -> Request {
-        for entry in &mut request.entries {
-            let amount = Credits::from_nano(i128::from(self.rng.below(1 << 40)));
-            match self.rng.below(6) {
-                0 => entry.spent = amount,
-                1 => entry.returned = amount,
-                2 => entry.unfunded = amount,
-                3 => entry.burn_per_s = amount,
-                4 => entry.spent = Credits::ZERO,
-                _ => entry.owed = amount,
-            }
+        // The worst moment to die: it is said, and nobody here has heard more of it.
+        if !self.calm && self.rng.chance(self.faults.dies_asking) {
+            let delay = self.rng.below(2 * MS);
+            self.after(delay, Ev::Crash(n));
         }
-        if self.rng.chance(200) {
-            request.request = self.rng.below(request.request + 3);
-        }
-        request
     }
 
     fn ask_bank(&mut self, n: usize, request: &Request) {
@@ -482,13 +532,16 @@ impl World {
             return;
         }
         let before = self.audit.before(&self.bank, request);
-        let answer = self.bank.answer(request, bank_now(self.now));
+        let answer = self.bank.answer(request, self.bank_now());
         if self.machines.len() <= 16 {
             self.note_plenty();
         }
-        self.audit.answered(&self.bank, &before);
-        for (node, push) in self.bank.recall(&answer, bank_now(self.now)) {
-            let Some(to) = self.machines.iter().position(|machine| machine.settings.node == node) else { continue };
+        self.audit.answered(&self.bank, &before, request, &answer);
+        if !self.machines[n].liar {
+            Audit::heard_by_the_honest(n, &answer);
+        }
+        for (node, push) in self.bank.recall(&answer, self.bank_now()) {
+            let Some(to) = self.of_node.get(&node).copied() else { continue };
             for delay in self.travel(to) {
                 self.after(delay, Ev::PushTo(to, push.clone()));
             }
@@ -498,6 +551,11 @@ impl World {
         }
         for delay in self.travel(n) {
             self.after(delay, Ev::ToNode(n, Box::new(answer.clone())));
+            // A line that is slow, and then dead: for as long as what it brought is good, and longer.
+            if !self.calm && S < delay && self.rng.chance(200) {
+                let length = self.bank.valid_for.0 + 15 * S;
+                self.after(delay + MS, Ev::Cut(n, length));
+            }
         }
         // Somebody repeats, or turns to the wrong node, what was said once.
         if !self.calm && self.rng.chance(self.faults.doubled) && !self.old_answers.is_empty() {
@@ -512,7 +570,7 @@ impl World {
             return self.after(S, Ev::TopUp(account, nano)); // people try again
         }
         self.paid[account] += nano;
-        let push = self.bank.top_up(&self.accounts[account].clone(), nano, bank_now(self.now));
+        let push = self.bank.top_up(&self.accounts[account].clone(), nano, self.bank_now());
         self.audit.booked(&self.bank);
         for n in 0..self.machines.len() {
             for delay in self.travel(n) {
@@ -561,6 +619,7 @@ impl World {
             traits: BTreeMap::new(),
             bid: None,
             storage_bytes: None,
+            gang: None,
         };
         let begun = work.cpu_ns();
         self.audit.started(n, &work.name, begun);
@@ -600,8 +659,8 @@ impl World {
         let ending = Ending { outcome: Outcome::Completed, exit_code: Some(0) };
         self.step(n, Event::StopAsked { caller: self.next_caller, name, ending, sample });
     }
-}
 
-pub(crate) fn bank_now(at: u64) -> Now {
-    Now { mono: Mono(at), boot: Boot(at), wall: Wall(1_800_000_000_000 + at / MS) }
+    pub(crate) fn bank_now(&self) -> Now {
+        Now { mono: Mono(self.now), boot: Boot(self.now), wall: machine::wall(self.now, self.bank.wall_off_ms) }
+    }
 }

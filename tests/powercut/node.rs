@@ -275,6 +275,7 @@ impl Node {
             policy: JobPolicy::default(),
             bid: None,
             storage_bytes: None,
+            gang: None,
         };
         let at = self.world.now();
         self.note();

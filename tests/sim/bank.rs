@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{AccountId, Epoch, PaymentId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment, PaymentState};
+use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment, PaymentState, Writer};
 use meterd::domain::money::Credits;
+use meterd::domain::proof::ProofKey;
 use meterd::domain::time::{Nanos, Now};
 use meterd::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request};
 
@@ -14,6 +15,7 @@ use meterd::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request};
 pub(crate) struct Books {
     pub(crate) accounts: BTreeMap<AccountId, Account>,
     payments: BTreeMap<PaymentId, Payment>,
+    writers: BTreeMap<Epoch, Writer>,
     /// By the simulation's own count.
     pub(crate) paid_in: BTreeMap<AccountId, i128>,
 }
@@ -120,19 +122,32 @@ impl Bank {
     /// As the store does it: last words first, then each entry by itself.
     fn answer(&self, books: &mut Books, request: &Request, now: Now) -> Answer {
         let known = books.accounts.values().any(|account| account.epochs.contains_key(&request.epoch));
-        let named = |id: &AccountId| request.previous.iter().flat_map(|earlier| &earlier.entries).any(|entry| entry.account == *id);
+        let named = |id: &AccountId| {
+            let refunded = request.refunds.iter().any(|total| total.account == *id);
+            refunded || request.previous.iter().flat_map(|earlier| &earlier.entries).any(|entry| entry.account == *id)
+        };
         let superseded = |epochs: &BTreeMap<Epoch, ledger::EpochAccount>| {
             epochs.iter().any(|(id, epoch)| epoch.state == EpochState::Open && epoch.node == request.node && *id != request.epoch)
         };
+        // Nothing is forgotten here and nobody is copied, so neither may ever be found.
+        let key = ProofKey::new([7; 32]);
+        let granted = |id: &AccountId, epoch: Epoch| -> Result<(Credits, u64), ()> {
+            let epoch = books.accounts.get(id).and_then(|account| account.epochs.get(&epoch));
+            Ok(epoch.map_or((Credits::ZERO, 0), |epoch| (epoch.granted, epoch.last_request)))
+        };
+        assert_eq!(ledger::has_forgotten(request, &key, 1, granted), Ok(false), "a proof goes beyond a sound store: {request:?}");
+        let writers = books.writers.entry(request.epoch).or_insert_with(|| Writer::new(request.node.clone())).hear(request, now.wall);
+        assert_eq!(writers, ledger::Writers::One, "an honest node is taken for two: {request:?}");
+        let rules = ledger::Rules { key: Some(&key), generation: 1, ..ledger::Rules::of(self.close) };
         for (id, account) in &mut books.accounts {
             if named(id) || (self.close == ClosePolicy::OnSuccessor && !known && superseded(&account.epochs)) {
-                let _lines = ledger::book_previous(account, request, self.close, now);
+                let _lines = ledger::book_previous(account, request, &rules, now);
             }
         }
         let mut entries = Vec::new();
         for entry in &request.entries {
             let mut answered = match books.accounts.get_mut(&entry.account) {
-                Some(account) => ledger::answer(account, request, entry, self.close, now).entry,
+                Some(account) => ledger::answer(account, request, entry, &rules, now).entry,
                 None => ledger::answer_unknown(entry.account.clone()),
             };
             answered.valid_for = answered.valid_for.min(self.valid_for);
@@ -146,6 +161,8 @@ impl Bank {
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries,
             balances: Vec::new(),
+            generation: 1,
+            gangs: Vec::new(),
         }
     }
 }

@@ -3,11 +3,22 @@
 
 use meterd::domain::rates::Card;
 use num_bigint::BigUint;
+use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::rng::Rng;
 
 /// The GPU models of the simulated machines.
 pub(crate) const MODELS: [&str; 3] = ["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB", "NVIDIA L4"];
+
+/// What kind of cards a story has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cards {
+    /// Prices alone, by the simulation's own arithmetic.
+    Plain,
+    /// With rules, by the second rating of the verifier.
+    Ruled,
+}
 
 /// Which base quantity a line prices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +47,8 @@ pub(crate) struct Priced {
 pub(crate) struct Tariff {
     pub(crate) card: Card,
     pub(crate) lines: Vec<Priced>,
+    /// The card's text, where it has rules.
+    pub(crate) ruled: Option<String>,
 }
 
 /// The raw quantities of one segment; GPUs by model.
@@ -64,7 +77,7 @@ const UNITS: [(What, &str, &str, u128); 11] = [
 
 impl Tariff {
     /// A random card. Prices are about one credit an hour for everything together, whatever the unit.
-    pub(crate) fn random(rng: &mut Rng, version: u64) -> Tariff {
+    pub(crate) fn random(rng: &mut Rng, version: u64, cards: Cards) -> Tariff {
         let mut text = format!("card = \"sim\"\nversion = {version}\neffective_from = \"2026-01-01T00:00:00Z\"\n");
         let mut lines = Vec::new();
         let mut whats = vec![What::Cpu];
@@ -75,15 +88,18 @@ impl Tariff {
         }
         for what in whats {
             lines.push(push_line(&mut text, rng, what, "", lines.len()));
+            push_rules(&mut text, rng, what, cards);
         }
         lines.push(push_line(&mut text, rng, What::Gpu, "", lines.len()));
+        push_rules(&mut text, rng, What::Gpu, cards);
         for model in ["NVIDIA H100*", "NVIDIA A100-SXM4-40GB"] {
             if rng.chance(400) {
                 lines.push(push_line(&mut text, rng, What::Gpu, model, lines.len()));
+                push_rules(&mut text, rng, What::Gpu, cards);
             }
         }
         let card = Card::parse(&text, "sim.toml").unwrap_or_else(|mistakes| panic!("the simulation's card: {mistakes:?}\n{text}"));
-        Tariff { card, lines }
+        Tariff { card, lines, ruled: (cards == Cards::Ruled).then_some(text) }
     }
 
     /// What the quantities cost, in nano-credits.
@@ -133,6 +149,32 @@ impl Tariff {
             gpus: models.iter().map(|model| (model.clone(), S)).collect(),
         };
         self.price(&used) + self.lines.len()
+    }
+}
+
+/// Rules as the verifier makes them, without those that need something stated or a date, and without amounts beyond what anybody here has.
+fn push_rules(text: &mut String, rng: &mut Rng, what: What, cards: Cards) {
+    use std::fmt::Write as _;
+    if cards == Cards::Plain {
+        return;
+    }
+    let meter = UNITS.iter().find(|(of, ..)| *of == what).map_or("wall_time", |(_, meter, ..)| meter);
+    let mut seed = [0; 32];
+    seed[..16].copy_from_slice(&rng.bytes16());
+    seed[16..].copy_from_slice(&rng.bytes16());
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
+    let rules = crate::random::rules(meter).new_tree(&mut runner).unwrap().current();
+    let needs = ["effective_from", "effective_to", "select", "started", "over_bid"];
+    let by_statement = rules.iter().any(|(key, _)| *key == "basis");
+    for (key, value) in rules.iter().filter(|(key, _)| !needs.contains(key) && *key != "basis") {
+        // Of what a job uses nothing counts while it stands still, and it is not charged in advance.
+        if by_statement && (value.contains("frozen") || value == "\"advance\"") {
+            continue;
+        }
+        let value = value.replace("\"1000\"", "\"1\"").replace("\"24\"", "\"1\"").replace("\"17\"", "\"1.5\"");
+        // The outcomes that these stories have.
+        let value = value.replace("failed", "unknown").replace("completed", "node_rebooted");
+        let _ = writeln!(text, "{key} = {value}");
     }
 }
 

@@ -62,6 +62,8 @@ pub(crate) fn event(event: &Event) -> String {
             format!("answer {} {}", answer.request, told.join("; "))
         }
         Event::Pushed(push) => format!("push {} {}", push.account, push.version),
+        Event::GangPushed(want) => format!("gang {} {:?} {}", want.gang.name, want.want, want.version),
+        Event::Told(account, news) => format!("told of {account}: {}", news.name()),
         Event::CardArrived(card, _) => format!("card {}", card.version),
         Event::EnforcementAsked { mode, .. } => format!("enforcement {mode}"),
         Event::ChangeAsked { name, change, .. } => format!("change {name} {change:?}"),

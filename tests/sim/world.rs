@@ -24,7 +24,7 @@ use crate::bank::{Bank, Deed, Said};
 use crate::disk::Disk;
 use crate::kernel::{KernelJob, Look, Place};
 use crate::rng::Rng;
-use crate::tariff::{MODELS, Tariff};
+use crate::tariff::{Cards, MODELS, Tariff};
 use crate::trace::Trace;
 
 mod hands;
@@ -142,6 +142,7 @@ pub(crate) struct World {
     pub(crate) jobs: Vec<KernelJob>,
     pub(crate) bank: Bank,
     pub(crate) tariffs: Vec<Tariff>,
+    pub(crate) cards: Cards,
     pub(crate) owners: Vec<Owner>,
     pub(crate) faults: Faults,
     pub(crate) audit: Audit,
@@ -165,11 +166,11 @@ impl Node {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, trace: Trace) -> World {
+    pub(crate) fn new(seed: u64, trace: Trace, cards: Cards) -> World {
         let mut rng = Rng::new(seed);
         let close = if rng.chance(700) { ClosePolicy::OnSuccessor } else { ClosePolicy::AfterSilence(Nanos::from_secs(700)) };
         let valid_for = if rng.chance(300) { Nanos::from_secs(rng.range(8, 60)) } else { Nanos::from_secs(600) };
-        let tariffs = vec![Tariff::random(&mut rng, 1)];
+        let tariffs = vec![Tariff::random(&mut rng, 1, cards)];
         let node_count = if rng.chance(250) { 2 } else { 1 };
         let mut world = World {
             faults: random_faults(&mut rng),
@@ -181,7 +182,8 @@ impl World {
             bank: Bank::new(close, valid_for),
             tariffs,
             owners: Vec::new(),
-            audit: Audit::new(node_count),
+            audit: Audit::new(node_count, cards),
+            cards,
             trace,
             calm: false,
             had_unread: 0,

@@ -134,6 +134,8 @@ pub(crate) struct Case {
     /// What was stated of it, by segment.
     pub(crate) said: Vec<Said>,
     pub(crate) outcome: Option<&'static str>,
+    /// What was bid for its start.
+    pub(crate) bid: Option<&'static str>,
     /// When each segment begins.
     pub(crate) from: Vec<&'static str>,
 }
@@ -191,7 +193,7 @@ pub(crate) const DATES: [&str; 4] =
     ["2026-02-01T00:00:00.000Z", "2026-02-01T00:00:00.001Z", "2026-03-01T00:00:00.000Z", "2026-04-01T00:00:00.000Z"];
 
 /// Rules that do not contradict each other or the meter: each with its value as TOML.
-fn rules(meter: &'static str) -> impl Strategy<Value = Vec<(&'static str, String)>> {
+pub(crate) fn rules(meter: &'static str) -> impl Strategy<Value = Vec<(&'static str, String)>> {
     let some =
         |weight: f64, words: &'static [&'static str]| prop::option::weighted(weight, select(words).prop_map(|word| format!("\"{word}\"")));
     let factor = || select(&["0", "0.25", "0.333333333", "1", "1.5", "17"][..]);
@@ -216,9 +218,10 @@ fn rules(meter: &'static str) -> impl Strategy<Value = Vec<(&'static str, String
     let discount = some(0.3, &["0.15", "0.5", "0.999999999"]);
     let tiers = prop::option::weighted(0.3, (select(&["0", "0.5", "7.123456789"][..]), select(&["0", "2", "0.000000000000000001"][..])));
     let selects = some_select();
+    let latest = (some(0.75, &["day", "hour"]), some(0.25, &["cap", "freeze", "stop"]));
     let plain = prop::bool::weighted(0.45);
-    (plain, quantities, time, dates, tiers, (selects, discount)).prop_map(
-        move |(plain, (increment, minimum, fee), time, (from, to), tiers, (selects, discount))| {
+    (plain, quantities, time, dates, tiers, (selects, discount, latest)).prop_map(
+        move |(plain, (increment, minimum, fee), time, (from, to), tiers, (selects, discount, (started, over_bid)))| {
             let (mut timing, anchor, basis, state, outcome) = time;
             let mut increment = increment;
             if plain {
@@ -229,13 +232,17 @@ fn rules(meter: &'static str) -> impl Strategy<Value = Vec<(&'static str, String
                 timing = timing.filter(|_| timed);
                 increment = increment.or_else(|| timing.as_ref().map(|_| "\"1\"".to_owned()));
             }
+            let by_statement = meter == "storage" || basis.as_deref() == Some("\"allocated\"");
+            let started = started.filter(|_| by_statement && increment.is_none() && minimum.is_none());
             let still = timed || basis.is_some();
             let state = state.map(|(running, frozen, paused)| {
                 let stands = if still { format!(", frozen = \"{frozen}\", paused = \"{paused}\"") } else { String::new() };
                 format!("{{ running = \"{running}\"{stands} }}")
             });
             let settles = timing.as_deref() == Some("\"settle_at_end\"");
-            let outcome = outcome.filter(|_| settles).map(|(failed, done)| format!("{{ failed = \"{failed}\", completed = \"{done}\" }}"));
+            // Only a charge that waits for the outcome may become more by it.
+            let most = |factor: &'static str| if settles || !matches!(factor, "1.5" | "17") { factor } else { "0.75" };
+            let outcome = outcome.map(|(failed, done)| format!("{{ failed = \"{}\", completed = \"{}\" }}", most(failed), most(done)));
             let date = |nth: usize| format!("\"{}\"", DATES[nth]);
             let tiers = tiers
                 .map(|(first, second)| format!("[{{ above = \"1\", price = \"{first}\" }}, {{ above = \"3\", price = \"{second}\" }}]"));
@@ -253,6 +260,8 @@ fn rules(meter: &'static str) -> impl Strategy<Value = Vec<(&'static str, String
                 ("tiers", tiers),
                 ("select", selects),
                 ("discount", discount),
+                ("started", started),
+                ("over_bid", over_bid),
             ];
             keys.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
         },
@@ -285,10 +294,8 @@ fn line(reach: Reach) -> impl Strategy<Value = LineText> {
             move |(unit, price, per, round, gpu_model, mut rules, (name, month))| {
                 if unit.ends_with("-month") {
                     // A calendar month has no length to count steps in.
-                    let steps = ["increment", "minimum", "tiers", "timing", "outcome"];
+                    let steps = ["increment", "minimum", "tiers", "timing"];
                     rules.retain(|(key, value)| month != "calendar" || !steps.contains(key) || value == "\"settle_at_end\"");
-                    let settles = rules.iter().any(|(_, value)| value == "\"settle_at_end\"");
-                    rules.retain(|(key, _)| *key != "outcome" || settles);
                     rules.push(("month", format!("\"{month}\"")));
                 }
                 if matches!(meter, "counter" | "events") {
@@ -400,11 +407,12 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
             prop::option::weighted(0.9, prop_oneof![1..1_u64 << 42, any::<u64>()]),
             prop::option::weighted(0.95, prop_oneof![0..1_u64 << 42, any::<u64>()]),
         );
+        let bid = prop::option::weighted(0.6, select(&["0.000000001", "0.5", "3", "1000"][..]));
         let said = (prop::collection::vec(said, most), prop::bool::weighted(0.4));
-        let stated = (said, prop::option::weighted(0.7, select(&["completed", "failed", "timed_out"][..])));
+        let stated = (said, prop::option::weighted(0.7, select(&["completed", "failed", "timed_out"][..])), bid);
         let segments = prop::collection::vec((segment, 0..4_usize), 1..=most);
         (segments, 0..=1_000_u16, any::<Index>(), stated).prop_map(move |(mut segments, unfunded_permille, change, stated)| {
-            let ((said, alike), outcome) = stated;
+            let ((said, alike), outcome, bid) = stated;
             segments.sort_by_key(|(_, date)| *date);
             let from = segments.iter().map(|(_, date)| DATES[*date]).collect();
             let text = |(nth, ((lines, catch_all, used), _))| (card_text(nth + 1, lines, catch_all), used);
@@ -428,6 +436,7 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
                 change,
                 said,
                 outcome,
+                bid,
                 from,
             }
         })

@@ -37,6 +37,10 @@ pub(crate) struct Charged {
     pub(crate) cost: BigInt,
     /// In nano-credits.
     pub(crate) pending: BigInt,
+    /// In nano-credits: what of the cost is given back.
+    pub(crate) refund: BigInt,
+    /// What was bid and what is asked, in nano-credits, where more is asked than was bid: so much of the price is due.
+    pub(crate) held: Option<(BigInt, BigInt)>,
 }
 
 /// Why a segment has no price: all that can be said against it.
@@ -200,8 +204,24 @@ impl Tariff {
         count * step
     }
 
+    /// Nanoseconds of the stretches that count whole.
+    fn stretch(&self) -> Option<BigInt> {
+        self.text("started").map(|word| BigInt::from(if word == "day" { 86_400_000_000_000_u64 } else { 3_600_000_000_000 }))
+    }
+
+    fn waits(&self) -> bool {
+        self.text("timing") == Some("settle_at_end")
+    }
+
+    /// What part of the price is charged, and what part of it is given back: by the outcome, which only some lines wait for.
+    fn parts(&self, outcome: Option<&str>) -> (BigRational, BigRational) {
+        let one = || BigRational::from(BigInt::from(1));
+        let remains = outcome.map_or_else(one, |outcome| self.in_table("outcome", outcome, 1));
+        if self.waits() { (self.in_table("outcome", outcome.unwrap_or("completed"), 1), one() - one()) } else { (one(), one() - remains) }
+    }
+
     /// The exact price of a billed quantity and the fee, in nano-credits.
-    fn exact(&self, billed: &BigRational, outcome: &str, from: &str) -> BigRational {
+    fn exact(&self, billed: &BigRational, from: &str) -> BigRational {
         let units = |base: BigRational| base / self.base_units(from) / &self.per;
         let mut value = &self.price * units(billed.clone());
         // Above each band's start its price takes the place of the one below.
@@ -214,7 +234,7 @@ impl Tariff {
             below = price;
         }
         let left = BigRational::from(BigInt::from(1)) - self.number("discount");
-        (value + self.number("connect_fee")) * left * self.in_table("outcome", outcome, 1) * BigInt::from(1_000_000_000)
+        (value + self.number("connect_fee")) * left * BigInt::from(1_000_000_000)
     }
 }
 
@@ -333,6 +353,43 @@ fn by_statement(tariff: &Tariff) -> bool {
     tariff.meter == "storage" || (!is_of_devices(&tariff.meter) && matches!(tariff.basis(), "allocated" | "max_of"))
 }
 
+/// What stretches that count whole come to: each has the size that was asked for when it began, and the first one begins with the job.
+fn in_stretches(tariff: &Tariff, receipt: &Value, segments: &[&Value], length: &BigInt, weights: &[BigRational; 3]) -> BigRational {
+    let (mut gone, mut begun, mut sum) = (BigRational::from(BigInt::ZERO), BigInt::ZERO, BigInt::ZERO);
+    for segment in segments {
+        let number = |key: &str| whole(&segment[key]).unwrap();
+        let paused = number("running_ns").min(number("paused_ns"));
+        for (part, weight) in [number("running_ns") - &paused, number("frozen_ns"), paused].into_iter().zip(weights) {
+            gone += weight * part;
+        }
+        let now = (&gone / length).ceil().to_integer().max(BigInt::from(1));
+        sum += (&now - &begun) * whole(stated(receipt, segment, statement(tariff))).unwrap_or_default();
+        begun = now;
+    }
+    BigRational::from(sum * length)
+}
+
+/// In nano-credits, what a card asks for the start of a job like this one's in that segment.
+fn asked(card_text: &str, receipt: &Value, segment: &Value) -> BigInt {
+    let none = "0";
+    let devices = segment["gpus"].as_array().unwrap().iter();
+    let devices: Vec<Value> = devices.map(|gpu| serde_json::json!({ "gpu": gpu["gpu"], "model": gpu["model"], "held_ns": none })).collect();
+    let said = |key| stated(receipt, segment, key).clone();
+    let start = serde_json::json!({
+        "outcome": null,
+        "segments": [{
+            "from": segment["from"], "cpu_ns": none, "memory_charged_byte_ns": none, "memory_anon_byte_ns": none, "running_ns": none,
+            "frozen_ns": none, "paused_ns": none, "job_starts": 1, "gpus": devices, "more": null,
+            "terms": { "cpus": said("cpus"), "memory_bytes": said("memory_bytes"), "storage_bytes": said("storage_bytes"), "traits": said("traits") },
+        }],
+    });
+    match rate(card_text, &start, 0) {
+        Ok(charged) => charged.iter().map(|line| &line.cost + &line.pending).sum(),
+        Err(why) if why.contains(&NoPrice::TooLarge) => (BigInt::from(1) << AMOUNT_BITS) - 1,
+        Err(_) => BigInt::ZERO,
+    }
+}
+
 /// What a segment's raw quantities cost under a card; the receipt says what was stated of the job and how it ended.
 pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<Charged>, Vec<NoPrice>> {
     let segments: Vec<&Value> = receipt["segments"].as_array().unwrap().iter().collect();
@@ -374,8 +431,12 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
         return Err(against);
     }
     let (mut charged, mut fits) = (Vec::new(), true);
+    let bid = receipt.get("offer").and_then(|offer| nano(&offer["bid"]));
+    let minded = applying.iter().any(|tariff| tariff.says.contains_key("over_bid"));
+    let (bid, ask) = bid.filter(|_| minded).map_or((BigInt::ZERO, BigInt::ZERO), |bid| (bid, asked(card_text, receipt, segment)));
     for tariff in applying {
         let outcome = receipt["outcome"].as_str();
+        let outbid = tariff.says.contains_key("over_bid") && bid < ask;
         let quantities = |segments: &[&Value]| by_state(tariff, &fitting, receipt, segments);
         let mut price = |segments: &[&Value]| {
             let parts = quantities(segments);
@@ -388,29 +449,45 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
                 running.clone()
             };
             let weights = [running, weight("frozen", 0), paused];
-            let weighted = parts.into_iter().zip(weights).map(|(part, weight)| weight * part).sum();
-            let billed = tariff.billed(weighted);
-            let exact = tariff.exact(&billed, outcome.unwrap_or("completed"), from);
-            let cost = rounded(&exact, &tariff.round);
+            let billed = if let Some(length) = tariff.stretch() {
+                in_stretches(tariff, receipt, segments, &length, &weights)
+            } else {
+                tariff.billed(parts.into_iter().zip(weights).map(|(part, weight)| weight * part).sum())
+            };
+            let (charged, given_back) = tariff.parts(outcome);
+            let whole = tariff.exact(&billed, from);
+            let whole = if outbid { whole * BigRational::new(bid.clone(), ask.clone()) } else { whole };
+            let exact = &whole * charged;
+            let (cost, refund) = (rounded(&exact, &tariff.round), rounded(&(whole * given_back), &tariff.round));
             fits &= cost.bits() <= AMOUNT_BITS;
-            (billed, exact, cost)
+            (billed, exact, cost, refund)
         };
         let priced =
             |gpu: &Value| line_for(&fitting, &tariff.meter, gpu["model"].as_str().unwrap()).is_some_and(|line| line.id == tariff.id);
         let held = || segments[..nth].iter().any(|segment| segment["gpus"].as_array().unwrap().iter().any(priced));
         let over_the_job = tariff.text("anchor") == Some("job") && 0 < nth && (!is_of_devices(&tariff.meter) || held());
-        let (mut billed, exact, mut cost) = price(if over_the_job { &segments[..=nth] } else { &segments[nth..=nth] });
+        let (mut billed, exact, mut cost, mut refund) = price(if over_the_job { &segments[..=nth] } else { &segments[nth..=nth] });
         if over_the_job {
             let earlier = price(&segments[..nth]);
             billed -= earlier.0;
             cost -= earlier.2;
+            refund -= earlier.3;
         }
         let [running, _, paused] = quantities(&segments[nth..=nth]);
         let quantity = running + paused;
         fits &= quantity.bits() <= QUANTITY_BITS;
-        let waits = tariff.text("timing") == Some("settle_at_end") && outcome.is_none();
+        let waits = tariff.waits() && outcome.is_none();
         let (cost, pending) = if waits { (BigInt::ZERO, cost) } else { (cost, BigInt::ZERO) };
-        charged.push(Charged { tariff: tariff.clone(), quantity, billed, exact, cost, pending });
+        charged.push(Charged {
+            tariff: tariff.clone(),
+            quantity,
+            billed,
+            exact,
+            cost,
+            pending,
+            refund,
+            held: outbid.then(|| (bid.clone(), ask.clone())),
+        });
     }
     let sum: BigInt = charged.iter().map(|line| &line.cost).sum();
     let waiting: BigInt = charged.iter().map(|line| &line.pending).sum();
@@ -428,7 +505,7 @@ fn digest(card_text: &str) -> String {
 /// Every place where it says something else.
 pub(crate) fn check(receipt: &Value, card_texts: &[String]) -> Result<BigInt, Vec<String>> {
     let mut wrong = Vec::new();
-    let (mut sum, mut waiting) = (BigInt::ZERO, BigInt::ZERO);
+    let (mut sum, mut waiting, mut given_back) = (BigInt::ZERO, BigInt::ZERO, BigInt::ZERO);
     for (index, segment) in receipt["segments"].as_array().unwrap().iter().enumerate() {
         let place = format!("segment {}", index + 1);
         let Some(text) = card_texts.iter().find(|text| Some(digest(text).as_str()) == segment["card_digest"].as_str()) else {
@@ -458,6 +535,7 @@ pub(crate) fn check(receipt: &Value, card_texts: &[String]) -> Result<BigInt, Ve
                     wrong.push(format!("{place}: cost {cost}"));
                 }
                 sum += cost;
+                given_back += charged.iter().map(|line| &line.refund).sum::<BigInt>();
                 waiting += charged.iter().map(|line| &line.pending).sum::<BigInt>();
                 wrong.extend(lines_differ(segment, &charged).map(|what| format!("{place}: {what}")));
             }
@@ -470,11 +548,31 @@ pub(crate) fn check(receipt: &Value, card_texts: &[String]) -> Result<BigInt, Ve
     if amount("pending").as_ref() != Some(&waiting) {
         wrong.push(format!("pending {waiting}"));
     }
-    let paid = ["drawn", "unfunded", "owed"].iter().try_fold(BigInt::ZERO, |paid, key| Some(paid + amount(key)?));
-    if paid != amount("charge") {
+    let waived = receipt.get("refund").map_or(Some(BigInt::ZERO), |refund| nano(&refund["waived"]));
+    let paid = ["drawn", "unfunded", "owed"].iter().try_fold(waived.clone().unwrap_or_default(), |paid, key| Some(paid + amount(key)?));
+    if waived.is_none() || paid != amount("charge") {
         wrong.push("drawn + unfunded + owed".to_owned());
     }
+    if wrong.is_empty() {
+        wrong.extend(refund_differs(receipt, &sum, given_back));
+    }
     if wrong.is_empty() { Ok(sum) } else { Err(wrong) }
+}
+
+/// What the outcome gives back: what remains, and what of that was paid. Nobody pays more than what remains, and nothing is waived beyond.
+fn refund_differs(receipt: &Value, charge: &BigInt, given_back: BigInt) -> Option<String> {
+    let reduced = given_back.min(charge.clone());
+    let net = charge - &reduced;
+    let Some(refund) = receipt.get("refund") else {
+        return (reduced != BigInt::ZERO || net < nano(&receipt["drawn"])?).then(|| "a refund is missing".to_owned());
+    };
+    let refunded = (nano(&receipt["drawn"])? - &net).max(BigInt::ZERO);
+    let said = |key: &str| nano(&refund[key]);
+    let same = said("reduced").as_ref() == Some(&reduced)
+        && said("net") == Some(net)
+        && said("refunded") == Some(refunded)
+        && said("waived").is_some_and(|waived| waived <= reduced);
+    (!same).then(|| format!("refund {refund}"))
 }
 
 /// The first thing in which a segment's lines are not these.
@@ -484,7 +582,10 @@ fn lines_differ(segment: &Value, charged: &[Charged]) -> Option<String> {
         return Some(format!("{} lines, and {} apply", said.len(), charged.len()));
     }
     said.iter().zip(charged).find_map(|(said, charged)| {
-        let Charged { tariff, quantity, billed, cost, pending, .. } = charged;
+        let Charged { tariff, quantity, billed, cost, pending, refund, held, .. } = charged;
+        let mut rules = said["rules"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let told = rules.find_map(|rule| rule.strip_prefix("held to the bid: "));
+        let told = told.and_then(|parts| parts.split_once(" of ")).map(|(bid, ask)| (nano(&bid.into()), nano(&ask.into())));
         let same = said["line"] == tariff.id.as_str()
             && said["meter"] == tariff.meter.as_str()
             && said["unit"] == tariff.unit.as_str()
@@ -494,6 +595,8 @@ fn lines_differ(segment: &Value, charged: &[Charged]) -> Option<String> {
             && whole(&said["quantity"]).as_ref() == Some(quantity)
             && said["billed"].as_str().and_then(decimal).as_ref() == Some(billed)
             && nano(&said["pending"]).as_ref() == Some(pending)
+            && nano(&said["refund"]).as_ref() == Some(refund)
+            && told == held.clone().map(|(bid, ask)| (Some(bid), Some(ask)))
             && nano(&said["cost"]).as_ref() == Some(cost);
         (!same).then(|| format!("{said} is not {charged:?}"))
     })

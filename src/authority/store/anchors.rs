@@ -23,10 +23,13 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Keeps a place, unless a later one of the same life is known: then this one was late on its way.
 pub(super) fn keep(connection: &Connection, request: &Request, head: Head, now: Now) -> Result<(), Stop> {
+    if head.seq == 0 {
+        return Ok(()); // it says nothing
+    }
     let (node, epoch) = (request.node.as_str(), request.epoch.to_string());
     let sql = "SELECT max(seq) FROM anchor WHERE node = ?1 AND epoch = ?2";
     let furthest: Option<i64> = connection.prepare_cached(sql)?.query_row(params![node, epoch], |row| row.get(0)).optional()?.flatten();
-    if head.seq == 0 || furthest.is_some_and(|furthest| int(head.seq) <= furthest) {
+    if furthest.is_some_and(|furthest| int(head.seq) <= furthest) {
         return Ok(());
     }
     let sql = "INSERT OR REPLACE INTO anchor (node, epoch, hour, seq, link, at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";

@@ -1,7 +1,7 @@
 //! A copy of the balances while they change, and a copy put in their place.
 //!
-//! A copy that is put back has forgotten what was granted since it was made. So its store grants nothing until every grant that it may have
-//! forgotten has run out ([`Store::recover_until`]); what nodes report meanwhile is taken.
+//! A copy that is put back has forgotten what was granted since it was made. So its store recovers: it grants nothing until every grant that it
+//! may have forgotten has run out, and takes what nodes report and prove meanwhile.
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
 
+use super::standing::{generation_of, write_forgotten};
 use super::{KIND, Store, StoreError};
-use crate::domain::ledger::{ClosePolicy, check};
+use crate::domain::ledger::{ClosePolicy, Trust, check};
 use crate::domain::time::{Mono, Now};
-use crate::domain::wire::{Answer, Request, RequestEntry, Verdict};
 use crate::sqlite::{open_for_reading, open_untouched};
 
-/// Lies in the state folder from a restore until its recovery is over.
+/// Whoever puts a copy in place by other means makes a file of this name in the state folder: then the next start recovers.
 pub const MARKER: &str = "restored";
 
 /// Copies the balances as they are at one instant, also beside a running authority. A file that is there is not replaced.
@@ -43,6 +43,7 @@ fn copy(source: &Connection, to: &Path) -> Result<usize, StoreError> {
         copying.step(-1).map_err(|error| failed(&error))?; // in one step: what is written meanwhile does not begin it anew
         drop(copying);
         super::revoke::make_tables(&target)?; // a copy that an older version made has none
+        super::standing::make_tables(&target)?;
         let one_file = target.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()));
         one_file.map_err(|error| failed(&error))?;
         let found: String = target.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(|error| failed(&error))?;
@@ -87,15 +88,13 @@ fn checked(path: &Path) -> Result<usize, StoreError> {
 ///
 /// # Errors
 /// See [`StoreError`]; then the balances are as they were.
-pub fn restore(state_dir: &Path, from: &Path, now: Now) -> Result<(usize, Option<PathBuf>), StoreError> {
+pub fn restore(state_dir: &Path, from: &Path, trust: Trust, now: Now) -> Result<(usize, Option<PathBuf>), StoreError> {
     let place = state_dir.join("authority.db");
     let failed = |error: std::io::Error| StoreError::Fatal(format!("{}: {error}", state_dir.display()));
     let source = open_untouched(from, &KIND, crate::sqlite::Writing::Rests)?;
     let fresh = state_dir.join(format!("restoring-{}", now.wall.0));
     let accounts = copy(&source, &fresh)?;
-    // First the marker: a copy in place without one would grant at once.
-    std::fs::write(state_dir.join(MARKER), format!("{}\n", from.display())).map_err(failed)?;
-    std::fs::File::open(state_dir.join(MARKER)).and_then(|marker| marker.sync_all()).map_err(failed)?;
+    forget(&fresh, &place, trust, now)?;
     let kept = place.exists().then(|| state_dir.join(format!("replaced-{}.db", now.wall.0)));
     if let Some(kept) = &kept {
         for ending in ["", "-wal", "-shm"] {
@@ -111,22 +110,19 @@ pub fn restore(state_dir: &Path, from: &Path, now: Now) -> Result<(usize, Option
     Ok((accounts, kept))
 }
 
+/// The copy itself says that it is one, before it is in its place.
+fn forget(copy: &Path, replaced: &Path, trust: Trust, now: Now) -> Result<(), StoreError> {
+    let seen = open_for_reading(replaced, &KIND).ok().and_then(|replaced| generation_of(&replaced)).unwrap_or(0);
+    let opened = Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX);
+    let connection = opened.map_err(|error| StoreError::Fatal(format!("{}: {error}", copy.display())))?;
+    let written = write_forgotten(&connection, trust, seen, now.wall);
+    written.map(drop).map_err(|stop| super::unrefused(stop.into_refusal(&connection)))
+}
+
 impl Store {
-    /// Grants nothing before then: the store may have forgotten grants that are good until then.
-    pub fn recover_until(&mut self, at: Mono) {
-        self.recovering = Some(at);
-    }
-
-    /// Is it recovering?
-    #[must_use]
-    pub fn recovers(&self, now: Mono) -> Recovery {
-        if self.recovering.is_some_and(|until| now < until) { Recovery::Goes } else { Recovery::Over }
-    }
-
     /// Do the ledger's rules hold for every account? Reads only. Gives the number of accounts.
     fn check_all(&mut self) -> Result<usize, StoreError> {
-        let heard = &mut self.heard;
-        let mut books = super::Books { connection: &self.connection, heard, notices: Vec::new() };
+        let mut books = super::Books::over(&self.connection, &mut self.heard, &mut self.kept, &mut self.standing);
         let sound = (|| {
             let ids = books.account_ids("SELECT id FROM account ORDER BY id", [])?;
             for id in &ids {
@@ -137,34 +133,4 @@ impl Store {
         })();
         sound.map_err(|stop: super::Stop| super::unrefused(stop.into_refusal(&self.connection)))
     }
-
-    /// The question as a recovering store may answer it: the totals are taken, nothing is asked for.
-    pub(super) fn without_needs(entry: &RequestEntry) -> RequestEntry {
-        let nothing = crate::domain::money::Credits::ZERO;
-        RequestEntry { owed: nothing, burn_per_s: nothing, at_least: nothing, ..entry.clone() }
-    }
-
-    /// The answer of a recovering store: it knows too little for any other verdict.
-    pub(super) fn held_back(mut answer: Answer) -> Answer {
-        for entry in &mut answer.entries {
-            if matches!(entry.verdict, Verdict::Granted | Verdict::Final | Verdict::Exhausted | Verdict::BelowAtLeast) {
-                entry.verdict = Verdict::Hold;
-            }
-        }
-        answer
-    }
-
-    /// The question with nothing asked for.
-    pub(super) fn totals_alone(request: &Request) -> Vec<RequestEntry> {
-        request.entries.iter().map(Store::without_needs).collect()
-    }
-}
-
-/// Is a store recovering?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recovery {
-    /// It grants nothing yet.
-    Goes,
-    /// It grants.
-    Over,
 }

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::Stop;
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
-use crate::domain::ledger::{Account, EpochAccount, LedgerEntry, Payment, PaymentState, Priority};
+use crate::domain::ledger::{Account, EpochAccount, EpochRefunds, HourTotals, LedgerEntry, Payment, PaymentState, Priority};
 use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Wall};
 use crate::sqlite::int;
@@ -136,9 +136,20 @@ pub(super) fn save_payment(
     Ok(())
 }
 
-/// The account's open epochs and those that are named.
+/// The account's open epochs.
+pub(super) fn open_epochs(connection: &Connection, id: &AccountId) -> Result<Vec<(Epoch, EpochAccount)>, Stop> {
+    let mut statement = connection.prepare_cached("SELECT * FROM epoch WHERE account = ?1 AND state = 'open'")?;
+    let mut rows = statement.query([id.as_str()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push((text(row, "epoch")?, epoch(row)?));
+    }
+    Ok(found)
+}
+
+/// Those of the account's epochs that are named.
 pub(super) fn epochs(connection: &Connection, id: &AccountId, named: &BTreeSet<Epoch>) -> Result<Vec<(Epoch, EpochAccount)>, Stop> {
-    let sql = "SELECT * FROM epoch WHERE account = ?1 AND (state = 'open' OR epoch IN (SELECT value FROM json_each(?2)))";
+    let sql = "SELECT * FROM epoch WHERE account = ?1 AND epoch IN (SELECT value FROM json_each(?2))";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params![id.as_str(), to_json(named)?])?;
     let mut found = Vec::new();
@@ -149,14 +160,23 @@ pub(super) fn epochs(connection: &Connection, id: &AccountId, named: &BTreeSet<E
 }
 
 /// All of the account's epochs.
-pub(super) fn all_epochs(connection: &Connection, id: &AccountId) -> Result<Vec<EpochAccount>, Stop> {
+pub(super) fn all_epochs(connection: &Connection, id: &AccountId) -> Result<Vec<(Epoch, EpochAccount)>, Stop> {
     let mut statement = connection.prepare_cached("SELECT * FROM epoch WHERE account = ?1")?;
     let mut rows = statement.query([id.as_str()])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(epoch(row)?);
+        found.push((text(row, "epoch")?, epoch(row)?));
     }
     Ok(found)
+}
+
+/// What one column holds of an epoch: the running hour, and since there are refunds what they need.
+#[derive(Serialize)]
+struct Booked {
+    #[serde(flatten)]
+    hour: HourTotals,
+    #[serde(flatten)]
+    refunds: EpochRefunds,
 }
 
 fn epoch(row: &Row<'_>) -> Result<EpochAccount, Stop> {
@@ -176,6 +196,8 @@ fn epoch(row: &Row<'_>) -> Result<EpochAccount, Stop> {
         burn_per_s: text(row, "burn_per_s")?,
         heard_at: Mono(0),
         hour: from_json(&row.get::<_, String>("hour")?)?,
+        proven: Credits::ZERO,
+        refunds: from_json(&row.get::<_, String>("hour")?)?,
     })
 }
 
@@ -200,7 +222,7 @@ pub(super) fn save_epoch(connection: &Connection, account: &AccountId, id: Epoch
         int(epoch.last_request),
         epoch.last_digest.to_string(),
         epoch.burn_per_s.to_string(),
-        to_json(&epoch.hour)?,
+        to_json(&Booked { hour: epoch.hour, refunds: epoch.refunds })?,
     ])?;
     Ok(())
 }

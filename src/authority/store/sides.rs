@@ -8,7 +8,7 @@ use rusqlite::params;
 use super::{KIND, Stop, StoreError, rows, unrefused};
 use crate::domain::id::{AccountId, NodeId};
 use crate::domain::ledger::LedgerEntry;
-use crate::domain::reconcile::{AuthoritySide, LedgerSums};
+use crate::domain::reconcile::{AuthoritySide, Heard, LedgerSums};
 use crate::sqlite::open_for_reading;
 
 /// Every account, with what the epochs of these nodes have claimed of it, and the sums of its ledger's lines.
@@ -38,8 +38,10 @@ fn sides(connection: &rusqlite::Connection, nodes: &BTreeSet<NodeId>) -> Result<
             balance: account.lots.total(),
             ..AuthoritySide::default()
         };
-        for epoch in rows::all_epochs(connection, &id)? {
+        for (name, epoch) in rows::all_epochs(connection, &id)? {
             if nodes.contains(&epoch.node) {
+                side.refunded = side.refunded.plus(epoch.refunds.refunded);
+                side.heard.push(Heard { node: epoch.node.clone(), epoch: name, request: epoch.last_request, state: epoch.state });
                 side.claimed = side.claimed.plus(epoch.claimed);
                 side.unfunded = side.unfunded.plus(epoch.unfunded);
                 side.epochs_settled = side.epochs_settled.plus(epoch.settled);

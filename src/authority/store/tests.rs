@@ -1,4 +1,7 @@
 mod accounts;
+mod group;
+mod kept;
+mod standing;
 
 use std::path::PathBuf;
 
@@ -8,7 +11,7 @@ use crate::domain::bucket::Bucket;
 use crate::domain::id::BootId;
 use crate::domain::ledger::EntryKind;
 use crate::domain::time::{Nanos, Wall};
-use crate::domain::wire::{PreviousEpoch, Push, RequestEntry, UNIT, Verdict};
+use crate::domain::wire::{Limits, PreviousEpoch, Push, RequestEntry, UNIT, Verdict};
 
 fn now() -> Now {
     Now { mono: Mono(1), wall: Wall(1_800_000_000_000), ..Now::default() }
@@ -33,12 +36,26 @@ fn entry(account: &str, spent: i128) -> RequestEntry {
         owed: Credits::ZERO,
         burn_per_s: credits(1),
         at_least: Credits::ZERO,
+        validity: None,
+        proof: None,
     }
 }
 
 fn request(epoch: u8, number: u64, entries: Vec<RequestEntry>) -> Request {
     let (epoch, boot) = (Epoch([epoch; 16]), BootId([epoch; 16]));
-    Request { protocol: PROTOCOL, node: name("node"), epoch, boot, request: number, previous: Vec::new(), entries }
+    Request {
+        protocol: PROTOCOL,
+        node: name("node"),
+        epoch,
+        boot,
+        request: number,
+        previous: Vec::new(),
+        entries,
+        generation_seen: 0,
+        history: None,
+        gangs: Vec::new(),
+        refunds: Vec::new(),
+    }
 }
 
 fn opened(dir: &tempfile::TempDir) -> Store {
@@ -167,7 +184,8 @@ fn the_place_that_a_journal_had_reached_is_kept_by_the_hour_and_never_goes_back(
     let place = |seq: u64, link: u8| Head { seq, link: crate::domain::id::Digest([link; 32]) };
     let mut settle = |number: u64, head: Head, hours: u64| {
         let now = Now { wall: Wall(now().wall.0 + hours * 3_600_000), ..now() };
-        store.settle(&Settlement { request: request(1, number, vec![entry("acme", 0)]), journal: head }, now).unwrap();
+        let request = request(1, number, vec![entry("acme", 0)]);
+        store.settle(&Settlement { request, journal: head, limits: Limits::default() }, now).unwrap();
     };
     settle(1, Head::START, 0);
     settle(2, place(5, 5), 0);
@@ -191,7 +209,8 @@ fn a_store_from_before_there_were_anchors_is_read_and_goes_on() {
     assert_eq!(read_anchors(&path).unwrap(), []);
     let mut store = opened(&dir);
     let head = Head { seq: 1, link: crate::domain::id::Digest([1; 32]) };
-    store.settle(&Settlement { request: request(1, 1, vec![entry("acme", 0)]), journal: head }, now()).unwrap();
+    let request = request(1, 1, vec![entry("acme", 0)]);
+    store.settle(&Settlement { request, journal: head, limits: Limits::default() }, now()).unwrap();
     assert_eq!(store.anchors().unwrap().len(), 1);
 }
 

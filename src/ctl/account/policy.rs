@@ -40,7 +40,7 @@ pub(in crate::ctl) struct PolicyArguments {
     #[arg(long, value_parser = length_or_none, value_name = "LENGTH")]
     start_funded: Option<Nanos>,
     /// What happens when nothing is in hand and the authority is silent.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, alias = "unreachable-rule")]
     unreachable: Option<Silence>,
     /// How far the agent goes against its jobs, where the node goes further.
     #[arg(long, value_enum)]

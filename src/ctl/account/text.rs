@@ -238,6 +238,7 @@ fn entry_text(kind: &EntryKind) -> String {
         EntryKind::Usage { hour, .. } => format!("usage in the hour from {}", in_hour(*hour)),
         EntryKind::WriteOff { hour, .. } => format!("written off in the hour from {}", in_hour(*hour)),
         EntryKind::Shortfall { hour, .. } => format!("shortfall in the hour from {}", in_hour(*hour)),
+        EntryKind::OutcomeRefund { hour, .. } => format!("given back by outcome in the hour from {}", in_hour(*hour)),
         EntryKind::Revoked { revocation, asked, part } => format!("revoked, {part} of {asked}, by {revocation}"),
         EntryKind::Refill { payment } => format!("refill, payment {payment}"),
         EntryKind::Refund { bucket, payment } => format!("refund ({bucket}), payment {payment}"),

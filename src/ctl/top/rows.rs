@@ -147,7 +147,7 @@ impl Numbers {
             memory_bytes: job.memory_bytes.filter(|_| live),
             gpus: if live { job.gpus.len() } else { 0 },
             charge: job.charge,
-            owed: job.charge.minus(job.drawn).minus(job.unfunded).or_zero(),
+            owed: job.charge.minus(job.drawn).minus(job.unfunded).minus(job.waived.unwrap_or_default()).or_zero(),
         }
     }
 
@@ -298,6 +298,8 @@ fn finished(first: [String; 7], numbers: Numbers, what: What, tone: Tone) -> Row
 
 fn state(job: &JobView) -> String {
     let state = match (job.phase, job.frozen_by) {
+        (Phase::Frozen, Some(FrozenBy::Agent)) if job.is_held_by_gang() => "frozen: its gang",
+        (Phase::Frozen, Some(FrozenBy::Agent)) if job.outbid.is_some() => "frozen: bid too low",
         (Phase::Frozen, Some(FrozenBy::Agent)) => "frozen: no credit",
         (Phase::Frozen, _) => "frozen by another",
         (phase, _) => phase.name(),

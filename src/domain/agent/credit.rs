@@ -8,15 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::act::Act;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, SettledRow};
+use super::super::gang::Says;
 use super::super::grant::{self, Asked, Told};
 use super::super::id::{AccountId, Attempt, Epoch};
 use super::super::job::{COUNTER_SETTLES, Evidence, Job, Phase, StepEvent};
 use super::super::ladder::{Rung, Warned};
 use super::super::ledger::sizing::used_in;
 use super::super::money::Credits;
+use super::super::proof::Proof;
 use super::super::time::{Boot, Mono, Nanos, Now};
 use super::super::wire::{Answer, OnExhaustion, PROTOCOL, Push, Request, RequestEntry, UNIT, Verdict};
 use super::draft::Draft;
+use super::gang::{Held, Others};
 use super::outlook::{Burn, Burns, Kind, STEP_GUARD, Step, due};
 use super::restraint::{Restraint, deserved, is_fresh};
 use super::start::PendingStart;
@@ -34,9 +37,9 @@ const RENEW_BEFORE: Nanos = Nanos::from_secs(300);
 /// The authority hears of what was spent at least this often while something is spent.
 const TELL_EVERY: Nanos = Nanos::from_secs(30);
 /// Ask in vain at most this often.
-const ASK_AGAIN_SOON: Nanos = Nanos::from_secs(1);
+pub(super) const ASK_AGAIN_SOON: Nanos = Nanos::from_secs(1);
 /// An account that is known to be exhausted asks this often, in case a push was lost.
-const POLL_EMPTY: Nanos = Nanos::from_secs(10);
+pub(super) const POLL_EMPTY: Nanos = Nanos::from_secs(10);
 /// No two questions closer than this, but for a start or a push.
 pub(in crate::domain) const ASK_SPACING: Nanos = Nanos::from_millis(100);
 /// The last look before a grant lapses comes this long before it does.
@@ -201,6 +204,7 @@ impl Draft<'_> {
         self.note_frozen_too_long(id, &live);
         self.review_rungs(id);
         self.review_victims(id);
+        self.review_gangs(id);
         self.note_what_would_be_done(id, &live);
     }
 
@@ -391,11 +395,16 @@ impl Draft<'_> {
         let asked = |id: &AccountId| outstanding.request.entries.iter().any(|entry| entry.account == *id);
         let taken: Vec<_> = answer.entries.iter().filter(|entry| entry.unit == UNIT && asked(&entry.account)).cloned().collect();
         let accounts: Vec<AccountId> = taken.iter().map(|entry| entry.account.clone()).collect();
-        let closed = taken.iter().any(|entry| entry.verdict == Verdict::Closed);
+        let void = taken.iter().any(|entry| entry.verdict.voids_epoch());
+        let proofs: Vec<(AccountId, Proof)> = taken.iter().filter_map(|entry| Some((entry.account.clone(), entry.proof?))).collect();
         let recalled: BTreeMap<AccountId, Credits> =
             taken.iter().filter(|entry| entry.verdict == Verdict::Recall).map(|entry| (entry.account.clone(), entry.free)).collect();
         self.record(Fact::Answered { request: answer.request, acknowledged: answer.acknowledged.clone(), entries: taken, at: self.now });
-        if closed {
+        if !proofs.is_empty() || self.agent.standing.generation_seen < answer.generation {
+            self.record(Fact::AnsweredRest { generation: answer.generation, proofs });
+        }
+        self.heard_gangs(&answer.gangs);
+        if void {
             self.epoch_void(fresh_epoch);
         }
         for id in accounts {
@@ -410,11 +419,12 @@ impl Draft<'_> {
     /// Pays what is owed from what is in hand; what a fresh "exhausted" leaves is written off.
     fn settle(&mut self, id: &AccountId) {
         let mut in_hand = self.in_hand(id);
-        // An account that does not exist will never pay either, nor may one that nobody vouches for: what ran on it all the same is written off.
+        // An account that does not exist will never pay either, nor may one that nobody vouches for or that is not admitted here: what ran on it all the same is written off.
         let heard = self.agent.accounts.get(id).and_then(|account| account.grant.verdict);
         let dry = !in_hand.is_positive();
         let newly = dry && heard.is_some_and(|heard| heard.verdict == Verdict::Exhausted);
-        let never = dry && heard.is_some_and(|heard| matches!(heard.verdict, Verdict::UnknownAccount | Verdict::NotVerified));
+        let never = dry
+            && heard.is_some_and(|heard| matches!(heard.verdict, Verdict::UnknownAccount | Verdict::NotVerified | Verdict::NotAdmitted));
         let mut rows = Vec::new();
         for job in self.agent.jobs_of(id) {
             let owed = job.owed();
@@ -448,6 +458,9 @@ impl Draft<'_> {
         if self.agent.outstanding.is_some() && since_last < ANSWER_WITHIN {
             return;
         }
+        if self.agent.outstanding.is_some() && self.agent.standing.is_full() {
+            return; // only repeated, until it is answered
+        }
         if since_last < ASK_SPACING && !self.is_pressing(starts) {
             return; // whatever is needed, it has to wait
         }
@@ -465,7 +478,7 @@ impl Draft<'_> {
             return;
         }
         let entries = needs.iter().filter(|(_, need)| Need::None < *need).map(|(id, _)| self.entry(id, starts)).collect();
-        let request = Request {
+        let mut request = Request {
             protocol: PROTOCOL,
             node: self.settings.node.clone(),
             epoch,
@@ -473,13 +486,26 @@ impl Draft<'_> {
             request: self.agent.asked + 1,
             previous: self.agent.previous.clone(),
             entries,
+            generation_seen: self.agent.standing.generation_seen,
+            history: self.agent.standing.history.clone(),
+            gangs: Vec::new(),
+            refunds: Vec::new(),
         };
+        request.gangs = self.words(&request);
+        let (rest, number, words) = (Box::new(request.rest()), request.request, request.gangs.clone());
         self.record(Fact::Asked { request: Box::new(request), first_sent: self.now.boot });
+        if !rest.is_empty() {
+            self.record(Fact::AskedRest { rest });
+        }
+        if !words.is_empty() {
+            self.record(Fact::GangsSaid { request: number, words });
+        }
     }
 
     /// Is there a need that does not wait for the spacing?
     fn is_pressing(&self, starts: &[PendingStart]) -> bool {
-        starts.iter().any(|start| start.asked.is_none()) || self.agent.accounts.values().any(|account| account.grant.push_unanswered())
+        let pushed = || self.agent.accounts.values().any(|account| account.grant.push_unanswered());
+        starts.iter().any(|start| start.asked.is_none()) || pushed() || self.agent.is_dry_untold()
     }
 
     /// Credit that came for nobody: its job ended while the question was under way, or its start was refused.
@@ -507,10 +533,16 @@ impl Draft<'_> {
             return Need::Now;
         }
         let Some(account) = self.agent.accounts.get(id) else { return Need::None };
+        if let Some(says) = self.agent.untold_of(id, self.settings, self.now) {
+            return if says == Says::Dry { Need::Now } else { Need::Soon };
+        }
         let grant = &account.grant;
         let told = Told { spent: grant.spent, returned: grant.returned, unfunded: grant.unfunded };
         let live = self.agent.jobs_of(id).next().is_some();
         let untold = if grant.told == told { Need::None } else { Need::Lazy };
+        if self.agent.has_untold_refund(id) {
+            return Need::Soon;
+        }
         // Of a question without an answer nobody knows what it brought: ask until that is heard, or it would be held for nobody.
         if grant.asked == Asked::Yes || grant.told.returned != told.returned || (!live && untold == Need::Lazy) {
             return Need::Soon;
@@ -530,14 +562,15 @@ impl Draft<'_> {
         let pace = match heard.verdict {
             Verdict::Granted => Nanos(0),
             Verdict::Final if owed => Nanos(0), // ran dry: only the authority can say whether that was all
-            Verdict::Exhausted | Verdict::NotVerified if !owed => POLL_EMPTY,
+            Verdict::Exhausted | Verdict::NotVerified | Verdict::NotAdmitted if !owed => POLL_EMPTY,
             _ => ASK_AGAIN_SOON,
         };
         let burning = || self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some();
         let kept = self.agent.kept(id, self.settings, self.now.mono, STEP_AHEAD);
         let short = kept.is_positive() && in_hand < kept;
         let half_used = half_used || in_hand.plus(in_hand) < grant.horizon.plus(kept);
-        if pace <= heard_ago && (owed || short || ((half_used || lapsing) && burning())) { Need::Soon } else { untold }
+        let held = self.agent.held_of(id).is_some_and(|held| held.pace(in_hand, heard.verdict) <= heard_ago);
+        if held || pace <= heard_ago && (owed || short || ((half_used || lapsing) && burning())) { Need::Soon } else { untold }
     }
 
     fn entry(&self, id: &AccountId, starts: &[PendingStart]) -> RequestEntry {
@@ -545,7 +578,9 @@ impl Draft<'_> {
         let grant = account.map(|account| account.grant.clone()).unwrap_or_default();
         let waiting = || starts.iter().filter(|start| start.wanted.account == *id);
         let burn_new: Credits = waiting().map(|start| self.burn_of_start(start)).sum();
-        let burn = account.map_or(Credits::ZERO, |account| self.agent.burn_expected(id, account, self.settings, self.now.mono));
+        let held = self.agent.held_of(id).filter(|held| held.others == Others::None);
+        let expected = |account| held.map_or_else(|| self.agent.burn_expected(id, account, self.settings, self.now.mono), Held::burn_per_s);
+        let burn = account.map_or(Credits::ZERO, expected);
         let start_price = |start| {
             let price = self.start_price(start);
             price.cost.plus(price.pending)
@@ -564,6 +599,8 @@ impl Draft<'_> {
             burn_per_s: burn.plus(burn_new),
             // Only for somebody who would use it: else it came and went for ever.
             at_least: Credits::from_nano(i128::from(useful)),
+            validity: Some(grant.validity(self.now.boot)),
+            proof: grant.proof,
         }
     }
 }

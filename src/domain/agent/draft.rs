@@ -16,6 +16,7 @@ use super::super::id::{AccountId, Attempt, BootId, Epoch, Uid};
 use super::super::job::{Ending, FrozenBy, Gap, GapRule, Job, Phase, Segment, StepEvent};
 use super::super::meter::{Frozen, JobSample, Missing, Populated, Reading, TailShare, area};
 use super::super::money::Credits;
+use super::super::news::News;
 use super::super::outcome::{Basis, Outcome};
 use super::super::rates::charge::Charge;
 use super::super::rates::{Card, Line, Timing};
@@ -156,6 +157,15 @@ impl<'a> Draft<'a> {
         if let Some(last) = self.agent.card_in_force().filter(|last| last.name == card.name && card.version <= last.version) {
             return Err(format!("version {} of card {} is not above version {}, which is in force", card.version, card.name, last.version));
         }
+        if let (Some(pinned), Some(last)) = (card.predecessor, self.agent.card_in_force())
+            && pinned != last.digest
+        {
+            let Card { name, version, digest, .. } = last;
+            return Err(format!(
+                "card {} version {} comes in the place of the card with SHA-256 {pinned}, and in force is card {name} version {version} (SHA-256 {digest}): it is stale, or one before it is missing",
+                card.name, card.version
+            ));
+        }
         let live = self.agent.jobs.values().filter(|job| job.is_live());
         let uncovered = |job: &Job| Some((job.name.clone(), card.cover(&job.gpus, &job.stated(self.now.wall)).err()?));
         if let Some((name, why)) = live.into_iter().find_map(uncovered) {
@@ -163,11 +173,12 @@ impl<'a> Draft<'a> {
         }
         self.counted_anyway = self.agent.jobs.keys().copied().collect();
         self.sampled(samples);
-        self.record(Fact::CardAdopted { card: Box::new(card.clone()), at: self.now });
+        self.record(Fact::CardAdopted { card: Box::new(Card { predecessor: None, ..card.clone() }), at: self.now });
         if card.has_rules() {
             let live: Vec<Attempt> = self.agent.jobs.keys().copied().collect();
             self.reprice(live); // a new segment may cost something from its beginning
         }
+        self.note_bids();
         Ok(())
     }
 
@@ -308,7 +319,7 @@ impl<'a> Draft<'a> {
         if !still_empty && !self.is_unknown(job, sample) {
             self.add_time(&mut usage, job, sample, at);
         }
-        let before = Charge { cost: segment.cost, pending: segment.pending };
+        let before = Charge { cost: segment.cost, pending: segment.pending, ..Charge::default() };
         let charge_of = |usage: &Usage| self.price(job, usage).unwrap_or(before);
         let mut anon = self.anon(job, sample, usage.wall_ns.saturating_sub(segment.usage.wall_ns));
         usage.memory_anon_byte_ns += anon.byte_ns;
@@ -540,6 +551,11 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The authority tells people of an account.
+    pub fn told(&mut self, account: AccountId, news: News) {
+        self.record(Fact::AccountTold { account, news, wall: self.now.wall });
+    }
+
     /// The cgroups of jobs were compared with what is metered: `unmetered` have tasks and no job.
     pub fn surveyed(&mut self, unmetered: &BTreeSet<String>) {
         let wall = self.now.wall;
@@ -557,6 +573,7 @@ impl<'a> Draft<'a> {
     pub(super) fn end(&mut self, attempt: Attempt, (ending, basis): (Ending, Basis), at: Now) {
         self.record(Fact::JobEnded { attempt, at, ending, basis });
         self.charge_at_end(attempt);
+        self.refund_at_end(attempt);
         self.close_if_settled(attempt);
     }
 

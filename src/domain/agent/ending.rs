@@ -3,6 +3,7 @@
 use super::super::act::{Act, ActOutcome};
 use super::super::job::{Ending, Job, StepEvent};
 use super::super::outcome::{Basis, Outcome};
+use super::super::rates::OverBid;
 use super::super::time::Mono;
 
 /// The word on a job that is over at `at`, and what it rests on. `otherwise` is what the last look showed, if nobody has said anything.
@@ -34,15 +35,18 @@ pub fn judge(job: &Job, otherwise: Outcome, at: Mono) -> (Ending, Basis) {
 
 /// Killed, or asked to end and not funded again before it did.
 fn was_ended_by_us(job: &Job) -> bool {
-    let mut asked = false;
+    let (mut asked, mut outbid) = (false, false);
     for step in &job.steps {
         match &step.event {
             StepEvent::Acted(acted) if acted.outcome == ActOutcome::Confirmed => match acted.act {
                 Act::Kill => return true,
-                Act::Terminate => asked = true,
+                // For its bid, and not for want of credit.
+                Act::Terminate => asked = !outbid,
                 _ => {}
             },
             StepEvent::Funded(_) => asked = false,
+            StepEvent::OverBid { rule, .. } => outbid = *rule == OverBid::Stop,
+            StepEvent::WithinBid { .. } => outbid = false,
             _ => {}
         }
     }

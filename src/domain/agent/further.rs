@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::super::fact::MeteredRow;
+use super::super::gang::GangWord;
 use super::super::id::Attempt;
 use super::super::job::{self, Job};
 use super::super::rates::Card;
@@ -14,6 +15,7 @@ use super::super::terms::{Further, Report, Terms};
 use super::super::time::Wall;
 use super::super::usage::{Meter, More};
 use super::Agent;
+use super::gang::Parts;
 
 /// One job's part behind the checkpoint's first one.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,6 +49,27 @@ pub(super) fn put_back(agent: &mut Agent, parts: Vec<JobPart>) {
         for (segment, (terms, more)) in job.segments.iter_mut().zip(part.segments) {
             (segment.terms, segment.usage.more) = (terms, more);
         }
+    }
+}
+
+/// What of gangs stands in a checkpoint: the parts, and what the question that waits says of them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct GangPart {
+    parts: Parts,
+    said: Vec<GangWord>,
+}
+
+/// What of gangs stands in a checkpoint.
+pub(super) fn of_gangs(agent: &Agent) -> GangPart {
+    let said = agent.outstanding.as_ref().map(|outstanding| outstanding.request.gangs.clone());
+    GangPart { parts: agent.gangs.clone(), said: said.unwrap_or_default() }
+}
+
+/// Gives it back.
+pub(super) fn put_back_gangs(agent: &mut Agent, GangPart { parts, said }: GangPart) {
+    agent.gangs = parts;
+    if let Some(outstanding) = &mut agent.outstanding {
+        outstanding.request.gangs = said;
     }
 }
 

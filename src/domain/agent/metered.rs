@@ -129,7 +129,7 @@ impl Draft<'_> {
     fn repriced(&self, job: &Job, in_hand: &mut Credits) -> Option<Row> {
         let segment = job.segments.last()?;
         let usage = &segment.usage;
-        let now = self.price(job, usage).unwrap_or(Charge { cost: segment.cost, pending: segment.pending });
+        let now = self.price(job, usage).unwrap_or(Charge { cost: segment.cost, pending: segment.pending, ..Charge::default() });
         let cost = now.cost.max(segment.cost);
         if (cost, now.pending) == (segment.cost, segment.pending) {
             return None;

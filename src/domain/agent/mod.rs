@@ -4,16 +4,20 @@
 //! then true); what should be done about it is told by [`wants`], from the state alone.
 
 mod anon;
+mod bids;
 pub mod credit;
 pub mod draft;
 pub mod ending;
 mod further;
+pub mod gang;
 mod metered;
 mod nesting;
 mod outlook;
+mod refund;
 pub mod restraint;
 mod salvage;
 mod segments;
+pub mod standing;
 pub mod start;
 mod surplus;
 mod victims;
@@ -23,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use self::standing::Standing;
 use super::act::{Act, ActOutcome, Acted, Target};
 use super::correction::{Correction, Corrections};
 use super::detail::Detailed;
@@ -38,6 +43,8 @@ use super::rates::Card;
 use super::time::{Boot, Mono, Nanos, Now, Wall};
 use super::usage::Meter;
 use super::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry, UNIT};
+use refund::RefundPart;
+pub use refund::Refunds;
 
 /// Closed jobs that are kept at hand for `status` and `why`; older ones are in the journal's receipts.
 const CLOSED_KEPT: usize = 128;
@@ -142,6 +149,15 @@ pub struct Agent {
     pub corrections: Corrections,
     /// Which accounts' jobs could be stopped lately, and how far.
     pub rungs: VecDeque<(Mono, Rung, AccountId)>,
+    /// How it stands with the authority beside the amounts. In the checkpoint it stands behind what was there before it.
+    #[serde(skip)]
+    pub standing: Standing,
+    /// Jobs that are parts of gangs.
+    #[serde(skip)]
+    pub gangs: gang::Parts,
+    /// What was given back by outcome. In a checkpoint it stands behind the rest.
+    #[serde(skip)]
+    pub refunds: Refunds,
 }
 
 impl Agent {
@@ -173,7 +189,11 @@ impl Agent {
     /// The state as bytes, for a checkpoint.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![3]).and_then(|bytes| postcard::to_extend(&further::of(self), bytes)).unwrap_or_default()
+        let core = postcard::to_extend(self, vec![4]);
+        let further = core.and_then(|bytes| postcard::to_extend(&further::of(self), bytes));
+        let standing = further.and_then(|bytes| postcard::to_extend(&standing::of(self), bytes));
+        let gangs = standing.and_then(|bytes| postcard::to_extend(&further::of_gangs(self), bytes));
+        gangs.and_then(|bytes| postcard::to_extend(&RefundPart::of(self), bytes)).unwrap_or_default()
     }
 
     /// The state that a checkpoint holds; `None` if it is of another version or broken (then every fact is replayed).
@@ -182,9 +202,19 @@ impl Agent {
         match bytes.split_first() {
             // Before, nothing stood behind it.
             Some((2, body)) => postcard::from_bytes(body).ok(),
-            Some((3, body)) => {
+            Some((version @ (3 | 4), body)) => {
                 let (mut agent, rest) = postcard::take_from_bytes::<Agent>(body).ok()?;
-                further::put_back(&mut agent, postcard::from_bytes(rest).ok()?);
+                let (parts, rest) = postcard::take_from_bytes(rest).ok()?;
+                further::put_back(&mut agent, parts);
+                if *version == 3 {
+                    return rest.is_empty().then_some(agent);
+                }
+                // Since nodes prove what they were granted, jobs are parts of gangs, and outcomes give back.
+                let (standing, rest) = postcard::take_from_bytes(rest).ok()?;
+                standing::put_back(&mut agent, standing);
+                let (gangs, rest) = postcard::take_from_bytes(rest).ok()?;
+                further::put_back_gangs(&mut agent, gangs);
+                postcard::from_bytes::<RefundPart>(rest).ok()?.put_back(&mut agent);
                 Some(agent)
             }
             _ => None,
@@ -220,12 +250,16 @@ impl Agent {
                 self.asked = request.request;
                 self.asked_at = *first_sent;
                 request.entries.iter().for_each(|entry| self.account(&entry.account).grant.asked = Asked::Yes);
+                self.standing.asked(request);
+                self.refunds_asked();
                 self.outstanding = Some(Outstanding { request: (**request).clone(), first_sent: *first_sent, seq: self.seq });
             }
             Fact::Answered { request, acknowledged, entries, at } => self.take_answer(*request, acknowledged, entries, *at),
             Fact::Pushed { account, version } => {
                 self.account(account).grant.pushed(*version);
-                self.outstanding = None; // written before the change: worthless now
+                if !self.standing.is_full() {
+                    self.outstanding = None; // written before the change: worthless now
+                }
             }
             Fact::Returned { account, returned } => {
                 let grant = &mut self.account(account).grant;
@@ -259,6 +293,14 @@ impl Agent {
             Fact::SegmentsOpened { attempts, at } => attempts.iter().for_each(|attempt| self.with_job(*attempt, |job| job.split(at.wall))),
             Fact::Metered { rows } => rows.iter().for_each(|row| self.take_metered(row)),
             Fact::Reported { attempt, report, wall: _ } => self.with_job(*attempt, |job| job.take_report(report)),
+            Fact::AskedRest { rest } => self.take_rest(rest),
+            Fact::AnsweredRest { generation, proofs } => self.take_proofs(*generation, proofs),
+            Fact::GangJoined { attempt, gang } => self.join(*attempt, gang),
+            Fact::GangDry { attempt, needs } => self.set_dry(*attempt, *needs),
+            Fact::GangHeard { attempt, want, version, dry, needs } => self.hear(*attempt, (*want, *version), dry.as_ref(), *needs),
+            Fact::GangsSaid { request, words } => self.say(*request, words),
+            Fact::AccountTold { .. } => {}
+            Fact::Refunded { attempt, segments, waived, given } => self.take_refund(*attempt, segments, *waived, given),
         }
     }
 
@@ -296,6 +338,7 @@ impl Agent {
 
     fn open_epoch(&mut self, epoch: Epoch, boot: BootId) {
         if let Some((last, _)) = self.epoch {
+            self.note_drawn_in(last);
             let entries: Vec<RequestEntry> = self
                 .accounts
                 .iter()
@@ -322,6 +365,8 @@ impl Agent {
         self.asked = 0;
         self.asked_at = Boot(0); // the last one may be of another boot, whose instants mean nothing in this one
         self.outstanding = None;
+        self.standing.begin();
+        self.say_anew();
     }
 
     /// Once there is credit again, what was begun against the account's jobs is over.
@@ -436,6 +481,7 @@ impl Agent {
             would: None,
             traits: opened.traits.clone(),
             further: None,
+            refund: None,
         };
         let account = self.account(&opened.account);
         account.grant.spent = account.grant.spent.plus(opened.drawn);
@@ -533,8 +579,11 @@ impl Agent {
 
     fn take_answer(&mut self, request: u64, acknowledged: &[Epoch], entries: &[AnswerEntry], at: Now) {
         let Some(outstanding) = self.outstanding.take() else { return };
+        self.standing.answered(&outstanding.request);
         outstanding.request.entries.iter().for_each(|entry| self.account(&entry.account).grant.asked = Asked::No);
         self.previous.retain(|previous| !acknowledged.contains(&previous.epoch));
+        self.note_told(&outstanding.request);
+        self.refunds_told();
         for entry in entries {
             let asked = outstanding.request.entries.iter().find(|asked| asked.account == entry.account);
             let told =
@@ -575,6 +624,7 @@ impl Agent {
         while CLOSED_KEPT < self.closed.len() {
             self.closed.pop_front();
         }
+        self.forget_parts();
         self.forget_cards();
     }
 
@@ -646,5 +696,7 @@ fn final_entry(id: &AccountId, grant: &Grant) -> RequestEntry {
         owed: Credits::ZERO,
         burn_per_s: Credits::ZERO,
         at_least: Credits::ZERO,
+        validity: None,
+        proof: grant.proof,
     }
 }

@@ -46,10 +46,38 @@ impl Agent {
         self.mode_for_account(&job.account, settings)
     }
 
-    /// What the job is to be held to. Only the account's emptiness, which the node knows by itself, freezes; only the authority's word
-    /// ends.
+    /// What the job is to be held to. Only the account's emptiness, which the node knows by itself, freezes, or that of another part of its
+    /// gang, and a bid that its card minds; only the authority's word ends.
     #[must_use]
     pub fn restraint(&self, attempt: Attempt, settings: &Settings, now: Now) -> Restraint {
+        self.restraint_by_itself(attempt, settings, now).max(self.by_gang(attempt, settings))
+    }
+
+    /// By its gang alone.
+    fn by_gang(&self, attempt: Attempt, settings: &Settings) -> Restraint {
+        let held = self.is_held_by_gang(attempt) && self.may_hold(attempt, settings);
+        if held { Restraint::Frozen } else { Restraint::Free }
+    }
+
+    /// Is it enforced that a job stands still with its gang, and is its account one of those that may be stopped now?
+    fn may_hold(&self, attempt: Attempt, settings: &Settings) -> bool {
+        let Some(job) = self.jobs.get(&attempt).filter(|job| self.mode_for(job, settings) == Enforcement::Enforce) else { return false };
+        let allowed = self.accounts.get(&job.account).and_then(|account| account.allowed);
+        settings.ladder.blast.limit(Rung::Freeze).is_none() || allowed >= Some(Rung::Freeze)
+    }
+
+    /// The same without regard to its gang.
+    pub(super) fn restraint_by_itself(&self, attempt: Attempt, settings: &Settings, now: Now) -> Restraint {
+        self.by_account(attempt, settings, now).max(self.own_restraint(attempt, settings))
+    }
+
+    /// By its own bid alone.
+    fn own_restraint(&self, attempt: Attempt, settings: &Settings) -> Restraint {
+        let job = self.jobs.get(&attempt).filter(|job| job.bid().is_some() && self.mode_for(job, settings) == Enforcement::Enforce);
+        job.map_or(Restraint::Free, |job| self.by_bid(job))
+    }
+
+    fn by_account(&self, attempt: Attempt, settings: &Settings, now: Now) -> Restraint {
         let job = self.jobs.get(&attempt).filter(|job| self.mode_for(job, settings) == Enforcement::Enforce);
         let Some((job, account)) = job.and_then(|job| Some((job, self.accounts.get(&job.account)?))) else { return Restraint::Free };
         let allowed = |rung| settings.ladder.blast.limit(rung).is_none() || account.allowed >= Some(rung);
@@ -64,13 +92,15 @@ impl Agent {
 
     /// A word that is not fresh ends nothing: then the job only stands still, until the authority says it again.
     pub(super) fn fresh_restraint(&self, job: &Job, settings: &Settings, now: Now) -> Restraint {
-        let restraint = self.restraint(job.attempt, settings, now);
+        let restraint = self.by_account(job.attempt, settings, now);
         let account = self.accounts.get(&job.account);
-        if account.is_some_and(|account| is_fresh(account, settings, now)) { restraint } else { restraint.min(Restraint::Frozen) }
+        let fresh = account.is_some_and(|account| is_fresh(account, settings, now));
+        let restraint = if fresh { restraint } else { restraint.min(Restraint::Frozen) };
+        restraint.max(self.own_restraint(job.attempt, settings)).max(self.by_gang(job.attempt, settings))
     }
 
     /// The furthest rung that the account's jobs have come to, whether or not that is allowed.
-    pub(super) fn rung_of(&self, id: &AccountId, settings: &Settings, now: Now) -> Option<Rung> {
+    fn rung_of_its_own(&self, id: &AccountId, settings: &Settings, now: Now) -> Option<Rung> {
         let account = self.accounts.get(id).filter(|account| account.empty_since.is_some())?;
         let enforced = |job: &&Job| job.is_live() && job.phase != Phase::Awaited && self.mode_for(job, settings) == Enforcement::Enforce;
         let most = self.jobs_of(id).filter(enforced).map(|job| deserved(job, account, now)).max()?;
@@ -80,6 +110,13 @@ impl Agent {
             Restraint::Stopped | Restraint::Terminated | Restraint::Killed if !is_fresh(account, settings, now) => Some(Rung::Freeze),
             Restraint::Stopped | Restraint::Terminated | Restraint::Killed => Some(Rung::End),
         }
+    }
+
+    /// The same with those jobs that stand still with their gangs.
+    pub(super) fn rung_of(&self, id: &AccountId, settings: &Settings, now: Now) -> Option<Rung> {
+        let enforced = || self.mode_for_account(id, settings) == Enforcement::Enforce;
+        let held = self.held_of(id).filter(|_| enforced()).map(|_| Rung::Freeze);
+        self.rung_of_its_own(id, settings, now).max(held)
     }
 
     /// Accounts against whose jobs more would be done if not so many others had been stopped in the same window of time.

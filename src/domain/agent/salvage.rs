@@ -23,6 +23,7 @@ impl Agent {
         self.seq = Seq(0);
         self.epoch = None;
         self.outstanding = None;
+        self.standing.history = None;
         self.attempts = self.attempts.saturating_add(LOST_ATTEMPTS_MAX);
         for job in self.jobs.values_mut() {
             // It may have been drawn in what was lost.

@@ -57,6 +57,7 @@ impl Draft<'_> {
         if !attempts.is_empty() {
             self.record(Fact::SegmentsOpened { attempts: attempts.clone(), at: self.now });
             self.reprice(attempts);
+            self.note_bids();
         }
     }
 
@@ -87,6 +88,7 @@ impl Draft<'_> {
         }
         self.record(Fact::JobChanged { attempt, terms: Box::new(terms), at: self.now, by });
         self.reprice([attempt]);
+        self.note_bids();
         Reply::Changed { attempt, novelty: Novelty::New }
     }
 }

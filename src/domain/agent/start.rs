@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::super::act::Target;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, MeteredRow, Opened};
+use super::super::gang::{Gang, Part};
 use super::super::grant;
 use super::super::id::{AccountId, Attempt, JobName, Uid};
 use super::super::job::{Ending, Job, Phase};
@@ -49,6 +50,8 @@ pub struct Wanted {
     pub storage_bytes: Option<u64>,
     /// The most that its starter pays for the start; none: whatever it costs.
     pub bid: Option<Credits>,
+    /// The gang that it is a part of.
+    pub gang: Option<Gang>,
 }
 
 /// A start that waits for the authority's word.
@@ -177,6 +180,7 @@ impl Draft<'_> {
                 && job.owner == wanted.owner
                 && same_place(job)
                 && job.policy == wanted.policy
+                && self.agent.part(job.attempt).map(Part::declared) == wanted.gang
                 // It may have been given something else since.
                 && job.counts(0).is_some_and(|first| first.gpus == start.gpus && *first.stated.traits == traits)
         };
@@ -197,7 +201,8 @@ impl Draft<'_> {
         Some(if same {
             Reply::Started { attempt: live.attempt, target: live.target.clone(), novelty: Novelty::Repeated }
         } else {
-            let message = format!("job {} is already metered with another account, owner, place, GPUs, policy or traits", wanted.name);
+            let message =
+                format!("job {} is already metered with another account, owner, place, GPUs, policy, traits or gang", wanted.name);
             Reply::Refused(Refusal::new("changed_repeat", message, "stop the first, or give the second another name"))
         })
     }
@@ -212,7 +217,7 @@ impl Draft<'_> {
         }
         let attempt = Attempt(self.agent.attempts + 1);
         let wanted = &start.wanted;
-        let (Some(card), Charge { cost: charge, pending }) = (self.agent.card, self.start_price(start)) else {
+        let (Some(card), Charge { cost: charge, pending, .. }) = (self.agent.card, self.start_price(start)) else {
             return Reply::Refused(Refusal::new("no_rate_card", "no rate card is in force", "set rate_card in meterd.toml and reload"));
         };
         let ask = charge.plus(pending);
@@ -245,6 +250,9 @@ impl Draft<'_> {
         if wanted.storage_bytes.is_some() || wanted.bid.is_some() {
             let offer = wanted.bid.map(|bid| Offer { bid, ask });
             self.record(Fact::JobStated { attempt, storage_bytes: wanted.storage_bytes, offer });
+        }
+        if let Some(gang) = &wanted.gang {
+            self.record(Fact::GangJoined { attempt, gang: gang.clone() });
         }
         self.begin_io(start, attempt);
         self.review(&start.wanted.account);
@@ -310,7 +318,7 @@ impl Draft<'_> {
         let price = price.cost.plus(price.pending);
         let costs = (burn.is_positive() || price.is_positive()) && policy.on_exhaustion != OnExhaustion::AllowNegative;
         if costs && (!available.is_positive() || available < price || self.in_hand(id).minus(self.agent.pending(id)) < price) {
-            return Err(Refusal::new("no_credit", format!("account {id} has {available} credits left"), "top up the account"));
+            return Err(short(id, available, heard.map(|heard| heard.verdict)));
         }
         if policy.start_threshold.is_positive() && available < policy.start_threshold {
             let message = format!("account {id} has {available} credits, below its start threshold of {}", policy.start_threshold);
@@ -413,6 +421,15 @@ pub enum AskedInVain {
     No,
 }
 
+/// Too little is in hand: is that all, or is no more granted for now?
+fn short(id: &AccountId, available: Credits, verdict: Option<Verdict>) -> Refusal {
+    if verdict == Some(Verdict::Recovering) {
+        let message = format!("the authority's store was put back from a copy and recovers: nothing is granted yet for account {id}");
+        return Refusal::new("authority_recovers", message, "try again in a quarter of an hour");
+    }
+    Refusal::new("no_credit", format!("account {id} has {available} credits left"), "top up the account")
+}
+
 /// Why the authority grants nothing, where that is not want of credit.
 fn may_spend(id: &AccountId, verdict: Option<Verdict>) -> Result<(), Refusal> {
     match verdict {
@@ -423,6 +440,10 @@ fn may_spend(id: &AccountId, verdict: Option<Verdict>) -> Result<(), Refusal> {
         Some(Verdict::UnitMismatch) => {
             let message = format!("the authority counts account {id} in another unit");
             Err(Refusal::new("unit_mismatch", message, "this agent and its authority are of different versions"))
+        }
+        Some(Verdict::NotAdmitted) => {
+            let message = format!("account {id} may not be used on this node");
+            Err(Refusal::new("not_admitted", message, "an operator of the authority admits it: [[node]] in authority.toml"))
         }
         Some(Verdict::RefillPending) => {
             let message = format!("account {id} has nothing left, and a refill is under way");
@@ -439,6 +460,8 @@ fn stated<'t>(start: &PendingStart, traits: &'t Traits) -> Stated<'t> {
         cpus: start.wanted.cpus,
         memory_bytes: start.wanted.memory_bytes,
         storage_bytes: start.wanted.storage_bytes,
+        // It is asked before anything is held to the bid.
+        bid: None,
     }
 }
 

@@ -9,6 +9,7 @@ use super::super::ledger::sizing::{HORIZON_MAX, HORIZON_OF_THE_LAST, used_in};
 use super::super::money::Credits;
 use super::credit::STEP_AHEAD;
 use super::draft::Draft;
+use super::gang::{Held, Others};
 use super::start::PendingStart;
 
 /// Less than this part of what is kept is not worth a message.
@@ -35,11 +36,13 @@ impl Draft<'_> {
     fn surplus(&self, id: &AccountId) -> Credits {
         let Some(account) = self.agent.accounts.get(id).filter(|account| !account.jobs.is_empty()) else { return Credits::ZERO };
         let in_hand = account.grant.in_hand(self.now.boot);
-        if !in_hand.is_positive() || self.agent.is_unmeasured(id, account, self.now.mono) {
+        // What stands still with its gang was measured before.
+        let held = self.agent.held_of(id).filter(|held| held.others == Others::None);
+        if !in_hand.is_positive() || held.is_none() && self.agent.is_unmeasured(id, account, self.now.mono) {
             return Credits::ZERO;
         }
         let horizon = if account.grant.free.is_positive() { HORIZON_MAX } else { HORIZON_OF_THE_LAST };
-        let burn = self.agent.burn_expected(id, account, self.settings, self.now.mono);
+        let burn = held.map_or_else(|| self.agent.burn_expected(id, account, self.settings, self.now.mono), Held::burn_per_s);
         let due = self.agent.owed(id).plus(self.agent.kept(id, self.settings, self.now.mono, STEP_AHEAD));
         let kept = used_in(burn, horizon).plus(due);
         let surplus = in_hand.minus(kept);

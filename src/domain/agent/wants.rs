@@ -16,7 +16,9 @@ impl Agent {
     pub fn wants(&self, settings: &Settings, now: Now) -> Vec<Order> {
         // Most jobs simply run, on accounts that are neither empty nor warned: nothing is wanted of them.
         let short = self.accounts.values().filter(|account| account.empty_since.is_some() || account.warned.is_some());
-        let candidates: BTreeSet<Attempt> = short.flat_map(|account| &account.jobs).chain(&self.restless).copied().collect();
+        let mut candidates: BTreeSet<Attempt> = short.flat_map(|account| &account.jobs).chain(&self.restless).copied().collect();
+        candidates.extend(self.outbid_jobs().map(|job| job.attempt));
+        candidates.extend(self.held_parts());
         let at_hand = || candidates.iter().filter_map(|attempt| self.jobs.get(attempt));
         let live = at_hand().filter(|job| job.is_live() && job.phase != Phase::Awaited && job.emptied.is_none());
         let both = |job| [self.want(job, settings, now), self.want_warned(job, settings)].into_iter().flatten();

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::keeping::{Alerted, Keeping, PendingRefill, Storage};
 use super::lot::{Lot, Lots};
 use super::payment::Direction;
+use super::refund::EpochRefunds;
 use super::revoke::Revocation;
 use super::terms::Terms;
 use crate::domain::bucket::Bucket;
@@ -85,6 +86,10 @@ pub struct EpochAccount {
     pub heard_at: Mono,
     /// What was booked in the hour that is accumulating.
     pub hour: HourTotals,
+    /// The most that the node has shown to have been granted; what lies above `granted` the store has forgotten, and cannot back yet.
+    pub proven: Credits,
+    /// What came back of it.
+    pub refunds: EpochRefunds,
 }
 
 /// May an epoch's escrow still be spent?
@@ -120,6 +125,12 @@ pub struct HourTotals {
     pub written_off: Credits,
     /// Covered by nothing.
     pub shortfall: Credits,
+    /// Given back by outcome to the free bucket.
+    #[serde(default)]
+    pub refunded_free: Credits,
+    /// Given back by outcome to the paid bucket.
+    #[serde(default)]
+    pub refunded_paid: Credits,
 }
 
 /// One line of an account's ledger. A line that is [`EntryStatus::Accumulating`] is replaced, by its key, until its hour or its epoch ends.
@@ -229,6 +240,13 @@ pub enum EntryKind {
         /// How much had gone in all with this line.
         part: Credits,
     },
+    /// Given back of use that was charged, by the outcome of jobs and their rate card.
+    OutcomeRefund {
+        /// Of which epoch.
+        epoch: Epoch,
+        /// In which hour it came back, whole hours since 1970 UTC.
+        hour: u64,
+    },
 }
 
 /// What a ledger line does to the balance.
@@ -330,6 +348,9 @@ pub enum Broken {
     /// An epoch is charged beyond what it said it spent.
     #[error("epoch {0} is charged beyond its report")]
     ChargedBeyondReport(Epoch),
+    /// More was given back than was charged.
+    #[error("more is given back of epoch {0} than it was charged")]
+    RefundedBeyondCharge(Epoch),
     /// A total fell, or a closed epoch opened.
     #[error("epoch {0} went back")]
     WentBack(Epoch),
@@ -341,6 +362,15 @@ impl EpochAccount {
     pub fn escrow(&self) -> Credits {
         match self.state {
             EpochState::Open => self.granted.minus(self.returned).minus(self.settled),
+            EpochState::Closed => Credits::ZERO,
+        }
+    }
+
+    /// Granted once, forgotten since, and backed by nothing.
+    #[must_use]
+    pub fn unbacked(&self) -> Credits {
+        match self.state {
+            EpochState::Open => self.proven.minus(self.granted).or_zero(),
             EpochState::Closed => Credits::ZERO,
         }
     }
@@ -374,10 +404,26 @@ impl Account {
         self.epochs.values().map(EpochAccount::escrow).sum()
     }
 
+    /// Held by all open epochs of the node that speaks for this one.
+    pub(super) fn held_by_node_of(&self, id: Epoch) -> Credits {
+        let Some(node) = self.epochs.get(&id).map(|epoch| &epoch.node) else { return Credits::ZERO };
+        self.epochs.values().filter(|epoch| epoch.node == *node).map(EpochAccount::escrow).sum()
+    }
+
     /// To be taken back, and not gone yet.
     #[must_use]
     pub fn revoke_pending(&self) -> Credits {
         self.revocations.iter().map(Revocation::left).sum()
+    }
+
+    /// What is free backs what nodes hold and the store had forgotten, before anything else.
+    pub(super) fn back_claims(&mut self) {
+        let mut free = self.available().or_zero();
+        for epoch in self.epochs.values_mut() {
+            let part = epoch.unbacked().min(free);
+            epoch.granted = epoch.granted.plus(part);
+            free = free.minus(part);
+        }
     }
 
     /// Free for new grants.
@@ -445,6 +491,7 @@ impl LedgerEntry {
             EntryKind::TransferOut { payment, .. } => format!("transfer_out/{payment}"),
             EntryKind::TransferIn { payment, .. } => format!("transfer_in/{payment}"),
             EntryKind::Revoked { revocation, part, .. } => format!("revoked/{revocation}/{part}"),
+            EntryKind::OutcomeRefund { epoch, hour } => format!("outcome_refund/{epoch}/{hour}"),
         }
     }
 
@@ -476,6 +523,7 @@ impl LedgerEntry {
                 EntryKind::Deposit { .. }
                 | EntryKind::Refill { .. }
                 | EntryKind::Refund { .. }
+                | EntryKind::OutcomeRefund { .. }
                 | EntryKind::Correction { direction: Direction::Adds, .. }
                 | EntryKind::Allowance { .. }
                 | EntryKind::TransferIn { .. },
@@ -509,6 +557,9 @@ pub fn check(account: &Account) -> Result<(), Broken> {
         if epoch.claimed < epoch.settled {
             return Err(Broken::ChargedBeyondReport(*id));
         }
+        if epoch.settled < epoch.refunds.refunded {
+            return Err(Broken::RefundedBeyondCharge(*id));
+        }
     }
     Ok(())
 }
@@ -521,6 +572,7 @@ pub fn check_step(before: &Account, after: &Account) -> Result<(), Broken> {
     for (id, old) in &before.epochs {
         let Some(new) = after.epochs.get(id) else { continue };
         let fell = new.settled < old.settled || new.granted < old.granted || new.returned < old.returned || new.claimed < old.claimed;
+        let fell = fell || new.refunds.refunded < old.refunds.refunded;
         let opened = old.state == EpochState::Closed && new.state == EpochState::Open;
         if fell || opened {
             return Err(Broken::WentBack(*id));

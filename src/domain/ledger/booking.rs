@@ -3,13 +3,17 @@
 use std::collections::BTreeSet;
 
 use super::account::{AMOUNT_MAX, Account, EntryKind, EntryStatus, EpochAccount, EpochState, HourTotals, LedgerEntry, Totals};
+use super::gang::granted_for;
 use super::keeping::{AccountNotice, Lines};
+use super::refund::{EpochRefunds, epochs_named, refund};
 use super::revoke::feed;
-use super::sizing::{Ask, Holding, Size, horizon, size};
+use super::rules::{Recovery, Rules, Writers};
+use super::sizing::{Ask, GrantFor, Holding, Size, horizon_for, size};
 use super::terms::Terms;
 use crate::domain::id::{AccountId, Digest, Epoch};
 use crate::domain::money::Credits;
-use crate::domain::time::{Nanos, Now};
+use crate::domain::proof::Holder;
+use crate::domain::time::{Mono, Nanos, Now};
 use crate::domain::wire::{AccountPolicy, AnswerEntry, Request, RequestEntry, UNIT, Verdict};
 
 /// For how long a grant may be spent, counted by the node from the first sending of its request. Twice the longest horizon.
@@ -53,12 +57,31 @@ enum Number {
 /// Answers one entry of a request. In this order: earlier epochs' last words, epochs to close, this epoch's totals, and only then the size of a grant.
 ///
 /// `now.mono` must be of the clock that wrote every `heard_at`. Store the account and the entries before the answer is sent.
-pub fn answer(account: &mut Account, request: &Request, entry: &RequestEntry, close: ClosePolicy, now: Now) -> Answered {
-    let mut booking = Booking::on(account, now);
-    booking.previous(request, close);
-    let verdict = booking.entry(request, entry, close);
+pub fn answer(account: &mut Account, request: &Request, entry: &RequestEntry, rules: &Rules<'_>, now: Now) -> Answered {
+    let good_for = good_for(account, request, now);
+    let granted_for = granted_for(request, &account.id);
+    let mut booking = Booking { granted_for, ..Booking::on(account, now) };
+    booking.previous(request, rules);
+    let verdict = booking.entry(request, entry, rules);
     let Lines { ledger, notices } = booking.finish();
-    Answered { entry: answer_entry(account, request.epoch, verdict), ledger, notices }
+    let verdict = if request.rest().is_empty() { verdict.plain() } else { verdict };
+    let mut said = answer_entry(account, request.epoch, verdict);
+    said.valid_for = said.valid_for.min(good_for);
+    if let (Some(key), Some(epoch)) = (rules.key, account.epochs.get(&request.epoch).filter(|epoch| epoch.node == request.node)) {
+        let holder = Holder { node: &request.node, account: &account.id, epoch: request.epoch };
+        said.proof = Some(key.prove(holder, rules.generation, epoch.last_request, epoch.granted));
+    }
+    Answered { entry: said, ledger, notices }
+}
+
+/// Silence is counted from the first hearing of a question, so the word on it is good from then on, and that on an earlier one not at all. A node
+/// counts so anyway; the copy of one that was made while it ran may ask in the same words, and much later.
+fn good_for(account: &Account, request: &Request, now: Now) -> Nanos {
+    match account.epochs.get(&request.epoch) {
+        Some(epoch) if request.request < epoch.last_request => Nanos(0),
+        Some(epoch) if request.request == epoch.last_request => Nanos(VALID_FOR.0.saturating_sub(now.mono.since(epoch.heard_at).0)),
+        _ => VALID_FOR,
+    }
 }
 
 /// The answer about an account that does not exist. It has no totals, and changes nothing at the node.
@@ -70,11 +93,11 @@ pub fn answer_unknown(account: AccountId) -> AnswerEntry {
 
 /// Books only what a request says of earlier epochs, and closes what it supersedes: for an account that the request's own entries do not name.
 #[must_use]
-pub fn book_previous(account: &mut Account, request: &Request, close: ClosePolicy, now: Now) -> Lines {
+pub fn book_previous(account: &mut Account, request: &Request, rules: &Rules<'_>, now: Now) -> Lines {
     let mut booking = Booking::on(account, now);
-    booking.previous(request, close);
+    booking.previous(request, rules);
     if !booking.account.epochs.contains_key(&request.epoch) {
-        booking.close_others(request, close);
+        booking.close_others(request, rules.close);
     }
     booking.finish()
 }
@@ -84,6 +107,18 @@ pub fn book_previous(account: &mut Account, request: &Request, close: ClosePolic
 pub fn sweep(account: &mut Account, close: ClosePolicy, now: Now) -> Lines {
     let mut booking = Booking::on(account, now);
     booking.close_silent(None, close);
+    booking.finish()
+}
+
+/// Ends a recovery that began at this instant: what was silent since then is closed.
+#[must_use]
+pub fn end_recovery(account: &mut Account, began: Mono, now: Now) -> Lines {
+    let mut booking = Booking::on(account, now);
+    let silent = |(id, epoch): (&Epoch, &EpochAccount)| (epoch.state == EpochState::Open && epoch.heard_at <= began).then_some(*id);
+    let ids: Vec<Epoch> = booking.account.epochs.iter().filter_map(silent).collect();
+    for id in ids {
+        booking.close(id);
+    }
     booking.finish()
 }
 
@@ -118,6 +153,7 @@ fn answer_entry(account: &Account, epoch: Epoch, verdict: Verdict) -> AnswerEntr
         free: if verdict == Verdict::Recall { may_stay } else { account.available() },
         version: account.version,
         policy: account.policy,
+        proof: None,
     }
 }
 
@@ -137,17 +173,20 @@ struct Booking<'a> {
     /// Lines of hours that have ended, and of what the calendar brought.
     ended: Vec<LedgerEntry>,
     notices: Vec<AccountNotice>,
+    granted_for: GrantFor,
 }
 
 impl<'a> Booking<'a> {
     fn on(account: &'a mut Account, now: Now) -> Booking<'a> {
         let mut ended = Vec::new();
         account.pass_time(now.wall, &mut ended);
-        Booking { account, now, hour: now.wall.0 / HOUR_MS, changed: BTreeSet::new(), ended, notices: Vec::new() }
+        let hour = now.wall.0 / HOUR_MS;
+        Booking { account, now, hour, changed: BTreeSet::new(), ended, notices: Vec::new(), granted_for: GrantFor::Single }
     }
 
-    /// What is free serves revocations before anything else.
+    /// What is free backs what was forgotten, and then serves revocations, before anything else.
     fn feed(&mut self) {
+        self.account.back_claims();
         self.ended.extend(feed(self.account, self.now));
     }
 
@@ -177,7 +216,7 @@ impl<'a> Booking<'a> {
     }
 
     /// What the request says of earlier epochs. Those that the store does not know get a closed record, so that a late first message of theirs finds the door shut.
-    fn previous(&mut self, request: &Request, close: ClosePolicy) {
+    fn previous(&mut self, request: &Request, rules: &Rules<'_>) {
         for earlier in &request.previous {
             for entry in &earlier.entries {
                 let ours = entry.account == self.account.id && entry.unit == UNIT && in_range(entry);
@@ -190,15 +229,26 @@ impl<'a> Booking<'a> {
                     continue;
                 }
                 epoch.totals = Totals::Final;
-                self.merge(earlier.epoch, entry);
-                if close == ClosePolicy::OnSuccessor {
+                self.merge(earlier.epoch, entry, rules);
+                if rules.close == ClosePolicy::OnSuccessor {
                     self.close(earlier.epoch);
                 }
             }
         }
+        for id in epochs_named(request, self.account).into_iter().filter(|id| *id != request.epoch) {
+            self.refund(request, id);
+        }
     }
 
-    fn entry(&mut self, request: &Request, entry: &RequestEntry, close: ClosePolicy) -> Verdict {
+    /// What jobs of the epoch give back by their outcome.
+    fn refund(&mut self, request: &Request, id: Epoch) {
+        self.roll(id);
+        if refund(self.account, request, id, &request.node) {
+            self.changed.insert(id);
+        }
+    }
+
+    fn entry(&mut self, request: &Request, entry: &RequestEntry, rules: &Rules<'_>) -> Verdict {
         if entry.unit != UNIT {
             return Verdict::UnitMismatch;
         }
@@ -206,17 +256,38 @@ impl<'a> Booking<'a> {
             return Verdict::Hold;
         }
         match self.account.epochs.get(&request.epoch) {
-            Some(epoch) if epoch.node != request.node => return Verdict::Hold,
+            // Whoever said it first has it; the other one, if it is honest, opens one of its own.
+            Some(epoch) if epoch.node != request.node => return Verdict::Closed,
             Some(_) => {}
+            None if !rules.admits(self.account) => return Verdict::NotAdmitted,
             None => {
-                self.close_others(request, close);
+                self.close_others(request, rules.close);
                 self.account.epochs.insert(request.epoch, new_epoch(request, self.now));
             }
         }
-        self.close_silent(Some(request.epoch), close);
-        self.merge(request.epoch, entry);
-        let number = self.accept(request, entry);
-        self.grant(request.epoch, entry, number)
+        self.close_silent(Some(request.epoch), rules.close);
+        self.merge(request.epoch, entry, rules);
+        self.refund(request, request.epoch);
+        self.feed();
+        if let Some(void) = self.void(request, entry, rules) {
+            return void;
+        }
+        let number = self.accept(request, entry, rules);
+        self.grant(request.epoch, entry, number, rules)
+    }
+
+    /// Why this epoch is void for whoever speaks, though it is open here: it then waits for its silence like one of which nothing is heard.
+    fn void(&self, request: &Request, entry: &RequestEntry, rules: &Rules<'_>) -> Option<Verdict> {
+        let epoch = self.account.epochs.get(&request.epoch).filter(|epoch| epoch.state == EpochState::Open)?;
+        if rules.writers == Writers::Several {
+            return Some(Verdict::Forked);
+        }
+        if epoch.proven.max(epoch.granted) < entry.granted_seen {
+            return Some(Verdict::Unproven);
+        }
+        let waited = rules.recovery == Recovery::Over && rules.close != ClosePolicy::OnSuccessor;
+        let closed = rules.has_lapsed(entry, epoch.granted) || (waited && epoch.unbacked().is_positive());
+        closed.then_some(Verdict::Closed)
     }
 
     /// A new epoch speaks: what was the same node's is over.
@@ -243,21 +314,23 @@ impl<'a> Booking<'a> {
         }
     }
 
-    /// Takes the totals over, whatever the request's number: the maximum counts.
-    fn merge(&mut self, id: Epoch, entry: &RequestEntry) {
-        let available = self.account.available();
+    /// Takes the totals over, whatever the request's number: the maximum counts. What nobody granted, and what was given back,
+    /// cannot have been spent.
+    fn merge(&mut self, id: Epoch, entry: &RequestEntry, rules: &Rules<'_>) {
+        self.take_claim(id, entry, rules);
+        self.account.back_claims();
         let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        if epoch.state == EpochState::Open {
+            let returnable = epoch.granted.minus(epoch.settled);
+            epoch.returned = epoch.returned.max(entry.returned.min(returnable));
+        }
+        let spent = entry.spent.min(epoch.granted.max(epoch.proven).minus(epoch.returned).or_zero());
         let unfunded = entry.unfunded.minus(epoch.unfunded).or_zero();
         epoch.unfunded = epoch.unfunded.plus(unfunded);
-        let news = entry.spent.minus(epoch.claimed).or_zero();
+        let news = spent.minus(epoch.claimed).or_zero();
         epoch.claimed = epoch.claimed.plus(news);
         match epoch.state {
             EpochState::Open => {
-                // A node that was granted more than the store remembers speaks the truth: the store was restored.
-                let forgotten = entry.granted_seen.minus(epoch.granted).or_zero().min(available.or_zero());
-                epoch.granted = epoch.granted.plus(forgotten);
-                let returnable = epoch.granted.minus(epoch.settled);
-                epoch.returned = epoch.returned.max(entry.returned.min(returnable));
                 let due = epoch.claimed.min(epoch.granted.minus(epoch.returned)).minus(epoch.settled);
                 self.charge(id, due);
             }
@@ -267,14 +340,34 @@ impl<'a> Booking<'a> {
         self.roll(id);
     }
 
-    fn accept(&mut self, request: &Request, entry: &RequestEntry) -> Number {
+    /// A node may have been granted more than the store knows, which then was put back from a copy.
+    fn take_claim(&mut self, id: Epoch, entry: &RequestEntry, rules: &Rules<'_>) {
+        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        let known = epoch.granted.max(epoch.proven);
+        let node = || epoch.node.clone();
+        let believed = rules.believed(Holder { node: &epoch.node, account: &self.account.id, epoch: id }, entry, known);
+        if believed < entry.granted_seen {
+            self.notices.push(AccountNotice::Unproven { node: node(), claimed: entry.granted_seen, known: believed });
+        } else if known < believed {
+            self.notices.push(AccountNotice::Proven { node: node(), granted: believed, known });
+        }
+        if known < believed {
+            epoch.proven = believed;
+        }
+    }
+
+    fn accept(&mut self, request: &Request, entry: &RequestEntry, rules: &Rules<'_>) -> Number {
+        // Of a node that does not say whether its grant had lapsed nobody knows, while the store recovers, whether it may be prolonged.
+        let heard = rules.recovery == Recovery::Over || entry.validity.is_some();
         let Some(epoch) = self.account.epochs.get_mut(&request.epoch) else { return Number::Old };
         let digest = request.digest();
         if epoch.last_request < request.request {
             epoch.last_request = request.request;
             epoch.last_digest = digest;
             epoch.burn_per_s = entry.burn_per_s;
-            epoch.heard_at = self.now.mono;
+            if heard {
+                epoch.heard_at = self.now.mono;
+            }
             Number::New
         } else if request.request < epoch.last_request {
             Number::Old
@@ -286,24 +379,29 @@ impl<'a> Booking<'a> {
     }
 
     /// Sizes a grant from what is free now, moves it, and says in one word how things stand after it.
-    fn grant(&mut self, id: Epoch, entry: &RequestEntry, number: Number) -> Verdict {
+    fn grant(&mut self, id: Epoch, entry: &RequestEntry, number: Number, rules: &Rules<'_>) -> Verdict {
         self.account.lapse(self.now.wall, &mut self.ended); // what came back just now is not granted again
         self.feed();
         self.review(); // a refill that these very totals ask for is pending from now on
         let may_spend = self.account.may_spend();
         let available = self.account.available();
         let revoking = self.account.revoke_pending();
+        let admitted = rules.admits(self.account);
+        let of_node = self.account.held_by_node_of(id);
         let holdings: Vec<Holding> = self.account.epochs.iter().filter_map(|(other, epoch)| self.holding(*other == id, epoch)).collect();
         let Some(epoch) = self.account.epochs.get_mut(&id) else { return Verdict::Hold };
         match (epoch.state, number) {
             (EpochState::Closed, _) => return Verdict::Closed,
-            (EpochState::Open, Number::Forged) => return Verdict::Hold,
+            (EpochState::Open, Number::Forged) => return Verdict::Forked,
+            (EpochState::Open, _) if !admitted => return Verdict::NotAdmitted,
             (EpochState::Open, _) if !may_spend => return Verdict::NotVerified,
             (EpochState::Open, _) if revoking.is_positive() && epoch.escrow().is_positive() => return Verdict::Recall,
+            (EpochState::Open, _) if rules.recovery != Recovery::Over => return Verdict::Recovering,
             (EpochState::Open, _) => {}
         }
         let ask = Ask { in_hand: epoch.escrow(), burn_per_s: entry.burn_per_s, owed: entry.owed, at_least: entry.at_least };
-        let size = size(ask, available, horizon(available, &holdings));
+        let room = rules.room(epoch.escrow(), of_node).map_or(available, |room| room.min(available));
+        let size = size(ask, room, horizon_for(self.granted_for, available, &holdings));
         if let (Size::Grant(amount), Number::New) = (size, number) {
             epoch.granted = epoch.granted.plus(amount);
         }
@@ -361,6 +459,7 @@ impl<'a> Booking<'a> {
         epoch.settled = epoch.settled.plus(amount);
         epoch.hour.free = epoch.hour.free.plus(free);
         epoch.hour.paid = epoch.hour.paid.plus(paid);
+        epoch.refunds.charged_paid = epoch.refunds.charged_paid.plus(paid);
         self.changed.insert(id);
     }
 
@@ -414,6 +513,8 @@ fn new_epoch(request: &Request, now: Now) -> EpochAccount {
         burn_per_s: Credits::ZERO,
         heard_at: now.mono,
         hour: HourTotals { hour: now.wall.0 / HOUR_MS, ..HourTotals::default() },
+        proven: Credits::ZERO,
+        refunds: EpochRefunds::default(),
     }
 }
 
@@ -424,6 +525,12 @@ fn hour_lines(epoch: Epoch, totals: &HourTotals, status: EntryStatus, now: Now) 
         (EntryKind::Usage { epoch, hour }, totals.free.plus(totals.paid), totals.free, totals.paid),
         (EntryKind::WriteOff { epoch, hour }, totals.written_off, none, none),
         (EntryKind::Shortfall { epoch, hour }, totals.shortfall, none, none),
+        (
+            EntryKind::OutcomeRefund { epoch, hour },
+            totals.refunded_free.plus(totals.refunded_paid),
+            totals.refunded_free,
+            totals.refunded_paid,
+        ),
     ];
     let used = lines.into_iter().filter(|(_, amount, ..)| amount.is_positive());
     used.map(|(kind, amount, free, paid)| LedgerEntry { at: now.wall, kind, amount, free, paid, status }).collect()

@@ -8,7 +8,7 @@ use super::lot::{Expiry, LotKey};
 use super::payment::{Payment, Purpose};
 use super::terms::{DetachedStorage, StorageAtZero, Threshold, Verification};
 use crate::domain::bucket::Bucket;
-use crate::domain::id::{Digest, PaymentId};
+use crate::domain::id::{Digest, NodeId, PaymentId};
 use crate::domain::money::Credits;
 use crate::domain::time::{Now, Wall};
 
@@ -108,6 +108,24 @@ pub enum AccountNotice {
     Refill(PendingRefill),
     /// Its storage is to be attached or detached, and whether it costs while it is detached.
     Storage(Storage, DetachedStorage),
+    /// A node says that it was granted more than the store knows, and cannot prove it: nothing of that was believed.
+    Unproven {
+        /// Which node.
+        node: NodeId,
+        /// What it says it was granted, in total.
+        claimed: Credits,
+        /// What is known.
+        known: Credits,
+    },
+    /// A node has proved that it was granted more than the store knows.
+    Proven {
+        /// Which node.
+        node: NodeId,
+        /// Granted, in total.
+        granted: Credits,
+        /// What was known.
+        known: Credits,
+    },
 }
 
 /// What came of an act: for the ledger, and for people.

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
     use crate::domain::bucket::Bucket;
     use crate::domain::id::{AccountId, BootId, Epoch};
-    use crate::domain::ledger::{ClosePolicy, Payment, PaymentState, answer, book};
+    use crate::domain::ledger::{ClosePolicy, Payment, PaymentState, Rules, answer, book};
     use crate::domain::money::Credits;
     use crate::domain::time::{Boot, Nanos, Now, Wall};
     use crate::domain::wire::{AccountPolicy, PROTOCOL, Request, RequestEntry, UNIT};
@@ -53,6 +53,8 @@ mod tests {
             owed: Credits::ZERO,
             burn_per_s: burn.parse().unwrap(),
             at_least: Credits::from_nano(1),
+            validity: None,
+            proof: None,
         };
         let (name, epoch) = (format!("node-{node}").parse().unwrap(), Epoch([node; 16]));
         let request = Request {
@@ -62,9 +64,13 @@ mod tests {
             boot: BootId([node; 16]),
             request,
             previous: Vec::new(),
+            refunds: Vec::new(),
             entries: vec![entry.clone()],
+            generation_seen: 0,
+            history: None,
+            gangs: Vec::new(),
         };
-        let _answered = answer(account, &request, &entry, ClosePolicy::AfterSilence(Nanos::from_secs(667)), at);
+        let _answered = answer(account, &request, &entry, &Rules::of(ClosePolicy::AfterSilence(Nanos::from_secs(667))), at);
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub(super) fn feed(account: &mut Account, now: Now) -> Vec<LedgerEntry> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ClosePolicy, Payment, PaymentState, answer, book, check};
+    use super::super::{ClosePolicy, Payment, PaymentState, Rules, answer, book, check};
     use super::*;
     use crate::domain::bucket::Bucket;
     use crate::domain::id::{BootId, Epoch};
@@ -125,6 +125,8 @@ mod tests {
             owed: Credits::ZERO,
             burn_per_s: Credits::ZERO,
             at_least: Credits::ZERO,
+            validity: None,
+            proof: None,
         };
         change(&mut entry);
         let request = Request {
@@ -134,9 +136,13 @@ mod tests {
             boot: BootId([node; 16]),
             request: number,
             previous: Vec::new(),
+            refunds: Vec::new(),
             entries: vec![entry.clone()],
+            generation_seen: 0,
+            history: None,
+            gangs: Vec::new(),
         };
-        let answered = answer(account, &request, &entry, CLOSE, Now::default());
+        let answered = answer(account, &request, &entry, &Rules::of(CLOSE), Now::default());
         check(account).unwrap();
         if answered.entry.verdict == Verdict::Recall {
             return (Verdict::Recall, answered.entry.free);

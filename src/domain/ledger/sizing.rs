@@ -1,5 +1,6 @@
 //! How much to grant: the nearer the account is to its end, the less at a time, so that all its nodes end together.
 
+use crate::domain::gang::THAW_MIN;
 use crate::domain::money::{Credits, NANO};
 use crate::domain::time::Nanos;
 
@@ -58,6 +59,34 @@ fn time_to_zero(available: Credits, holdings: &[Holding]) -> Option<Nanos> {
     }
     let nanos = left.saturating_mul(NANO).saturating_add(burn - 1) / burn;
     Some(Nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX)))
+}
+
+/// What a grant is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantFor {
+    /// Jobs that stop and go on each by itself.
+    Single,
+    /// A part of a gang that runs: its grants are shorter, since what others wait for in each other lasts for minutes.
+    Gang,
+    /// A part of a gang that stands still: it goes on only with a minute of credit, if there is so much.
+    HeldGang,
+}
+
+/// Longest horizon of a part of a gang: half of the shortest time after which what waits for another part gives up.
+pub const HORIZON_OF_GANGS: Nanos = Nanos::from_secs(240);
+
+/// The same for what it is granted for.
+#[must_use]
+pub fn horizon_for(granted_for: GrantFor, available: Credits, holdings: &[Holding]) -> Nanos {
+    let longest = horizon(available, holdings);
+    match granted_for {
+        GrantFor::Single => longest,
+        GrantFor::Gang => longest.min(HORIZON_OF_GANGS),
+        GrantFor::HeldGang => {
+            let zero = time_to_zero(available, holdings).unwrap_or(HORIZON_OF_GANGS);
+            longest.max(THAW_MIN).min(zero).min(HORIZON_OF_GANGS)
+        }
+    }
 }
 
 /// For how long a grant should last: an eighth of the time to zero, within bounds; all of it at the very end.
@@ -129,6 +158,22 @@ mod tests {
         assert_eq!(horizon(credits(1), &alone(0, 1)), Nanos::from_secs(1), "all of it");
         assert_eq!(horizon(credits(0), &alone(0, 1)), Nanos(0));
         assert_eq!(horizon(credits(5), &alone(0, 0)), HORIZON_MAX, "nobody uses anything");
+    }
+
+    #[test]
+    fn a_part_of_a_gang_is_granted_four_minutes_at_most_and_a_minute_before_it_goes_on() {
+        let of = |granted_for, whole| horizon_for(granted_for, credits(whole), &alone(0, 1));
+        let each =
+            |whole| [GrantFor::Single, GrantFor::Gang, GrantFor::HeldGang].map(|granted_for| of(granted_for, whole).0 / 1_000_000_000);
+        assert_eq!(each(2_400), [300, 240, 240]);
+        assert_eq!(each(1_920), [240, 240, 240]);
+        assert_eq!(each(1_912), [239, 239, 239]);
+        assert_eq!(each(480), [60, 60, 60]);
+        assert_eq!(each(472), [59, 59, 60]);
+        assert_eq!(each(60), [7, 7, 60]);
+        assert_eq!(each(59), [7, 7, 59], "all there is");
+        assert_eq!(each(0), [0, 0, 0]);
+        assert_eq!(horizon_for(GrantFor::HeldGang, credits(5), &alone(0, 0)), HORIZON_OF_GANGS, "nobody uses anything");
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(super) struct ByState {
 
 impl ByState {
     /// What counts of it, in billionths of base units.
-    fn weighted(self, rules: &Rules) -> BigUint {
+    pub(super) fn weighted(self, rules: &Rules) -> BigUint {
         let states = &rules.state;
         let parts = [(self.running, states.running), (self.frozen, states.frozen), (self.paused, states.paused)];
         parts.into_iter().map(|(quantity, factor)| BigUint::from(quantity) * factor.0).sum()
@@ -58,14 +58,31 @@ pub(super) fn billed(rules: &Rules, quantity: ByState) -> BigUint {
     count.max(at_least) * increment
 }
 
+/// What a price is held to: this much of what is asked. All of it, if they are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) bid: Credits,
+    pub(super) ask: Credits,
+}
+
+impl Held {
+    /// At what is asked.
+    pub(super) const NOT: Held = Held { bid: Credits::from_nano(1), ask: Credits::from_nano(1) };
+}
+
 /// What a billed quantity and the fee cost in a segment that begins then, of which this part remains; `None` past 127 bits.
-pub(super) fn cost((line, at): (&Line, Wall), rules: &Rules, billed: &BigUint, factor: Factor) -> Option<Credits> {
+pub(super) fn cost((line, at): (&Line, Wall), rules: &Rules, billed: &BigUint, factor: Factor, held: Held) -> Option<Credits> {
     let nano = NANO.unsigned_abs();
     // Prices in 10^-18 credits, so that the bands have one divisor.
     let value: BigUint = bands(line, rules, billed).map(|(quantity, price)| quantity * fine(price)).sum::<BigUint>() * nano;
     let divisor = BigUint::from(10_u32).pow(18) * line.base(at) * line.per * Factor::SCALE;
     let fee = BigUint::from(rules.connect_fee.nano().unsigned_abs()) * &divisor;
     let (dividend, divisor) = ((value + fee) * factor.0 * rules.further.share.0, divisor * Factor::SCALE * Factor::SCALE);
+    let (dividend, divisor) = if held.bid < held.ask {
+        (dividend * held.bid.nano().unsigned_abs(), divisor * held.ask.nano().unsigned_abs())
+    } else {
+        (dividend, divisor)
+    };
     let (whole, rest) = (&dividend / &divisor, dividend % &divisor);
     let up = match line.round {
         Rounding::Down => false,
@@ -97,12 +114,17 @@ fn fine(price: Decimal) -> BigUint {
 
 /// How far the billed quantity reaches beyond what counts, in billionths of base units, and what the next increment costs; none of a
 /// line without increments.
-pub(super) fn next_increment((line, at): (&Line, Wall), rules: &Rules, quantity: ByState, factor: Factor) -> Option<(BigUint, Credits)> {
+pub(super) fn next_increment(
+    (line, at): (&Line, Wall),
+    rules: &Rules,
+    quantity: ByState,
+    (factor, held): (Factor, Held),
+) -> Option<(BigUint, Credits)> {
     let increment = Some(rules.increment).filter(|increment| *increment != 0)?;
     let now = billed(rules, quantity);
     let next = &now + BigUint::from(increment) * Factor::SCALE;
     let far = Credits::from_nano(i128::MAX);
-    let cost_of = |billed| cost((line, at), rules, billed, factor).unwrap_or(far);
+    let cost_of = |billed| cost((line, at), rules, billed, factor, held).unwrap_or(far);
     let price = cost_of(&next).minus(cost_of(&now));
     Some((now - quantity.weighted(rules), price))
 }
@@ -163,11 +185,18 @@ pub(super) fn told((line, at): (&Line, Wall), rules: &Rules) -> Vec<String> {
         told.push(format!("in steps of {}", quantity(rules.increment)));
     }
     told.extend(rules.tiers.iter().map(|tier| format!("{} credits above {}", tier.price, quantity(tier.above))));
+    if let Some(started) = rules.further.latest.started {
+        told.push(format!("each started {} counts whole", started.name()));
+    }
     if !rules.connect_fee.is_zero() {
         told.push(format!("fee {}", rules.connect_fee));
     }
     if rules.timing != Timing::Accrue {
         told.push(rules.timing.name().to_owned());
+    }
+    if rules.timing != Timing::SettleAtEnd {
+        let parts = rules.outcome.iter().filter(|(_, factor)| **factor != Factor::WHOLE);
+        told.extend(parts.map(|(outcome, factor)| format!("{factor} of it after {outcome}")));
     }
     if rules.further.share != Factor::WHOLE {
         told.push(format!("{} of the price, by discount", rules.further.share));

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::rules::{self, Month, Rules, Traits};
+use super::rules::{self, Month, Rules, Timing, Traits};
 use super::{Basis, Unit};
 use crate::domain::form::{Fault, Mistake, Table, quoted, read_toml};
 use crate::domain::id::{Digest, GpuId, GpuModel, LineId};
-use crate::domain::money::Decimal;
+use crate::domain::money::{Credits, Decimal};
 use crate::domain::time::Wall;
 use crate::domain::usage::{HeldGpu, Meter};
 
@@ -33,6 +33,9 @@ pub struct Card {
     pub lines: Vec<Line>,
     /// SHA-256 of the card's text.
     pub digest: Digest,
+    /// SHA-256 of the card in whose place it comes, where it says so: it comes into force behind no other. Not part of the journal's form.
+    #[serde(skip)]
+    pub predecessor: Option<Digest>,
 }
 
 /// What a meter costs.
@@ -70,6 +73,8 @@ pub struct Stated<'a> {
     pub memory_bytes: Option<u64>,
     /// Storage as stated, in bytes.
     pub storage_bytes: Option<u64>,
+    /// The most that its starter would pay for the start, where that was said.
+    pub bid: Option<Credits>,
 }
 
 /// Why a job has no price under a card.
@@ -226,6 +231,12 @@ fn read_line(table: &Table<'_>, seen: &mut Seen) -> Option<Line> {
     Some(Line { id: id?, meter: meter?, price: price?, unit: unit?, per: per?, round: round?, gpu_model: selector?, rules: rules? })
 }
 
+/// The SHA-256 of a card, as `meterctl rate check` prints it.
+fn a_digest(text: &str) -> Result<Digest, Fault> {
+    let hint = "the 64 hexadecimal digits that meterctl rate check prints of the card before";
+    text.parse().map_err(|_| Fault::new("malformed", format!("{} is no SHA-256", quoted(text))).hint(hint))
+}
+
 pub(super) fn not_negative(price: Decimal) -> Result<Decimal, Fault> {
     if price.mantissa < 0 {
         return Err(Fault::new("negative_price", format!("{price} is negative")).hint("what is free costs \"0\""));
@@ -282,11 +293,12 @@ impl Card {
             let name = table.field("card").name().required();
             let version = table.field("version").integer(1..=u64::MAX).required();
             let effective_from = table.field("effective_from").instant().required();
+            let predecessor = table.field("predecessor").text(64).check(|text| a_digest(&text)).optional();
             let mut seen = Seen::default();
             let lines = table.field("line").list(LINES_MAX, |line| line.table(|table| read_line(table, &mut seen)).required());
             let lines = lines.check(|lines| if lines.is_empty() { Err(no_lines()) } else { Ok(lines) }).required();
             let digest = Digest(Sha256::digest(text).into());
-            Some(Card { name: name?, version: version?, effective_from: effective_from?, lines: lines?, digest })
+            Some(Card { name: name?, version: version?, effective_from: effective_from?, lines: lines?, digest, predecessor: predecessor? })
         })
     }
 
@@ -294,6 +306,21 @@ impl Card {
     #[must_use]
     pub fn has_rules(&self) -> bool {
         self.lines.iter().any(|line| line.rules.is_some())
+    }
+
+    /// Does it give something back by outcome of what it charged as a job ran?
+    #[must_use]
+    pub fn gives_back(&self) -> bool {
+        self.lines
+            .iter()
+            .filter_map(|line| line.rules.as_deref())
+            .any(|rules| rules.timing != Timing::SettleAtEnd && !rules.outcome.is_empty())
+    }
+
+    /// Has any line a rule for what happens when more is asked than was bid?
+    #[must_use]
+    pub fn minds_bids(&self) -> bool {
+        self.lines.iter().filter_map(|line| line.rules.as_deref()).any(|rules| rules.further.latest.over_bid.is_some())
     }
 
     /// Does time in which a job stands still cost anything under it?
@@ -480,7 +507,7 @@ impl TryFrom<CardParts> for Card {
 
     fn try_from(parts: CardParts) -> Result<Card, CardFlaw> {
         let CardParts { name, version, effective_from, lines, digest } = parts;
-        Card { name, version, effective_from, lines, digest }.checked()
+        Card { name, version, effective_from, lines, digest, predecessor: None }.checked()
     }
 }
 

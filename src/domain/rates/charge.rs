@@ -80,7 +80,8 @@ impl<'a> Priced<'a> {
 
 impl Stated<'static> {
     /// Nothing, of a segment that begins in 1970.
-    pub const NOTHING: Stated<'static> = Stated { at: Wall(0), traits: &NO_TRAITS, cpus: None, memory_bytes: None, storage_bytes: None };
+    pub const NOTHING: Stated<'static> =
+        Stated { at: Wall(0), traits: &NO_TRAITS, cpus: None, memory_bytes: None, storage_bytes: None, bid: None };
 }
 
 /// What is charged, and what will be at the job's end if it completes then.
@@ -90,6 +91,8 @@ pub struct Charge {
     pub cost: Credits,
     /// Kept back for its end.
     pub pending: Credits,
+    /// What of `cost` is given back by its outcome; nothing while it goes on.
+    pub refund: Credits,
 }
 
 /// What one line charges, with everything that is needed to compute it again.
@@ -118,6 +121,9 @@ pub struct LineCharge {
     pub pending: Credits,
     /// The line's rules, for people.
     pub rules: Vec<String>,
+    /// What of the charge is given back by the job's outcome.
+    #[serde(default)]
+    pub refund: Credits,
 }
 
 /// The most that a job can use at once.
@@ -147,12 +153,12 @@ pub fn charge(card: &Card, priced: &Priced<'_>) -> Result<Charge, RateError> {
     all_priced(card, priced)?;
     let alike = !card.has_rules();
     card.lines.iter().filter(|line| alike || line_is_for(card, line, priced)).try_fold(Charge::default(), |sum, line| {
-        let (cost, pending) = match &line.rules {
-            None => (line_cost(line, line_quantity(card, line, priced)?)?, Credits::ZERO),
-            Some(rules) => ruled(card, line, rules, priced).map(|ruled| (ruled.cost, ruled.pending))?,
+        let Charge { cost, pending, refund } = match &line.rules {
+            None => Charge { cost: line_cost(line, line_quantity(card, line, priced)?)?, ..Charge::default() },
+            Some(rules) => ruled(card, line, rules, priced)?.charge,
         };
         let plus = |sum: Credits, more| sum.checked_add(more).ok_or(RateError::TotalOverflow);
-        Ok(Charge { cost: plus(sum.cost, cost)?, pending: plus(sum.pending, pending)? })
+        Ok(Charge { cost: plus(sum.cost, cost)?, pending: plus(sum.pending, pending)?, refund: plus(sum.refund, refund)? })
     })
 }
 
@@ -174,11 +180,11 @@ pub fn line_charges(card: &Card, priced: &Priced<'_>) -> Result<Vec<LineCharge>,
         card.lines.iter().filter(|line| if line.meter.is_of_gpus() { holds(card, line, priced) } else { line_is_for(card, line, priced) });
     applying
         .map(|line| {
-            let (quantity, Ruled { billed, cost, pending }) = match &line.rules {
+            let (quantity, Ruled { billed, charge: Charge { cost, pending, refund } }) = match &line.rules {
                 None => {
                     let quantity = line_quantity(card, line, priced)?;
                     let billed = BigUint::from(quantity) * Factor::SCALE;
-                    (quantity, Ruled { billed, cost: line_cost(line, quantity)?, pending: Credits::ZERO })
+                    (quantity, Ruled { billed, charge: Charge { cost: line_cost(line, quantity)?, ..Charge::default() } })
                 }
                 Some(rules) => {
                     let quantity = by_state(card, line, rules, priced, [priced.this()])?
@@ -198,44 +204,127 @@ pub fn line_charges(card: &Card, priced: &Priced<'_>) -> Result<Vec<LineCharge>,
                 cost,
                 billed: bill::decimal(&billed),
                 pending,
-                rules: line.rules.as_deref().map(|rules| bill::told((line, priced.stated.at), rules)).unwrap_or_default(),
+                refund,
+                rules: line.rules.as_deref().map(|rules| told(card, line, rules, priced)).unwrap_or_default(),
             })
         })
         .collect()
+}
+
+/// A line's rules, for people, and what its price is held to.
+fn told(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Vec<String> {
+    let mut told = bill::told((line, priced.stated.at), rules);
+    let bill::Held { bid, ask } = held_to(card, rules, priced.gpus, &priced.stated);
+    if bid < ask {
+        told.push(format!("held to the bid: {bid} of {ask}"));
+    }
+    told
 }
 
 /// What a line with rules bills and charges.
 struct Ruled {
     /// In billionths of base units.
     billed: BigUint,
-    cost: Credits,
-    pending: Credits,
+    charge: Charge,
 }
 
 fn ruled(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Result<Ruled, RateError> {
     let overflow = || RateError::Overflow(line.id.clone());
     if line.meter.is_of_gpus() && !holds(card, line, priced) {
-        return Ok(Ruled { billed: BigUint::ZERO, cost: Credits::ZERO, pending: Credits::ZERO });
+        return Ok(Ruled { billed: BigUint::ZERO, charge: Charge::default() });
     }
-    let factor = rules.factor(priced.ended.unwrap_or(Outcome::Completed));
-    let cost_of = |billed: &BigUint| bill::cost((line, priced.stated.at), rules, billed, factor).ok_or_else(overflow);
-    let counted = by_state(card, line, rules, priced, counted(rules, priced))?;
+    let (charged, given_back) = (rules.charged(priced.ended.unwrap_or(Outcome::Completed)), rules.given_back(priced.ended));
+    let held = held_to(card, rules, priced.gpus, &priced.stated);
+    let part_of = |billed: &BigUint, factor| bill::cost((line, priced.stated.at), rules, billed, factor, held).ok_or_else(overflow);
+    // The share that is given back is priced and rounded as the charge is: over several segments it never falls, and is never more than all.
+    let cost_of = |billed: &BigUint| {
+        let refund = if given_back == Factor::FREE { Credits::ZERO } else { part_of(billed, given_back)? };
+        Ok::<_, RateError>((part_of(billed, charged)?, refund))
+    };
     // What the receipt says of it must fit as well.
     by_state(card, line, rules, priced, [priced.this()])?.counted().ok_or_else(overflow)?;
-    let mut billed = bill::billed(rules, counted);
-    let mut cost = cost_of(&billed)?;
+    let mut billed = billed(card, line, rules, priced, counted(rules, priced))?;
+    let (mut cost, mut refund) = cost_of(&billed)?;
     // Before it held a device that the line prices, nothing was charged: neither a fee nor a minimum.
     let held = |earlier: &Earlier<'_>| earlier.gpus.iter().any(|held| prices_device(card, line, held, &priced.stated));
     let counts = !priced.before.is_empty() && (!line.meter.is_of_gpus() || priced.before.iter().any(held));
     if rules.anchor == Anchor::Job && counts {
-        let earlier = bill::billed(rules, by_state(card, line, rules, priced, priced.before.iter().copied())?);
-        cost = cost.minus(cost_of(&earlier)?);
+        let earlier = self::billed(card, line, rules, priced, priced.before.iter().copied())?;
+        let before = cost_of(&earlier)?;
+        (cost, refund) = (cost.minus(before.0), refund.minus(before.1));
         billed = if earlier <= billed { billed - earlier } else { return Err(RateError::Inconsistent) };
     }
     Ok(match (rules.timing, priced.ended) {
-        (Timing::SettleAtEnd, None) => Ruled { billed, cost: Credits::ZERO, pending: cost },
-        _ => Ruled { billed, cost, pending: Credits::ZERO },
+        (Timing::SettleAtEnd, None) => Ruled { billed, charge: Charge { pending: cost, ..Charge::default() } },
+        _ => Ruled { billed, charge: Charge { cost, refund, ..Charge::default() } },
     })
+}
+
+/// What a line bills of some segments, in billionths of base units.
+fn billed<'a>(
+    card: &Card,
+    line: &Line,
+    rules: &Rules,
+    priced: &Priced<'_>,
+    segments: impl IntoIterator<Item = Earlier<'a>>,
+) -> Result<BigUint, RateError> {
+    match rules.further.latest.started {
+        Some(started) => Ok(whole(line, rules, started, segments).billed),
+        None => Ok(bill::billed(rules, by_state(card, line, rules, priced, segments)?)),
+    }
+}
+
+/// Stretches of time that count whole once they have begun.
+#[derive(Default)]
+struct Whole {
+    /// In billionths of base units: each by what was asked for when it began.
+    billed: BigUint,
+    /// How far the last one reaches beyond what has passed, in billionths of nanoseconds.
+    rest: BigUint,
+    /// What the next one adds, if as much is asked for then.
+    next: BigUint,
+}
+
+/// The time runs on over the segments, and the first stretch begins with the first of them.
+fn whole<'a>(line: &Line, rules: &Rules, started: super::Started, segments: impl IntoIterator<Item = Earlier<'a>>) -> Whole {
+    let step = BigUint::from(started.ns()) * Factor::SCALE;
+    let (mut passed, mut begun, mut whole) = (BigUint::ZERO, BigUint::ZERO, Whole::default());
+    for segment in segments {
+        passed += time_of(segment.usage).weighted(rules);
+        let now = ((&passed + &step - 1_u32) / &step).max(BigUint::from(1_u32));
+        let count = count_of(line, &segment.stated).unwrap_or(0);
+        whole.next = &step * count;
+        whole.billed += (&now - &begun) * &whole.next;
+        begun = now;
+    }
+    whole.rest = begun * step - passed;
+    whole
+}
+
+/// What a job's price is held to under a card that minds its bid.
+fn held_to(card: &Card, rules: &Rules, gpus: &[HeldGpu], stated: &Stated<'_>) -> bill::Held {
+    let bid = stated.bid.filter(|_| rules.further.latest.over_bid.is_some());
+    bid.map_or(bill::Held::NOT, |bid| bill::Held { bid, ask: ask(card, gpus, stated) })
+}
+
+/// What a card asks for one start of such a job.
+#[must_use]
+pub fn ask(card: &Card, gpus: &[HeldGpu], stated: &Stated<'_>) -> Credits {
+    let Charge { cost, pending, .. } = start_price(card, gpus, Stated { bid: None, ..*stated });
+    cost.plus(pending)
+}
+
+/// What is to happen to a job whose bid is below what its card asks for it by now, and what that is; none where it is not, or where the card
+/// does not mind.
+#[must_use]
+pub fn over_bid(card: &Card, gpus: &[HeldGpu], stated: &Stated<'_>) -> Option<(super::OverBid, Credits)> {
+    let bid = stated.bid.filter(|_| card.minds_bids())?;
+    let applying = card.lines.iter().filter(|line| {
+        if line.meter.is_of_gpus() { gpus.iter().any(|held| prices_device(card, line, held, stated)) } else { is_for(card, line, stated) }
+    });
+    let rule = applying.filter_map(|line| line.rules.as_deref()?.further.latest.over_bid).max()?;
+    let asked = ask(card, gpus, stated);
+    (bid < asked).then_some((rule, asked))
 }
 
 /// The segments that a line's increments count: this one, or all of the job's so far.
@@ -301,15 +390,19 @@ fn used_in(card: &Card, line: &Line, priced: &Priced<'_>, segment: &Earlier<'_>)
 /// What was asked for in a segment, for as long as it lasted; `None` past 128 bits. Of this segment it is stated, or nothing is priced:
 /// see [`Card::cover`]. From an earlier one in which it was not, no increment reaches into this one.
 fn asked_in(line: &Line, segment: &Earlier<'_>) -> Option<ByState> {
-    let count = match line.meter {
-        Meter::CpuTime => segment.stated.cpus.map(u128::from),
-        Meter::Storage => segment.stated.storage_bytes.map(u128::from),
-        _ => segment.stated.memory_bytes.map(u128::from),
-    };
-    let Some(count) = count else { return Some(ByState::default()) };
+    let Some(count) = count_of(line, &segment.stated) else { return Some(ByState::default()) };
     let time = time_of(segment.usage);
     let part = |ns: u128| ns.checked_mul(count);
     Some(ByState { running: part(time.running)?, frozen: part(time.frozen)?, paused: part(time.paused)? })
+}
+
+/// How much of it was asked for at a time.
+fn count_of(line: &Line, stated: &Stated<'_>) -> Option<u128> {
+    match line.meter {
+        Meter::CpuTime => stated.cpus.map(u128::from),
+        Meter::Storage => stated.storage_bytes.map(u128::from),
+        _ => stated.memory_bytes.map(u128::from),
+    }
 }
 
 /// The greatest cost of one second of running, each line rounded up; held at the range's end. Of a job of which nothing is stated.
@@ -332,7 +425,7 @@ pub fn start_price(card: &Card, gpus: &[HeldGpu], stated: Stated<'_>) -> Charge 
     let gpu_held_ns = gpus.iter().map(|held| (held.gpu.clone(), 0)).collect();
     let usage = Usage { job_starts: 1, gpu_held_ns, ..Usage::default() };
     let priced = Priced { usage: &usage, gpus, before: &[], stated, ended: None };
-    let far = Charge { cost: Credits::from_nano(i128::MAX), pending: Credits::ZERO };
+    let far = Charge { cost: Credits::from_nano(i128::MAX), ..Charge::default() };
     match charge(card, &priced) {
         Ok(charge) => charge,
         Err(RateError::Overflow(_) | RateError::TotalOverflow) => far,
@@ -375,9 +468,17 @@ pub fn outlook(card: &Card, priced: &Priced<'_>, shape: &Shape<'_>, guard: Nanos
             continue;
         }
         let within = |distance: BigUint| Nanos(u64::try_from(distance * NS_PER_S / &level).unwrap_or(u64::MAX));
-        let factor = rules.factor(Outcome::Completed);
+        let factor = rules.charged(Outcome::Completed);
         let rest = bill::rest_of_minimum(rules, quantity);
-        if let Some((distance, cost)) = bill::next_increment((line, priced.stated.at), rules, quantity, factor) {
+        let held = held_to(card, rules, priced.gpus, &priced.stated);
+        if let Some(started) = rules.further.latest.started {
+            let Whole { billed, rest, next } = whole(line, rules, started, counted(rules, priced));
+            let far = Credits::from_nano(i128::MAX);
+            let cost_of = |billed: &BigUint| bill::cost((line, priced.stated.at), rules, billed, factor, held).unwrap_or(far);
+            let fastest = rules.state.running.0.max(rules.state.paused.0).max(1);
+            let within = Nanos(u64::try_from(rest / fastest).unwrap_or(u64::MAX));
+            outlook.ahead.push(Ahead { within, cost: cost_of(&(&billed + next)).minus(cost_of(&billed)) });
+        } else if let Some((distance, cost)) = bill::next_increment((line, priced.stated.at), rules, quantity, (factor, held)) {
             outlook.ahead.push(Ahead { within: within(distance), cost });
         } else if guard < within(rest.clone()) {
             outlook.ahead.push(Ahead { within: within(rest), cost: burn() });
@@ -566,12 +667,16 @@ pub fn explain(card: &Card, priced: &Priced<'_>) -> String {
     if !pending.is_zero() {
         let _ = writeln!(text, "and {pending} credits at its end, if it completes");
     }
+    let refund: Credits = charges.iter().map(|charge| charge.refund).sum();
+    if !refund.is_zero() {
+        let _ = writeln!(text, "of which {} are given back by its outcome: {} net", refund.min(sum), sum.minus(refund).or_zero());
+    }
     text
 }
 
 /// Such as `gpu: gpu_held 57600000000000 device-ns x 4 credits / (1 gpu-hour of 3600000000000 device-ns) = 64 credits (round down)`.
 fn explain_line(text: &mut String, (card, at): (&Card, Wall), charge: &LineCharge) {
-    let LineCharge { line, meter, quantity, unit, price, per, round, cost, billed, pending, rules } = charge;
+    let LineCharge { line, meter, quantity, unit, price, per, round, cost, billed, pending, rules, refund } = charge;
     let base = card.lines.iter().find(|other| other.id == *line).map_or(1, |line| line.base(at));
     let base_name = base_unit(*meter);
     let round = round.name();
@@ -582,6 +687,7 @@ fn explain_line(text: &mut String, (card, at): (&Card, Wall), charge: &LineCharg
     }
     let rules = rules.join(", ");
     let due = if pending.is_zero() { String::new() } else { format!(" now, {pending} at its end") };
+    let due = if refund.is_zero() { due } else { format!(", of which {refund} are given back by its outcome") };
     let _ =
         writeln!(text, "  {line}: {meter} {quantity} {base_name}, {rules}: billed {billed} x {of} = {cost} credits{due} (round {round})");
 }

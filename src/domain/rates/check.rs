@@ -34,6 +34,7 @@ pub fn check(text: &str, file: &str) -> Result<(Card, Vec<Mistake>), Vec<Mistake
         }
         checker.dates(line, &card);
         checker.devices(line, &card);
+        checker.bids(line, &card);
     }
     let Checker { mut found, .. } = checker;
     found.sort_by(|a, b| a.place.cmp(&b.place));
@@ -179,6 +180,23 @@ impl Checker<'_> {
         if line.price.mantissa == 0 && (rules.increment != 0 || rules.minimum != 0) && rules.tiers.is_empty() {
             let message = "steps of nothing cost nothing";
             self.note(line, "without_effect", message, "give it a price, or leave increment and minimum out");
+        }
+    }
+
+    /// A bid is compared with what a start costs at once.
+    fn bids(&mut self, line: &Line, card: &Card) {
+        let minds = line.rules.as_deref().is_some_and(|rules| rules.further.latest.over_bid.is_some());
+        let asks = |line: &Line| {
+            let rules = line.rules.as_deref();
+            let at_once = |rules: &Rules| {
+                let Rules { minimum, connect_fee, timing, ref further, .. } = *rules;
+                minimum != 0 || !connect_fee.is_zero() || timing == Timing::Advance || further.latest.started.is_some()
+            };
+            line.meter == Meter::JobStarts || rules.is_some_and(at_once)
+        };
+        if minds && !card.lines.iter().any(asks) {
+            let message = "no line of the card costs anything at the start, so that no bid is ever too low";
+            self.note(line, "without_effect", message, "leave over_bid out, or charge in advance");
         }
     }
 

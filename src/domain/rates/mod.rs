@@ -7,6 +7,7 @@ mod bill;
 pub mod card;
 pub mod charge;
 pub mod check;
+pub mod most;
 pub mod rules;
 pub mod signature;
 mod stored;
@@ -14,6 +15,6 @@ pub mod unit;
 
 pub use card::{Card, CardFlaw, GpuSelector, Line, Rounding, Stated, Uncovered};
 pub use charge::{Earlier, LineCharge, Priced, RateError, Shape};
-pub use rules::{Anchor, Basis, Factor, Month, Rules, StateRates, Tier, Timing, Trait, Traits};
+pub use rules::{Anchor, Basis, Factor, Month, OverBid, Rules, Started, StateRates, Tier, Timing, Trait, Traits};
 pub use signature::{CardKey, SecretCardKey};
 pub use unit::Unit;

@@ -83,12 +83,58 @@ pub struct Further {
     pub month: Option<Month>,
     /// What remains of its price after the discount of a contract.
     pub share: Factor,
+    /// What the youngest cards say; in the journal beside the rest, see [`super::stored`].
+    #[serde(skip)]
+    pub latest: Latest,
 }
 
 impl Default for Further {
     fn default() -> Further {
-        Further { name: None, month: None, share: Factor::WHOLE }
+        Further { name: None, month: None, share: Factor::WHOLE, latest: Latest::default() }
     }
+}
+
+/// What a line says that the second form of the journal does not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latest {
+    /// Each of these counts whole once it has begun.
+    pub started: Option<Started>,
+    /// What happens to a job whose bid is below what the card asks by now.
+    pub over_bid: Option<OverBid>,
+}
+
+/// A stretch of time that counts whole once it has begun. The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Started {
+    /// 3,600 seconds.
+    Hour,
+    /// 24 hours, counted from the job's beginning.
+    Day,
+}
+
+impl Started {
+    /// How long it is, in nanoseconds.
+    #[must_use]
+    pub const fn ns(self) -> u64 {
+        match self {
+            Started::Hour => 3_600_000_000_000,
+            Started::Day => 86_400_000_000_000,
+        }
+    }
+}
+
+/// What happens to a job for which the card asks more by now than was bid for it: it never costs more than its bid, and beside that …
+/// The order is the journal's format: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverBid {
+    /// … it goes on.
+    Cap,
+    /// … it stands still until less is asked.
+    Freeze,
+    /// … it is asked to end, and what has not ended after the grace stands still.
+    Stop,
 }
 
 /// How long a month is. The order is the journal's format: append only.
@@ -256,6 +302,8 @@ macro_rules! words {
 words!(Month, 3, Calendar "calendar", Days30 "days_30", Hours730 "hours_730");
 words!(Timing, 4, Advance "advance", Accrue "accrue", SettleAtEnd "settle_at_end", AtomicAtStart "atomic_at_start");
 words!(Anchor, 2, Segment "segment", Job "job");
+words!(Started, 2, Hour "hour", Day "day");
+words!(OverBid, 3, Cap "cap", Freeze "freeze", Stop "stop");
 words!(Basis, 5, Used "used", Allocated "allocated", MaxOf "max_of", Instance "instance", Event "event");
 words!(
     Trait, 10, Tier "tier", InstanceClass "instance_class", Cargo "cargo", Partition "partition", Qos "qos", Node "node",
@@ -353,6 +401,17 @@ impl Rules {
         self.outcome.get(&outcome).copied().unwrap_or(Factor::WHOLE)
     }
 
+    /// What is charged: by the outcome where the charge waits for it, else the whole.
+    pub(super) fn charged(&self, outcome: Outcome) -> Factor {
+        if self.timing == Timing::SettleAtEnd { self.factor(outcome) } else { Factor::WHOLE }
+    }
+
+    /// What of a charge that did not wait for the outcome is given back by it.
+    pub(super) fn given_back(&self, ended: Option<Outcome>) -> Factor {
+        let remains = ended.filter(|_| self.timing != Timing::SettleAtEnd).map_or(Factor::WHOLE, |outcome| self.factor(outcome));
+        Factor(Factor::SCALE.saturating_sub(remains.0))
+    }
+
     /// What makes these no rules, and what to do about it: a code, what is wrong, a hint.
     pub(super) fn flaw(&self, meter: Meter, unit: Unit) -> Option<(&'static str, &'static str, &'static str)> {
         let quantities = [self.increment, self.minimum].into_iter().chain(self.tiers.iter().map(|tier| tier.above));
@@ -388,14 +447,22 @@ impl Rules {
             ))
         } else if self.timing == Timing::AtomicAtStart && meter != Meter::JobStarts {
             Some(("atomic_quantity", "nobody knows at the start how much it will be", "atomic_at_start is for job_starts"))
-        } else if !self.outcome.is_empty() && self.timing != Timing::SettleAtEnd {
+        } else if self.timing != Timing::SettleAtEnd && self.outcome.values().any(|factor| Factor::WHOLE < *factor) {
             Some((
                 "outcome_too_late",
-                "the outcome is known when this has been charged, and what was charged is never taken back",
-                "timing = \"settle_at_end\"",
+                "the outcome is known when this has been charged: a part can be given back then, and no more be asked for",
+                "a factor of at most \"1\", or timing = \"settle_at_end\"",
             ))
         } else if self.state.tell_stillness() && !still_allowed {
             Some(("still_usage", "a job that stands still uses none of this", "leave frozen and paused out, or basis = \"allocated\""))
+        } else if self.further.latest.started.is_some() && (self.basis != Basis::Allocated || meter.is_of_gpus()) {
+            Some((
+                "started_usage",
+                "only what was asked for, for as long as the job lasts, has days that begin",
+                "storage, or basis = \"allocated\"; of wall_time an increment does the same",
+            ))
+        } else if self.further.latest.started.is_some() && (self.increment != 0 || self.minimum != 0) {
+            Some(("started_and_steps", "days that count whole are its steps", "leave increment and minimum out"))
         } else if self.from.is_some_and(|from| self.to.is_some_and(|to| to <= from)) {
             Some(("never_in_force", "effective_to is not after effective_from", "give it a later end"))
         } else if !self.tiers.is_sorted_by(|a, b| a.above < b.above) || self.tiers.first().is_some_and(|tier| tier.above == 0) {
@@ -433,6 +500,8 @@ pub(super) fn read(table: &Table<'_>, meter: Option<Meter>, unit: Option<Unit>) 
     let none = Rules::none(meter.unwrap_or(Meter::WallTime));
     let name = table.field("name").name().optional();
     let month = table.field("month").word(&Month::ALL).optional();
+    let started = table.field("started").word(&Started::ALL).optional();
+    let over_bid = table.field("over_bid").word(&OverBid::ALL).optional();
     let share = table.field("discount").decimal().check(remaining).or(Factor::WHOLE);
     let scale = unit.map(|unit| Scale::of(unit, month.flatten()));
     let increment = table.field("increment").decimal().check(|decimal| quantity(decimal, scale)).check(above_nothing).or(0);
@@ -462,7 +531,7 @@ pub(super) fn read(table: &Table<'_>, meter: Option<Meter>, unit: Option<Unit>) 
         to: to?,
         select: select?,
         tiers: tiers?,
-        further: Further { name: name?, month: month?, share: share? },
+        further: Further { name: name?, month: month?, share: share?, latest: Latest { started: started?, over_bid: over_bid? } },
     };
     if let Some((code, message, hint)) = meter.zip(unit).and_then(|(meter, unit)| rules.flaw(meter, unit)) {
         table.note(Fault::new(code, message).hint(hint));

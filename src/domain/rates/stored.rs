@@ -1,15 +1,16 @@
 //! How a line's rules stand in the journal. The first form is that of an optional: 0 for none, 1 and the rules. Rules that say more have
-//! the number 2, and behind them what they say more.
+//! the number 2, and behind them what they say more; those that say still more have the number 3, and that behind them.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::rules::{Further, Rules};
+use super::rules::{Further, Latest, Rules};
 
 #[derive(Serialize)]
 enum Writing<'a> {
     Plain,
     First(&'a Rules),
     Second(&'a Rules, &'a Further),
+    Third(&'a Rules, &'a Further, &'a Latest),
 }
 
 #[derive(Deserialize)]
@@ -17,6 +18,7 @@ enum Reading {
     Plain,
     First(Box<Rules>),
     Second(Box<Rules>, Further),
+    Third(Box<Rules>, Further, Latest),
 }
 
 #[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
@@ -24,7 +26,8 @@ pub(super) fn serialize<S: Serializer>(rules: &Option<Box<Rules>>, serializer: S
     match rules.as_deref() {
         None => Writing::Plain,
         Some(rules) if rules.further == Further::default() => Writing::First(rules),
-        Some(rules) => Writing::Second(rules, &rules.further),
+        Some(rules) if rules.further.latest == Latest::default() => Writing::Second(rules, &rules.further),
+        Some(rules) => Writing::Third(rules, &rules.further, &rules.further.latest),
     }
     .serialize(serializer)
 }
@@ -34,6 +37,11 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         Reading::Plain => None,
         Reading::First(rules) => Some(rules),
         Reading::Second(mut rules, further) => {
+            rules.further = further;
+            Some(rules)
+        }
+        Reading::Third(mut rules, mut further, latest) => {
+            further.latest = latest;
             rules.further = further;
             Some(rules)
         }
@@ -55,9 +63,10 @@ mod tests {
         let plain = line("meter = \"wall_time\"\nunit = \"hour\"");
         let ruled = line("meter = \"wall_time\"\nunit = \"hour\"\nincrement = \"1\"");
         let said = line("meter = \"counter\"\nname = \"tokens\"\nunit = \"count\"\ndiscount = \"0.25\"");
+        let latest = line("meter = \"storage\"\nunit = \"GB-month\"\nmonth = \"calendar\"\nstarted = \"day\"\nover_bid = \"freeze\"");
         let first = postcard::to_extend(&ruled.rules.as_deref(), Vec::new()).unwrap();
         assert_eq!(first[0], 1, "an optional that is there");
-        for (line, form) in [(&plain, 0), (&ruled, 1), (&said, 2)] {
+        for (line, form) in [(&plain, 0), (&ruled, 1), (&said, 2), (&latest, 3)] {
             let bytes = postcard::to_extend(line, Vec::new()).unwrap();
             assert_eq!(postcard::from_bytes::<Line>(&bytes).as_ref(), Ok(line));
             let place = bytes.len() - if form == 1 { first.len() } else { 1 };

@@ -34,6 +34,7 @@ fn job(account: &str, ran_ns: u128, card: &Card) -> Followed {
         account: account.parse().unwrap(),
         terms: Terms::default(),
         events: BTreeSet::new(),
+        bid: None,
         segments: vec![Segment {
             card: card.digest,
             from: Wall(0),
@@ -46,6 +47,7 @@ fn job(account: &str, ran_ns: u128, card: &Card) -> Followed {
         outcome: Some(Outcome::Completed),
         drawn: Credits::ZERO,
         unfunded: Credits::ZERO,
+        refund: None,
         unknown: BTreeSet::new(),
     };
     job.segments[0].cost = job.price(0, card, job.outcome).unwrap().cost;

@@ -186,3 +186,65 @@ proptest! {
         prop_assert_eq!(spent(&receipts, whole), receipts.iter().map(|receipt| receipt.charge).sum::<Credits>());
     }
 }
+
+#[test]
+fn parts_of_one_run_on_several_nodes_are_one_line_and_another_run_is_another() {
+    let hour = (MARCH, MARCH + HOUR_MS);
+    let part = |node: &str, attempt: u64, run: u32, cost: &str| {
+        let mut receipt = job("slurm:7", attempt, hour, cost);
+        receipt.node = node.parse().unwrap();
+        receipt.gang = Some(crate::domain::gang::Gang { name: "slurm:ada/7".parse().unwrap(), attempt: run, size: Some(2) });
+        receipt
+    };
+    let receipts = [part("n1", 3, 0, "1"), part("n2", 3, 0, "2"), part("n1", 4, 1, "10"), job("other", 5, hour, "4")];
+    let row = |key: &str, jobs, charge: &str| (Some(key.to_owned()), jobs, charge.to_owned());
+    assert_eq!(
+        charges(&receipts, By::Job, MONTH),
+        [row("slurm:ada/7 run 1", 1, "10"), row("other#5", 1, "4"), row("slurm:ada/7 run 0", 1, "3")]
+    );
+    assert_eq!(charges(&receipts, By::Account, MONTH), [row("lab", 3, "17")], "two runs and a job");
+    let dearest: Vec<(String, u64, String)> =
+        dearest(&receipts, MONTH, 10).into_iter().map(|job| (job.job.to_string(), job.attempt.0, job.charge.to_string())).collect();
+    let cost = |name: &str, attempt, charge: &str| (name.to_owned(), attempt, charge.to_owned());
+    assert_eq!(dearest, [cost("slurm:ada/7", 1, "10"), cost("other", 5, "4"), cost("slurm:ada/7", 0, "3")]);
+}
+
+#[test]
+fn d7_held_gpus_that_stand_idle_are_told_by_their_busy_time_where_a_card_prices_it() {
+    let now = MARCH + 10 * HOUR_MS;
+    let device = |nth: u8| -> GpuId { format!("GPU-{nth}").parse().unwrap() };
+    let gpu_job = |name: &str, busy_ns: [u128; 2], metered: bool| {
+        let mut receipt = job(name, 1, (MARCH, now), "10");
+        let segment = &mut receipt.segments[0];
+        let held = |nth| ReceiptGpu { gpu: device(nth), model: GpuModel::new("NVIDIA H100"), held_ns: (10 * HOUR_NS).to_string() };
+        segment.gpus = vec![held(0), held(1)];
+        segment.lines.truncate(1);
+        segment.lines[0].meter = if metered { Meter::GpuBusy } else { Meter::GpuHeld };
+        let more =
+            crate::domain::usage::More { gpu_busy_ns: [(device(0), busy_ns[0]), (device(1), busy_ns[1])].into(), ..Default::default() };
+        segment.more = metered.then(|| crate::domain::receipt::ReceiptMore::of(&more));
+        (receipt.cpus, receipt.memory_bytes) = (None, None);
+        receipt.gaps.clear();
+        receipt
+    };
+    let told = |receipt: &Receipt| under_used(std::slice::from_ref(receipt), MONTH, 10).first().map(|job| job.gpu_permille);
+    let half = 10 * HOUR_NS;
+    assert_eq!(told(&gpu_job("idle", [0, 0], true)), Some(Some(0)));
+    assert_eq!(told(&gpu_job("one-of-two", [half - 1, 0], true)), Some(Some(499)), "just below a half of both");
+    assert_eq!(told(&gpu_job("half", [half, 0], true)), None);
+    assert_eq!(told(&gpu_job("unknown", [0, 0], false)), None, "unknown is not idle");
+    let mut gap = gpu_job("gap", [0, 0], true);
+    let (from, to) = (crate::domain::time::Mono(0), crate::domain::time::Mono(1));
+    let why = crate::domain::meter::Missing::AgentDown;
+    gap.gaps.push(crate::domain::job::Gap { meter: Meter::GpuBusy, from, to, why, rule: crate::domain::job::GapRule::NotBilled });
+    assert_eq!(told(&gap), None, "nor is what could not be read");
+}
+
+#[test]
+fn v8_a_report_says_what_remains_after_what_an_outcome_gives_back() {
+    let mut receipt = job("a", 1, (MARCH, MARCH + 4 * HOUR_MS), "4");
+    receipt.segments[0].lines.truncate(1);
+    receipt.segments[0].lines[0].refund = credits("3");
+    assert_eq!(spent(std::slice::from_ref(&receipt), MONTH), credits("1"));
+    assert_eq!(charges(&[receipt], By::Job, Span { to: Wall(MARCH + HOUR_MS), ..MONTH })[0].2, "0.25");
+}

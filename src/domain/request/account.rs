@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{BODY_BYTES_MAX, DAY_S, TOP_UP_MAX, put, whole_seconds};
 use crate::domain::enforcement::Enforcement;
-use crate::domain::form::{Fault, Field, Mistake, Table, read_json, read_toml};
+use crate::domain::form::{Fault, Field, Mistake, Presence, Table, read_json, read_toml};
 use crate::domain::id::AccountId;
 use crate::domain::ladder::{THRESHOLDS_MAX, Then, Thresholds, Victims};
 use crate::domain::ledger::{
@@ -125,7 +125,21 @@ pub(crate) fn read_policy(table: &Table<'_>, defaults: &AccountPolicy) -> Option
     let start_threshold = table.field("start_threshold").amount(TOP_UP_MAX).or(defaults.start_threshold);
     let start_predicted = table.field("start_predicted").word(&START_PREDICTED).or(defaults.start_predicted);
     let start_funded = table.field("start_funded_s").seconds(0..=365 * DAY_S).check(none_if_zero).or(defaults.start_funded);
-    let unreachable = table.field("unreachable").word(&UNREACHABLE).or(defaults.unreachable);
+    // The same in one table.
+    let before = StartRule {
+        threshold: start_threshold.unwrap_or_default(),
+        predicted: start_predicted.unwrap_or(defaults.start_predicted),
+        funded: start_funded.flatten(),
+    };
+    let rule = table.field("start_rule").table(|table| {
+        let threshold = table.field("threshold").amount(TOP_UP_MAX).or(before.threshold);
+        let predicted = table.field("predicted").word(&START_PREDICTED).or(before.predicted);
+        let minutes = table.field("funded_minutes").integer(0..=365 * DAY_S / 60);
+        let funded = minutes.check(|minutes| none_if_zero(Nanos::from_secs(minutes * 60))).or(before.funded);
+        Some(StartRule { threshold: threshold?, predicted: predicted?, funded: funded? })
+    });
+    let rule = rule.or(before).filter(|_| start_threshold.is_some() && start_predicted.is_some() && start_funded.is_some());
+    let unreachable = by_either(table, "unreachable", "unreachable_rule").word(&UNREACHABLE).or(defaults.unreachable);
     let modes = Enforcement::ALL.map(|mode| (mode.name(), mode));
     let enforcement = table.field("enforcement").word(&modes).or(defaults.enforcement);
     let freeze_ttl = table.field("freeze_ttl_s").seconds(0..=365 * DAY_S).check(none_if_zero).or(defaults.freeze_ttl);
@@ -141,11 +155,25 @@ pub(crate) fn read_policy(table: &Table<'_>, defaults: &AccountPolicy) -> Option
         on_exhaustion: on_exhaustion?,
         grace: grace?,
         warn_before: warn_before?,
-        start_threshold: start_threshold?,
-        start_predicted: start_predicted?,
-        start_funded: start_funded?,
+        start_threshold: rule?.threshold,
+        start_predicted: rule?.predicted,
+        start_funded: rule?.funded,
         unreachable: unreachable?,
     })
+}
+
+/// When a start is refused.
+#[derive(Clone, Copy)]
+struct StartRule {
+    threshold: Credits,
+    predicted: StartPredicted,
+    funded: Option<Nanos>,
+}
+
+/// A field that has two names: the second one where only that stands there.
+fn by_either<'t>(table: &Table<'t>, name: &'static str, other: &'static str) -> Field<'t> {
+    let present = |key| table.holds(key) == Presence::Given;
+    table.field(if present(other) && !present(name) { other } else { name })
 }
 
 /// One length in seconds, or a list of them.
@@ -168,11 +196,15 @@ fn read_terms(table: &Table<'_>) -> Option<Terms> {
     let days = table.field("credit_lasts_days").integer(0..=3_650_u64);
     let credit_lasts = days.check(|days| Ok(Some(Nanos::from_secs(days * DAY_S)).filter(|lasts| *lasts != Nanos(0)))).or(None);
     let verification = table.field("verification").word(&VERIFICATION).or(Verification::NotNeeded);
-    let alerts = table.field("alerts").table(read_alerts).or(Alerts::default());
+    let alerts = by_either(table, "alerts", "alert_thresholds").table(read_alerts).or(Alerts::default());
     let refill = table.field("refill").table(read_refill).optional();
     let allowance = table.field("allowance").table(read_allowance).optional();
     let storage = table.field("storage_at_zero").word(&STORAGE).or(StorageAtZero::Keep);
     let detached_storage = table.field("detached_storage").word(&DETACHED).or(DetachedStorage::Costs);
+    // The same as a list of what goes on costing.
+    let residual = table.field("residual_meters").set(1, |meter| meter.word(&[("storage", ())]).required());
+    let residual = residual.check(|meters| Ok(if meters.is_empty() { DetachedStorage::Free } else { DetachedStorage::Costs }));
+    let detached_storage = residual.or(detached_storage.unwrap_or_default()).filter(|_| detached_storage.is_some());
     let unit = match unit? {
         Counts::In(unit) => Some(unit),
         Counts::InCredits => None,

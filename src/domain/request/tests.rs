@@ -125,6 +125,7 @@ fn start() -> impl Strategy<Value = StartRequest> {
             policy,
             bid: None,
             storage_bytes: None,
+            gang: None,
         }
     })
 }
@@ -261,4 +262,21 @@ proptest! {
         let mode = SetEnforcement { mode: Enforcement::ALL[mode] };
         prop_assert_eq!(SetEnforcement::parse(&mode.to_json().to_string()), Ok(mode));
     }
+}
+
+#[test]
+fn a_policy_file_may_say_start_rule_unreachable_rule_alert_thresholds_and_residual_meters() {
+    let text = "start_rule = { threshold = \"10\", predicted = \"check\", funded_minutes = 5 }\nunreachable_rule = \"run_on\"\n\
+        residual_meters = []\nalert_thresholds = { percents = [70, 40, 10] }\n";
+    let plain = "start_threshold = \"10\"\nstart_predicted = \"check\"\nstart_funded_s = 300\nunreachable = \"run_on\"\n\
+        detached_storage = \"free\"\nalerts = { percents = [70, 40, 10] }\n";
+    let read = |text: &str| super::parse_policy(text, "p.toml").unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    assert_eq!(read(text), read(plain));
+    let costs = |text: &str| read(text).1.detached_storage;
+    assert_eq!(costs("residual_meters = [\"storage\"]"), crate::domain::ledger::DetachedStorage::Costs);
+    let both = super::parse_policy("unreachable = \"freeze\"\nunreachable_rule = \"run_on\"", "p.toml").unwrap_err();
+    assert_eq!((both.len(), both[0].code), (1, "unknown_key"), "which of both is meant nobody knows");
+    let wrong =
+        super::parse_policy("start_rule = { threshold = \"ten\", funded_minutes = -1 }\nunreachable_rule = \"no\"", "p.toml").unwrap_err();
+    assert_eq!(wrong.len(), 3, "{wrong:?}");
 }

@@ -1,13 +1,17 @@
 //! The gates one by one: what goes out before the disk has the facts, and what waits.
 
+mod bids;
 mod evidence;
+mod gang;
 mod ladder;
 mod nested;
 mod older;
 mod policy;
 mod rates;
+mod refunds;
 mod replayed;
 mod segments;
+mod standing;
 mod still;
 mod surplus;
 
@@ -15,6 +19,7 @@ use super::*;
 use crate::domain::act::{ActOutcome, CgroupDir, Target};
 use crate::domain::agent::start::{Novelty, Wanted};
 use crate::domain::detail::Detail;
+use crate::domain::gang::Gang;
 use crate::domain::id::{AccountId, Attempt, BootId, NodeId};
 use crate::domain::job::{FrozenBy, GapRule, Phase};
 use crate::domain::ladder::{JobPolicy, Ladder};
@@ -49,6 +54,12 @@ struct Bench {
     /// Its word, where that is not told by the amounts.
     word: Option<Verdict>,
     balances: Vec<Balance>,
+    /// Of its store; it proves what it grants from the first one on.
+    generation: u64,
+    /// The gang that jobs are started in, and what the authority says of it.
+    gang: Option<Gang>,
+    gang_want: Option<GangWant>,
+    bid: Option<Credits>,
 }
 
 impl Bench {
@@ -82,6 +93,10 @@ impl Bench {
             returned: 0,
             word: None,
             balances: Vec::new(),
+            generation: 0,
+            gang: None,
+            gang_want: None,
+            bid: None,
         };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
@@ -135,8 +150,9 @@ impl Bench {
             cpus: None,
             memory_bytes: None,
             policy: self.job_policy,
-            bid: None,
+            bid: self.bid,
             storage_bytes: None,
+            gang: self.gang.clone(),
         };
         let sample = self.sample(Attempt(u64::MAX));
         self.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus: Vec::new(), sample, at: self.now, asked: None })));
@@ -175,6 +191,7 @@ impl Bench {
             free: Credits::from_nano(self.free + self.rest),
             version: 1,
             policy: self.policy,
+            proof: (self.generation != 0).then(|| self.proof(request.request)),
         };
         let answer = Answer {
             protocol: PROTOCOL,
@@ -184,8 +201,15 @@ impl Bench {
             acknowledged: Vec::new(),
             entries: vec![entry],
             balances: self.balances.clone(),
+            generation: self.generation,
+            gangs: self.gang_want.iter().cloned().collect(),
         };
         self.step(Event::Answered(Box::new(answer), Epoch([8; 16])));
+    }
+
+    fn proof(&self, request: u64) -> crate::domain::proof::Proof {
+        let (generation, granted) = (self.generation, Credits::from_nano(self.granted));
+        crate::domain::proof::Proof { generation, request, granted, code: crate::domain::id::Digest([9; 32]) }
     }
 
     /// What was ordered, without the warnings.
@@ -528,6 +552,7 @@ fn an_answer_to_another_question_is_dropped_whole() {
         free: Credits::ZERO,
         version: 1,
         policy: AccountPolicy::default(),
+        proof: None,
     };
     let good = Answer {
         protocol: PROTOCOL,
@@ -537,6 +562,8 @@ fn an_answer_to_another_question_is_dropped_whole() {
         acknowledged: Vec::new(),
         entries: vec![entry],
         balances: Vec::new(),
+        generation: 0,
+        gangs: Vec::new(),
     };
     let mut other_digest = good.clone();
     other_digest.digest.0[0] ^= 1;
@@ -677,6 +704,7 @@ fn f13_a_balance_that_is_missing_or_garbled_is_never_zero_and_stops_nothing() {
         free: Credits::ZERO,
         version: 1,
         policy: AccountPolicy { on_exhaustion: OnExhaustion::Kill, ..AccountPolicy::default() },
+        proof: None,
     };
     let right = |request: &Request, entries| Answer {
         protocol: PROTOCOL,
@@ -686,6 +714,8 @@ fn f13_a_balance_that_is_missing_or_garbled_is_never_zero_and_stops_nothing() {
         acknowledged: Vec::new(),
         entries,
         balances: Vec::new(),
+        generation: 0,
+        gangs: Vec::new(),
     };
     let zero = || entry("a", UNIT, Verdict::Exhausted);
     let garbled: [(&str, Garble); 6] = [

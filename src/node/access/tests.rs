@@ -31,6 +31,7 @@ fn start() -> StartRequest {
         policy: JobPolicy::default(),
         bid: None,
         storage_bytes: None,
+        gang: None,
     }
 }
 
@@ -84,6 +85,9 @@ fn a_user_starts_only_what_is_its_own() {
     assert_eq!(check(StartRequest { place: Place::Process(1), ..start() }), "not_permitted");
     assert_eq!(check(StartRequest { place: Place::Slurm(SlurmJob { job_id: 1, sluid: None }), ..start() }), "not_permitted");
     assert_eq!(check(StartRequest { job: "u10-x".parse().unwrap(), ..start() }), "not_permitted");
+    let gang = |name: &str| Some(crate::domain::gang::Gang { name: name.parse().unwrap(), attempt: 0, size: None });
+    assert_eq!(check(StartRequest { gang: gang("slurm:7"), ..start() }), "not_permitted", "others of the account may be in it");
+    assert_eq!(check(StartRequest { gang: gang("u1000-mpi"), ..start() }), "allowed");
     assert_eq!(check(StartRequest { job: "u10000-x".parse().unwrap(), ..start() }), "not_permitted", "the prefix ends with its dash");
     assert_eq!(check(StartRequest { account: "other".parse().unwrap(), ..start() }), "account_not_mapped");
 }

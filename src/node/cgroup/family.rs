@@ -30,14 +30,17 @@ pub(super) struct Family {
     settled_ns: Option<u64>,
 }
 
+/// A directory that holds watched ones. Below a mount that is trusted, from a path that was classified. It may be the mount itself.
+pub(super) fn open(path: &str, hierarchy: Hierarchy) -> Option<OpenDir> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = openat(rustix::fs::CWD, path, flags, Mode::empty()).ok()?;
+    Some(OpenDir { dir: CgroupDir { path: path.to_owned(), inode: 0 }, hierarchy, fd })
+}
+
 impl Family {
     /// Without room for the parent's descriptor no tail is told.
     pub(super) fn new(parent: &str, hierarchy: Hierarchy, files: &Files) -> Family {
-        // Below a mount that is trusted, from a path that was classified. It may be the mount itself.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = openat(rustix::fs::CWD, parent, flags, Mode::empty());
-        let dir = CgroupDir { path: parent.to_owned(), inode: 0 };
-        let parent = files.room.take().zip(open.ok()).map(|(place, fd)| (OpenDir { dir, hierarchy, fd }, place));
+        let parent = files.room.take().zip(open(parent, hierarchy)).map(|(place, open)| (open, place));
         Family { parent, stat: Slot::default(), procs: Slot::default(), keys: BTreeSet::new(), settled_ns: None }
     }
 

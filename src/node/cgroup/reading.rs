@@ -2,6 +2,7 @@
 
 use super::dirs::{Dirs, Key};
 use super::files::Files;
+use super::walks::Walks;
 use super::watched::Watched;
 use super::{Sum, join};
 use crate::domain::id::Attempt;
@@ -71,6 +72,8 @@ pub(super) struct Look<'s> {
     pub(super) dirs: &'s mut Dirs,
     pub(super) files: &'s mut Files,
     pub(super) layout: &'s Layout,
+    /// What was told without reading files.
+    pub(super) walks: &'s Walks,
 }
 
 impl Look<'_> {
@@ -78,12 +81,21 @@ impl Look<'_> {
     /// other: that is quicker than both of each in turn.
     pub(super) fn begin(&mut self, attempt: Attempt, sources: &Sources, clock: fn() -> Mono) -> JobSample {
         let mut cpu = Sum::default();
+        let mut at = self.walks.at;
         for key in &sources.cpu {
             let Some(dir) = self.dirs.get_mut(*key) else { continue };
-            let reading = dir.read_cpu(self.layout, self.files);
+            let reading = match self.walks.cpu_ns(*key).filter(|_| dir.is_live()) {
+                Some(cpu_ns) => {
+                    dir.cpu_ns = Some(cpu_ns);
+                    Reading::Seen(cpu_ns)
+                }
+                None => dir.read_cpu(self.layout, self.files),
+            };
             cpu.add(reading, dir.cpu_ns);
         }
-        let at = clock();
+        if sources.cpu.iter().any(|key| self.walks.cpu_ns(*key).is_none()) || sources.cpu.is_empty() {
+            at = clock();
+        }
         let (populated, frozen) = self.state(sources);
         JobSample {
             attempt,
@@ -102,6 +114,10 @@ impl Look<'_> {
     pub(super) fn add_memory(&mut self, sample: &mut JobSample, sources: &Sources) {
         let mut memory = Sum::default();
         for key in &sources.memory {
+            if let Some(bytes) = self.walks.memory_bytes(*key) {
+                memory.add(Reading::Seen(bytes), None);
+                continue;
+            }
             let Some(dir) = self.dirs.get_mut(*key) else { continue };
             memory.add(dir.read_memory(self.layout, self.files), None);
         }

@@ -48,6 +48,7 @@ enforcement = "enforce"
 interval_ms = 100
 [cgroup]
 parent = "meterd.slice/jobs"
+walk = "off"
 [access]
 operators_group = "ops"
 hook_uids = [0, 64030]
@@ -104,7 +105,7 @@ window_s = 60
         provider: Some("north-campus".parse().unwrap()),
         enforcement: Enforcement::Enforce,
         interval: Nanos::from_millis(100),
-        cgroup: CgroupConfig { parent: "meterd.slice/jobs".to_owned() },
+        cgroup: CgroupConfig { parent: "meterd.slice/jobs".to_owned(), walk: CgroupWalk::Off },
         access: Access {
             operators_group: "ops".to_owned(),
             hook_uids: vec![Uid(0), Uid(64_030)],

@@ -7,16 +7,28 @@
 # `cargo test ARGUMENTS` fails with it and passes without it. A patch that does not apply or does not compile is missed.
 #
 #   METERD_SIM_SEEDS=300    seeds tried for each bug, from METERD_SIM_FIRST=1
+# The fleet simulation's bugs are planted by tests/pool/bugs/run.sh, which calls this with METERD_BUGS_OF=pool: seeds and bugs are then its own.
 # Builds go to the folder `planted` of the usual target folder, one for all bugs, since cargo takes what it built of a copy for its own.
 # The copy and the logs are in `planted/bugs`.
 set -euo pipefail
 
 root=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
-bugs=$root/tests/sim/bugs
+suite=${METERD_BUGS_OF:-sim}
+bugs=$root/tests/$suite/bugs
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/planted
 export METERD_SIM_SEEDS=${METERD_SIM_SEEDS:-300} METERD_SIM_FIRST=${METERD_SIM_FIRST:-1}
 export METERD_SIM_LINES=0
 unset METERD_SIM_SEED
+case $suite in
+    sim) filter=fresh ;;
+    pool)
+        filter=small
+        export METERD_POOL_SEEDS=${METERD_POOL_SEEDS:-300} METERD_POOL_FIRST=${METERD_POOL_FIRST:-1}
+        METERD_SIM_SEEDS=$METERD_POOL_SEEDS METERD_SIM_FIRST=$METERD_POOL_FIRST
+        unset METERD_POOL_SEED METERD_POOL_NODES
+        ;;
+    *) echo "no simulation is called $suite" >&2; exit 2 ;;
+esac
 seconds_max=600 # a run that takes longer hangs, and that is a failure too
 
 # The copy has the same place each time, so that only what changed is compiled again.
@@ -40,20 +52,22 @@ with_programs() {
 
 patches=()
 for name in "$@"; do
-    patches+=("$bugs/$(basename "$name" .patch).patch")
+    patch=$bugs/$(basename "$name" .patch).patch
+    [ -e "$patch" ] || patch=$root/tests/sim/bugs/$(basename "$patch")
+    patches+=("$patch")
 done
 [ $# -gt 0 ] || patches=("$bugs"/*.patch)
 
 # Builds the simulation; prints the path of the program.
 build() {
-    cargo test --quiet --test sim --no-run --message-format=json 2>"$logs/$1.build" |
-        sed -n 's/.*"target":{"kind":\["test"\].*"name":"sim".*"executable":"\([^"]*\)".*/\1/p'
+    cargo test --quiet --test "$suite" --no-run --message-format=json 2>"$logs/$1.build" |
+        sed -n 's/.*"target":{"kind":\["test"\].*"name":"'"$suite"'".*"executable":"\([^"]*\)".*/\1/p'
 }
 
 # run LOG PROGRAM: the seeds that failed, one a line, until there is one more than METERD_SIM_FAILURES.
 simulate() {
     local status=0
-    timeout "$seconds_max" "$2" fresh --nocapture >"$1" 2>&1 || status=$?
+    timeout "$seconds_max" "$2" "$filter" --nocapture >"$1" 2>&1 || status=$?
     sed -n 's/^seed=\([0-9]*\) failed.*/\1/p' "$1"
     case $status in
         0 | 101) ;;
@@ -69,7 +83,8 @@ why() {
         why != "" && (seed == "" || index($0, "seed=" seed " failed") == 1) { print substr(why, 1, 90); exit }'
 }
 
-tests_of() { sed -n 's/^# test: //p' "$1"; }
+# What the one simulation cannot find the other may: the tests named in a patch stand for the one that it lies beside.
+tests_of() { [ "$(dirname "$1")" != "$bugs" ] || sed -n 's/^# test: //p' "$1"; }
 
 row() { printf '%-32s %-8s %6s %7s  %s\n' "$@"; }
 
@@ -84,7 +99,7 @@ without_programs
 program=$(build clean) || true
 [ -n "$program" ] || { cat "$logs/clean.build" >&2; echo "the tree does not compile" >&2; exit 2; }
 cp "$program" "$work/clean"
-METERD_SIM_FAILURES=$METERD_SIM_SEEDS simulate "$logs/clean" "$work/clean" | sort >"$work/known"
+METERD_POOL_FAILURES=$METERD_SIM_SEEDS METERD_SIM_FAILURES=$METERD_SIM_SEEDS simulate "$logs/clean" "$work/clean" | sort >"$work/known"
 known=$(wc -l <"$work/known")
 if [ "$known" -gt 0 ]; then
     echo "NOT CLEAN: these seeds fail without any bug and prove nothing: $(tr '\n' ' ' <"$work/known")"
@@ -127,7 +142,7 @@ for patch in "${patches[@]}"; do
         if [ -z "$program" ]; then
             miss "$name" "does not compile"
         else
-            METERD_SIM_FAILURES=$known simulate "$log" "$program" | grep -vxFf "$work/known" >"$work/new" || true
+            METERD_POOL_FAILURES=$known METERD_SIM_FAILURES=$known simulate "$log" "$program" | grep -vxFf "$work/known" >"$work/new" || true
             seed=$(head -n 1 "$work/new")
             case $seed in
                 "") miss "$name" "$METERD_SIM_SEEDS seeds in $((SECONDS - begun)) s" ;;

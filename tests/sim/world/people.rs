@@ -68,7 +68,7 @@ impl World {
             }
             Ev::Card => {
                 let version = self.tariffs.len() as u64 + 1;
-                let tariff = Tariff::random(&mut self.rng, version);
+                let tariff = Tariff::random(&mut self.rng, version, self.cards);
                 self.tariffs.push(tariff);
                 for n in 0..self.nodes.len() {
                     self.adopt_card(n);
@@ -220,6 +220,7 @@ impl World {
             policy: JobPolicy::default(),
             bid: None,
             storage_bytes: None,
+            gang: None,
         };
         let gpus = job.gpus.clone();
         let at = self.nodes[n].now(self.now);

@@ -110,6 +110,24 @@ fn v9_the_allowance_is_given_at_its_reset_and_what_is_left_of_it_lapses_then() {
 }
 
 #[test]
+fn s7_a_commitment_is_an_account_of_its_own_that_is_given_its_quantity_anew_each_month() {
+    let mut bank = Bank::with(0, 0);
+    let unit = crate::domain::ledger::Unit { name: "GPUH".parse().unwrap(), credits_per_unit: "2.4".parse().unwrap() };
+    let committed = crate::domain::ledger::in_credits("500".parse().unwrap(), &unit.name, Some(&unit)).unwrap();
+    assert_eq!(committed, credits(1_200), "at 2.40 credits a GPU-hour");
+    terms(&mut bank, Terms { unit: Some(unit), allowance: Some(Allowance { amount: committed, day: 1 }), ..Terms::default() }, at(0));
+    let reset = bank.account.keeping.reset.unwrap();
+    let mut spender = Spender::new(1);
+    assert_eq!(spender.spend(&mut bank, credits(1_200), at(1)), (credits(1_200), Verdict::Exhausted), "500 hours, and not one more");
+    spender.spend(&mut bank, Credits::ZERO, Now { wall: reset, ..at(2) });
+    assert_eq!(buckets(&bank), (credits(1_200), Credits::ZERO), "the next month has 500 again");
+    let next = bank.account.keeping.reset.unwrap();
+    spender.spend(&mut bank, credits(24), Now { wall: reset, ..at(3) });
+    spender.spend(&mut bank, Credits::ZERO, Now { wall: next, ..at(4) });
+    assert_eq!(buckets(&bank), (credits(1_200), Credits::ZERO), "what was not used of it lapses");
+}
+
+#[test]
 fn v11_a_top_up_counts_once_it_is_confirmed_and_never_before() {
     let mut bank = Bank::with(0, 5);
     let mut spender = Spender::new(1);

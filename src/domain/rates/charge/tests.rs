@@ -20,7 +20,7 @@ fn line(id: &str, meter: Meter, price: &str, unit: &str, round: Rounding) -> Lin
 }
 
 fn card(lines: Vec<Line>) -> Card {
-    Card { name: "c".parse().unwrap(), version: 1, effective_from: Wall(0), lines, digest: Digest([0; 32]) }
+    Card { name: "c".parse().unwrap(), version: 1, effective_from: Wall(0), lines, digest: Digest([0; 32]), predecessor: None }
 }
 
 fn one(meter: Meter, price: &str, unit: &str, round: Rounding) -> Card {

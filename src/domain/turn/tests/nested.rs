@@ -16,6 +16,7 @@ fn start(bench: &mut Bench, caller: u64, path: &str, cpu_ns: u64) {
         policy: JobPolicy::default(),
         bid: None,
         storage_bytes: None,
+        gang: None,
     };
     let sample = reading(bench, u64::MAX, cpu_ns);
     bench.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus: Vec::new(), sample, at: bench.now, asked: None })));

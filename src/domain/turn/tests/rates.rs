@@ -214,3 +214,27 @@ fn r2_the_hours_that_remain_are_told_from_all_that_burns_and_have_no_end_where_n
     bench.step(Event::Ticked(vec![sample]));
     assert_eq!(account(&bench).lasts_s, None, "what stands still burns nothing");
 }
+
+#[test]
+fn a_card_that_pins_its_predecessor_is_stale_behind_any_other_whatever_it_is_called() {
+    let line = "[[line]]\nid = \"w\"\nmeter = \"wall_time\"\nprice = \"1\"\nunit = \"hour\"\n";
+    let card = |name: &str, version: usize, pin: Option<crate::domain::id::Digest>| {
+        let pin = pin.map_or(String::new(), |digest| format!("predecessor = \"{digest}\"\n"));
+        let text = format!("card = \"{name}\"\nversion = {version}\n{pin}effective_from = \"2026-01-01T00:00:00Z\"\n{line}");
+        Card::parse(&text, "card.toml").unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+    };
+    let mut bench = Bench::new();
+    let first = bench.turn.agent().card.unwrap();
+    let winter = card("winter", 1, Some(first));
+    let summer = card("summer", 1, Some(winter.digest));
+    let adopt = |bench: &mut Bench, card: &Card| {
+        bench.step(Event::CardArrived(Box::new(card.clone()), Vec::new()));
+        bench.durable();
+        bench.turn.agent().card == Some(card.digest)
+    };
+    assert!(!adopt(&mut bench, &summer), "one before it is missing");
+    assert!(adopt(&mut bench, &winter) && adopt(&mut bench, &winter), "the same once more is no news");
+    assert!(adopt(&mut bench, &summer));
+    assert!(!adopt(&mut bench, &winter), "an older one under another name is stale");
+    assert!(adopt(&mut bench, &card("spring", 1, None)), "one that pins nothing is as before");
+}

