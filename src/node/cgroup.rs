@@ -204,8 +204,8 @@ impl Sampler {
 
     /// Corrects how it is said to read, should a walk have failed.
     pub fn tell_reads(&self, reads: &mut String) {
-        if let Some(why) = self.walks.why_not() {
-            *reads = format!("files ({why})");
+        if let Some(now) = self.walks.reads() {
+            *reads = now;
         }
     }
 
@@ -436,6 +436,7 @@ impl Sampler {
             (Which::All, Some(layout)) => self.walks.walk(layout, &begun, self.clock),
             _ => self.walks.forget(),
         }
+        self.check_walks();
         let mut samples = self.sample_cgroups(which, &wanted);
         // Nearly always nothing has vanished.
         let vanished = self.files.vanished();
@@ -455,6 +456,17 @@ impl Sampler {
         self.take_off_inner_memory(&mut samples);
         self.make_room_for_counters();
         samples
+    }
+
+    /// Holds what walks told of one cgroup against its files, now and then.
+    fn check_walks(&mut self) {
+        let Sampler { layout: Some(layout), dirs, files, walks, .. } = self else { return };
+        for (path, key) in walks.take_to_check() {
+            let Some(dir) = dirs.get_mut(key).filter(|dir| dir.is_live()) else { continue };
+            let cpu_ns = walks.cpu_ns(key).and_then(|_| dir.read_cpu(layout, files).seen().copied());
+            let memory_bytes = walks.memory_bytes(key).and_then(|_| dir.read_memory(layout, files).seen().copied());
+            walks.check(&path, key, cpu_ns, memory_bytes);
+        }
     }
 
     fn sample_cgroups(&mut self, which: Which<'_>, wanted: &[Attempt]) -> Vec<JobSample> {
