@@ -154,7 +154,8 @@ impl Fleet {
         self.wipe();
         until(35);
         self.kill_authority();
-        for (account, amount) in [(SHARED.to_owned(), machine(30)), (own(POOR), jobs::price_nano(1_000_000_000))] {
+        // Enough that it is not used up before anybody looks.
+        for (account, amount) in [(SHARED.to_owned(), machine(30)), (own(POOR), machine(60))] {
             self.authority.top_up(&account, &credits(amount), "second");
             self.say(&format!("{} come to {account}", credits(amount)));
         }
