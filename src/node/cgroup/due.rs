@@ -10,9 +10,9 @@ use crate::domain::time::{Mono, Nanos};
 const SPREAD: u64 = 10;
 
 /// A look reads the details of so many jobs at least …
-const JOBS_MIN: usize = 100;
+const JOBS_MIN: usize = 24;
 /// … and of one in so many.
-const JOBS_PART: usize = 40;
+const JOBS_PART: usize = 60;
 
 /// When each job's details are due.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl Due {
         }
     }
 
-    /// Those to be read now: every one in ten seconds while there are up to 1,000 jobs; with more of them less often, from 4,000 on once in 40.
+    /// Those to be read now: every one in ten seconds while there are up to 240 jobs; with more of them less often, from 1,440 on once in 60.
     pub(super) fn now(&self, now: Mono) -> Vec<Attempt> {
         let most = JOBS_MIN.max(self.at.len().div_ceil(JOBS_PART));
         self.queue.iter().take_while(|(at, _)| *at <= now).take(most).map(|(_, attempt)| *attempt).collect()
@@ -73,18 +73,18 @@ mod tests {
     }
 
     #[test]
-    fn details_come_every_ten_seconds_and_of_very_many_jobs_once_in_forty() {
+    fn details_come_every_ten_seconds_and_of_very_many_jobs_once_a_minute() {
         assert_eq!(longest_wait_s(1), 10);
-        assert_eq!(longest_wait_s(1_000), 10);
-        let (many, very_many) = (longest_wait_s(2_000), longest_wait_s(5_000));
-        assert!(many <= 21 && very_many <= 41, "{many} {very_many}");
+        assert_eq!(longest_wait_s(240), 10);
+        let (many, very_many) = (longest_wait_s(1_000), longest_wait_s(5_000));
+        assert!(many <= 43 && very_many <= 61, "{many} {very_many}");
     }
 
     #[test]
     fn no_look_reads_those_of_many() {
         let mut due = Due::default();
         (0..5_000).for_each(|nth| due.begin(Attempt(nth), Mono(0)));
-        assert_eq!(due.now(Mono(u64::MAX)).len(), 125);
+        assert_eq!(due.now(Mono(u64::MAX)).len(), 84);
         due.forget(Attempt(0));
         assert!(!due.now(Mono(u64::MAX)).contains(&Attempt(0)));
     }
