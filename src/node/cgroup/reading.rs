@@ -81,10 +81,12 @@ impl Look<'_> {
     /// other: that is quicker than both of each in turn.
     pub(super) fn begin(&mut self, attempt: Attempt, sources: &Sources, clock: fn() -> Mono) -> JobSample {
         let mut cpu = Sum::default();
-        let mut at = self.walks.at;
+        let mut all_walked = !sources.cpu.is_empty();
         for key in &sources.cpu {
             let Some(dir) = self.dirs.get_mut(*key) else { continue };
-            let reading = match self.walks.cpu_ns(*key).filter(|_| dir.is_live()) {
+            let walked = self.walks.cpu_ns(*key);
+            all_walked &= walked.is_some();
+            let reading = match walked.filter(|_| dir.is_live()) {
                 Some(cpu_ns) => {
                     dir.cpu_ns = Some(cpu_ns);
                     Reading::Seen(cpu_ns)
@@ -93,9 +95,7 @@ impl Look<'_> {
             };
             cpu.add(reading, dir.cpu_ns);
         }
-        if sources.cpu.iter().any(|key| self.walks.cpu_ns(*key).is_none()) || sources.cpu.is_empty() {
-            at = clock();
-        }
+        let at = if all_walked { self.walks.at } else { clock() };
         let (populated, frozen) = self.state(sources);
         JobSample {
             attempt,
