@@ -321,11 +321,12 @@ impl Store {
     }
 
     fn answered(&mut self, request: &Request, journal: Head, limits: &Limits, now: Now) -> Result<Answer, StoreError> {
+        let said = request.said();
         let mut reply = Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,
             request: request.request,
-            digest: request.digest(),
+            digest: said.digest,
             acknowledged: Vec::new(),
             entries: Vec::new(),
             balances: Vec::new(),
@@ -338,8 +339,8 @@ impl Store {
         self.end_recovery_when_due(now)?;
         let (close, key) = (self.close, self.standing.key.clone());
         let answered = self.transact(|books| {
-            let writers = books.meet(request, close, now)?;
-            let rules = Rules { limits: Some(limits), ..books.standing.rules(close, key.as_ref(), writers) };
+            let writers = books.meet(request, said, close, now)?;
+            let rules = Rules { limits: Some(limits), digest: Some(said.digest), ..books.standing.rules(close, key.as_ref(), writers) };
             books.close_superseded(request, &rules, now)?;
             let (mut entries, mut balances, mut gangs) = (Vec::new(), Vec::new(), Vec::new());
             for entry in &request.entries {
@@ -721,12 +722,16 @@ impl<'a> Books<'a> {
 
     fn save(&mut self, account: &Account, lines: Lines, now: Now) -> Result<(), Stop> {
         check(account).map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
-        rows::save_account(self.connection, account)?;
+        let before = self.kept.get(&account.id);
+        rows::save_account(self.connection, account, before)?;
         revoke::save(self.connection, account)?;
         standing::save_claims(self.connection, account)?;
-        let stored = self.kept.get(&account.id).map(|stored| &stored.epochs);
-        for (id, epoch) in account.epochs.iter().filter(|(id, epoch)| stored.and_then(|epochs| epochs.get(id)) != Some(epoch)) {
-            rows::save_epoch(self.connection, &account.id, *id, epoch)?;
+        for (id, epoch) in &account.epochs {
+            let before = before.and_then(|before| before.epochs.get(id));
+            if before == Some(epoch) {
+                continue;
+            }
+            rows::save_epoch(self.connection, &account.id, *id, epoch, before)?;
             match epoch.state {
                 EpochState::Open => self.heard.at.insert((account.id.clone(), *id), epoch.heard_at),
                 EpochState::Closed => self.heard.at.remove(&(account.id.clone(), *id)),

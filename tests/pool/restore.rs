@@ -135,7 +135,7 @@ impl Bank {
             self.recover(seen, now);
         }
         let new = || Writer::new(request.node.clone());
-        self.standing.writers.entry(request.epoch).or_insert_with(new).hear(request, now.wall)
+        self.standing.writers.entry(request.epoch).or_insert_with(new).hear(request, request.said(), now.wall)
     }
 
     fn recover(&mut self, seen: u64, now: Now) {

@@ -360,7 +360,7 @@ impl<'a> Booking<'a> {
         // Of a node that does not say whether its grant had lapsed nobody knows, while the store recovers, whether it may be prolonged.
         let heard = rules.recovery == Recovery::Over || entry.validity.is_some();
         let Some(epoch) = self.account.epochs.get_mut(&request.epoch) else { return Number::Old };
-        let digest = request.digest();
+        let digest = rules.digest.unwrap_or_else(|| request.digest());
         if epoch.last_request < request.request {
             epoch.last_request = request.request;
             epoch.last_digest = digest;

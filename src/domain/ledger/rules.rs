@@ -2,7 +2,7 @@
 
 use super::account::Account;
 use super::booking::ClosePolicy;
-use crate::domain::id::{AccountId, Epoch};
+use crate::domain::id::{AccountId, Digest, Epoch};
 use crate::domain::money::Credits;
 use crate::domain::proof::{Holder, ProofKey};
 use crate::domain::wire::{Limits, Request, RequestEntry, Validity};
@@ -26,6 +26,8 @@ pub struct Rules<'a> {
     pub writers: Writers,
     /// What the node may have.
     pub limits: Option<&'a Limits>,
+    /// The request's digest, where it is made already.
+    pub digest: Option<Digest>,
 }
 
 /// Is a store recovering, after it was put back from a copy?
@@ -59,7 +61,7 @@ impl<'a> Rules<'a> {
     /// Those of a store that is sound, towards a node of which nothing more is known.
     #[must_use]
     pub const fn of(close: ClosePolicy) -> Rules<'a> {
-        Rules { close, key: None, generation: 0, recovery: Recovery::Over, writers: Writers::One, limits: None }
+        Rules { close, key: None, generation: 0, recovery: Recovery::Over, writers: Writers::One, limits: None, digest: None }
     }
 
     fn trust(&self) -> Trust {
