@@ -357,9 +357,10 @@ impl Store {
                     }
                     gangs.extend(books.hear_gangs(request, &account)?);
                 }
-                books.save(&account, Lines { ledger, notices }, now)?;
+                books.write(&account, Lines { ledger, notices }, now)?;
                 entries.push(entry);
                 balances.push(account.balance());
+                books.kept.put(account);
             }
             anchors::keep(books.connection, request, journal, now)?;
             Ok((entries, balances, gangs))
@@ -721,6 +722,13 @@ impl<'a> Books<'a> {
     }
 
     fn save(&mut self, account: &Account, lines: Lines, now: Now) -> Result<(), Stop> {
+        self.write(account, lines, now)?;
+        self.kept.put(account.clone());
+        Ok(())
+    }
+
+    /// Writes what differs from what is kept. Keep it then as it is now.
+    fn write(&mut self, account: &Account, lines: Lines, now: Now) -> Result<(), Stop> {
         check(account).map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
         let before = self.kept.get(&account.id);
         rows::save_account(self.connection, account, before)?;
@@ -737,7 +745,6 @@ impl<'a> Books<'a> {
                 EpochState::Closed => self.heard.at.remove(&(account.id.clone(), *id)),
             };
         }
-        self.kept.put(account.clone());
         lines.ledger.iter().try_for_each(|entry| rows::save_entry(self.connection, &account.id, entry))?;
         // Asked for in this very act: from now on it can be confirmed, or said to have failed.
         if lines.notices.iter().any(|notice| matches!(notice, AccountNotice::Refill(_)))
