@@ -6,6 +6,9 @@
 //!
 //! `cargo bench --bench authority` (`METERD_BENCH_SECONDS=5`).
 
+#[cfg(target_arch = "x86_64")]
+#[path = "../src/allocator.rs"]
+mod allocator;
 #[path = "authority/bare.rs"]
 mod bare;
 #[path = "../tests/fleet/certs.rs"]

@@ -336,11 +336,14 @@ pub struct RequestRest {
     previous: Vec<Vec<Option<Proof>>>,
 }
 
+/// Room for what a question of a few accounts has in it.
+const DIGESTED_BYTES: usize = 512;
+
 impl Request {
     /// SHA-256 of the request's bytes: those of its core and, where it says more, those of the rest and of what it says of gangs.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let mut bytes = postcard::to_stdvec(self).unwrap_or_default();
+        let mut bytes = postcard::to_extend(self, Vec::with_capacity(DIGESTED_BYTES)).unwrap_or_default();
         let rest = self.rest();
         if !rest.is_empty() {
             bytes = postcard::to_extend(&rest, bytes).unwrap_or_default();
