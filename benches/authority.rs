@@ -1,7 +1,7 @@
 //! How much one authority carries.
 //!
 //! Of the store: questions that settle and renew, a second, from 64 clients at once, beside the same SQL statements made bare by the same number
-//! of clients with the same isolation and durability, in the same run. Over the network: the real `meter-authority` over mutual TLS, asked by 256 nodes,
+//! of clients with the same isolation and durability, in the same run; and what one question costs where many nodes share its account. Over the network: the real `meter-authority` over mutual TLS, asked by 256 nodes,
 //! each with a certificate and a connection of its own.
 //!
 //! `cargo bench --bench authority` (`METERD_BENCH_SECONDS=5`).
@@ -72,7 +72,32 @@ fn bench() -> Result<(), Failure> {
         let bare = u64::midpoint(before, after);
         println!("{what}: bare statements {before} before, {after} after; the store {store} = {} of bare (asked: 0.70)", part(store, bare));
     }
+    for nodes in [64, 1_000, 10_000] {
+        println!("one account that {nodes} nodes share: {} us a question", shared_us(nodes)?);
+    }
     network::bench(length)
+}
+
+/// Asked at once, as nodes do near the end of their balance: what one question costs where very many hold a part of its account.
+fn shared_us(nodes: usize) -> Result<u128, Failure> {
+    const ROUNDS: usize = 640;
+    let dir = tempfile::tempdir()?;
+    let mut store = Store::open(&dir.path().join("authority.db"), ClosePolicy::AfterSilence(Nanos::from_secs(3_600)), clock::mono())?;
+    store.create_account("shared".parse()?, AccountPolicy::default(), Terms::default(), clock::now())?;
+    let payment = Payment::deposit("p".parse()?, Bucket::Paid, "1000000".parse()?);
+    store.pay(&"shared".parse()?, &payment, PaymentState::Completed, clock::now())?;
+    let mut ask = |asked: std::ops::Range<usize>, number: u64| {
+        let requests = asked.map(|nth| question(nth % nodes, "shared", number)).collect::<Result<Vec<_>, _>>()?;
+        for group in requests.chunks(GROUP) {
+            store.together(|store| group.iter().try_for_each(|request| store.answer(request, clock::now()).map(drop)))?;
+        }
+        Ok::<(), Failure>(())
+    };
+    ask(0..nodes, 1)?;
+    ask(0..nodes, 2)?;
+    let began = Instant::now();
+    ask(0..ROUNDS.min(nodes), 3)?;
+    Ok(began.elapsed().as_micros() / ROUNDS.min(nodes) as u128)
 }
 
 /// `a / b` with two digits.

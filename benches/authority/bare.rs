@@ -86,15 +86,16 @@ fn one(connection: &Connection, ask: &Ask, texts: &Texts) -> rusqlite::Result<()
     let (account, epoch, spent, number) = (ask.account.as_str(), ask.epoch.as_str(), ask.spent.as_str(), ask.number);
     let sql = "UPDATE writer SET last_request = ?2, numbers = ?3, forked_ms = ?4 WHERE epoch = ?1";
     written(prepared(sql)?.execute(params![epoch, number, texts.numbers, None::<i64>])?)?;
-    let sql = "UPDATE account SET version = ?2, free = ?3, paid = ?4, deposited = ?5, settled = ?6, written_off = ?7, shortfall = ?8, lots = ?9,
+    let sql =
+        "UPDATE account SET version = ?2, free = ?3, paid = ?4, deposited = ?5, settled = ?6, written_off = ?7, shortfall = ?8, lots = ?9,
         withdrawn = ?10 WHERE id = ?1";
     written(prepared(sql)?.execute(params![account, 2, "0", spent, "1000000", spent, "0", "0", texts.lots, "0"])?)?;
     let sql = "UPDATE epoch SET totals = ?3, granted = ?4, returned = ?5, settled = ?6, claimed = ?7, unfunded = ?8, shortfall = ?9,
         last_request = ?10, last_digest = ?11, burn_per_s = ?12, hour = ?13 WHERE account = ?1 AND epoch = ?2";
     let (digest, hour) = (&texts.digest, &texts.hour);
-    written(prepared(sql)?.execute(params![
-        account, epoch, "reported", spent, "0", spent, spent, "0", "0", number, digest, "0.001", hour
-    ])?)?;
+    written(
+        prepared(sql)?.execute(params![account, epoch, "reported", spent, "0", spent, spent, "0", "0", number, digest, "0.001", hour])?,
+    )?;
     let sql = "UPDATE ledger SET at_ms = ?3, amount = ?4, free = ?5, paid = ?6, status = ?7 WHERE account = ?1 AND key = ?2";
     let key = &ask.key;
     written(prepared(sql)?.execute(params![account, key, number, spent, "0", spent, "accumulating"])?)

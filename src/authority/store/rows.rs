@@ -72,7 +72,8 @@ pub(super) fn account(connection: &Connection, id: &AccountId) -> Result<Option<
 
 /// Writes an account. `before`: as it is stored, where that is known: then only what moves with each question is written, if nothing else changed.
 pub(super) fn save_account(connection: &Connection, account: &Account, before: Option<&Account>) -> Result<(), Stop> {
-    let constant = |before: &Account| (&before.policy, &before.terms, &before.keeping) == (&account.policy, &account.terms, &account.keeping);
+    let constant =
+        |before: &Account| (&before.policy, &before.terms, &before.keeping) == (&account.policy, &account.terms, &account.keeping);
     if before.is_some_and(constant) {
         return save_amounts(connection, account);
     }
@@ -100,7 +101,8 @@ pub(super) fn save_account(connection: &Connection, account: &Account, before: O
 }
 
 fn save_amounts(connection: &Connection, account: &Account) -> Result<(), Stop> {
-    let sql = "UPDATE account SET version = ?2, free = ?3, paid = ?4, deposited = ?5, settled = ?6, written_off = ?7, shortfall = ?8, lots = ?9,
+    let sql =
+        "UPDATE account SET version = ?2, free = ?3, paid = ?4, deposited = ?5, settled = ?6, written_off = ?7, shortfall = ?8, lots = ?9,
         withdrawn = ?10 WHERE id = ?1";
     connection.prepare_cached(sql)?.execute(params![
         account.id.as_str(),
