@@ -388,13 +388,13 @@ impl Store {
         swept.map_err(unrefused)
     }
 
-    /// Does what the calendar brings, on accounts that nobody asks about too: allowances, what expires, waits that are over. Whose credit changed.
+    /// Does what the calendar brings, on accounts that nobody asks about too: allowances, commitments, what expires, waits that are over. Whose credit changed.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub fn keep_calendar(&mut self, now: Now) -> Result<Vec<Push>, StoreError> {
         // Only those that have anything to do with it.
-        let sql = r#"SELECT id FROM account WHERE lots GLOB '*"expires_ms":[0-9]*' OR terms GLOB '*"allowance":{*' OR keeping GLOB '*"pending":{*' ORDER BY id"#;
+        let sql = r#"SELECT id FROM account WHERE lots GLOB '*"expires_ms":[0-9]*' OR terms GLOB '*"allowance":{*' OR terms GLOB '*"commitment":{*' OR keeping GLOB '*"pending":{*' ORDER BY id"#;
         let close = self.close;
         let kept = self.transact(|books| {
             let mut pushes = Vec::new();

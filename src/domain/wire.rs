@@ -222,6 +222,9 @@ pub struct Balance {
     pub refill: Credits,
     /// How many of its alerts were given, and hold.
     pub alerts: u32,
+    /// Committed credit that is not charged yet, held or not.
+    #[serde(default, skip_serializing_if = "spoken::is_default")]
+    pub committed: Credits,
 }
 
 /// The authority's word on one account.

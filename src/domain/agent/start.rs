@@ -159,9 +159,12 @@ impl Draft<'_> {
         Some(Reply::Refused(unpriced(card, &start.gpus, &why)))
     }
 
-    /// What is stated of it; the node's name is known.
+    /// What is stated of it; the node's name is known, and who pays, where a card looks at that.
     fn traits(&self, start: &PendingStart) -> Traits {
         let mut traits = start.wanted.traits.clone();
+        if let (true, Ok(account)) = (self.agent.selects_accounts(), start.wanted.account.as_str().parse()) {
+            traits.insert(Trait::Account, account);
+        }
         if let (false, Ok(node)) = (traits.contains_key(&Trait::Node), self.settings.node.as_str().parse()) {
             traits.insert(Trait::Node, node);
         }
@@ -170,7 +173,8 @@ impl Draft<'_> {
 
     fn repeated(&self, start: &PendingStart) -> Option<Reply> {
         let wanted = &start.wanted;
-        let traits = self.traits(start);
+        let stated = |traits: &Traits| traits.clone().into_iter().filter(|(which, _)| *which != Trait::Account).collect::<Traits>();
+        let traits = stated(&self.traits(start));
         let same_place = |job: &Job| match (&job.target, &wanted.target) {
             (Target::OwnCgroups(_), Target::OwnCgroups(_)) => true,
             (known, asked) => known == asked,
@@ -182,7 +186,7 @@ impl Draft<'_> {
                 && job.policy == wanted.policy
                 && self.agent.part(job.attempt).map(Part::declared) == wanted.gang
                 // It may have been given something else since.
-                && job.counts(0).is_some_and(|first| first.gpus == start.gpus && *first.stated.traits == traits)
+                && job.counts(0).is_some_and(|first| first.gpus == start.gpus && stated(first.stated.traits) == traits)
         };
         let known_as = |job: &&Job| {
             Some(Reply::Started { attempt: job.attempt, target: job.target.clone(), novelty: Novelty::Repeated }).filter(|_| is_same(job))

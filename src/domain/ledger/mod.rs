@@ -31,7 +31,10 @@ pub use recall::recall;
 pub use refund::EpochRefunds;
 pub use revoke::{Revocation, RevokeRefusal, revocable, revoke};
 pub use rules::{Recovery, Rules, Trust, Writers, has_forgotten};
-pub use terms::{ALERTS_MAX, Alerts, Allowance, DetachedStorage, RefillTerms, StorageAtZero, Terms, Threshold, Verification};
+pub use terms::{
+    ALERTS_MAX, Alerts, Allowance, Commitment, CommitmentPeriod, DetachedStorage, RefillTerms, StorageAtZero, Terms, Threshold,
+    Verification,
+};
 pub use unit::{Ratio, Unit, UnitName, UnitRefusal, in_credits};
 pub use writer::{NUMBERS_MAX, Writer};
 

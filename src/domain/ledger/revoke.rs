@@ -2,6 +2,7 @@
 //! comes serves the revocation before any grant. What was spent meanwhile stays spent, and the revocation ends with less.
 
 use super::account::{Account, EntryKind, EntryStatus, LedgerEntry};
+use crate::domain::bucket::Parts;
 use crate::domain::id::PaymentId;
 use crate::domain::money::Credits;
 use crate::domain::time::Now;
@@ -71,7 +72,7 @@ pub(super) fn feed(account: &mut Account, now: Now) -> Vec<LedgerEntry> {
         if !amount.is_positive() {
             continue;
         }
-        let (free, paid) = account.lots.draw(amount);
+        let Parts { free, paid, .. } = account.lots.draw(amount);
         account.withdrawn = account.withdrawn.plus(amount);
         account.revoked = account.revoked.plus(amount);
         let revocation = &mut account.revocations[at];

@@ -1,6 +1,7 @@
 //! The gates one by one: what goes out before the disk has the facts, and what waits.
 
 mod bids;
+mod contracts;
 mod evidence;
 mod gang;
 mod ladder;
