@@ -344,7 +344,7 @@ fn s7_a_job_uses_up_a_commitment_and_goes_on_with_the_account_s_other_credit_wit
     said(&agent, &["account", "policy", "lab", "--file", file]);
     assert_eq!(shows(&agent, "lab", "committed").as_deref(), Some("0.5"), "the same terms once more give nothing");
     // A hundred credits a second.
-    said(&agent, &["run", "--name", "long", "--account", "lab", "--", "sh", "-c", "head -c 300000000 /dev/zero | sha256sum"]);
+    said(&agent, &["run", "--job", "long", "--account", "lab", "--", "sh", "-c", "head -c 300000000 /dev/zero | sha256sum"]);
     let why = said(&agent, &["why", "long"]);
     assert!(!why.contains("freeze") && !why.contains("frozen"), "{why}");
     let receipt = said(&agent, &["receipt", "long", "--output", "json"]);

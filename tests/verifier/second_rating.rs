@@ -440,6 +440,24 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
     rate_all(card_text, receipt, nth).and_then(|(charged, fits)| if fits { Ok(charged) } else { Err(vec![NoPrice::TooLarge]) })
 }
 
+/// What can be said against the price of a segment's devices and its times.
+fn devices_against(segment: &Value, all: &[Tariff], fitting: &[Tariff]) -> Vec<NoPrice> {
+    let held = segment["gpus"].as_array().unwrap();
+    let mut against = Vec::new();
+    let priced = OF_DEVICES.iter().map(|(meter, _)| *meter).filter(|meter| all.iter().any(|tariff| tariff.meter == *meter));
+    for meter in ["gpu_held"].into_iter().chain(priced) {
+        for gpu in held.iter().filter(|gpu| line_for(fitting, meter, gpu["model"].as_str().unwrap()).is_none()) {
+            against.push(NoPrice::Gpu(gpu["gpu"].as_str().unwrap().to_owned()));
+        }
+    }
+    let paused = whole(&segment["paused_ns"]).unwrap();
+    let places = held.iter().map(|gpu| &gpu["held_ns"]).chain([&segment["running_ns"]]);
+    if places.into_iter().any(|place| whole(place).unwrap() < paused) {
+        against.push(NoPrice::Contradiction);
+    }
+    against
+}
+
 /// The same, and whether all of it fits.
 fn rate_all(card_text: &str, receipt: &Value, nth: usize) -> Result<(Vec<Charged>, bool), Vec<NoPrice>> {
     let segments: Vec<&Value> = receipt["segments"].as_array().unwrap().iter().collect();
@@ -450,18 +468,7 @@ fn rate_all(card_text: &str, receipt: &Value, nth: usize) -> Result<(Vec<Charged
     let kin = |a: &Tariff, b: &Tariff| a.meter == b.meter && a.name() == b.name();
     let most = |like: &Tariff| fitting.iter().filter(|tariff| kin(tariff, like)).map(Tariff::selects).max();
     let held = segment["gpus"].as_array().unwrap();
-    let mut against = Vec::new();
-    let priced = OF_DEVICES.iter().map(|(meter, _)| *meter).filter(|meter| all.iter().any(|tariff| tariff.meter == *meter));
-    for meter in ["gpu_held"].into_iter().chain(priced) {
-        for gpu in held.iter().filter(|gpu| line_for(&fitting, meter, gpu["model"].as_str().unwrap()).is_none()) {
-            against.push(NoPrice::Gpu(gpu["gpu"].as_str().unwrap().to_owned()));
-        }
-    }
-    let paused = whole(&segment["paused_ns"]).unwrap();
-    let places = held.iter().map(|gpu| &gpu["held_ns"]).chain([&segment["running_ns"]]);
-    if places.into_iter().any(|place| whole(place).unwrap() < paused) {
-        against.push(NoPrice::Contradiction);
-    }
+    let mut against = devices_against(segment, &all, &fitting);
     let holds = |tariff: &Tariff| {
         held.iter().any(|gpu| line_for(&fitting, &tariff.meter, gpu["model"].as_str().unwrap()).is_some_and(|line| line.id == tariff.id))
     };

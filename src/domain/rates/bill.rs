@@ -107,7 +107,7 @@ pub(super) fn cost((line, at): (&Line, Wall), rules: &Rules, billed: &BigUint, f
     } else {
         (dividend, divisor)
     };
-    rounded(dividend, divisor, line.round)
+    rounded(dividend, &divisor, line.round)
 }
 
 /// The value of a quantity of which what comes after the first step costs at most so much more than that: a dividend, and what the divisor is
@@ -131,7 +131,7 @@ pub(super) fn window((line, at): (&Line, Wall), rules: &Rules, (from, to): (&Big
     let divisor = divisor((line, at));
     let fee = BigUint::from(rules.connect_fee.nano().unsigned_abs()) * &divisor;
     let dividend = (value(line, rules, from, to) + fee) * factor.0 * rules.further.share.0;
-    rounded(dividend, divisor * Factor::SCALE * Factor::SCALE, line.round)
+    rounded(dividend, &(divisor * Factor::SCALE * Factor::SCALE), line.round)
 }
 
 /// How much more a step of that size costs in the dearest band than at the start, rounded down; held at the range's end.
@@ -143,14 +143,14 @@ pub(super) fn rise((line, at): (&Line, Wall), rules: &Rules, step: &BigUint) -> 
     i128::try_from(nano).map_or(Credits::from_nano(i128::MAX), Credits::from_nano)
 }
 
-fn rounded(dividend: BigUint, divisor: BigUint, round: Rounding) -> Option<Credits> {
-    let (whole, rest) = (&dividend / &divisor, dividend % &divisor);
+fn rounded(dividend: BigUint, divisor: &BigUint, round: Rounding) -> Option<Credits> {
+    let (whole, rest) = (&dividend / divisor, dividend % divisor);
     let up = match round {
         Rounding::Down => false,
         Rounding::Up => rest != BigUint::ZERO,
         Rounding::HalfEven => {
             let twice: BigUint = rest * 2_u32;
-            divisor < twice || (divisor == twice && whole.bit(0))
+            *divisor < twice || (*divisor == twice && whole.bit(0))
         }
     };
     i128::try_from(whole + u32::from(up)).ok().map(Credits::from_nano)
