@@ -2,8 +2,7 @@
 //! the card that it parses from the same text.
 
 use meterd::domain::rates::Card;
-use num_bigint::{BigInt, BigUint};
-use num_rational::BigRational;
+use num_bigint::BigUint;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -109,8 +108,13 @@ impl Tariff {
     }
 
     fn line_price(&self, line: &Priced, used: &Quantities) -> BigUint {
-        let quantity = self.quantity(line, used);
-
+        let quantity: u128 = match line.what {
+            What::Cpu => used.cpu_ns,
+            What::Memory => used.memory_byte_ns,
+            What::Wall => used.running_ns,
+            What::Start => used.starts,
+            What::Gpu => used.gpus.iter().filter(|(model, _)| self.best(model) == line.model).map(|(_, held)| *held).sum(),
+        };
         let dividend = BigUint::from(quantity) * line.mantissa * 1_000_000_000_u64;
         let divisor = BigUint::from(10_u32).pow(line.scale) * line.unit_base * line.per;
         let (whole, rest) = (&dividend / &divisor, &dividend % &divisor);
@@ -121,16 +125,6 @@ impl Tariff {
             _ => false,
         };
         if up { whole + 1_u32 } else { whole }
-    }
-
-    fn quantity(&self, line: &Priced, used: &Quantities) -> u128 {
-        match line.what {
-            What::Cpu => used.cpu_ns,
-            What::Memory => used.memory_byte_ns,
-            What::Wall => used.running_ns,
-            What::Start => used.starts,
-            What::Gpu => used.gpus.iter().filter(|(model, _)| self.best(model) == line.model).map(|(_, held)| *held).sum(),
-        }
     }
 
     fn best(&self, model: &str) -> &'static str {
@@ -144,53 +138,17 @@ impl Tariff {
         self.lines.iter().filter(fits).map(|line| line.model).max_by_key(|model| model.len()).unwrap_or("")
     }
 
-    /// The price of a second of everything, in nano-credits, each line up. Under rules at the dearest band, state and outcome of each line, as if
-    /// it had no increment: what comes in steps must be there before it comes.
+    /// The price of a second of everything, in nano-credits, each line up.
     pub(crate) fn burn(&self, cpus: u64, memory_bytes: u64, models: &[String]) -> BigUint {
-        let used = second(cpus, memory_bytes, models);
-        let Some(text) = &self.ruled else { return self.price(&used) + self.lines.len() };
-        self.dearest(text, &used, |line| {
-            let running = line.in_table("state", "running", 1);
-            let paused = if line.says.get("state").is_some_and(|state| state.get("paused").is_some()) {
-                line.in_table("state", "paused", 1)
-            } else {
-                running.clone()
-            };
-            running.max(paused)
-        })
-    }
-
-    /// The same of jobs that stand still for want of credit.
-    pub(crate) fn burn_still(&self, models: &[String]) -> BigUint {
-        let Some(text) = &self.ruled else { return BigUint::ZERO };
-        self.dearest(text, &second(0, 0, models), |line| line.in_table("state", "frozen", 0))
-    }
-
-    fn dearest(&self, text: &str, used: &Quantities, counts: impl Fn(&crate::second_rating::Tariff) -> BigRational) -> BigUint {
-        let told = crate::second_rating::tariffs(text);
-        let price = |(line, told): (&Priced, &crate::second_rating::Tariff)| {
-            let one = || BigRational::from(BigInt::from(1));
-            let outcomes = told.says.get("outcome").and_then(|outcomes| outcomes.as_table()).into_iter().flatten();
-            let outcome = outcomes.map(|(outcome, _)| told.in_table("outcome", outcome, 1)).fold(one(), Ord::max);
-            let price = told.bands().into_iter().map(|(_, price)| price).max().unwrap();
-            let quantity = BigInt::from(self.quantity(line, used));
-            let nano = price * quantity * BigInt::from(1_000_000_000) / BigInt::from(line.unit_base) / BigInt::from(line.per);
-            (nano * counts(told) * outcome).ceil().to_integer()
+        const S: u128 = 1_000_000_000;
+        let used = Quantities {
+            cpu_ns: u128::from(cpus) * S,
+            memory_byte_ns: u128::from(memory_bytes) * S,
+            running_ns: S,
+            starts: 0,
+            gpus: models.iter().map(|model| (model.clone(), S)).collect(),
         };
-        let sum: BigInt = self.lines.iter().zip(&told).map(price).sum();
-        sum.to_biguint().unwrap() + self.lines.len()
-    }
-}
-
-/// A second of everything.
-fn second(cpus: u64, memory_bytes: u64, models: &[String]) -> Quantities {
-    const S: u128 = 1_000_000_000;
-    Quantities {
-        cpu_ns: u128::from(cpus) * S,
-        memory_byte_ns: u128::from(memory_bytes) * S,
-        running_ns: S,
-        starts: 0,
-        gpus: models.iter().map(|model| (model.clone(), S)).collect(),
+        self.price(&used) + self.lines.len()
     }
 }
 

@@ -160,21 +160,21 @@ fn s7_what_an_outcome_gives_back_goes_where_it_came_from_and_what_was_drawn_last
     spender.spend(&mut bank, credits(17), at(1)); // 12 committed, 3 free, 2 paid
     assert_eq!(buckets(&bank), are(0, 0, 8));
     let mut number = 10;
-    let mut back = |bank: &mut Bank, refunded, now| {
+    let mut give_back = |bank: &mut Bank, refunded, now| {
         number += 1;
         let refunds = vec![RefundTotal { epoch: Epoch([1; 16]), account: id(), refunded: credits(refunded) }];
         let asked = Request { refunds, ..request("n1", 1, number, RequestEntry { owed: Credits::ZERO, ..spender.totals.clone() }) };
         bank.ask(&asked, NEVER, now);
         buckets(bank)
     };
-    assert_eq!(back(&mut bank, 1, at(2)), are(0, 0, 9));
-    assert_eq!(back(&mut bank, 4, at(3)), are(0, 2, 10));
-    assert_eq!(back(&mut bank, 6, at(4)), are(1, 3, 10));
+    assert_eq!(give_back(&mut bank, 1, at(2)), are(0, 0, 9));
+    assert_eq!(give_back(&mut bank, 4, at(3)), are(0, 2, 10));
+    assert_eq!(give_back(&mut bank, 6, at(4)), are(1, 3, 10));
     let end = bank.account.view().committed_until.unwrap();
     let next = Now { wall: end, ..at(5) };
-    assert_eq!(back(&mut bank, 8, next), are(14, 3, 10), "the month that runs has it, and the one that is over has lapsed");
+    assert_eq!(give_back(&mut bank, 8, next), are(14, 3, 10), "the month that runs has it, and the one that is over has lapsed");
     terms(&mut bank, Terms::default(), next);
     let over = Now { wall: wall("2027-03-01T00:00:00Z"), ..at(6) };
-    assert_eq!(back(&mut bank, 9, over), are(0, 3, 11), "where none runs any more it comes back as paid credit");
-    assert_eq!(back(&mut bank, 17, over), are(0, 3, 19));
+    assert_eq!(give_back(&mut bank, 9, over), are(0, 3, 11), "where none runs any more it comes back as paid credit");
+    assert_eq!(give_back(&mut bank, 17, over), are(0, 3, 19));
 }
