@@ -349,6 +349,7 @@ fn statement_text(account: &AccountId, statement: &Statement) -> String {
             What::Refill { payment } => format!("refill, payment {payment}"),
             What::Refund { payment } => format!("refund {payment}"),
             What::Correction { payment } => format!("correction {payment}"),
+            What::Mirrored => "as the billing engine says".to_owned(),
             What::Revoked { revocation } => format!("revoked, by {revocation}"),
             What::Allowance => "allowance of the month".to_owned(),
             What::Expired => "lapsed".to_owned(),

@@ -140,6 +140,7 @@ fn verdict_text(verdict: Verdict) -> &'static str {
         Verdict::Recovering => "no new credit while the authority's store recovers; what is held stays good",
         Verdict::Forked => "somebody else speaks under the same epoch: it is void",
         Verdict::Unproven => "more is held than the authority knows of, without proof: the epoch is void",
+        Verdict::Stale => "no new credit before the billing engine says the balance again; what is held stays good",
         Verdict::NotAdmitted => "the account may not be used on this node",
     }
 }

@@ -78,6 +78,8 @@ pub enum What {
     },
     /// Given back by the outcomes of jobs, over a day.
     OutcomeRefund,
+    /// The engine that keeps the balance said another.
+    Mirrored,
 }
 
 /// A statement.
@@ -128,6 +130,7 @@ fn what(entry: &LedgerEntry) -> (Wall, What) {
         EntryKind::Refill { payment } => (entry.at, What::Refill { payment: payment.to_string() }),
         EntryKind::Refund { payment, .. } => (entry.at, What::Refund { payment: payment.to_string() }),
         EntryKind::Correction { payment, .. } => (entry.at, What::Correction { payment: payment.to_string() }),
+        EntryKind::Mirrored { .. } => (entry.at, What::Mirrored),
         EntryKind::Revoked { revocation, .. } => (entry.at, What::Revoked { revocation: revocation.to_string() }),
         EntryKind::Allowance { .. } => (entry.at, What::Allowance),
         EntryKind::Expired { .. } => (entry.at, What::Expired),

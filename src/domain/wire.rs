@@ -287,6 +287,8 @@ pub enum Verdict {
     Unproven,
     /// The account may not be used on this node. That is not "exhausted": it ends no job.
     NotAdmitted,
+    /// The balance is kept by an engine that has not said it for too long: no new credit until it does. What is held stays good.
+    Stale,
 }
 
 impl Verdict {
@@ -301,7 +303,13 @@ impl Verdict {
     pub const fn prolongs(self) -> bool {
         matches!(
             self,
-            Verdict::Granted | Verdict::Final | Verdict::Exhausted | Verdict::BelowAtLeast | Verdict::Recall | Verdict::Recovering
+            Verdict::Granted
+                | Verdict::Final
+                | Verdict::Exhausted
+                | Verdict::BelowAtLeast
+                | Verdict::Recall
+                | Verdict::Recovering
+                | Verdict::Stale
         )
     }
 
@@ -309,7 +317,7 @@ impl Verdict {
     #[must_use]
     pub const fn plain(self) -> Verdict {
         match self {
-            Verdict::Recovering | Verdict::NotAdmitted => Verdict::Hold,
+            Verdict::Recovering | Verdict::NotAdmitted | Verdict::Stale => Verdict::Hold,
             Verdict::Forked | Verdict::Unproven => Verdict::Closed,
             other => other,
         }

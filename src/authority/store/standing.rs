@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Books, ClosePolicy, Refusal, Stop, Store, StoreError, rows, unrefused};
+use crate::authority::engine::status::EngineView;
 use crate::domain::id::{AccountId, Digest, Epoch, NodeId};
 use crate::domain::ledger::{Account, AccountNotice, Recovery, Rules, Trust, Writer, Writers, end_recovery, has_forgotten};
 use crate::domain::money::Credits;
@@ -283,6 +284,9 @@ pub struct StandingView {
     pub forked: Vec<ForkedEpoch>,
     /// What nodes hold that the store has forgotten, and cannot back.
     pub unbacked: Vec<UnbackedClaim>,
+    /// The billing engine that keeps balances, where there is one.
+    #[serde(default)]
+    pub engine: Option<EngineView>,
 }
 
 /// An epoch under which several write.
@@ -369,7 +373,7 @@ impl Store {
         let generation = self.standing.generation;
         self.transact(|books| {
             let (forked, unbacked) = (forked(books.connection)?, unbacked(books)?);
-            Ok(StandingView { generation, recovers_for_s, forked, unbacked })
+            Ok(StandingView { generation, recovers_for_s, forked, unbacked, engine: None })
         })
     }
 }

@@ -239,6 +239,7 @@ fn entry_text(kind: &EntryKind) -> String {
         EntryKind::WriteOff { hour, .. } => format!("written off in the hour from {}", in_hour(*hour)),
         EntryKind::Shortfall { hour, .. } => format!("shortfall in the hour from {}", in_hour(*hour)),
         EntryKind::OutcomeRefund { hour, .. } => format!("given back by outcome in the hour from {}", in_hour(*hour)),
+        EntryKind::Mirrored { movement, .. } => format!("as the billing engine says, by {movement}"),
         EntryKind::Revoked { revocation, asked, part } => format!("revoked, {part} of {asked}, by {revocation}"),
         EntryKind::Refill { payment } => format!("refill, payment {payment}"),
         EntryKind::Refund { bucket, payment } => format!("refund ({bucket}), payment {payment}"),

@@ -427,6 +427,10 @@ fn short(id: &AccountId, available: Credits, verdict: Option<Verdict>) -> Refusa
         let message = format!("the authority's store was put back from a copy and recovers: nothing is granted yet for account {id}");
         return Refusal::new("authority_recovers", message, "try again in a quarter of an hour");
     }
+    if verdict == Some(Verdict::Stale) {
+        let message = format!("the billing engine that keeps the balance of account {id} has not said it for too long: nothing is granted");
+        return Refusal::new("balance_stale", message, "the authority's log says why; try again in a minute");
+    }
     Refusal::new("no_credit", format!("account {id} has {available} credits left"), "top up the account")
 }
 

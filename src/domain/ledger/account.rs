@@ -247,6 +247,15 @@ pub enum EntryKind {
         /// In which hour it came back, whole hours since 1970 UTC.
         hour: u64,
     },
+    /// The balance is kept by an engine, and this follows it.
+    Mirrored {
+        /// By which movement.
+        movement: PaymentId,
+        /// Which way.
+        direction: Direction,
+        /// How much had been moved by it with this line.
+        part: Credits,
+    },
 }
 
 /// What a ledger line does to the balance.
@@ -492,6 +501,7 @@ impl LedgerEntry {
             EntryKind::TransferIn { payment, .. } => format!("transfer_in/{payment}"),
             EntryKind::Revoked { revocation, part, .. } => format!("revoked/{revocation}/{part}"),
             EntryKind::OutcomeRefund { epoch, hour } => format!("outcome_refund/{epoch}/{hour}"),
+            EntryKind::Mirrored { movement, part, .. } => format!("mirrored/{movement}/{part}"),
         }
     }
 
@@ -516,7 +526,8 @@ impl LedgerEntry {
                 | EntryKind::Expired { .. }
                 | EntryKind::TransferOut { .. }
                 | EntryKind::Revoked { .. }
-                | EntryKind::Correction { direction: Direction::Takes, .. },
+                | EntryKind::Correction { direction: Direction::Takes, .. }
+                | EntryKind::Mirrored { direction: Direction::Takes, .. },
                 _,
             ) => Effect::Takes,
             (
@@ -525,6 +536,7 @@ impl LedgerEntry {
                 | EntryKind::Refund { .. }
                 | EntryKind::OutcomeRefund { .. }
                 | EntryKind::Correction { direction: Direction::Adds, .. }
+                | EntryKind::Mirrored { direction: Direction::Adds, .. }
                 | EntryKind::Allowance { .. }
                 | EntryKind::TransferIn { .. },
                 _,

@@ -386,7 +386,7 @@ impl<'a> Booking<'a> {
         let may_spend = self.account.may_spend();
         let available = self.account.available();
         let revoking = self.account.revoke_pending();
-        let admitted = rules.admits(self.account);
+        let (admitted, stale) = (rules.admits(self.account), rules.is_stale(self.account));
         let of_node = self.account.held_by_node_of(id);
         let holdings: Vec<Holding> = self.account.epochs.iter().filter_map(|(other, epoch)| self.holding(*other == id, epoch)).collect();
         let Some(epoch) = self.account.epochs.get_mut(&id) else { return Verdict::Hold };
@@ -397,6 +397,7 @@ impl<'a> Booking<'a> {
             (EpochState::Open, _) if !may_spend => return Verdict::NotVerified,
             (EpochState::Open, _) if revoking.is_positive() && epoch.escrow().is_positive() => return Verdict::Recall,
             (EpochState::Open, _) if rules.recovery != Recovery::Over => return Verdict::Recovering,
+            (EpochState::Open, _) if stale => return Verdict::Stale,
             (EpochState::Open, _) => {}
         }
         let ask = Ask { in_hand: epoch.escrow(), burn_per_s: entry.burn_per_s, owed: entry.owed, at_least: entry.at_least };

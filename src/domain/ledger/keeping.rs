@@ -35,6 +35,8 @@ pub struct Keeping {
     pub storage: Storage,
     /// How many lots have lapsed: the last number given to a line about one.
     pub lapses: u64,
+    /// Given back of use by outcomes, in total.
+    pub outcome_refunds: Credits,
 }
 
 /// An alert that was given.

@@ -56,6 +56,7 @@ pub(super) fn refund(account: &mut Account, request: &Request, id: Epoch, node: 
     account.lots.add(LotKey::plain(Bucket::Paid), paid);
     account.lots.add(LotKey { expires: reset.map_or(Expiry::Never, Expiry::At), ..LotKey::plain(Bucket::Free) }, free);
     account.deposited = account.deposited.plus(amount);
+    account.keeping.outcome_refunds = account.keeping.outcome_refunds.plus(amount);
     account.version = account.version.saturating_add(1);
     true
 }

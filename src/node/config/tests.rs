@@ -97,6 +97,7 @@ window_s = 60
     let account = |name: &str| name.parse::<AccountId>().unwrap();
     let expected = Config {
         authority: AuthorityConfig::Embedded,
+        engine: None,
         node: Some("n1".parse().unwrap()),
         state_dir: PathBuf::from("/s"),
         runtime_dir: PathBuf::from("/r"),
