@@ -419,7 +419,7 @@ impl World {
         let healed_ms = self.now_ms + 4 * self.rules.settles_within.millis() + 120_000;
         while self.now_ms < healed_ms {
             self.now_ms += 700;
-            if self.now_ms % 10 == 0 {
+            if self.rng.chance(50) {
                 self.store().try_refused_again().unwrap();
             }
             self.turn();
