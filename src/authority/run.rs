@@ -166,8 +166,8 @@ fn load(path: &Path) -> Result<Config, Exit> {
 }
 
 fn check(path: &Path, config: &Config) -> Result<(), Exit> {
-    live(config)?;
-    engine(config)?;
+    let read = (live(config), engine(config)); // both say what is wrong
+    read.0.and(read.1)?;
     println!("{}: no mistakes", path.display());
     Ok(())
 }
