@@ -40,7 +40,9 @@ fn holds(store: &mut Store) -> Credits {
 fn uses(store: &mut Store, number: u64, spent: i128, secs: u64) -> Verdict {
     let mut asked = entry("acme", spent);
     asked.owed = credits(5);
-    store.answer(&request(1, number, vec![asked]), at(secs)).unwrap().entries[0].verdict
+    // One that knows of generations knows all words.
+    let request = Request { generation_seen: 1, ..request(1, number, vec![asked]) };
+    store.answer(&request, at(secs)).unwrap().entries[0].verdict
 }
 
 #[test]
