@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::notice::Terminals;
-use crate::authority::engine::config::EngineConfig;
+use crate::authority::engine::config::{EngineConfig, read_engine};
 use crate::domain::budget::Budget;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::form::{Fault, Field, Mistake, Table, quoted, read_toml};
@@ -324,7 +324,8 @@ impl Config {
             let blast = table.field("blast_radius").table_or_defaults(|table| read_blast(table, defaults.ladder.blast));
             let warn = table.field("warn").table_or_defaults(|table| read_warn(table, defaults.warn, defaults.ladder.warn_signal));
             let authority = table.field("authority").table(read_authority).or(defaults.authority);
-            let engine = authority::read_own_engine(table, authority.as_ref());
+            let engine = table.field("engine").table(read_engine).optional();
+            let engine = authority::engine_fits(table, authority.as_ref()).and(engine);
             let policy = table.field("policy").table_or_defaults(|table| read_policy(table, &defaults.policy));
             let (warn, warn_signal) = warn?;
             Some(Config {

@@ -91,7 +91,9 @@ pub(crate) fn read_engine(table: &Table<'_>) -> Option<EngineConfig> {
     let event_every = table.field("event_every_s").seconds(1..=3_600).or(Nanos::from_secs(10));
     let event_age_max = table.field("event_age_max_s").seconds(600..=34 * DAY_S).or(Nanos::from_secs(DAY_S));
     let others = table.field("drawn_by_others").boolean().or(true);
-    let accounts = read_accounts(table.field("account"));
+    let mut names = BTreeSet::new();
+    let read = |field: Field<'_>| field.table(|table| read_account(table, &mut names)).required();
+    let accounts = table.field("account").list(ACCOUNTS_MAX, read).optional();
     if let (Some(poll), Some(stale_after)) = (poll, stale_after)
         && stale_after.0 <= 2 * poll.0
     {
@@ -116,15 +118,8 @@ pub(crate) fn read_engine(table: &Table<'_>) -> Option<EngineConfig> {
             event_every: event_every?,
             event_age_max: event_age_max?,
         },
-        accounts: accounts?,
+        accounts: accounts?.map(|listed| listed.into_iter().collect()),
     })
-}
-
-fn read_accounts(field: Field<'_>) -> Option<Option<BTreeMap<AccountId, Customer>>> {
-    let mut names = BTreeSet::new();
-    let read = |field: Field<'_>| field.table(|table| read_account(table, &mut names)).required();
-    let listed = field.list(ACCOUNTS_MAX, read).optional()?;
-    Some(listed.map(|listed| listed.into_iter().collect()))
 }
 
 fn read_account(table: &Table<'_>, names: &mut BTreeSet<AccountId>) -> Option<(AccountId, Customer)> {

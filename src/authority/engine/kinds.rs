@@ -257,7 +257,8 @@ fn lago_parts(body: &[u8]) -> Result<Vec<Part>, Failure> {
 fn flexprice_parts(body: &[u8]) -> Result<Vec<Part>, Failure> {
     #[derive(Deserialize)]
     struct Wallet {
-        wallet_status: String,
+        #[serde(rename = "wallet_status")]
+        status: String,
         currency: String,
         real_time_credit_balance: Box<RawValue>,
         is_cached_fallback: Option<bool>,
@@ -272,7 +273,7 @@ fn flexprice_parts(body: &[u8]) -> Result<Vec<Part>, Failure> {
     } else {
         serde_json::from_slice::<Vec<Wallet>>(body).map_err(malformed)?
     };
-    let active: Vec<Wallet> = wallets.into_iter().filter(|wallet| wallet.wallet_status == "active").collect();
+    let active: Vec<Wallet> = wallets.into_iter().filter(|wallet| wallet.status == "active").collect();
     // Where it does not say so it may be: then it is of nobody knows when.
     if active.iter().any(|wallet| wallet.is_cached_fallback != Some(false)) {
         return Err(Failure::of_account("cached_balance", "the engine says a balance that it had kept, of nobody knows when"));

@@ -19,7 +19,7 @@ fn wait(backoff: &mut Backoff, failure: &Failure, draw: impl FnOnce(Nanos) -> Na
 #[derive(Clone, Debug)]
 pub struct Telling {
     every: Nanos,
-    most: usize,
+    most_ever: usize,
     now_most: usize,
     due: Mono,
     backoff: Backoff,
@@ -29,7 +29,7 @@ impl Telling {
     /// At most so many at once, from now on.
     #[must_use]
     pub fn new(every: Nanos, most: usize, now: Mono) -> Telling {
-        Telling { every, most, now_most: most, due: now, backoff: Backoff::new() }
+        Telling { every, most_ever: most, now_most: most, due: now, backoff: Backoff::new() }
     }
 
     /// When they are sent next.
@@ -48,7 +48,7 @@ impl Telling {
     pub fn told(&mut self, count: usize, now: Mono) {
         self.backoff.reset();
         let more_wait = count != 0 && self.now_most <= count;
-        self.now_most = self.now_most.saturating_mul(2).clamp(1, self.most);
+        self.now_most = self.now_most.saturating_mul(2).clamp(1, self.most_ever);
         self.due = if more_wait { now } else { now.plus(self.every) };
     }
 

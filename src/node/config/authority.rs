@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::authority::engine::config::{EngineConfig, read_engine};
 use crate::domain::form::{Fault, Presence, Table, quoted};
 
 const URL_BYTES_MAX: usize = 1_024;
@@ -73,15 +72,14 @@ pub(super) fn read_authority(table: &Table<'_>) -> Option<AuthorityConfig> {
     Some(AuthorityConfig::Network(NetworkConfig { url: url?, ca: ca?, identity: identity?, card: card? }))
 }
 
-/// `[engine]`, for the authority that this agent has within it.
-pub(super) fn read_own_engine(table: &Table<'_>, authority: Option<&AuthorityConfig>) -> Option<Option<EngineConfig>> {
-    let engine = table.field("engine").table(read_engine).optional();
+/// `[engine]` is for the authority that this agent has within it.
+pub(super) fn engine_fits(table: &Table<'_>, authority: Option<&AuthorityConfig>) -> Option<()> {
     if matches!(authority, Some(AuthorityConfig::Network(_))) && table.holds("engine") == Presence::Given {
         let fault = Fault::new("authority_elsewhere", "engine: the balances are kept by the authority in [authority]");
         table.note(fault.hint("write [engine] in its authority.toml"));
         return None;
     }
-    engine
+    Some(())
 }
 
 fn plain_url(text: &str) -> Result<String, Fault> {
