@@ -185,6 +185,14 @@ struct Sent {
     again: Nanos,
 }
 
+/// A stop that came while its start waits for the authority: until that is decided nobody knows whether there is such a job.
+#[derive(Clone, Debug)]
+struct EarlyStop {
+    caller: u64,
+    name: JobName,
+    ending: Ending,
+}
+
 /// The agent's state, and what waits for the disk.
 pub struct Turn {
     agent: Agent,
@@ -194,6 +202,7 @@ pub struct Turn {
     wanted: BTreeMap<(Attempt, Act), Wanted>,
     replies: Vec<(Seq, u64, Reply)>,
     starts: Vec<PendingStart>,
+    stops: Vec<EarlyStop>,
     doubts: Doubts,
     opened: BTreeMap<Attempt, Seq>,
     skipped: BTreeMap<Attempt, u64>,
@@ -234,6 +243,7 @@ impl Turn {
             wanted: BTreeMap::new(),
             replies: Vec::new(),
             starts: Vec::new(),
+            stops: Vec::new(),
             doubts: Doubts::default(),
             opened: BTreeMap::new(),
             skipped: BTreeMap::new(),
@@ -304,11 +314,17 @@ impl Turn {
     /// Are there answers, orders or facts that have not gone out?
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.replies.is_empty() && self.starts.is_empty() && self.durable == self.agent.seq
+        self.replies.is_empty() && self.starts.is_empty() && self.stops.is_empty() && self.durable == self.agent.seq
     }
 
     /// One event, start to finish.
     pub fn step(&mut self, now: Now, event: Event) -> Vec<Effect> {
+        let mut effects = self.take(now, event);
+        effects.extend(self.stop_decided(now));
+        effects
+    }
+
+    fn take(&mut self, now: Now, event: Event) -> Vec<Effect> {
         match event {
             Event::Durable(seq) => {
                 self.durable = self.durable.max(seq);
@@ -350,6 +366,10 @@ impl Turn {
                 effects
             }
             Event::StartAsked(start) => self.start(now, *start),
+            Event::StopAsked { caller, name, ending, sample: None } if self.is_starting(&name) => {
+                self.stops.push(EarlyStop { caller, name, ending });
+                Vec::new()
+            }
             Event::StopAsked { caller, name, ending, mut sample } => {
                 self.catch_up(sample.as_mut_slice());
                 self.draft(now, |draft, replies| replies.push((caller, draft.stop(&name, ending, sample.as_ref()))))
@@ -498,6 +518,25 @@ impl Turn {
             effects.extend(self.admit(now, &ready, AskedInVain::No));
         }
         effects
+    }
+
+    fn is_starting(&self, name: &JobName) -> bool {
+        self.starts.iter().any(|start| start.wanted.name == *name)
+    }
+
+    /// Stops whose starts are decided now: in the order in which both were called.
+    fn stop_decided(&mut self, now: Now) -> Vec<Effect> {
+        if self.stops.is_empty() {
+            return Vec::new();
+        }
+        let (waiting, due): (Vec<_>, Vec<_>) = std::mem::take(&mut self.stops).into_iter().partition(|stop| self.is_starting(&stop.name));
+        self.stops = waiting;
+        if due.is_empty() {
+            return Vec::new();
+        }
+        self.draft(now, |draft, replies| {
+            replies.extend(due.into_iter().map(|stop| (stop.caller, draft.stop(&stop.name, stop.ending, None))));
+        })
     }
 
     fn admit(&mut self, now: Now, starts: &[PendingStart], asked_in_vain: AskedInVain) -> Vec<Effect> {
