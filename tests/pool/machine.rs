@@ -32,6 +32,10 @@ pub(crate) struct Work {
     pub(crate) attempt: Option<Attempt>,
     /// Its start waits for an answer.
     pub(crate) asked: bool,
+    /// The call that reports its stop, until that is answered.
+    pub(crate) stopping: Option<u64>,
+    /// Its boot ended before its end was on the disk: what it used last is known to nobody.
+    pub(crate) cut_off: bool,
 }
 
 impl Work {
@@ -193,6 +197,9 @@ impl Machine {
         self.boot_at = at;
         self.marks.clear();
         self.works.retain(|work| work.over);
+        let kept = self.disk.recover();
+        let ended = |attempt| kept.jobs.values().chain(&kept.closed).any(|job| job.attempt == attempt && !job.is_live());
+        self.works.iter_mut().for_each(|work| work.cut_off |= !work.attempt.is_some_and(ended));
         self.settings.boot = boot;
     }
 
@@ -255,5 +262,5 @@ pub(crate) fn sample(work: &mut Work, attempt: Attempt, mono: u64) -> JobSample 
 
 /// A new job, not started yet.
 pub(crate) fn work(name: String, account: usize, inode: u64, rate_milli: u64, mono: u64) -> Work {
-    Work { name, account, inode, rate_milli, milli_ns: 0, at: mono, frozen: false, over: false, attempt: None, asked: false }
+    Work { name, account, inode, rate_milli, milli_ns: 0, at: mono, frozen: false, over: false, attempt: None, asked: false, stopping: None, cut_off: false }
 }

@@ -262,8 +262,9 @@ fn the_books_balance(world: &World) {
         for work in &machine.works {
             let Some(told) = work.attempt.and_then(|attempt| world.audit.told(n, attempt)) else { continue };
             let used = i128::from(work.cpu_ns() - world.audit.begun(n, &work.name));
+            let beyond = told.charge - used / 1_000;
             assert!(
-                (told.charge - used / 1_000).abs() <= 1,
+                beyond <= 1 && (work.cut_off || -1 <= beyond),
                 "node {n}: {} used {used} ns of CPU time and costs {}",
                 work.name,
                 told.charge

@@ -272,6 +272,7 @@ impl World {
         machine.wake_at = None;
         machine.works.iter_mut().for_each(|work| work.asked = false);
         let waiting: Vec<usize> = (0..machine.works.len()).filter(|index| machine.works[*index].attempt.is_none()).collect();
+        let stopping: Vec<usize> = (0..machine.works.len()).filter(|index| machine.works[*index].stopping.is_some()).collect();
         let agent = machine.disk.recover();
         let now = machine.now(self.now);
         let (turn, effects) = Turn::wake(agent, machine.settings.clone(), now, fresh, &machine.marks);
@@ -283,6 +284,9 @@ impl World {
         // The hooks' spool.
         for index in waiting {
             self.after(S, Ev::Start(n, index));
+        }
+        for index in stopping {
+            self.after(S, Ev::Exit(n, index));
         }
         let samples = self.look(n);
         self.step(n, Event::CardArrived(Box::new(self.card.clone()), samples));
@@ -630,6 +634,7 @@ impl World {
     }
 
     fn replied(&mut self, n: usize, caller: u64, reply: &Reply) {
+        self.machines[n].works.iter_mut().filter(|work| work.stopping == Some(caller)).for_each(|work| work.stopping = None);
         let Some(index) = self.callers.remove(&(n, caller)) else { return };
         let mono = self.machines[n].now(self.now).mono.0;
         let Some(work) = self.machines[n].works.get_mut(index) else { return };
@@ -656,6 +661,7 @@ impl World {
         let live = self.machines[n].live();
         let sample = attempt.filter(|attempt| live.contains(attempt)).map(|attempt| self.machines[n].look(&[attempt], self.now).remove(0));
         self.next_caller += 1;
+        self.machines[n].works[index].stopping = Some(self.next_caller);
         let ending = Ending { outcome: Outcome::Completed, exit_code: Some(0) };
         self.step(n, Event::StopAsked { caller: self.next_caller, name, ending, sample });
     }
