@@ -262,5 +262,18 @@ pub(crate) fn sample(work: &mut Work, attempt: Attempt, mono: u64) -> JobSample 
 
 /// A new job, not started yet.
 pub(crate) fn work(name: String, account: usize, inode: u64, rate_milli: u64, mono: u64) -> Work {
-    Work { name, account, inode, rate_milli, milli_ns: 0, at: mono, frozen: false, over: false, attempt: None, asked: false, stopping: None, cut_off: false }
+    Work {
+        name,
+        account,
+        inode,
+        rate_milli,
+        milli_ns: 0,
+        at: mono,
+        frozen: false,
+        over: false,
+        attempt: None,
+        asked: false,
+        stopping: None,
+        cut_off: false,
+    }
 }

@@ -565,7 +565,9 @@ impl Draft<'_> {
             Verdict::Exhausted | Verdict::NotVerified | Verdict::NotAdmitted if !owed => POLL_EMPTY,
             _ => ASK_AGAIN_SOON,
         };
-        let burning = || self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some();
+        // What stands still goes on with what is in hand, and its thaw may wait for longer than that is good.
+        let still = || self.agent.jobs_of(id).any(|job| job.is_live() && job.emptied.is_none() && job.phase == Phase::Frozen);
+        let burning = || self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some() || still();
         let kept = self.agent.kept(id, self.settings, self.now.mono, STEP_AHEAD);
         let short = kept.is_positive() && in_hand < kept;
         let half_used = half_used || in_hand.plus(in_hand) < grant.horizon.plus(kept);

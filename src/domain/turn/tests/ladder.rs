@@ -269,33 +269,74 @@ fn f14_a_tick_that_reports_too_little_thaws_nothing() {
     assert_eq!(bench.orders(), []);
 }
 
+/// A fifth of a second passes, and what the agent orders is done.
+fn pass_a_fifth(bench: &mut Bench) {
+    bench.pass(200);
+    if bench.frozen == Frozen::No {
+        bench.cpu_ns += 200 * MS;
+    }
+    let sample = bench.sample(Attempt(1));
+    bench.step(Event::Ticked(vec![sample]));
+    settle(bench);
+    for act in bench.orders() {
+        bench.thaws += usize::from(act == Act::Thaw);
+        bench.out.retain(|effect| !matches!(effect, Effect::Act(_)));
+        bench.acted(act);
+        settle(bench);
+    }
+}
+
+/// So much is paid in, and the authority tells of it.
+fn pay_in(bench: &mut Bench, nano: i128) {
+    bench.free += nano;
+    bench.version += 1;
+    bench.step(Event::Pushed(Push { account: "a".parse().unwrap(), version: bench.version }));
+    settle(bench);
+}
+
+/// Credit comes in drops for a minute: whenever the job stands still a little more is paid in.
+fn drip(bench: &mut Bench) {
+    for _ in 0..300 {
+        pass_a_fifth(bench);
+        if bench.frozen == Frozen::Yes {
+            pay_in(bench, CREDIT / 10);
+        }
+    }
+}
+
 /// The same with credit that comes in drops: the first thaws come at once, then each later than the one before.
 #[test]
 fn f14_credit_in_drops_does_not_make_a_job_flap() {
     let mut bench = Bench::running(CREDIT);
-    let mut version = 1;
-    for _ in 0..300 {
-        bench.pass(200);
-        if bench.frozen == Frozen::No {
-            bench.cpu_ns += 200 * MS;
-        }
-        let sample = bench.sample(Attempt(1));
-        bench.step(Event::Ticked(vec![sample]));
-        settle(&mut bench);
-        for act in bench.orders() {
-            bench.thaws += usize::from(act == Act::Thaw);
-            bench.out.retain(|effect| !matches!(effect, Effect::Act(_)));
-            bench.acted(act);
-            settle(&mut bench);
-        }
-        if bench.frozen == Frozen::Yes {
-            (bench.free, version) = (CREDIT / 10, version + 1);
-            bench.step(Event::Pushed(Push { account: "a".parse().unwrap(), version }));
-            settle(&mut bench);
-        }
-    }
+    drip(&mut bench);
     // At one a 300 ms it would have flapped two hundred times in this minute.
     assert!((3..=9).contains(&bench.thaws), "{} thaws in a minute", bench.thaws);
+}
+
+/// Such a thaw may wait for longer than the authority's word is good. Credit that lapsed meanwhile would be one more flap, and the next thaw
+/// would wait for longer still: a job on a full account stood still for ever.
+#[test]
+fn f14_credit_does_not_lapse_while_a_thaw_waits() {
+    let mut bench = Bench::new();
+    (bench.free, bench.valid_for) = (CREDIT, Nanos::from_secs(10));
+    bench.start(1, "a");
+    settle(&mut bench);
+    bench.out.clear();
+    drip(&mut bench);
+    while bench.frozen == Frozen::No {
+        pass_a_fifth(&mut bench);
+    }
+    bench.rest = 1; // while something is free nothing goes back
+    pay_in(&mut bench, 1_000 * CREDIT);
+    let account: AccountId = "a".parse().unwrap();
+    let flaps = bench.turn.agent().accounts[&account].flaps;
+    assert!(bench.valid_for < flaps.thaw_from().since(flaps.funded_at.unwrap()), "{flaps:?}");
+    while bench.now.mono < flaps.thaw_from() {
+        pass_a_fifth(&mut bench);
+        assert_eq!(bench.turn.agent().accounts[&account].empty_since, None, "at {:?}", bench.now.mono);
+    }
+    pass_a_fifth(&mut bench);
+    assert_eq!(bench.frozen, Frozen::No);
 }
 
 #[test]

@@ -49,8 +49,11 @@ fn a_stop_of_a_start_that_is_refused_finds_no_job() {
     bench.stop(2);
     bench.answer();
     bench.durable();
-    let codes: Vec<&str> =
-        bench.replies().iter().filter_map(|reply| if let Reply::Refused(refusal) = reply { Some(refusal.code.as_str()) } else { None }).collect();
+    let codes: Vec<&str> = bench
+        .replies()
+        .iter()
+        .filter_map(|reply| if let Reply::Refused(refusal) = reply { Some(refusal.code.as_str()) } else { None })
+        .collect();
     assert_eq!((bench.callers(), codes), (vec![1, 2], vec!["no_credit", "unknown_job"]));
 }
 
