@@ -7,6 +7,7 @@ use meterd::domain::agent::{Agent, Settings};
 use meterd::domain::batch::Batch;
 use meterd::domain::enforcement::Enforcement;
 use meterd::domain::fact::Fact;
+use meterd::domain::gang::Gang;
 use meterd::domain::id::{Attempt, BootId, Epoch};
 use meterd::domain::ladder::{Blast, Ladder};
 use meterd::domain::meter::{Frozen, Host, JobSample, Missing, Populated, Reading};
@@ -32,6 +33,14 @@ pub(crate) struct Work {
     pub(crate) attempt: Option<Attempt>,
     /// Its start waits for an answer.
     pub(crate) asked: bool,
+    /// Of which job on several machines it is a part.
+    pub(crate) gang: Option<Gang>,
+    /// When its start was admitted, on the fleet's clock.
+    pub(crate) begun_at: u64,
+    /// Of a part: when it was last heard and looked at, on the fleet's clock.
+    pub(crate) measured_at: u64,
+    /// Of a part that ran dry and froze by itself: the version that it had heard then.
+    pub(crate) dry_under: Option<u64>,
 }
 
 impl Work {
@@ -132,12 +141,16 @@ pub(crate) struct Machine {
     pub(crate) wake_at: Option<u64>,
     /// No message passes before this.
     pub(crate) cut_until: u64,
+    /// Until then the next answer is slow, and the line dead from its arrival on.
+    pub(crate) fades_until: u64,
     /// It will never come back.
     pub(crate) dead: bool,
     /// Its disk was lost at least once.
     pub(crate) wiped: bool,
     /// Whoever has root on it sends what he likes.
     pub(crate) liar: bool,
+    /// Does it have a part of a job on several machines?
+    pub(crate) member: bool,
     /// All that it ever spoke under.
     pub(crate) epochs: Vec<Epoch>,
     pub(crate) sent: u64,
@@ -167,9 +180,11 @@ impl Machine {
             works: Vec::new(),
             wake_at: None,
             cut_until: 0,
+            fades_until: 0,
             dead: false,
             wiped: false,
             liar: false,
+            member: false,
             epochs: Vec::new(),
             sent: 0,
         }
@@ -255,5 +270,20 @@ pub(crate) fn sample(work: &mut Work, attempt: Attempt, mono: u64) -> JobSample 
 
 /// A new job, not started yet.
 pub(crate) fn work(name: String, account: usize, inode: u64, rate_milli: u64, mono: u64) -> Work {
-    Work { name, account, inode, rate_milli, milli_ns: 0, at: mono, frozen: false, over: false, attempt: None, asked: false }
+    Work {
+        name,
+        account,
+        inode,
+        rate_milli,
+        milli_ns: 0,
+        at: mono,
+        frozen: false,
+        over: false,
+        attempt: None,
+        asked: false,
+        gang: None,
+        begun_at: 0,
+        measured_at: 0,
+        dry_under: None,
+    }
 }

@@ -10,6 +10,7 @@ use meterd::domain::time::{Mono, Now};
 use meterd::domain::wire::Request;
 
 use crate::bank::Bank;
+use crate::gang::Registers;
 
 /// Does whoever puts a copy back tell the store so?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,7 @@ pub(crate) enum PutBack {
 /// A copy of the store.
 pub(crate) struct Copy {
     accounts: BTreeMap<AccountId, Account>,
+    gangs: Registers,
     generation: u64,
     payments: usize,
 }
@@ -93,7 +95,12 @@ impl Standing {
 impl Bank {
     pub(crate) fn back_up(&mut self) {
         let standing = &mut self.standing;
-        standing.copy = Some(Copy { accounts: self.accounts.clone(), generation: standing.generation, payments: standing.payments.len() });
+        standing.copy = Some(Copy {
+            accounts: self.accounts.clone(),
+            gangs: self.gangs.clone(),
+            generation: standing.generation,
+            payments: standing.payments.len(),
+        });
     }
 
     /// The payments since then are booked again from where they came.
@@ -101,6 +108,8 @@ impl Bank {
         let Some(copy) = self.standing.copy.take() else { return };
         self.standing.restores += 1;
         self.accounts = copy.accounts;
+        self.gangs = copy.gangs;
+        self.gangs.put_back(now.mono);
         self.standing.generation = copy.generation;
         self.standing.forget_writers();
         let again = self.standing.payments.split_off(copy.payments);

@@ -36,6 +36,22 @@ fn a_job_that_uses_little_keeps_five_minutes_of_it_once_it_is_known() {
 }
 
 #[test]
+fn a_part_of_a_gang_keeps_no_more_than_the_four_minutes_that_the_others_may_wait_for_it() {
+    let mut bench = Bench::new();
+    bench.gang = Some(Gang { name: "mpi-17".parse().unwrap(), attempt: 3, size: Some(2) });
+    (bench.free, bench.rest) = (240_000_000_000, 1_000_000_000_000);
+    bench.start(1, "a");
+    bench.durable();
+    bench.answer();
+    bench.durable();
+    idle_s(&mut bench, 9);
+    assert!(235_000_000_000 < in_hand(&bench), "so young a part may burn all: {}", in_hand(&bench));
+    idle_s(&mut bench, 60);
+    let kept = in_hand(&bench);
+    assert!((1_000_000_000..=2_400_000_000).contains(&kept), "240 s of a hundredth of a credit a second at most: {kept}");
+}
+
+#[test]
 fn while_nothing_is_free_a_node_keeps_only_seconds_and_the_rest_is_still_the_accounts() {
     let mut bench = Bench::running(300_000_000_000);
     bench.rest = 1;
