@@ -3,10 +3,10 @@
 
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{Epoch, PaymentId};
-use meterd::domain::ledger::{self, Account, EpochAccount, EpochState, Lot, LotKey, Recovery, Rules};
+use meterd::domain::ledger::{self, Account, ClosePolicy, EpochAccount, EpochState, Lot, LotKey, Rules};
 use meterd::domain::money::Credits;
 use meterd::domain::time::Now;
-use meterd::domain::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry, Validity};
+use meterd::domain::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry};
 
 /// What is wrong. The numbers are those of the protocol's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,56 +53,22 @@ pub(crate) enum Bug {
     GrantBeforeTotals,
     /// 21
     RepeatedLateReportCollects,
-    /// 22
-    PutBackGrantsAtOnce,
-    /// 23
-    PutBackBelievesNothing,
-    /// 24
-    ClosesWhatItCannotBack,
-    /// 25
-    RecoveringRenewsTheLapsed,
-    /// 26
-    CreditOfAnyAnswer,
-}
-
-impl Bug {
-    /// Does it leave alone which answers count?
-    pub(crate) fn is_of_the_store(self) -> bool {
-        use Bug::{ClosesWhatItCannotBack, PutBackBelievesNothing, PutBackGrantsAtOnce, RecoveringRenewsTheLapsed};
-        matches!(self, PutBackGrantsAtOnce | PutBackBelievesNothing | ClosesWhatItCannotBack | RecoveringRenewsTheLapsed)
-    }
 }
 
 /// Answers a request as the real ledger does, but for the bug.
-pub(crate) fn answer(bug: Bug, account: &mut Account, request: &Request, rules: &Rules<'_>, now: Now) -> AnswerEntry {
-    let book = |account: &mut Account, request: &Request| ledger::answer(account, request, &request.entries[0], rules, now).entry;
+pub(crate) fn answer(bug: Bug, account: &mut Account, request: &Request, close: ClosePolicy, now: Now) -> AnswerEntry {
+    let book =
+        |account: &mut Account, request: &Request| ledger::answer(account, request, &request.entries[0], &Rules::of(close), now).entry;
     match bug {
         Bug::SettledByDifference => {
             let before = account.epochs.get(&request.epoch).map_or(Credits::ZERO, |epoch| epoch.claimed);
             let added = RequestEntry { spent: before.plus(request.entries[0].spent), ..request.entries[0].clone() };
-            book_as(account, request, added, book)
-        }
-        Bug::PutBackBelievesNothing => {
-            let unaware = Rules { key: None, ..*rules };
-            let answered = ledger::answer(account, request, &request.entries[0], &unaware, now).entry;
-            let settled = account.epochs.get(&request.epoch).map_or(Credits::ZERO, |epoch| epoch.settled);
-            let news = request.entries[0].spent.minus(settled);
-            if rules.recovery != Recovery::Over && news.is_positive() {
-                charge(account, request.epoch, news);
+            // The digest is of what was really said.
+            let answered = book(account, &Request { entries: vec![added], ..request.clone() });
+            if let Some(epoch) = account.epochs.get_mut(&request.epoch).filter(|epoch| epoch.last_request == request.request) {
+                epoch.last_digest = request.digest();
             }
             answered
-        }
-        Bug::ClosesWhatItCannotBack => {
-            let answered = book(account, request);
-            let epoch = account.epochs.get_mut(&request.epoch).filter(|epoch| epoch.unbacked().is_positive());
-            if let Some(epoch) = epoch.filter(|_| rules.recovery != Recovery::Over) {
-                epoch.state = EpochState::Closed;
-            }
-            answered
-        }
-        Bug::RecoveringRenewsTheLapsed => {
-            let live = request.entries[0].validity.map(|_| Validity::Live);
-            book_as(account, request, RequestEntry { validity: live, ..request.entries[0].clone() }, book)
         }
         Bug::LateReportUnchecked => {
             let short = account.shortfall;
@@ -149,20 +115,6 @@ pub(crate) fn answer(bug: Bug, account: &mut Account, request: &Request, rules: 
         }
         _ => book(account, request),
     }
-}
-
-/// Books another entry than was sent, and keeps the digest of what was really said.
-fn book_as(
-    account: &mut Account,
-    request: &Request,
-    entry: RequestEntry,
-    book: impl Fn(&mut Account, &Request) -> AnswerEntry,
-) -> AnswerEntry {
-    let answered = book(account, &Request { entries: vec![entry], ..request.clone() });
-    if let Some(epoch) = account.epochs.get_mut(&request.epoch).filter(|epoch| epoch.last_request == request.request) {
-        epoch.last_digest = request.digest();
-    }
-    answered
 }
 
 /// Closed epochs that a request speaks of.

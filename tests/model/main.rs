@@ -17,22 +17,12 @@ mod rules;
 mod state;
 
 use bugs::Bug;
-use rules::{Jobs, World};
+use rules::World;
 use state::{Left, Power};
 use stateright::{Checker, Model};
 
 fn world() -> World {
-    World {
-        deposit: 2,
-        questions: [2, 2],
-        lives: 2,
-        wants: &[1],
-        left: Left::default(),
-        second: Power::Off,
-        jobs: Jobs::Use,
-        bug: None,
-        heals: 0,
-    }
+    World { deposit: 2, questions: [2, 2], lives: 2, wants: &[1], left: Left::default(), second: Power::Off, bug: None, heals: 0 }
 }
 
 fn small() -> World {
@@ -129,17 +119,6 @@ fn a_disk_image_that_boots_elsewhere() {
 fn a_running_machine_that_is_copied() {
     let left = Left { live_clones: 1, ..Left::default() };
     holds("live clone", larger(World { left, deposit: 1, questions: [1, 1], heals: 0, ..small() }));
-}
-
-/// A copy of the store is made and put back; two nodes compete, and one of them may be asked by the store again.
-fn put_back() -> World {
-    let left = Left { back_ups: 1, put_backs: 1, ..Left::default() };
-    World { left, deposit: 1, questions: [2, 2], lives: 1, second: Power::On, ..world() }
-}
-
-#[test]
-fn a_store_that_is_put_back() {
-    holds("put back", World { questions: if full() { [2, 1] } else { [1, 1] }, ..put_back() });
 }
 
 #[test]
@@ -247,29 +226,4 @@ fn b20_grant_before_totals() {
 fn b21_repeated_late_report_collects() {
     let left = Left { revocations: 1, top_ups: 1, ..Left::default() };
     finds(Bug::RepeatedLateReportCollects, &World { deposit: 1, lives: 1, left, ..world() });
-}
-
-#[test]
-fn b22_a_store_put_back_grants_at_once() {
-    finds(Bug::PutBackGrantsAtOnce, &World { questions: [1, 1], ..put_back() });
-}
-
-#[test]
-fn b23_a_store_put_back_believes_nothing() {
-    finds(Bug::PutBackBelievesNothing, &World { second: Power::Off, ..put_back() });
-}
-
-#[test]
-fn b24_a_store_put_back_closes_what_it_cannot_back() {
-    finds(Bug::ClosesWhatItCannotBack, &World { questions: [1, 2], ..put_back() });
-}
-
-#[test]
-fn b25_a_recovering_store_renews_what_has_lapsed() {
-    finds(Bug::RecoveringRenewsTheLapsed, &World { questions: [2, 1], jobs: Jobs::Hold, ..put_back() });
-}
-
-#[test]
-fn b26_credit_of_any_answer() {
-    finds(Bug::CreditOfAnyAnswer, &World { questions: [2, 1], jobs: Jobs::Hold, ..put_back() });
 }

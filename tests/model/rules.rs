@@ -1,22 +1,19 @@
 //! What can happen next, and what comes of it.
 
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use meterd::domain::bucket::Bucket;
 use meterd::domain::grant::{Asked, Grant, Heard, Told};
 use meterd::domain::hearing;
 use meterd::domain::id::{AccountId, BootId, Epoch, NodeId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment, PaymentState, Recovery, Rules, Trust};
-use meterd::domain::proof::ProofKey;
+use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment, PaymentState, Rules};
 use meterd::domain::time::{Boot, Mono, Nanos, Now, Wall};
 use meterd::domain::wire::{AccountPolicy, Answer, AnswerEntry, PROTOCOL, PreviousEpoch, Push, Request, RequestEntry, UNIT, Verdict};
 use stateright::{Model, Property};
 
 use crate::bugs::{self, Bug};
-use crate::state::{Body, Job, Kept, Left, Message, Node, Outstanding, Power, State, Store, TICK, boot, credits, epoch};
-
-static KEY: LazyLock<ProofKey> = LazyLock::new(|| ProofKey::new([7; 32]));
+use crate::state::{Body, Job, Kept, Left, Message, Node, Outstanding, Power, State, TICK, boot, credits, epoch};
 
 /// A world to search: how large it is, what may happen in it, and what is wrong with it.
 #[derive(Clone, Debug)]
@@ -30,19 +27,9 @@ pub(crate) struct World {
     pub(crate) wants: &'static [i128],
     pub(crate) left: Left,
     pub(crate) second: Power,
-    pub(crate) jobs: Jobs,
     pub(crate) bug: Option<Bug>,
     /// One moment in so many is also looked at for whether all comes to rest from it; 0 for none.
     pub(crate) heals: u64,
-}
-
-/// Do jobs use what their nodes hold?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Jobs {
-    /// They may, or it is given back.
-    Use,
-    /// They could: what is in hand counts as used.
-    Hold,
 }
 
 #[derive(Clone, PartialEq)]
@@ -59,8 +46,6 @@ pub(crate) enum Action {
     TickMissed,
     Sweep,
     BankRestart,
-    BackUp,
-    PutBack,
     TopUp,
     Revoke,
     Restart(usize),
@@ -84,16 +69,6 @@ impl World {
         }
     }
 
-    /// Only where a store can be put back do nodes prove what they were granted: elsewhere it would change nothing.
-    fn proves(&self) -> bool {
-        0 < self.left.put_backs
-    }
-
-    fn rules(&self, store: Store) -> Rules<'static> {
-        let key = self.proves().then(|| &*KEY);
-        Rules { key, generation: store.generation, recovery: store.recovery, ..Rules::of(self.close()) }
-    }
-
     pub(crate) fn has(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
     }
@@ -111,10 +86,10 @@ impl World {
         if kept.outstanding.is_some() && self.has(Bug::AskingAgainRestartsTheClock) {
             actions.push(Action::AskAgain(n));
         }
-        if in_hand.is_positive() && node.job == Job::Runs && self.jobs == Jobs::Use {
+        if in_hand.is_positive() && node.job == Job::Runs {
             actions.push(Action::Use(n));
         }
-        if kept.grant.held().is_positive() && self.jobs == Jobs::Use {
+        if kept.grant.held().is_positive() {
             actions.push(Action::GiveBack(n));
         }
         if !in_hand.is_positive() && node.job == Job::Runs && self.is_told_to_stop(kept) {
@@ -158,7 +133,7 @@ impl World {
             boot,
             request: kept.asked,
             previous: kept.previous.clone(),
-            entries: vec![RequestEntry { validity: self.proves().then(|| kept.grant.validity(first_sent)), ..entry(&kept.grant, wanted) }],
+            entries: vec![entry(&kept.grant, wanted)],
             generation_seen: 0,
             history: None,
             gangs: Vec::new(),
@@ -193,9 +168,8 @@ impl World {
 
     fn use_one(&self, state: &mut State, n: usize) {
         let epoch = state.nodes[n].live.epoch;
-        let known = state.bank.epochs.get(&epoch).map(|known| known.state);
-        let forgotten = known.is_none() && state.left.put_backs < self.left.put_backs;
-        if known != Some(EpochState::Open) && !forgotten {
+        let known = state.bank.epochs.get(&epoch);
+        if known.is_none_or(|known| known.state == EpochState::Closed) {
             state.breaks("something is spent from a closed epoch");
         }
         state.use_one(epoch);
@@ -230,30 +204,8 @@ impl World {
         }
     }
 
-    /// With the bug, credit is taken from any answer to the epoch.
-    fn hear_other_answer(&self, state: &mut State, n: usize, answer: &Answer) -> bool {
-        let now = state.now;
-        let node = state.node(n);
-        let clock = node.clock(now);
-        let kept = node.kept();
-        let granted = answer.entries[0].granted;
-        if granted <= kept.grant.granted {
-            return false;
-        }
-        kept.grant.granted = granted;
-        if kept.grant.in_hand(clock).is_positive() {
-            node.job = Job::Runs;
-        }
-        self.commit(node);
-        true
-    }
-
     fn hear_answer(&self, state: &mut State, n: usize, answer: &Answer) -> bool {
         let now = state.now;
-        let asked = state.nodes[n].live.outstanding.as_ref().map(|open| open.request.request);
-        if self.has(Bug::CreditOfAnyAnswer) && asked != Some(answer.request) {
-            return self.hear_other_answer(state, n, answer);
-        }
         let Some(heard) = self.believed(&state.nodes[n].live, answer) else { return false };
         let node = state.node(n);
         let clock = node.clock(now);
@@ -268,9 +220,6 @@ impl World {
         let first_sent = if self.has(Bug::ValidFromReceipt) { clock } else { first_sent };
         let at = Now { mono: Mono(clock.0), boot: clock, wall: Wall(0) };
         kept.grant.take(&entry, told, heard.request, first_sent, at);
-        if let Some(proof) = entry.proof {
-            kept.grant.take_proof(proof);
-        }
         self.misread(kept, &entry, first_sent, heard.request, at);
         match entry.verdict {
             Verdict::Recall => {
@@ -376,17 +325,13 @@ impl World {
 
     fn book(&self, state: &mut State, request: &Request) {
         let now = state.bank_now();
-        self.end_recovery(state);
         let before = Arc::clone(&state.bank);
-        let rules = self.rules(state.store);
+        let close = self.close();
         let bank = Arc::make_mut(&mut state.bank);
         let entry = match self.bug {
-            Some(bug) => bugs::answer(bug, bank, request, &rules, now),
-            None => ledger::answer(bank, request, &request.entries[0], &rules, now).entry,
+            Some(bug) => bugs::answer(bug, bank, request, close, now),
+            None => ledger::answer(bank, request, &request.entries[0], &Rules::of(close), now).entry,
         };
-        if matches!(entry.verdict, Verdict::Unproven) {
-            state.breaks("an honest node is taken for a liar");
-        }
         let answer = Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,
@@ -395,7 +340,7 @@ impl World {
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries: vec![entry.clone()],
             balances: Vec::new(),
-            generation: rules.generation,
+            generation: 0,
             gangs: Vec::new(),
         };
         if entry.verdict == Verdict::Exhausted {
@@ -408,47 +353,8 @@ impl World {
         World::audit_booking(state, &before);
     }
 
-    /// Of a store that recovers, once all that it may have forgotten has run out. What nobody has told it by then it will not miss.
-    fn end_recovery(&self, state: &mut State) {
-        let Store { recovery, began, .. } = state.store;
-        let ClosePolicy::AfterSilence(length) = self.close() else { return };
-        if recovery == Recovery::Over || state.now - began < length.0 / TICK.0 {
-            return;
-        }
-        let before = Arc::clone(&state.bank);
-        let now = state.bank_now();
-        let _lines = ledger::end_recovery(Arc::make_mut(&mut state.bank), Mono(began * TICK.0), now);
-        state.store.recovery = Recovery::Over;
-        let known = |id: &Epoch| state.bank.epochs.get(id).map_or(0, |epoch| epoch.granted.max(epoch.proven).nano());
-        let unknown = state.used.iter().map(|(id, used)| (used - known(id)).max(0));
-        state.unreported += unknown.sum::<i128>();
-        World::audit_booking(state, &before);
-    }
-
-    fn back_up(state: &mut State) {
-        let mut copy = (*state.bank).clone();
-        copy.epochs.values_mut().for_each(|epoch| epoch.heard_at = Mono(0));
-        state.copy = Some(Arc::new(copy));
-    }
-
-    fn put_back(&self, state: &mut State) -> bool {
-        let Some(copy) = state.copy.take() else { return false };
-        let now = state.bank_now().mono;
-        state.bank = copy;
-        state.store.generation += 1;
-        let generation = state.store.generation;
-        let bank = Arc::make_mut(&mut state.bank);
-        bank.version = bank.version.max(generation) + 1;
-        bank.epochs.values_mut().for_each(|epoch| epoch.heard_at = now);
-        if !self.has(Bug::PutBackGrantsAtOnce) {
-            (state.store.recovery, state.store.began) = (Recovery::Goes(Trust::Proofs), state.now);
-        }
-        true
-    }
-
     fn sweep(&self, state: &mut State) {
         let now = state.bank_now();
-        self.end_recovery(state);
         let before = Arc::clone(&state.bank);
         let bank = Arc::make_mut(&mut state.bank);
         let _lines = ledger::sweep(bank, self.close(), now);
@@ -506,24 +412,23 @@ impl World {
 
     fn audit(&self, state: &mut State) {
         let bank = Arc::clone(&state.bank);
-        let restored = state.left.put_backs < self.left.put_backs;
+        let mut used_in_all = 0;
         for (id, epoch) in &bank.epochs {
             let used = state.used_by(*id);
+            used_in_all += used;
             if used < epoch.settled.nano() {
                 state.breaks("an epoch is charged more than it used");
             }
-            if epoch.granted.minus(epoch.returned).nano() < used && !self.two_may_write() && !restored {
+            if epoch.granted.minus(epoch.returned).nano() < used && !self.two_may_write() {
                 state.breaks("an epoch used more than it was granted and did not give back");
             }
             if epoch.claimed < epoch.settled.plus(epoch.shortfall) {
                 state.breaks("what is charged and what is short are more than what was reported");
             }
         }
-        let used: i128 = state.used.iter().map(|(_, used)| used).sum();
-        let on = state.nodes.iter().filter(|node| node.power == Power::On);
-        let in_hand: i128 = on.map(|node| node.live.grant.in_hand(node.clock(state.now)).nano()).sum();
-        if bank.deposited.nano() + state.unreported < used + in_hand + bank.withdrawn.nano() && !self.two_may_write() {
-            state.breaks("more was used, is in hand and was withdrawn than was paid in and lost unreported");
+        let out = used_in_all + bank.withdrawn.nano();
+        if bank.deposited.nano() + state.unreported < out && !self.two_may_write() {
+            state.breaks("more was used and withdrawn than was paid in and lost unreported");
         }
         if state
             .nodes
@@ -580,7 +485,7 @@ pub(crate) fn entry(grant: &Grant, wanted: i128) -> RequestEntry {
         burn_per_s: credits(0),
         at_least: credits(i128::from(0 < wanted)),
         validity: None,
-        proof: grant.proof,
+        proof: None,
     }
 }
 
@@ -602,8 +507,6 @@ impl Model for World {
         };
         vec![State {
             bank: Arc::new(bank),
-            store: Store { generation: 1, recovery: Recovery::Over, began: 0 },
-            copy: None,
             nodes: [node(0), node(1)],
             net: Vec::new(),
             now: 0,
@@ -625,8 +528,6 @@ impl Model for World {
         let rare = [
             (left.missed_ticks, Action::TickMissed),
             (left.bank_restarts, Action::BankRestart),
-            (left.back_ups, Action::BackUp),
-            (if state.copy.is_some() { left.put_backs } else { 0 }, Action::PutBack),
             (left.top_ups, Action::TopUp),
             (left.revocations, Action::Revoke),
             (left.restarts, Action::Restart(0)),
@@ -695,7 +596,7 @@ impl Model for World {
         if !changed {
             return None;
         }
-        if self.bug.is_none_or(Bug::is_of_the_store) {
+        if self.bug.is_none() {
             forget_the_dead(&mut state);
         }
         self.audit(&mut state);
@@ -718,14 +619,6 @@ impl World {
                 let now = state.bank_now().mono;
                 let bank = Arc::make_mut(&mut state.bank);
                 bank.epochs.values_mut().for_each(|epoch| epoch.heard_at = now);
-            }
-            Action::BackUp => {
-                left.back_ups -= 1;
-                World::back_up(state);
-            }
-            Action::PutBack => {
-                left.put_backs -= 1;
-                return self.put_back(state);
             }
             Action::TopUp => {
                 left.top_ups -= 1;
@@ -776,8 +669,6 @@ impl fmt::Debug for Action {
             Action::TickMissed => write!(f, "a tick that machine 0 misses"),
             Action::Sweep => write!(f, "the authority closes what is silent"),
             Action::BankRestart => write!(f, "the authority starts again"),
-            Action::BackUp => write!(f, "a copy is made of the store"),
-            Action::PutBack => write!(f, "the copy is put back"),
             Action::TopUp => write!(f, "a top-up"),
             Action::Revoke => write!(f, "a revocation"),
             Action::Restart(n) => write!(f, "machine {n}'s agent starts again"),

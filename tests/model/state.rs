@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use meterd::domain::grant::Grant;
 use meterd::domain::id::{BootId, Epoch};
-use meterd::domain::ledger::{Account, Recovery};
+use meterd::domain::ledger::Account;
 use meterd::domain::money::Credits;
 use meterd::domain::time::{Boot, Mono, Nanos, Now, Wall};
 use meterd::domain::wire::{Answer, PreviousEpoch, Push, Request};
@@ -20,9 +20,6 @@ const LONG_AGO: u64 = 4;
 #[derive(Clone)]
 pub(crate) struct State {
     pub(crate) bank: Arc<Account>,
-    pub(crate) store: Store,
-    /// A copy of the authority's store.
-    pub(crate) copy: Option<Arc<Account>>,
     pub(crate) nodes: [Arc<Node>; 2],
     /// Whatever was said can arrive at any time, any number of times, or never.
     pub(crate) net: Vec<Message>,
@@ -37,15 +34,6 @@ pub(crate) struct State {
     pub(crate) broken: Option<String>,
 }
 
-/// How the authority's store stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Store {
-    pub(crate) generation: u64,
-    pub(crate) recovery: Recovery,
-    /// The tick at which the recovery began.
-    pub(crate) began: u64,
-}
-
 /// How often something may still happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Left {
@@ -57,10 +45,6 @@ pub(crate) struct Left {
     pub(crate) image_clones: u8,
     pub(crate) live_clones: u8,
     pub(crate) bank_restarts: u8,
-    /// A copy is made of the authority's store …
-    pub(crate) back_ups: u8,
-    /// … and put back, by somebody who says so.
-    pub(crate) put_backs: u8,
     /// Ticks that the first node's clock may miss.
     pub(crate) missed_ticks: u8,
 }
@@ -222,10 +206,6 @@ impl Hash for State {
         // The network is a set.
         self.net.iter().fold(0_u64, |sum, message| sum.wrapping_add(message.key)).hash(hasher);
         hash_bank(&self.bank, self.now, hasher);
-        let recovers = (self.store.recovery != Recovery::Over).then(|| (self.now - self.store.began).min(LONG_AGO));
-        (self.store.generation, recovers).hash(hasher);
-        // Of a copy nobody asks how long who was silent.
-        self.copy.iter().for_each(|copy| hash_bank(copy, 0, hasher));
         for node in &self.nodes {
             (node.power, node.job, node.word).hash(hasher);
             let clock = node.clock(self.now);
@@ -242,9 +222,9 @@ fn hash_bank(bank: &Account, now: u64, hasher: &mut impl Hasher) {
     (totals, bank.revoke_pending().nano()).hash(hasher);
     for (id, epoch) in &bank.epochs {
         let amounts = [epoch.granted, epoch.returned, epoch.settled, epoch.claimed, epoch.shortfall].map(Credits::nano);
-        let silent = now.saturating_sub(epoch.heard_at.0 / TICK.0).min(LONG_AGO);
+        let silent = (now - epoch.heard_at.0 / TICK.0).min(LONG_AGO);
         (id.0, epoch.node.as_str(), epoch.state as u8, epoch.totals as u8, amounts, silent).hash(hasher);
-        (epoch.last_request, epoch.last_digest.0, epoch.proven.nano()).hash(hasher);
+        (epoch.last_request, epoch.last_digest.0).hash(hasher);
     }
 }
 
@@ -254,7 +234,6 @@ fn hash_kept(kept: &Kept, clock: Boot, hasher: &mut impl Hasher) {
     let lasts = grant.deadline.since(clock).0 / TICK.0;
     let word = grant.verdict.map(|heard| heard.verdict as u8);
     (kept.epoch.0, kept.lives, kept.asked, amounts, lasts, word, grant.version, grant.pushed_version).hash(hasher);
-    grant.proof.map(|proof| (proof.generation, proof.request, proof.granted.nano())).hash(hasher);
     let open = kept.outstanding.as_ref();
     open.map(|open| (open.key, (clock.since(open.first_sent).0 / TICK.0).min(LONG_AGO))).hash(hasher);
     for earlier in &kept.previous {

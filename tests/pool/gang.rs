@@ -154,7 +154,7 @@ impl World {
             let name = format!("mpi-{account}").parse().unwrap();
             let gang = Gang { name, attempt: 0, size: u32::try_from(size).ok() };
             for n in &members {
-                self.machines[*n].member = true;
+                self.machines[*n].gangs += 1;
                 let (at, rate) = (self.rng.below(20 * S), self.rng.range(200, 2_000));
                 self.after(at, Ev::NewPart(*n, account, Box::new(gang.clone()), rate));
             }
@@ -199,7 +199,7 @@ impl World {
     pub(crate) fn audit_parts(&mut self, n: usize) {
         let now = self.machines[n].now(self.now);
         let machine = &self.machines[n];
-        let Some(turn) = machine.turn.as_ref().filter(|_| machine.member) else { return };
+        let Some(turn) = machine.turn.as_ref().filter(|_| 0 < machine.gangs) else { return };
         let agent = turn.agent();
         let live = agent.jobs.values().filter(|job| job.is_live());
         let parts = live.filter_map(|job| Some((job.attempt, agent.part(job.attempt)?)));

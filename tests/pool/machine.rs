@@ -149,8 +149,8 @@ pub(crate) struct Machine {
     pub(crate) wiped: bool,
     /// Whoever has root on it sends what he likes.
     pub(crate) liar: bool,
-    /// Does it have a part of a job on several machines?
-    pub(crate) member: bool,
+    /// Of how many jobs on several machines it has a part.
+    pub(crate) gangs: u32,
     /// All that it ever spoke under.
     pub(crate) epochs: Vec<Epoch>,
     pub(crate) sent: u64,
@@ -184,7 +184,7 @@ impl Machine {
             dead: false,
             wiped: false,
             liar: false,
-            member: false,
+            gangs: 0,
             epochs: Vec::new(),
             sent: 0,
         }

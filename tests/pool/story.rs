@@ -154,7 +154,7 @@ fn plan(world: &mut World, length: u64, riches: i128) {
                 8..=10 => Ev::Cut(n, world.rng.range(S, 90 * S)),
                 11 => Ev::CutAll(world.rng.range(S, 60 * S)),
                 12 | 13 => Ev::ClockStep(n, step_ms(world)),
-                _ if world.machines[n].member => Ev::Cut(n, world.rng.range(S, 90 * S)), // what its parts use is known
+                _ if 0 < world.machines[n].gangs => Ev::Cut(n, world.rng.range(S, 90 * S)), // what its parts use is known
                 _ => Ev::Rate(n),
             };
             world.after(at, what);
@@ -166,7 +166,7 @@ fn plan(world: &mut World, length: u64, riches: i128) {
     }
     if world.rng.chance(150) {
         let n = usize::try_from(world.rng.below(nodes as u64)).unwrap();
-        world.machines[n].liar = !world.machines[n].member;
+        world.machines[n].liar = world.machines[n].gangs == 0;
     }
     for _ in 0..world.rng.below(4) {
         let (at, down) = (world.rng.below(length), world.rng.range(100 * MS, 30 * S));

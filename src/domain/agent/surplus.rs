@@ -44,11 +44,8 @@ impl Draft<'_> {
         if !in_hand.is_positive() || held.is_none() && self.agent.is_unmeasured(id, account, self.now.mono) {
             return Credits::ZERO;
         }
-        let horizon = match account.grant.free.is_positive() {
-            true if self.agent.has_part(id) => KEPT_BY_PARTS,
-            true => HORIZON_MAX,
-            false => HORIZON_OF_THE_LAST,
-        };
+        let longest = if self.agent.has_part(id) { KEPT_BY_PARTS } else { HORIZON_MAX };
+        let horizon = if account.grant.free.is_positive() { longest } else { HORIZON_OF_THE_LAST };
         let burn = held.map_or_else(|| self.agent.burn_expected(id, account, self.settings, self.now.mono), Held::burn_per_s);
         let due = self.agent.owed(id).plus(self.agent.kept(id, self.settings, self.now.mono, STEP_AHEAD));
         let kept = used_in(burn, horizon).plus(due);
