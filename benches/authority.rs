@@ -1,11 +1,14 @@
 //! How much one authority carries.
 //!
 //! Of the store: questions that settle and renew, a second, from 64 clients at once, beside the same SQL statements made bare by the same number
-//! of clients with the same isolation and durability, in the same run. Over the network: the real `meter-authority` over mutual TLS, asked by 256 nodes,
+//! of clients with the same isolation and durability, in the same run; and what one question costs where many nodes share its account. Over the network: the real `meter-authority` over mutual TLS, asked by 256 nodes,
 //! each with a certificate and a connection of its own.
 //!
 //! `cargo bench --bench authority` (`METERD_BENCH_SECONDS=5`).
 
+#[cfg(target_arch = "x86_64")]
+#[path = "../src/allocator.rs"]
+mod allocator;
 #[path = "authority/bare.rs"]
 mod bare;
 #[path = "../tests/fleet/certs.rs"]
@@ -40,6 +43,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Nodes that ask, each on an account of its own.
 const CLIENTS: usize = 64;
+/// Asked before anything is measured: the second one settles, and so begins the line of this hour.
+const FIRST_NUMBERS: u64 = 2;
 /// As the authority answers with one commit.
 const GROUP: usize = 64;
 
@@ -67,7 +72,32 @@ fn bench() -> Result<(), Failure> {
         let bare = u64::midpoint(before, after);
         println!("{what}: bare statements {before} before, {after} after; the store {store} = {} of bare (asked: 0.70)", part(store, bare));
     }
+    for nodes in [64, 1_000, 10_000] {
+        println!("one account that {nodes} nodes share: {} us a question", shared_us(nodes)?);
+    }
     network::bench(length)
+}
+
+/// Asked at once, as nodes do near the end of their balance: what one question costs where very many hold a part of its account.
+fn shared_us(nodes: usize) -> Result<u128, Failure> {
+    const ROUNDS: usize = 640;
+    let dir = tempfile::tempdir()?;
+    let mut store = Store::open(&dir.path().join("authority.db"), ClosePolicy::AfterSilence(Nanos::from_secs(3_600)), clock::mono())?;
+    store.create_account("shared".parse()?, AccountPolicy::default(), Terms::default(), clock::now())?;
+    let payment = Payment::deposit("p".parse()?, Bucket::Paid, "1000000".parse()?);
+    store.pay(&"shared".parse()?, &payment, PaymentState::Completed, clock::now())?;
+    let mut ask = |asked: std::ops::Range<usize>, number: u64| {
+        let requests = asked.map(|nth| question(nth % nodes, "shared", number)).collect::<Result<Vec<_>, _>>()?;
+        for group in requests.chunks(GROUP) {
+            store.together(|store| group.iter().try_for_each(|request| store.answer(request, clock::now()).map(drop)))?;
+        }
+        Ok::<(), Failure>(())
+    };
+    ask(0..nodes, 1)?;
+    ask(0..nodes, 2)?;
+    let began = Instant::now();
+    ask(0..ROUNDS.min(nodes), 3)?;
+    Ok(began.elapsed().as_micros() / ROUNDS.min(nodes) as u128)
 }
 
 /// `a / b` with two digits.
@@ -85,7 +115,7 @@ fn drive<C: Send>(clients: Vec<C>, length: Duration, ask: impl Fn(&mut C, u64) -
     let answered = AtomicU64::new(0);
     let began = Instant::now();
     let drive = |mut client: C| {
-        let mut number = 1;
+        let mut number = FIRST_NUMBERS;
         while began.elapsed() < length {
             number += 1;
             ask(&mut client, number)?;
@@ -105,8 +135,12 @@ fn account(nth: usize) -> String {
     format!("project-{nth:04}")
 }
 
-fn epoch(nth: usize) -> Epoch {
+/// One for each node and account, so that no part of the bench writes under another's.
+fn epoch(nth: usize, account: &str) -> Epoch {
     let mut bytes = [0x5a; 16];
+    for (byte, of_name) in bytes.iter_mut().zip(account.bytes().take(8)) {
+        *byte = of_name;
+    }
     bytes[8..].copy_from_slice(&(nth as u64).to_be_bytes());
     Epoch(bytes)
 }
@@ -131,7 +165,7 @@ fn question(nth: usize, account: &str, number: u64) -> Result<Request, Failure> 
     Ok(Request {
         protocol: PROTOCOL,
         node,
-        epoch: epoch(nth),
+        epoch: epoch(nth, account),
         boot,
         request: number,
         previous: Vec::new(),
@@ -151,7 +185,9 @@ fn filled(path: &Path) -> Result<Store, Failure> {
         store.create_account(id.parse()?, AccountPolicy::default(), Terms::default(), clock::now())?;
         let payment = Payment::deposit(format!("p-{nth}").parse()?, Bucket::Paid, "1000000".parse()?);
         store.pay(&id.parse()?, &payment, PaymentState::Completed, clock::now())?;
-        store.answer(&question(nth, &id, 1)?, clock::now())?;
+        for number in 1..=FIRST_NUMBERS {
+            store.answer(&question(nth, &id, number)?, clock::now())?;
+        }
     }
     Ok(store)
 }
@@ -160,6 +196,7 @@ fn bare_rate(together: Together, length: Duration) -> Result<u64, Failure> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("authority.db");
     drop(filled(&path)?);
+    let keys = bare::keys(&path)?;
     let (asks, asked) = bounded(CLIENTS);
     let server = std::thread::spawn(move || {
         let _ = priority::raise_priority(); // as the store's own thread
@@ -169,7 +206,8 @@ fn bare_rate(together: Together, length: Duration) -> Result<u64, Failure> {
     let rate = drive(clients, length, |nth, number| {
         let (reply, answered) = bounded(1);
         let spent = Credits::from_nano(3_000_000 * i128::from(number)).to_string();
-        let ask = Ask { account: account(*nth), epoch: epoch(*nth).to_string(), number: i64::try_from(number)?, spent, reply };
+        let (account, number) = (account(*nth), i64::try_from(number)?);
+        let ask = Ask { epoch: epoch(*nth, &account).to_string(), account, number, spent, key: keys[*nth].clone(), reply };
         asks.send(ask).map_err(|_| "the bare server has ended")?;
         Ok(answered.recv()?)
     })?;

@@ -55,6 +55,7 @@
 //! | card | a rate card: what each meter costs |
 //! | charge | the price of all that a job has used |
 //! | drawn | the part of a charge that came out of grants |
+//! | engine | a billing engine outside, which keeps balances and is told of use |
 //! | enforcement | how far the agent goes: observe, notify, enforce |
 //! | epoch | one spending life of a node: begins with a reboot or a lost journal |
 //! | evidence | counter, charge and balance at the moment of a decision |
@@ -73,6 +74,7 @@
 //! | lot | a part of a balance with one bucket, priority and expiry |
 //! | mark | a note in memory that a job's freeze is ours, made before the freeze |
 //! | meter | one thing that is measured and priced |
+//! | mirrored | of an account: its balance is kept by an engine, and what it holds here follows what that says |
 //! | owed | used, and neither drawn nor written off yet |
 //! | picture | the state as it is shown, one a tick |
 //! | policy | what an account's owner wants its nodes to do |

@@ -1,4 +1,4 @@
-//! Clocks that jump under a running agent: set back an hour, set forward a day, and a machine that slept. Only labels may change.
+//! Clocks that jump under a running agent: set back an hour, set forward a day, and a machine that slept. No charge and no credit may change.
 //!
 //! The agent runs in this process, whose clock edge is told what to believe: no test sets a machine's clock.
 
@@ -16,12 +16,12 @@ use meterd::domain::agent::start::Reply;
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{JobName, Uid};
 use meterd::domain::job::Ending;
-use meterd::domain::ledger::Terms;
+use meterd::domain::ledger::{Expiry, Terms};
 use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::Card;
-use meterd::domain::receipt::{Receipt, ReceiptState};
-use meterd::domain::request::{Place, StartRequest};
-use meterd::domain::time::Nanos;
+use meterd::domain::receipt::{Receipt, ReceiptState, rfc3339};
+use meterd::domain::request::{Pay, Place, StartRequest};
+use meterd::domain::time::{Nanos, Wall};
 use meterd::domain::wire::AccountPolicy;
 use meterd::node::clock;
 use meterd::node::config::Config;
@@ -75,7 +75,7 @@ fn receipt(daemon: &Daemon, job: &JobName) -> Receipt {
 }
 
 #[test]
-fn an_hour_back_a_day_forward_and_a_sleep_change_labels_and_never_a_charge() {
+fn an_hour_back_a_day_forward_and_a_sleep_change_no_charge_and_no_credit() {
     let Some(mut jobs) = cgroups("clock", 1) else { return };
     let dir = tempfile::tempdir().unwrap();
     let text = format!(
@@ -83,10 +83,18 @@ fn an_hour_back_a_day_forward_and_a_sleep_change_labels_and_never_a_charge() {
          [status]\nlisten = \"off\"\n[gpu]\nnvml = \"off\"\n",
         dir.path().display()
     );
-    let daemon = Daemon::start(&Config::parse(&text, "t.toml").unwrap(), Some(Card::parse(CARD, "card.toml").unwrap())).unwrap();
+    // In twelve hours credit lapses and a line begins: a day forward is past that.
+    let due = Wall(clock::now().wall.0 + 43_200_000);
+    let dated = format!(
+        "{CARD}[[line]]\nid = \"later\"\nmeter = \"wall_time\"\nprice = \"1\"\nunit = \"second\"\neffective_from = \"{}\"\n",
+        rfc3339(due)
+    );
+    let daemon = Daemon::start(&Config::parse(&text, "t.toml").unwrap(), Some(Card::parse(&dated, "card.toml").unwrap())).unwrap();
     let account: meterd::domain::id::AccountId = "a".parse().unwrap();
     daemon.authority().create_account(account.clone(), AccountPolicy::default(), Terms::default()).unwrap();
     daemon.authority().top_up(account.clone(), Bucket::Paid, "1000000".parse().unwrap(), "p".parse().unwrap()).unwrap();
+    let pay = Pay { expires: Expiry::At(due), ..Pay::deposit("5000".parse().unwrap(), Bucket::Free, None) };
+    daemon.authority().pay(account.clone(), pay, "lapses".parse().unwrap()).unwrap();
     let job: JobName = "job".parse().unwrap();
     jobs[0].burn();
     jobs[0].note_baseline();
@@ -105,8 +113,13 @@ fn an_hour_back_a_day_forward_and_a_sleep_change_labels_and_never_a_charge() {
     std::thread::sleep(Duration::from_millis(500));
     clock::pretend(86_400_000, Nanos(0));
     wait_for("a day forward is named", || alarm("clock_stepped").is_some_and(|message| message.contains("by 86")));
+    // Its push makes the node ask, and an account that is asked about is looked through for what has lapsed.
+    daemon.authority().top_up(account.clone(), Bucket::Paid, "1".parse().unwrap(), "p2".parse().unwrap()).unwrap();
     std::thread::sleep(Duration::from_millis(500));
+    assert!(daemon.authority().show(account.clone()).unwrap().withdrawn.is_zero(), "nothing has lapsed");
     assert!(receipt(&daemon, &job).steps.iter().all(|step| !matches!(step.event, meterd::domain::job::StepEvent::Emptied(_))));
+    clock::pretend(3_600_000 - 86_400_000, Nanos(0)); // set right again
+    wait_for("it is named too", || alarm("clock_stepped").is_some_and(|message| message.contains("by -8")));
     // Asleep for an hour: grants have aged and are renewed, and the hour is nobody's.
     clock::pretend(3_600_000, Nanos::from_secs(3_600));
     wait_for("the sleep is named", || alarm("suspended").is_some_and(|message| message.contains("3600") || message.contains("3599")));
@@ -118,6 +131,7 @@ fn an_hour_back_a_day_forward_and_a_sleep_change_labels_and_never_a_charge() {
     ask(&daemon, |reply| Inbox::Stop { name: job.clone(), ending, reply });
     wait_for("the receipt is final", || receipt(&daemon, &job).state == ReceiptState::Final);
     let receipt = receipt(&daemon, &job);
+    assert_eq!(receipt.segments.len(), 1, "no line has begun");
     let segment = &receipt.segments[0];
     assert_eq!(segment.cpu_ns.parse::<u128>().unwrap(), jobs[0].used_ns(), "the receipt's CPU time is the kernel's");
     let running: u128 = segment.running_ns.parse().unwrap();

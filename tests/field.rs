@@ -145,6 +145,7 @@ fn f20_an_instant_cancel_repeated_by_everybody_costs_what_was_used_once() {
     node.agent.launch();
     node.account("rich", "1000000");
     node.start_job(0, "rich");
+    node.agent.wait_for("it has worked", |_| 20_000_000 < node.jobs[0].used_ns());
     node.jobs[0].end_tasks();
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -159,6 +160,7 @@ fn f20_an_instant_cancel_repeated_by_everybody_costs_what_was_used_once() {
     node.agent.wait_for("the receipt is final", |agent| agent.done("GET", path, None)["state"] == "final");
     let receipt = node.agent.done("GET", path, None);
     assert_eq!(cpu_ns(&receipt), node.jobs[0].used_ns());
+    assert!(20_000_000 < cpu_ns(&receipt) && 0 < nano(&receipt["charge"]), "it costs something: {receipt}");
     node.agent.wait_for("it is settled once", |_| settled(&node, "rich") == nano(&receipt["charge"]));
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(settled(&node, "rich"), nano(&receipt["charge"]));

@@ -7,6 +7,9 @@ mod access;
 #[path = "support/agent.rs"]
 #[expect(dead_code, reason = "each test takes what it needs")]
 mod agent;
+#[path = "support/billing.rs"]
+#[expect(dead_code, reason = "each test takes what it needs")]
+mod billing;
 #[path = "fleet/books.rs"]
 mod books;
 #[path = "fleet/certs.rs"]
@@ -17,6 +20,8 @@ mod cgroup;
 mod claims;
 #[path = "fleet/ctl.rs"]
 mod ctl;
+#[path = "fleet/engine.rs"]
+mod engine;
 #[path = "fleet/field.rs"]
 mod field;
 #[path = "fleet/gang.rs"]

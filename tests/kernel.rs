@@ -444,7 +444,7 @@ fn a_kept_descriptor_never_shows_the_next_cgroup_of_that_name() {
     let new = world.dir("name");
     let _task = Task::run_in(&[&new.path], BUSY);
     wait_until("the new one runs", || usage_usec(&new.path) > 5_000);
-    assert_eq!(one(&mut sampler, JOB).cpu_ns, Reading::Missing(Missing::Vanished));
+    assert_eq!(one(&mut sampler, JOB).cpu_ns, Reading::Missing(Missing::Replaced));
 }
 
 #[test]

@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use meterd::domain::ladder::Thresholds;
-use meterd::domain::ledger::{Alerts, Allowance, DetachedStorage, RefillTerms, StorageAtZero, Terms, Unit, Verification};
+use meterd::domain::ledger::{
+    Alerts, Allowance, Commitment, CommitmentPeriod, DetachedStorage, RefillTerms, StorageAtZero, Terms, Unit, Verification,
+};
 use meterd::domain::money::Credits;
 use meterd::domain::rates::Card;
 use meterd::domain::request::parse_policy;
@@ -137,6 +139,10 @@ amount = "0" # out_of_range
 [allowance]
 amount = "3"
 day = 31 # out_of_range
+[commitment]
+amount = "0" # out_of_range
+period = "weekly" # unknown_word
+starts = "tomorrow" # malformed
 "#;
 
 #[test]
@@ -161,6 +167,28 @@ fn half_a_unit_and_half_a_refill_are_mistakes() {
     assert_eq!(code("credits_per_unit = \"100\""), ["missing"]);
     assert_eq!(code("[refill]\nbelow = \"5\""), ["missing_key"]);
     assert_eq!(code("[allowance]\nday = 1"), ["missing_key"]);
+    assert_eq!(code("[commitment]\nperiod = \"monthly\""), ["missing_key"]);
+    assert_eq!(code("[commitment]\namount = \"5\"\nperiod = \"once\""), ["missing"]);
+    let ends = "[commitment]\namount = \"5\"\nstarts = \"2027-01-01T00:00:00Z\"\nends = \"2027-01-01T00:00:00Z\"";
+    assert_eq!(code(ends), ["out_of_range"], "it ends as it begins");
+}
+
+#[test]
+fn s7_a_commitment_of_a_policy_file_is_what_the_file_says() {
+    let text = std::fs::read_to_string(path("per-second-gpu")).unwrap();
+    let (before, after) = text.split_once("#[commitment]").unwrap();
+    let (example, _) = after.split_once("\n\n").unwrap();
+    assert_eq!(parse_policy(&text, "p").unwrap().1.commitment, None, "{before}");
+    let (_, terms) = parse_policy(&format!("[commitment]{}", example.replace("\n#", "\n")), "p").unwrap();
+    let instant = |text: &str| Some(meterd::domain::receipt::instant(text).unwrap());
+    let expected = Commitment {
+        amount: credits("1200"),
+        period: CommitmentPeriod::Monthly,
+        day: 1,
+        starts: instant("2027-01-01T00:00:00.000Z"),
+        ends: instant("2028-01-01T00:00:00.000Z"),
+    };
+    assert_eq!(terms.commitment, Some(expected));
 }
 
 fn meterctl(agent: &Agent, words: &[&str]) -> Output {
@@ -301,4 +329,34 @@ fn d4_r7_v11_a_refill_is_told_to_the_site_waits_over_a_kill_of_the_agent_and_let
     let ledger: Value = agent.done("GET", "/v1/accounts/lab/ledger?limit=100", None);
     let refills: Vec<&Value> = ledger["entries"].as_array().unwrap().iter().filter(|line| line["kind"] == "refill").collect();
     assert_eq!((refills.len(), &refills[0]["status"], &refills[0]["amount"]), (1, &json!("completed"), &json!("1000")));
+}
+
+#[test]
+fn s7_a_job_uses_up_a_commitment_and_goes_on_with_the_account_s_other_credit_without_a_stop() {
+    let agent = Agent::start(&CARD.replace("417.0417", "360000"), "enforcement = \"enforce\"", "");
+    let file = agent.path("contract.toml");
+    std::fs::write(&file, "[commitment]\namount = \"0.5\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    said(&agent, &["account", "create", "lab", "--file", file]);
+    assert!(shows(&agent, "lab", "commitment").unwrap().starts_with("0.5 each month; what is left lapses at "));
+    assert_eq!(shows(&agent, "lab", "spent first").unwrap().split(',').next(), Some("0.5 committed"));
+    said(&agent, &["account", "topup", "lab", "1000000", "--payment", "inv-1"]);
+    said(&agent, &["account", "policy", "lab", "--file", file]);
+    assert_eq!(shows(&agent, "lab", "committed").as_deref(), Some("0.5"), "the same terms once more give nothing");
+    // A hundred credits a second.
+    said(&agent, &["run", "--job", "long", "--account", "lab", "--", "sh", "-c", "head -c 300000000 /dev/zero | sha256sum"]);
+    agent.wait_for("its receipt is final", |agent| agent.done("GET", "/v1/jobs/long/receipt", None)["state"] == "final");
+    let receipt = said(&agent, &["receipt", "long", "--output", "json"]);
+    let receipt: serde_json::Value = serde_json::from_str(&receipt).unwrap();
+    assert_eq!((receipt["outcome"].as_str(), receipt["unfunded"].as_str()), (Some("completed"), Some("0")));
+    let acts = receipt["steps"].as_array().unwrap().iter().filter_map(|step| step["event"]["acted"]["act"].as_str());
+    assert!(acts.clone().all(|act| act == "remove"), "never stopped: {receipt}");
+    assert_eq!(receipt["charge"], receipt["drawn"]);
+    agent.wait_for("its charge at the authority", |agent| shows(agent, "lab", "charged").as_deref() == receipt["charge"].as_str());
+    assert_eq!(shows(&agent, "lab", "committed").as_deref(), Some("0"));
+    let ledger = said(&agent, &["account", "ledger", "lab"]);
+    let usage = ledger.lines().find(|line| line.contains("usage in the hour")).unwrap();
+    assert!(ledger.lines().next().unwrap().contains("COMMITTED") && usage.contains(" 0.5 "), "{ledger}");
+    let statement = said(&agent, &["report", "statement", "lab", "--period", "month"]);
+    assert!(statement.contains("committed 0.5, used 0.5, lapsed 0\n"), "{statement}");
 }

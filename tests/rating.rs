@@ -8,7 +8,7 @@ use meterd::domain::id::GpuModel;
 use meterd::domain::outcome::Outcome;
 use meterd::domain::rates::charge::{self, Ahead, Outlook, RateError, Shape};
 use meterd::domain::rates::check::check;
-use meterd::domain::rates::{Card, Earlier, Priced, Stated, Trait, Traits, Uncovered};
+use meterd::domain::rates::{Card, Earlier, OverBid, Priced, Stated, Trait, Traits, Uncovered, bid};
 use meterd::domain::terms::Terms;
 use meterd::domain::time::{Nanos, Wall};
 use meterd::domain::usage::{HeldGpu, Meter, More, Usage};
@@ -597,7 +597,7 @@ fn a6_a_card_that_minds_bids_never_charges_more_than_was_bid_for_what_it_asks() 
         let card = card(&wall(price, text));
         let stated = Stated { bid: Some(bid.parse().unwrap()), ..Stated::NOTHING };
         let charge = |hours| charge::charge(&card, &Priced { stated, ..Priced::so_far(&ran(hours * HOUR), &[]) }).unwrap().cost.to_string();
-        (charge::over_bid(&card, &[], &stated).map(|(_, ask)| ask.to_string()), charge(1), charge(3))
+        (asked(&card, stated, 1).map(|(_, ask)| ask), charge(1), charge(3))
     };
     let is = |ask: Option<&str>, one: &str, three: &str| (ask.map(str::to_owned), one.to_owned(), three.to_owned());
     assert_eq!(asks("0.60", "0.60"), is(None, "0.6", "1.8"), "the bid is what is asked");
@@ -607,7 +607,76 @@ fn a6_a_card_that_minds_bids_never_charges_more_than_was_bid_for_what_it_asks() 
     let plain = card(&wall("1.20", "timing = \"advance\"\nincrement = \"1\""));
     let stated = Stated { bid: Some("0.60".parse().unwrap()), ..Stated::NOTHING };
     let charge = charge::charge(&plain, &Priced { stated, ..Priced::so_far(&ran(HOUR), &[]) }).unwrap();
-    assert_eq!((charge.cost.to_string(), charge::over_bid(&plain, &[], &stated)), ("1.2".to_owned(), None), "a card that does not mind");
+    assert_eq!((charge.cost.to_string(), asked(&plain, stated, 1)), ("1.2".to_owned(), None), "a card that does not mind");
+}
+
+/// Is more asked of a job that ran so many hours than was bid, and how much?
+fn asked(card: &Card, stated: Stated<'_>, hours: u128) -> Option<(OverBid, String)> {
+    let asked = bid::over_bid(card, &Priced { stated, ..Priced::so_far(&ran(hours * HOUR), &[]) });
+    asked.map(|(rule, ask)| (rule, ask.to_string()))
+}
+
+const STEPS: &str = "timing = \"advance\"\nincrement = \"1\"\nover_bid = \"freeze\"\n";
+
+#[test]
+fn a6_a_dearer_band_is_more_than_was_bid_from_the_first_step_in_it_on() {
+    let card =
+        card(&wall("0.60", &format!("{STEPS}tiers = [{{ above = \"10\", price = \"0.80\" }}, {{ above = \"20\", price = \"0.5\" }}]")));
+    let with = |bid: &str| Stated { bid: Some(bid.parse().unwrap()), ..Stated::NOTHING };
+    let after = |bid: &str, ns: u128| {
+        let usage = ran(ns);
+        let priced = Priced { stated: with(bid), ..Priced::so_far(&usage, &[]) };
+        (bid::over_bid(&card, &priced).map(|(_, ask)| ask.to_string()), charge::charge(&card, &priced).unwrap().cost.to_string())
+    };
+    let is = |ask: Option<&str>, cost: &str| (ask.map(str::to_owned), cost.to_owned());
+    assert_eq!(after("0.60", 0), is(None, "0.6"), "its first hour");
+    assert_eq!(after("0.60", 10 * HOUR), is(None, "6"), "ten hours to the nanosecond");
+    assert_eq!(after("0.60", 10 * HOUR + 1), is(Some("0.8"), "6.6"), "the eleventh is held to the bid");
+    assert_eq!(after("0.70", 10 * HOUR + 1), is(Some("0.8"), "6.7"));
+    assert_eq!(after("0.799999999", 10 * HOUR + 1), is(Some("0.8"), "6.799999999"));
+    assert_eq!(after("0.80", 10 * HOUR + 1), is(None, "6.8"), "the bid is what is asked there");
+    assert_eq!(after("0.60", 20 * HOUR), is(Some("0.8"), "12"));
+    assert_eq!(after("0.60", 20 * HOUR + 1), is(None, "12.5"), "a cheaper band is below the bid again");
+    assert_eq!(
+        after("0.30", 12 * HOUR),
+        is(Some("0.8"), "3.6"),
+        "where more is asked from the first hour on, no hour costs more than the bid"
+    );
+}
+
+#[test]
+fn a6_a_step_that_reaches_into_a_dearer_band_asks_for_its_part_of_it() {
+    let card = card(&wall("1", &format!("{STEPS}tiers = [{{ above = \"2.5\", price = \"3\" }}]")));
+    let stated = Stated { bid: Some("1".parse().unwrap()), ..Stated::NOTHING };
+    let ask = |hours| asked(&card, stated, hours).map(|(_, ask)| ask);
+    assert_eq!([2, 3, 4].map(ask), [None, Some("2".to_owned()), Some("3".to_owned())]);
+}
+
+#[test]
+fn a6_lines_that_rise_together_never_cost_more_than_the_bid() {
+    let two = |tiers: &str| {
+        let line = |id: &str, price: &str, tiers: &str| {
+            line(id, &format!("meter = \"wall_time\"\nprice = \"{price}\"\nunit = \"hour\"\n{STEPS}{tiers}"))
+        };
+        let storage = line("s", "2", tiers).replace("wall_time", "storage").replace("\"hour\"", "\"GB-hour\"");
+        card(&format!("{}{storage}", line("w", "1", "tiers = [{ above = \"1\", price = \"2\" }]")))
+    };
+    let cost = |card: &Card, bid: &str, hours: u128| {
+        let stated = Stated { bid: Some(bid.parse().unwrap()), storage_bytes: Some(1_000_000_000), ..Stated::NOTHING };
+        charge::charge(card, &Priced { stated, ..Priced::so_far(&ran(hours * HOUR), &[]) }).unwrap().cost.to_string()
+    };
+    let card = two("");
+    assert_eq!(cost(&card, "3", 1), "3", "what is asked at the start");
+    assert_eq!(cost(&card, "3", 2), "6", "the line that rises may not: the other one takes all of the rest");
+    assert_eq!(cost(&card, "3.5", 2), "6.5");
+    assert_eq!(cost(&card, "4", 2), "7", "all of the second band");
+    assert_eq!(cost(&card, "9", 2), "7", "and no more than is asked");
+    let both = two("tiers = [{ above = \"1\", price = \"4\" }]");
+    assert_eq!(cost(&both, "3", 2), "6");
+    assert_eq!(cost(&both, "3.3", 2), "6.3", "each takes its part of what the bid leaves: 0.1 and 0.2");
+    assert_eq!(cost(&both, "3.30000001", 2), "6.300000009", "each part rounded down");
+    assert_eq!(cost(&both, "5.999999999", 2), "8.999999998");
+    assert_eq!(cost(&both, "6", 2), "9");
 }
 
 /// Rules that charge as it is used, and count over the whole job.

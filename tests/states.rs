@@ -8,6 +8,10 @@
 mod agent;
 #[path = "support/cgroup.rs"]
 mod cgroup;
+#[path = "states/disk.rs"]
+mod disk;
+#[path = "states/jobs.rs"]
+mod jobs;
 #[path = "states/node.rs"]
 mod node;
 #[path = "support/mod.rs"]
@@ -365,9 +369,8 @@ fn a_missed_start_a_missed_stop_and_drift_are_corrected_in_the_open_and_billed_o
     assert_eq!(log.matches("missed stop").count(), 1, "said once: {log}");
     let receipt = node.agent.done("GET", "/v1/jobs/job-0/receipt", None);
     assert_eq!(cpu_ns(&receipt), node.jobs[0].used_ns(), "billed once and in full");
-    let facts = node.meterctl(&["journal", "export", "--state-dir", &node.agent.path("state").display().to_string()]);
     for kind in ["missed_start", "missed_start_over", "missed_stop"] {
-        assert!(facts.contains(kind), "{kind} is in the journal");
+        node.agent.wait_for("each is in the journal", |_| node.facts().contains(kind)); // what is said may be a moment ahead of the disk
     }
     std::fs::write(node.jobs[1].v2.join("cgroup.freeze"), "0").unwrap();
     node.end_job(1);
@@ -376,4 +379,57 @@ fn a_missed_start_a_missed_stop_and_drift_are_corrected_in_the_open_and_billed_o
     let (status, late) = node.agent.ask("POST", "/v1/jobs/job-0/stop", Some(&json!({ "outcome": "completed" })));
     assert!(status < 500, "{late}");
     assert_eq!(node.agent.done("GET", "/v1/jobs/job-0/receipt", None)["charge"], receipt["charge"]);
+}
+
+#[test]
+fn a_start_that_was_missed_while_the_agent_runs_is_found_by_its_next_survey() {
+    let Some(mut node) = Node::new("survey", 1) else { return };
+    let parent = format!("meterd-test-survey-{}", std::process::id());
+    let config = std::fs::read_to_string(node.agent.path("meterd.toml")).unwrap();
+    std::fs::write(node.agent.path("meterd.toml"), format!("{config}[cgroup]\nparent = \"{parent}\"\n")).unwrap();
+    node.burning();
+    // Two whole ticks: the survey of the start is over, and found nothing.
+    node.wait_until_counted_on(0);
+    node.wait_until_counted_on(0);
+    let missed = |node: &Node| node.agent.done("GET", "/v1/status", None)["corrections"]["missed_start"].as_u64().unwrap();
+    assert_eq!((missed(&node), alarm(&node.agent, "unmetered")), (0, None));
+    let stray = below(&parent, "stray");
+    let began = Instant::now();
+    let message = node.wait_for_alarm("unmetered");
+    assert!(message.contains(&stray.v2.display().to_string()), "{message}");
+    println!("found after {:?}", began.elapsed());
+    assert_eq!(missed(&node), stray.all.len() as u64 / 2, "each of its own directories; its parent is nobody's");
+    let metered = node.agent.done("GET", "/v1/jobs", None);
+    assert_eq!(metered["jobs"].as_array().unwrap().len(), 1, "a stray is nobody's job: {metered}");
+    let written = |facts: &str| facts.contains("missed_start") && facts.contains(&stray.v2.display().to_string());
+    node.agent.wait_for("it is in the journal", |_| written(&node.facts()));
+    node.end_job(0);
+}
+
+#[test]
+fn a_cgroup_that_was_replaced_by_another_of_its_name_ends_its_job_as_drift_and_the_other_is_not_charged() {
+    let Some(mut node) = Node::new("replaced", 1) else { return };
+    node.burning();
+    node.wait_until_counted_on(0);
+    // While the agent stands still, so that it sees neither the end of the one nor the time between the two.
+    node.agent.signal("STOP");
+    node.jobs[0].end_tasks();
+    let used_ns = node.jobs[0].used_ns();
+    for dir in &node.jobs[0].all {
+        std::fs::remove_dir(dir).unwrap();
+        std::fs::create_dir(dir).unwrap();
+    }
+    node.jobs[0].burn();
+    node.jobs[0].go();
+    node.agent.signal("CONT");
+    node.agent.wait_for("the job has ended", |agent| agent.done("GET", "/v1/jobs/job-0/receipt", None)["state"] == "final");
+    let why = node.meterctl(&["why", "job-0"]);
+    assert!(why.contains("drift: another cgroup has taken the name"), "{why}");
+    let corrections = |agent: &agent::Agent| agent.done("GET", "/v1/status", None)["corrections"].clone();
+    node.agent.wait_for("the drift is counted", |agent| corrections(agent)["drift"] == 1);
+    assert_eq!(corrections(&node.agent)["missed_stop"], 0);
+    node.agent.wait_for("it is in the journal", |_| node.facts().contains("cgroup_replaced"));
+    let receipt = node.agent.done("GET", "/v1/jobs/job-0/receipt", None);
+    assert!(0 < cpu_ns(&receipt) && cpu_ns(&receipt) <= used_ns, "the other one's work is not the job's: {receipt}");
+    assert!(!node.jobs[0].is_frozen() && node.jobs[0].tasks[0].try_wait().unwrap().is_none(), "and nobody touches it");
 }

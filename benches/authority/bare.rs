@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crossbeam_channel::{Receiver, Sender};
-use rusqlite::{Connection, Statement, params};
+use rusqlite::{Connection, params};
 
 /// As the store does.
 const COPY_BACK_COMMITS: u32 = 64;
@@ -15,6 +15,8 @@ pub(crate) struct Ask {
     pub(crate) epoch: String,
     pub(crate) number: i64,
     pub(crate) spent: String,
+    /// Of the line that grows in this hour.
+    pub(crate) key: String,
     pub(crate) reply: Sender<()>,
 }
 
@@ -22,14 +24,12 @@ pub(crate) struct Ask {
 #[derive(Clone, Copy)]
 pub(crate) struct Together(pub(crate) usize);
 
-/// Constant texts, as the store wrote them for such an account.
+/// Texts as the store wrote them for such an account, which stay as they are.
 struct Texts {
-    policy: String,
     lots: String,
-    terms: String,
-    keeping: String,
     hour: String,
     digest: String,
+    numbers: Vec<u8>,
 }
 
 /// The store's settings: a write-ahead log, flushed with each commit, copied back by itself alone.
@@ -65,58 +65,43 @@ pub(crate) fn serve(path: &Path, asks: &Receiver<Ask>, together: Together) -> ru
     Ok(())
 }
 
+/// The keys of the lines that grow, by account.
+pub(crate) fn keys(path: &Path) -> rusqlite::Result<Vec<String>> {
+    let connection = open(path)?;
+    let mut statement = connection.prepare("SELECT key FROM ledger WHERE status = 'accumulating' ORDER BY account")?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
 fn texts(connection: &Connection) -> rusqlite::Result<Texts> {
-    let hour = connection.query_row("SELECT hour, last_digest FROM epoch LIMIT 1", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    connection.query_row("SELECT policy, lots, terms, keeping FROM account LIMIT 1", [], |row| {
-        Ok(Texts { policy: row.get(0)?, lots: row.get(1)?, terms: row.get(2)?, keeping: row.get(3)?, hour: hour.0, digest: hour.1 })
+    let numbers = connection.query_row("SELECT numbers FROM writer LIMIT 1", [], |row| row.get(0))?;
+    let lots = connection.query_row("SELECT lots FROM account LIMIT 1", [], |row| row.get(0))?;
+    connection.query_row("SELECT hour, last_digest FROM epoch LIMIT 1", [], |row| {
+        Ok(Texts { lots, hour: row.get(0)?, digest: row.get(1)?, numbers })
     })
 }
 
-/// Reads every column of every row.
-fn read(statement: &mut Statement<'_>, params: impl rusqlite::Params) -> rusqlite::Result<u64> {
-    let columns = statement.column_count();
-    let mut rows = statement.query(params)?;
-    let mut bytes = 0;
-    while let Some(row) = rows.next()? {
-        for column in 0..columns {
-            bytes += match row.get_ref(column)? {
-                rusqlite::types::ValueRef::Text(text) => text.len() as u64,
-                _ => 8,
-            };
-        }
-    }
-    Ok(bytes)
-}
-
+/// The store knows what it stored: it reads nothing.
 fn one(connection: &Connection, ask: &Ask, texts: &Texts) -> rusqlite::Result<()> {
     let prepared = |sql: &'static str| connection.prepare_cached(sql);
-    let (account, epoch) = (ask.account.as_str(), ask.epoch.as_str());
-    let mut bytes = read(&mut *prepared("SELECT * FROM account WHERE id = ?1")?, [account])?;
-    let sql = "SELECT * FROM epoch WHERE account = ?1 AND (state = 'open' OR epoch IN (SELECT value FROM json_each(?2)))";
-    bytes += read(&mut *prepared(sql)?, [account, &format!("[\"{epoch}\"]")])?;
-    bytes += read(&mut *prepared("SELECT amount FROM revoked WHERE account = ?1")?, [account])?;
-    bytes += read(&mut *prepared("SELECT id, asked, taken FROM revocation WHERE account = ?1 AND open = 1 ORDER BY rowid")?, [account])?;
-    std::hint::black_box(bytes);
-    let spent = ask.spent.as_str();
+    let (account, epoch, spent, number) = (ask.account.as_str(), ask.epoch.as_str(), ask.spent.as_str(), ask.number);
+    let sql = "UPDATE writer SET last_request = ?2, numbers = ?3, forked_ms = ?4 WHERE epoch = ?1";
+    written(prepared(sql)?.execute(params![epoch, number, texts.numbers, None::<i64>])?)?;
     let sql =
-        "INSERT INTO account (id, policy, version, free, paid, deposited, settled, written_off, shortfall, lots, withdrawn, terms, keeping)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
-        ON CONFLICT (id) DO UPDATE SET policy = ?2, version = ?3, free = ?4, paid = ?5, deposited = ?6, settled = ?7, written_off = ?8,
-            shortfall = ?9, lots = ?10, withdrawn = ?11, terms = ?12, keeping = ?13";
-    let (policy, lots, terms, keeping) = (&texts.policy, &texts.lots, &texts.terms, &texts.keeping);
-    prepared(sql)?.execute(params![account, policy, 2, "0", spent, "1000000", spent, "0", "0", lots, "0", terms, keeping])?;
-    let sql =
-        "INSERT OR REPLACE INTO epoch (account, epoch, node, boot, state, totals, granted, returned, settled, claimed, unfunded, shortfall,
-            last_request, last_digest, burn_per_s, hour)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
-    let (number, digest, hour) = (ask.number, &texts.digest, &texts.hour);
-    prepared(sql)?.execute(params![
-        account, epoch, "node", epoch, "open", "reported", spent, "0", spent, spent, "0", "0", number, digest, "0.001", hour
-    ])?;
-    let sql = "INSERT INTO ledger (account, key, at_ms, kind, amount, free, paid, status) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-        ON CONFLICT (account, key) DO UPDATE SET at_ms = ?3, kind = ?4, amount = ?5, free = ?6, paid = ?7, status = ?8";
-    let key = format!("usage/{epoch}/500000");
-    let kind = format!("{{\"kind\":\"usage\",\"epoch\":\"{epoch}\",\"hour\":500000}}");
-    prepared(sql)?.execute(params![account, key, number, kind, spent, "0", spent, "accumulating"])?;
-    Ok(())
+        "UPDATE account SET version = ?2, free = ?3, paid = ?4, deposited = ?5, settled = ?6, written_off = ?7, shortfall = ?8, lots = ?9,
+        withdrawn = ?10 WHERE id = ?1";
+    written(prepared(sql)?.execute(params![account, 2, "0", spent, "1000000", spent, "0", "0", texts.lots, "0"])?)?;
+    let sql = "UPDATE epoch SET totals = ?3, granted = ?4, returned = ?5, settled = ?6, claimed = ?7, unfunded = ?8, shortfall = ?9,
+        last_request = ?10, last_digest = ?11, burn_per_s = ?12, hour = ?13 WHERE account = ?1 AND epoch = ?2";
+    let (digest, hour) = (&texts.digest, &texts.hour);
+    written(
+        prepared(sql)?.execute(params![account, epoch, "reported", spent, "0", spent, spent, "0", "0", number, digest, "0.001", hour])?,
+    )?;
+    let sql = "UPDATE ledger SET at_ms = ?3, amount = ?4, free = ?5, paid = ?6, status = ?7 WHERE account = ?1 AND key = ?2";
+    let key = &ask.key;
+    written(prepared(sql)?.execute(params![account, key, number, spent, "0", spent, "accumulating"])?)
+}
+
+/// A statement that finds nothing to change would be too cheap.
+fn written(rows: usize) -> rusqlite::Result<()> {
+    if rows == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(rows)) }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::certs::Ca;
 use crate::https::{Client, Kept};
-use crate::{Failure, drive, question};
+use crate::{FIRST_NUMBERS, Failure, drive, question};
 
 const NODES: usize = 256;
 /// A node with jobs asks once in so many seconds while credit is plenty: it tells what was spent.
@@ -108,7 +108,9 @@ fn asked(authority: &Authority, admin: &mut Kept, what: &str, accounts: &[String
         let name = format!("node-{nth:04}");
         let kept = client(authority, &name, &[&format!("urn:meterd:node:{name}")]).kept();
         let mut node = Node { nth, account: account.clone(), kept, took: Vec::new() };
-        ask(&mut node, 1)?;
+        for number in 1..=FIRST_NUMBERS {
+            ask(&mut node, number)?;
+        }
         nodes.push(node);
     }
     println!("{what}: {NODES} certificates made, handshakes and first questions in {} ms", connected.elapsed().as_millis());

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::engine::config::{EngineConfig, read_engine};
 use super::identity::{Named, Role, Tokens};
 use crate::domain::form::{Fault, Field, Mistake, Place, Table, quoted, read_toml};
 use crate::domain::id::{AccountId, Digest, GpuModel, NodeId};
@@ -54,6 +55,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`
     pub log: LogConfig,
+    /// `[engine]`: a billing engine that keeps balances.
+    pub engine: Option<EngineConfig>,
 }
 
 /// Who is granted credit?
@@ -133,6 +136,7 @@ impl Default for Config {
             access: AccessConfig { tokens: None, revoked: None },
             limits: Limits { connections: 4_096, calls_per_s: 50, body_kib: 1_024 },
             log: LogConfig { level: LogLevel::Info, format: LogFormat::Auto },
+            engine: None,
         }
     }
 }
@@ -173,6 +177,7 @@ impl Config {
             let access = table.field("access").table_or_defaults(read_access);
             let limits = table.field("limits").table_or_defaults(|table| read_limits(table, defaults.limits));
             let log = table.field("log").table_or_defaults(|table| read_log(table, defaults.log));
+            let engine = table.field("engine").table(read_engine).optional();
             Some(Config {
                 listen: listen?,
                 state_dir: state_dir?,
@@ -184,6 +189,7 @@ impl Config {
                 access: access?,
                 limits: limits?,
                 log: log?,
+                engine: engine?,
             })
         })
     }

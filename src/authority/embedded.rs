@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
+use super::engine;
+use super::engine::http::Http;
+use super::engine::run::Running;
+use super::engine::status::EngineView;
 use super::store::standing::StandingView;
 use super::store::{Done, GangPush, Refusal, Store, StoreError};
 use crate::domain::anchor::Anchor;
@@ -29,9 +33,15 @@ const CALENDAR_EVERY: Nanos = Nanos::from_secs(30);
 
 /// A running authority.
 pub struct Embedded {
-    inbox: Sender<Message>,
+    door: Door,
     thread: JoinHandle<Result<(), StoreError>>,
+    /// Ends before the thread that it acts through.
+    engine: Option<Running>,
 }
+
+/// A way to the store's thread. It ends when all of these are gone.
+#[derive(Clone)]
+pub struct Door(Sender<Message>);
 
 /// What the authority says unasked, from its own thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +69,8 @@ pub enum Change {
     Revoke,
     /// Its policy.
     Policy,
+    /// The engine that keeps its balance said another.
+    Mirrored,
 }
 
 impl Change {
@@ -69,6 +81,7 @@ impl Change {
             Change::TopUp => "topup",
             Change::Revoke => "revoke",
             Change::Policy => "policy",
+            Change::Mirrored => "mirrored",
         }
     }
 }
@@ -100,7 +113,22 @@ impl Embedded {
             }
             run(store, &messages, clock, notice)
         })?;
-        Ok(Embedded { inbox, thread })
+        Ok(Embedded { door: Door(inbox), thread, engine: None })
+    }
+
+    /// The same, following this engine.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn with_engine(self, http: Http, clock: fn() -> Now) -> std::io::Result<Embedded> {
+        let engine = engine::run::start(http, self.door.clone(), clock)?;
+        Ok(Embedded { engine: Some(engine), ..self })
+    }
+
+    /// How it gets on with its engine, where it has one.
+    #[must_use]
+    pub fn engine(&self) -> Option<EngineView> {
+        self.engine.as_ref().map(|engine| engine.status().view())
     }
 
     /// Puts a node's request in the queue, with how far its journal is on disk; never waits. `reply` is called from the thread after the commit, or never: no answer is never a verdict.
@@ -116,7 +144,7 @@ impl Embedded {
     /// # Errors
     /// As [`Embedded::ask`].
     pub fn settle(&self, settlement: Settlement, reply: impl FnOnce(Answer) + Send + 'static) -> Result<(), Busy> {
-        self.inbox.try_send(Message::Ask(Box::new(settlement), Box::new(reply))).map_err(|_| Busy)
+        self.door.0.try_send(Message::Ask(Box::new(settlement), Box::new(reply))).map_err(|_| Busy)
     }
 
     /// How the store itself stands.
@@ -124,7 +152,8 @@ impl Embedded {
     /// # Errors
     /// See [`Refusal`].
     pub fn standing(&self) -> Result<StandingView, Refusal> {
-        self.admin(|store, now| Ok((store.standing(now.mono)?, Vec::new())))
+        let standing = self.admin(|store, now| Ok((store.standing(now.mono)?, Vec::new())))?;
+        Ok(StandingView { engine: self.engine(), ..standing })
     }
 
     /// Makes an account without credit. The same once more is [`Done::Before`].
@@ -275,12 +304,26 @@ impl Embedded {
     /// # Errors
     /// The failure that ended it before.
     pub fn finish(self) -> Result<(), StoreError> {
-        drop(self.inbox);
+        drop(self.engine);
+        drop(self.door);
         self.thread.join().unwrap_or_else(|_| Err(StoreError::Fatal("the authority's thread panicked".to_owned())))
     }
 
     /// Has `act` done by the thread, and waits for what comes of it.
     fn admin<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Store, Now) -> Result<(T, Vec<(Push, Change)>), Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.door.act(act)
+    }
+}
+
+impl Door {
+    /// Has `act` done by the thread, and waits for what comes of it.
+    ///
+    /// # Errors
+    /// That of the act, or the thread takes none now.
+    pub fn act<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut Store, Now) -> Result<(T, Vec<(Push, Change)>), Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
@@ -295,7 +338,7 @@ impl Embedded {
             let _ = reply.send(result);
             after
         });
-        self.inbox.try_send(Message::Admin(act)).map_err(|error| match error {
+        self.0.try_send(Message::Admin(act)).map_err(|error| match error {
             TrySendError::Full(_) => Refusal::Busy,
             TrySendError::Disconnected(_) => Refusal::Stopped,
         })?;

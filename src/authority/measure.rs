@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+use super::engine::status::EngineView;
 use super::server::Shared;
 
 /// The whole text.
@@ -43,7 +44,49 @@ pub(super) fn text(shared: &Shared) -> String {
         family(&mut text, name, kind, help);
         let _ = writeln!(text, "meter_authority_{name} {value}");
     }
+    engine(&mut text, shared);
     text
+}
+
+/// How it gets on with a billing engine, where there is one.
+fn engine(text: &mut String, shared: &Shared) {
+    let Some(view) = shared.authority.engine() else { return };
+    engine_text(text, "meter_authority", &view);
+}
+
+/// The same for whoever has one; `prefix` stands before each name.
+pub(crate) fn engine_text(text: &mut String, prefix: &str, view: &EngineView) {
+    let EngineView { mirror, .. } = view;
+    let rows = [
+        ("accounts", "gauge", "Accounts whose balance the engine keeps.", mirror.accounts),
+        ("stale_accounts", "gauge", "How many of their balances are too old to grant anything of.", mirror.stale),
+        (
+            "not_kept_accounts",
+            "gauge",
+            "Accounts that it should keep, and whose terms give credit of their own.",
+            view.not_kept.len() as u64,
+        ),
+        ("events_waiting", "gauge", "Events of use that are to be sent.", mirror.waiting),
+        ("events_refused", "gauge", "Events of use that the engine refused, and that are tried again.", mirror.refused),
+        ("events_too_old", "gauge", "Events of use of which nobody knows whether the engine has them.", mirror.too_old),
+        ("events_bytes", "gauge", "All of these.", mirror.bytes),
+        ("events_oldest_seconds", "gauge", "The age of the oldest event that is waiting or refused.", mirror.oldest_s.unwrap_or(0)),
+        ("events_taken_total", "counter", "Events that the engine took.", view.events_taken),
+        ("events_refusals_total", "counter", "Times that it refused one.", view.events_refused),
+        ("balances_total", "counter", "Balances that it said.", view.balances),
+        ("movements_total", "counter", "Times that an account's credit followed one.", view.movements),
+        ("not_told", "gauge", "1 while the engine cannot be told of use.", u64::from(view.telling.is_some())),
+        ("not_asked", "gauge", "1 while it says no balances.", u64::from(view.asking.is_some())),
+    ];
+    for (name, kind, help, value) in rows {
+        let _ =
+            writeln!(text, "# HELP {prefix}_engine_{name} {help}\n# TYPE {prefix}_engine_{name} {kind}\n{prefix}_engine_{name} {value}");
+    }
+    let _ =
+        writeln!(text, "# HELP {prefix}_engine_faults_total What was no answer, by its code.\n# TYPE {prefix}_engine_faults_total counter");
+    for (code, count) in &view.faults {
+        let _ = writeln!(text, "{prefix}_engine_faults_total{{code=\"{code}\"}} {count}");
+    }
 }
 
 fn family(text: &mut String, name: &str, kind: &str, help: &str) {

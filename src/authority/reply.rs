@@ -124,6 +124,7 @@ fn status_of(code: &str) -> StatusCode {
 impl From<store::Refusal> for Reply {
     fn from(refusal: store::Refusal) -> Reply {
         let hint = match refusal.code() {
+            "account_mirrored" => "pay in or out where [engine] in authority.toml says that it is kept",
             "account_exists" => "POST /v1/accounts/{account}/policy changes it",
             "unknown_account" => "POST /v1/accounts makes it",
             "payment_differs" => "give another payment another name",

@@ -16,6 +16,8 @@ use tokio::sync::{mpsc, watch};
 use super::audit::Audit;
 use super::config::{self, Config};
 use super::embedded::{Embedded, Notice};
+use super::engine::config::enrol;
+use super::engine::http::Http;
 use super::events::{Event, Hub};
 use super::identity::Role;
 use super::openapi;
@@ -164,7 +166,8 @@ fn load(path: &Path) -> Result<Config, Exit> {
 }
 
 fn check(path: &Path, config: &Config) -> Result<(), Exit> {
-    live(config)?;
+    let read = (live(config), engine(config)); // both say what is wrong
+    read.0.and(read.1)?;
     println!("{}: no mistakes", path.display());
     Ok(())
 }
@@ -174,6 +177,14 @@ fn live(config: &Config) -> Result<Live, Exit> {
         for mistake in mistakes {
             eprintln!("{mistake}");
         }
+        Exit::Config
+    })
+}
+
+/// The way to the billing engine, where there is one.
+fn engine(config: &Config) -> Result<Option<Http>, Exit> {
+    config.engine.clone().map(Http::open).transpose().map_err(|why| {
+        eprintln!("[engine]: {why}");
         Exit::Config
     })
 }
@@ -246,16 +257,20 @@ fn start(config: Config) -> Result<(), Exit> {
         eprintln!("logging: {error}");
         return Err(Exit::Config);
     }
-    let live = live(&config)?;
+    let (live, engine) = (live(&config)?, engine(&config)?);
     let _lock = lock(&config)?;
     let (orders, obeyed) = mpsc::unbounded_channel();
     let hub = Arc::new(Hub::default());
-    let authority = authority(&config, &hub, orders.clone())?;
+    let (authority, tally) = authority(&config, &hub, orders.clone())?;
+    let authority = match engine {
+        Some(http) => authority.with_engine(http, clock::now).map_err(failed("the engine's thread"))?,
+        None => authority,
+    };
     let audit = config.state_dir.join("audit.jsonl");
     let audit = Audit::open(&audit).map_err(failed(audit.display()))?;
     obey_signals(orders).map_err(failed("signals"))?;
     let listen = config.listen;
-    let shared = Shared::new(config, authority, hub, audit, live);
+    let shared = Shared::new(config, (authority, tally), hub, audit, live);
     let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("authority-net").enable_all().build();
     let runtime = runtime.map_err(failed("network threads"))?;
     let ended = runtime.block_on(async {
@@ -290,6 +305,7 @@ fn authority(config: &Config, hub: &Arc<Hub>, orders: mpsc::UnboundedSender<Orde
     if store.recovery() != Recovery::Over {
         tracing::warn!(event = "recovering", length = %RECOVERY, "the balances were put back from a copy: reports are taken, nothing is granted");
     }
+    enrol(&mut store, config.engine.as_ref(), clock::now()).map_err(|error| stored(&error))?;
     let hub = Arc::clone(hub);
     let told = move |notice| match notice {
         Notice::Push(push, change) => hub.tell(&Event::Account(change.name(), push), None),

@@ -6,6 +6,7 @@ pub mod backup;
 mod gang;
 mod group;
 mod kept;
+pub mod mirror;
 mod nodes;
 mod recall;
 mod revoke;
@@ -24,8 +25,8 @@ use crate::domain::anchor::Anchor;
 use crate::domain::chain::Head;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
-    Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochAccount, EpochState, LedgerEntry, Lines, Payment,
-    PaymentRefusal, PaymentState, Purpose, REFILL_PREFIX, Recovery, RevokeRefusal, Rules, Storage, Terms, UnitRefusal, answer,
+    Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochAccount, EpochState, LedgerEntry, Lines, MIRROR_PREFIX,
+    Payment, PaymentRefusal, PaymentState, Purpose, REFILL_PREFIX, Recovery, RevokeRefusal, Rules, Storage, Terms, UnitRefusal, answer,
     answer_unknown, book, book_previous, check, set_policy, set_terms, sweep, transfer, verify,
 };
 use crate::domain::money::Credits;
@@ -90,6 +91,7 @@ pub struct Store {
     gang_news: Vec<GangPush>,
     group: group::Group,
     kept: kept::Kept,
+    mirrors: mirror::Mirrors,
 }
 
 /// When each open epoch was last heard of, on this process's clock. Not stored: with a new process silence starts again, which can only err late.
@@ -127,9 +129,12 @@ pub enum Refusal {
     /// There is none of this name.
     #[error("there is no such payment on this account")]
     UnknownPayment,
-    /// Names that begin with `refill/` are given by the authority.
-    #[error("payments whose names begin with {REFILL_PREFIX} are asked for by the authority itself")]
+    /// Names that begin with `refill/` or `engine/` are given by the authority.
+    #[error("names that begin with {REFILL_PREFIX} or {MIRROR_PREFIX} are given by the authority itself")]
     ReservedName,
+    /// A billing engine keeps the balance.
+    #[error("a billing engine keeps this account's balance: credit comes and goes there")]
+    Mirrored,
     /// An amount in a unit that is not the account's, or not exact in it.
     #[error(transparent)]
     Unit(#[from] UnitRefusal),
@@ -168,6 +173,7 @@ impl Refusal {
             Refusal::UnknownAccount => "unknown_account",
             Refusal::UnknownPayment => "unknown_payment",
             Refusal::ReservedName => "reserved_name",
+            Refusal::Mirrored => "account_mirrored",
             Refusal::Unit(UnitRefusal::OtherUnit { .. }) => "unit_mismatch",
             Refusal::Unit(UnitRefusal::NotExact(_)) => "amount_not_exact",
             Refusal::Payment(payment) => match payment {
@@ -269,6 +275,7 @@ impl Store {
         anchors::prepare(&connection).map_err(|error| StoreError::from(classify(&connection, &error)))?;
         revoke::make_tables(&connection)?;
         standing::make_tables(&connection)?;
+        mirror::make_tables(&connection)?;
         gang::prepare(&connection)?;
         let mut store = Store::over(connection, close, now);
         store.standing.read(&store.connection).map_err(|stop| unrefused(stop.into_refusal(&store.connection)))?;
@@ -281,7 +288,8 @@ impl Store {
         let heard = Heard { opened_at: now, at: BTreeMap::new() };
         let standing = standing::Standing::new(now);
         let (notices, gang_news, recalled, kept) = (Vec::new(), Vec::new(), BTreeMap::new(), kept::Kept::default());
-        Store { connection, close, heard, commits: 0, notices, standing, recalled, gang_news, group: group::Group::None, kept }
+        let (group, mirrors) = (group::Group::None, mirror::Mirrors::default());
+        Store { connection, close, heard, commits: 0, notices, standing, recalled, gang_news, group, kept, mirrors }
     }
 
     /// What people outside are to hear, in order. Each is told once by this; what still waits for an answer is told again after a restart.
@@ -321,11 +329,12 @@ impl Store {
     }
 
     fn answered(&mut self, request: &Request, journal: Head, limits: &Limits, now: Now) -> Result<Answer, StoreError> {
+        let said = request.said();
         let mut reply = Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,
             request: request.request,
-            digest: request.digest(),
+            digest: said.digest,
             acknowledged: Vec::new(),
             entries: Vec::new(),
             balances: Vec::new(),
@@ -336,10 +345,15 @@ impl Store {
             return Ok(reply);
         }
         self.end_recovery_when_due(now)?;
-        let (close, key) = (self.close, self.standing.key.clone());
+        let (close, key, stale) = (self.close, self.standing.key.clone(), self.mirrors.stale_of(request, now.mono));
         let answered = self.transact(|books| {
-            let writers = books.meet(request, close, now)?;
-            let rules = Rules { limits: Some(limits), ..books.standing.rules(close, key.as_ref(), writers) };
+            let writers = books.meet(request, said, close, now)?;
+            let rules = Rules {
+                limits: Some(limits),
+                digest: Some(said.digest),
+                stale: stale.as_ref(),
+                ..books.standing.rules(close, key.as_ref(), writers)
+            };
             books.close_superseded(request, &rules, now)?;
             let (mut entries, mut balances, mut gangs) = (Vec::new(), Vec::new(), Vec::new());
             for entry in &request.entries {
@@ -356,9 +370,10 @@ impl Store {
                     }
                     gangs.extend(books.hear_gangs(request, &account)?);
                 }
-                books.save(&account, Lines { ledger, notices }, now)?;
+                books.write(&account, Lines { ledger, notices }, now)?;
                 entries.push(entry);
                 balances.push(account.balance());
+                books.kept.put(account);
             }
             anchors::keep(books.connection, request, journal, now)?;
             Ok((entries, balances, gangs))
@@ -388,13 +403,13 @@ impl Store {
         swept.map_err(unrefused)
     }
 
-    /// Does what the calendar brings, on accounts that nobody asks about too: allowances, what expires, waits that are over. Whose credit changed.
+    /// Does what the calendar brings, on accounts that nobody asks about too: allowances, commitments, what expires, waits that are over. Whose credit changed.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub fn keep_calendar(&mut self, now: Now) -> Result<Vec<Push>, StoreError> {
         // Only those that have anything to do with it.
-        let sql = r#"SELECT id FROM account WHERE lots GLOB '*"expires_ms":[0-9]*' OR terms GLOB '*"allowance":{*' OR keeping GLOB '*"pending":{*' ORDER BY id"#;
+        let sql = r#"SELECT id FROM account WHERE lots GLOB '*"expires_ms":[0-9]*' OR terms GLOB '*"allowance":{*' OR terms GLOB '*"commitment":{*' OR keeping GLOB '*"pending":{*' ORDER BY id"#;
         let close = self.close;
         let kept = self.transact(|books| {
             let mut pushes = Vec::new();
@@ -439,6 +454,8 @@ impl Store {
         if payment.id.as_str().starts_with(REFILL_PREFIX) {
             return Err(Refusal::ReservedName);
         }
+        let to = if let Purpose::Transfer(to) = &payment.purpose { Some(to) } else { None };
+        self.mirrors.check_pay([id].into_iter().chain(to))?;
         self.transact(|books| match &payment.purpose {
             Purpose::Transfer(to) => books.transfer(id, to, payment, now),
             _ => books.pay(id, payment, wanted, now),
@@ -465,6 +482,7 @@ impl Store {
         came: PaymentState,
         now: Now,
     ) -> Result<(AccountView, Done), Refusal> {
+        self.mirrors.check_pay([id])?;
         self.transact(|books| {
             let known = rows::payment(books.connection, payment)?.filter(|(payer, ..)| payer == id);
             let (_, payment, _) = known.ok_or(Stop::Refused(Refusal::UnknownPayment))?;
@@ -488,6 +506,7 @@ impl Store {
     /// # Errors
     /// See [`Refusal`].
     pub fn set_policy(&mut self, id: &AccountId, policy: AccountPolicy, terms: Terms, now: Now) -> Result<(AccountView, Done), Refusal> {
+        self.mirrors.check_terms(id, &terms)?;
         self.change(id, now, |account| {
             set_policy(account, policy);
             set_terms(account, terms, now)
@@ -720,19 +739,29 @@ impl<'a> Books<'a> {
     }
 
     fn save(&mut self, account: &Account, lines: Lines, now: Now) -> Result<(), Stop> {
+        self.write(account, lines, now)?;
+        self.kept.put(account.clone());
+        Ok(())
+    }
+
+    /// Writes what differs from what is kept. Keep it then as it is now.
+    fn write(&mut self, account: &Account, lines: Lines, now: Now) -> Result<(), Stop> {
         check(account).map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
-        rows::save_account(self.connection, account)?;
+        let before = self.kept.get(&account.id);
+        rows::save_account(self.connection, account, before)?;
         revoke::save(self.connection, account)?;
         standing::save_claims(self.connection, account)?;
-        let stored = self.kept.get(&account.id).map(|stored| &stored.epochs);
-        for (id, epoch) in account.epochs.iter().filter(|(id, epoch)| stored.and_then(|epochs| epochs.get(id)) != Some(epoch)) {
-            rows::save_epoch(self.connection, &account.id, *id, epoch)?;
+        for (id, epoch) in &account.epochs {
+            let before = before.and_then(|before| before.epochs.get(id));
+            if before == Some(epoch) {
+                continue;
+            }
+            rows::save_epoch(self.connection, &account.id, *id, epoch, before)?;
             match epoch.state {
                 EpochState::Open => self.heard.at.insert((account.id.clone(), *id), epoch.heard_at),
                 EpochState::Closed => self.heard.at.remove(&(account.id.clone(), *id)),
             };
         }
-        self.kept.put(account.clone());
         lines.ledger.iter().try_for_each(|entry| rows::save_entry(self.connection, &account.id, entry))?;
         // Asked for in this very act: from now on it can be confirmed, or said to have failed.
         if lines.notices.iter().any(|notice| matches!(notice, AccountNotice::Refill(_)))

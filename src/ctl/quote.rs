@@ -14,8 +14,8 @@ use super::{Format, Output, print};
 use crate::domain::id::AccountId;
 use crate::domain::ledger;
 use crate::domain::money::Credits;
-use crate::domain::rates::Card;
 use crate::domain::rates::charge::{LineCharge, explain, line_charges};
+use crate::domain::rates::{Card, Trait};
 use crate::domain::time::Nanos;
 use crate::domain::view::AccountView;
 
@@ -95,7 +95,10 @@ pub(super) fn main(socket: &Path, arguments: Arguments) -> Result<Exit, Failure>
 
 fn quoted(card: &Card, shape: &Shape, account: Option<&(AccountId, OneAccount)>) -> Result<(Quote, String), Failure> {
     let (usage, gpus) = shape.usage()?;
-    let traits = shape.traits();
+    let mut traits = shape.traits();
+    if let Some(account) = account.and_then(|(account, _)| account.as_str().parse().ok()) {
+        traits.insert(Trait::Account, account);
+    }
     let priced = shape.priced((&usage, &gpus), &traits, card);
     let unpriced = |why: &dyn std::fmt::Display| Failure::Other(format!("card {} version {}: {why}", card.name, card.version));
     card.cover(&gpus, &priced.stated).map_err(|why| unpriced(&why))?;
@@ -123,7 +126,8 @@ fn by_the_hour(cost: Credits, length: Nanos) -> Credits {
 
 fn balance(account: &AccountId, found: &OneAccount, cost: Credits, per_hour: Credits) -> Balance {
     // What nodes hold is the account's as well, and what was charged within the last seconds may still be in here.
-    let available = found.authority.free.plus(found.authority.paid);
+    let kept = &found.authority;
+    let available = kept.free.plus(kept.paid).plus(kept.committed);
     let burning = found.node.as_ref().map_or(Credits::ZERO, |node| node.burn_per_hour);
     let with_this = burning.plus(per_hour);
     Balance {

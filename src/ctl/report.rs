@@ -19,7 +19,7 @@ use crate::domain::money::Credits;
 use crate::domain::receipt::{Receipt, rfc3339};
 use crate::domain::reconcile::Reconciled;
 use crate::domain::report::{self, By, JobCost, Row, Span, Spending, UnderUsed};
-use crate::domain::statement::{Line, Statement, What, statement};
+use crate::domain::statement::{Committed, Line, Statement, What, statement};
 use crate::domain::time::Wall;
 use crate::node::clock;
 
@@ -94,6 +94,9 @@ struct StatementArguments {
     /// last-month, month, or such as 2026-03.
     #[arg(long, value_parser = period, default_value = "last-month", value_name = "PERIOD")]
     period: Period,
+    /// The lines as comma-separated values.
+    #[arg(long, conflicts_with = "output")]
+    csv: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -323,6 +326,7 @@ fn statement_of(socket: &Path, wanted: &StatementArguments, now: Wall) -> Result
         if before.entries == after.entries {
             let made = statement(&authority, &after.entries, wanted.period.span(now), now);
             match wanted.format.output {
+                _ if wanted.csv => print(&statement_csv(&made)),
                 Output::Json => print(&json(&made)?),
                 Output::Text => print(&statement_text(&wanted.account, &made)),
             }
@@ -333,38 +337,69 @@ fn statement_of(socket: &Path, wanted: &StatementArguments, now: Wall) -> Result
 }
 
 fn statement_text(account: &AccountId, statement: &Statement) -> String {
-    let Statement { span, opening, lines, closing, open } = statement;
+    let Statement { span, opening, lines, closing, open, commitments } = statement;
     let mut text = format!("statement of account {account}\n{} to {} (UTC)\n\n", rfc3339(span.from), rfc3339(span.to));
     let headings = [("WHEN", Align::Left), ("WHAT", Align::Left), ("CHANGE", Align::Right), ("BALANCE", Align::Right)];
     let mut balance = *opening;
     let mut rows = vec![vec![String::new(), "opening balance".to_owned(), String::new(), opening.to_string()]];
-    for Line { at, what, change, amount } in lines {
-        balance = balance.plus(*change);
-        let what = match what {
-            What::Deposit { payment, bucket } => format!("deposit ({bucket}), payment {payment}"),
-            What::Usage => "usage".to_owned(),
-            What::OutcomeRefund => "given back by outcome".to_owned(),
-            What::WriteOff => format!("written off: {amount}"),
-            What::Shortfall => format!("shortfall: {amount}"),
-            What::Refill { payment } => format!("refill, payment {payment}"),
-            What::Refund { payment } => format!("refund {payment}"),
-            What::Correction { payment } => format!("correction {payment}"),
-            What::Revoked { revocation } => format!("revoked, by {revocation}"),
-            What::Allowance => "allowance of the month".to_owned(),
-            What::Expired => "lapsed".to_owned(),
-            What::TransferOut { to } => format!("transfer to {to}"),
-            What::TransferIn { from } => format!("transfer from {from}"),
-        };
-        let when = rfc3339(*at);
+    for line in lines {
+        balance = balance.plus(line.change);
+        let when = rfc3339(line.at);
         let when = when.split('T').next().unwrap_or(&when);
-        rows.push(vec![when.to_owned(), what, change.to_string(), balance.to_string()]);
+        rows.push(vec![when.to_owned(), what_text(line), line.change.to_string(), balance.to_string()]);
     }
     rows.push(vec![String::new(), "closing balance".to_owned(), String::new(), closing.to_string()]);
     text.push_str(&table(&headings, &rows));
+    text.push_str(&commitments_text(commitments));
     if *open {
         text.push_str("\nnot final: the period is not over, or its last hour still grows\n");
     }
     text
+}
+
+fn statement_csv(statement: &Statement) -> String {
+    let mut balance = statement.opening;
+    let mut text = format!("when,what,change,balance\n{},opening balance,,{balance}\n", rfc3339(statement.span.from));
+    for line in &statement.lines {
+        balance = balance.plus(line.change);
+        let _ = writeln!(text, "{},{},{},{balance}", rfc3339(line.at), quoted(&what_text(line)), line.change);
+    }
+    let _ = writeln!(text, "{},closing balance,,{}", rfc3339(statement.span.to), statement.closing);
+    text
+}
+
+fn what_text(line: &Line) -> String {
+    let Line { what, amount, .. } = line;
+    match what {
+        What::Deposit { payment, bucket } => format!("deposit ({bucket}), payment {payment}"),
+        What::Usage => "usage".to_owned(),
+        What::OutcomeRefund => "given back by outcome".to_owned(),
+        What::WriteOff => format!("written off: {amount}"),
+        What::Shortfall => format!("shortfall: {amount}"),
+        What::Refill { payment } => format!("refill, payment {payment}"),
+        What::Refund { payment } => format!("refund {payment}"),
+        What::Correction { payment } => format!("correction {payment}"),
+        What::Revoked { revocation } => format!("revoked, by {revocation}"),
+        What::Allowance => "allowance of the month".to_owned(),
+        What::Expired => "lapsed".to_owned(),
+        What::Mirrored => "as the billing engine says".to_owned(),
+        What::Commitment => "commitment".to_owned(),
+        What::CommitmentLapsed => "lapsed of the commitment".to_owned(),
+        What::TransferOut { to } => format!("transfer to {to}"),
+        What::TransferIn { from } => format!("transfer from {from}"),
+    }
+}
+
+/// Such as `commitment until 2027-02-01T00:00:00.000Z: committed 1200, used 800, lapsed 400`.
+fn commitments_text(periods: &[Committed]) -> String {
+    let line = |period: &Committed| {
+        let Committed { from: _, until, committed, given_back, used, revoked, lapsed, left } = period;
+        let some = |what: &str, amount: &Credits| if amount.is_zero() { String::new() } else { format!(", {what} {amount}") };
+        let (back, revoked, left) = (some("given back", given_back), some("revoked", revoked), some("left", left));
+        format!("commitment until {}: committed {committed}{back}, used {used}, lapsed {lapsed}{revoked}{left}\n", rfc3339(*until))
+    };
+    let lines: String = periods.iter().map(line).collect();
+    if lines.is_empty() { lines } else { format!("\n{lines}") }
 }
 
 fn reconciled(wanted: &ReconcileArguments) -> Result<Exit, Failure> {

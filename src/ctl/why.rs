@@ -89,6 +89,7 @@ fn step_text(step: &Step) -> String {
         StepEvent::WithinBid { bid } => format!("  {when}  no more is asked than the {bid} credits that were bid\n"),
         StepEvent::FrozenTooLong(evidence) => with_evidence(&when, "has stood still for as long as its account's policy lets it", evidence),
         StepEvent::WouldAct(act) => format!("  {when}  not enforced: this would have been done now: {act}\n"),
+        StepEvent::WouldRefuse(code) => format!("  {when}  not enforced: its start would have been refused: {code}\n"),
         StepEvent::Acted(acted) => acted_text(&when, acted),
         StepEvent::FrozenByOther => {
             format!("  {when}  frozen by somebody else: the agent will not thaw it, and what it holds goes on being charged\n")
@@ -140,6 +141,7 @@ fn verdict_text(verdict: Verdict) -> &'static str {
         Verdict::Recovering => "no new credit while the authority's store recovers; what is held stays good",
         Verdict::Forked => "somebody else speaks under the same epoch: it is void",
         Verdict::Unproven => "more is held than the authority knows of, without proof: the epoch is void",
+        Verdict::Stale => "no new credit before the billing engine says the balance again; what is held stays good",
         Verdict::NotAdmitted => "the account may not be used on this node",
     }
 }

@@ -360,6 +360,8 @@ pub enum StepEvent {
         /// What was bid.
         bid: Credits,
     },
+    /// Not enforced: its start would have been refused, with this code.
+    WouldRefuse(String),
 }
 
 /// Counter, quantity, cost and balance at the moment of a decision.

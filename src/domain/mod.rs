@@ -22,6 +22,7 @@ pub mod ladder;
 pub mod ledger;
 pub mod log;
 pub mod meter;
+pub mod mirror;
 pub mod money;
 pub mod news;
 pub mod outcome;

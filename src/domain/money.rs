@@ -96,12 +96,53 @@ impl std::iter::Sum for Credits {
 
 impl fmt::Display for Credits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nano = self.0.unsigned_abs();
-        let unit = NANO.unsigned_abs();
-        let sign = if self.0 < 0 { "-" } else { "" };
-        let text = format!("{sign}{}.{:0SCALE$}", nano / unit, nano % unit);
-        f.pad(text.trim_end_matches('0').trim_end_matches('.'))
+        let mut text = [0; TEXT_BYTES_MAX];
+        f.pad(self.text(&mut text))
     }
+}
+
+/// A sign, 30 digits, a point and nine more.
+const TEXT_BYTES_MAX: usize = 41;
+
+impl Credits {
+    /// The amount as text, written from its last digit on: every row and message has a dozen of them.
+    fn text(self, text: &mut [u8; TEXT_BYTES_MAX]) -> &str {
+        let (unit, nano) = (NANO.unsigned_abs(), self.0.unsigned_abs());
+        let (mut whole, mut part) = (nano / unit, u32::try_from(nano % unit).unwrap_or(0));
+        let (mut begin, mut end) = (TEXT_BYTES_MAX, TEXT_BYTES_MAX);
+        let mut put = |digit: u8| {
+            begin -= 1;
+            text[begin] = digit;
+            begin
+        };
+        if part == 0 {
+            end -= SCALE + 1;
+        }
+        for _ in 0..SCALE {
+            let at = put(digit(u128::from(part % 10)));
+            // What ends in zeros ends before them.
+            if part.is_multiple_of(10) && at + 1 == end {
+                end = at;
+            }
+            part /= 10;
+        }
+        put(b'.');
+        loop {
+            put(digit(whole % 10));
+            whole /= 10;
+            if whole == 0 {
+                break;
+            }
+        }
+        if self.0 < 0 {
+            put(b'-');
+        }
+        std::str::from_utf8(&text[begin..end]).unwrap_or_default()
+    }
+}
+
+fn digit(number: u128) -> u8 {
+    b'0' + u8::try_from(number % 10).unwrap_or(0)
 }
 
 impl FromStr for Credits {
@@ -236,6 +277,12 @@ mod tests {
         check("0.000000001", 1);
         check("-1.5", -1_500_000_000);
         check("12.34", 12_340_000_000);
+        check("100.000000001", 100 * NANO + 1);
+        check("-0.1", -100_000_000);
+        check("18446744073709551616", (1 << 64) * NANO);
+        let least = Credits::from_nano(i128::MIN).to_string();
+        assert_eq!(least, "-170141183460469231731687303715.884105728");
+        assert_eq!(format!("{:>6}|{:<6}|", Credits::from_nano(-NANO), Credits::from_nano(1_500_000_000)), "    -1|1.5   |");
     }
 
     #[test]

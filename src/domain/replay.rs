@@ -14,7 +14,7 @@ use super::job::{self, Gap, GapRule, Job, Segment};
 use super::money::Credits;
 use super::outcome::Outcome;
 use super::rates::charge::{self, Charge, RateError};
-use super::rates::{Card, Earlier, Priced, Stated};
+use super::rates::{Card, Earlier, Priced, Stated, Trait};
 use super::receipt::{self, Discrepancy, Receipt, ReceiptSegment};
 use super::refund::{self, Refund};
 use super::terms::Terms;
@@ -59,20 +59,30 @@ pub struct Replay {
     epoch: Option<Epoch>,
 }
 
+/// Terms with what a card may look at though nobody stated it: who pays.
+fn known(terms: &Terms, account: &AccountId) -> Terms {
+    let mut terms = terms.clone();
+    if let Ok(account) = account.as_str().parse() {
+        terms.traits.insert(Trait::Account, account);
+    }
+    terms
+}
+
 impl Followed {
     fn opened(opened: &Opened) -> Followed {
         let usage = Usage { job_starts: 1, ..job::empty_usage(&opened.gpus) };
+        let terms = Terms {
+            gpus: opened.gpus.clone(),
+            cpus: opened.cpus,
+            memory_bytes: opened.memory_bytes,
+            storage_bytes: None,
+            traits: opened.traits.clone(),
+        };
         Followed {
             attempt: opened.attempt,
             name: opened.name.clone(),
             account: opened.account.clone(),
-            terms: Terms {
-                gpus: opened.gpus.clone(),
-                cpus: opened.cpus,
-                memory_bytes: opened.memory_bytes,
-                storage_bytes: None,
-                traits: opened.traits.clone(),
-            },
+            terms: known(&terms, &opened.account),
             events: BTreeSet::new(),
             bid: None,
             segments: vec![segment(
@@ -92,14 +102,18 @@ impl Followed {
     /// The same of a job whose beginning is not among the facts.
     #[must_use]
     pub fn of(job: &Job) -> Followed {
+        let mut segments = job.segments.clone();
+        for terms in segments.iter_mut().filter_map(|segment| segment.terms.as_mut()) {
+            **terms = known(terms, &job.account);
+        }
         Followed {
             attempt: job.attempt,
             name: job.name.clone(),
             account: job.account.clone(),
-            terms: job.terms(),
+            terms: known(&job.terms(), &job.account),
             events: job.further.as_ref().map(|further| further.events.clone()).unwrap_or_default(),
             bid: job.bid(),
-            segments: job.segments.clone(),
+            segments,
             outcome: job.ending.map(|ending| ending.outcome),
             drawn: job.drawn,
             unfunded: job.unfunded,
@@ -204,7 +218,7 @@ impl Followed {
     /// From now on it is given this, in a new segment.
     fn change(&mut self, terms: &Terms, at: Wall) {
         job::keep_terms(&mut self.segments, &self.terms);
-        self.terms = terms.clone();
+        self.terms = known(terms, &self.account);
         self.split(at);
     }
 
@@ -431,9 +445,9 @@ pub fn reprice(job: &Followed, draft: &Card) -> Result<Repriced, NotReplayed> {
 }
 
 fn reprice_segments(job: &Followed, draft: &Card) -> Result<Credits, String> {
-    let mut pieces: Vec<(Usage, &Terms, Wall)> = Vec::new();
+    let mut pieces: Vec<(Usage, Terms, Wall)> = Vec::new();
     for segment in &job.segments {
-        let terms = job.terms_of(segment);
+        let terms = known(job.terms_of(segment), &job.account);
         match pieces.last_mut().filter(|(_, before, _)| *before == terms) {
             Some((usage, ..)) => *usage = std::mem::take(usage).plus(&segment.usage),
             None => pieces.push((segment.usage.clone(), terms, segment.from)),

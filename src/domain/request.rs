@@ -19,7 +19,7 @@ use super::ladder::{JobPolicy, WarnSignal};
 use super::money::{Credits, NANO};
 use super::outcome::Outcome;
 use super::rates::Traits;
-use super::rates::rules::read_traits;
+use super::rates::rules::read_stated;
 use super::terms::Report;
 use super::time::Nanos;
 use super::wire::OnExhaustion;
@@ -152,7 +152,7 @@ impl StartRequest {
             let stop = [("terminate", OnExhaustion::Terminate), ("kill", OnExhaustion::Kill)];
             let on_exhaustion = table.field("on_exhaustion").word(&stop).optional();
             let warn_signal = table.field("warn_signal").word(&WarnSignal::ALL).optional();
-            let traits = table.field("traits").table(read_traits).or(Traits::new());
+            let traits = table.field("traits").table(read_stated).or(Traits::new());
             let storage_bytes = table.field("storage_bytes").integer(0..=MEMORY_BYTES_MAX).optional();
             let bid = table.field("bid").amount(TOP_UP_MAX).optional();
             let gang = table.field("gang").table(read_gang).optional();
@@ -303,7 +303,7 @@ impl ChangeRequest {
             let cpus = table.field("cpus").integer(1..=CPUS_MAX).optional();
             let memory_bytes = table.field("memory_bytes").integer(1..=MEMORY_BYTES_MAX).optional();
             let storage_bytes = table.field("storage_bytes").integer(0..=MEMORY_BYTES_MAX).optional();
-            let traits = table.field("traits").table(read_traits).or(Traits::new());
+            let traits = table.field("traits").table(read_stated).or(Traits::new());
             let request =
                 ChangeRequest { gpus: gpus?, cpus: cpus?, memory_bytes: memory_bytes?, storage_bytes: storage_bytes?, traits: traits? };
             if request == ChangeRequest::default() {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::ledger::{AccountView, Effect, EntryKind, EntryStatus, LedgerEntry};
+use super::bucket::Bucket;
+use super::ledger::{AccountView, Effect, EntryKind, EntryStatus, Expiry, LedgerEntry, Lot};
 use super::money::Credits;
 use super::report::{DAY_MS, Span};
 use super::time::Wall;
@@ -78,6 +79,35 @@ pub enum What {
     },
     /// Given back by the outcomes of jobs, over a day.
     OutcomeRefund,
+    /// A period's part of a commitment.
+    Commitment,
+    /// What was left of it at the period's end.
+    CommitmentLapsed,
+    /// The engine that keeps the balance said another.
+    Mirrored,
+}
+
+/// What became of one period's part of a commitment. `committed + given_back = used + revoked + lapsed + left`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Committed {
+    /// When it was given.
+    #[serde(rename = "from_ms")]
+    pub from: Wall,
+    /// Until when it may be used.
+    #[serde(rename = "until_ms")]
+    pub until: Wall,
+    /// How much.
+    pub committed: Credits,
+    /// Given back to it by the outcomes of jobs.
+    pub given_back: Credits,
+    /// Used of it.
+    pub used: Credits,
+    /// Taken back by the account's owner.
+    pub revoked: Credits,
+    /// Lapsed.
+    pub lapsed: Credits,
+    /// Left: to be used yet, or after its end still held by nodes.
+    pub left: Credits,
 }
 
 /// A statement.
@@ -93,6 +123,8 @@ pub struct Statement {
     pub closing: Credits,
     /// Will it still change: its time is not over, or an hour of it grows?
     pub open: bool,
+    /// The periods of a commitment that ran in it, oldest first.
+    pub commitments: Vec<Committed>,
 }
 
 /// When a movement was: of use the beginning of its hour.
@@ -102,8 +134,40 @@ fn when(entry: &LedgerEntry) -> Wall {
         | EntryKind::WriteOff { hour, .. }
         | EntryKind::Shortfall { hour, .. }
         | EntryKind::OutcomeRefund { hour, .. } => Wall(hour.saturating_mul(HOUR_MS)),
+        // It was lost at the end of its period, whenever somebody looked: in the last instant of that.
+        EntryKind::CommitmentLapsed { until, .. } => entry.at.min(Wall(until.0.saturating_sub(1))),
         _ => entry.at,
     }
+}
+
+/// The periods of a commitment that ran in a span.
+fn commitments(account: &AccountView, entries: &[LedgerEntry], span: Span) -> Vec<Committed> {
+    let given = entries.iter().filter_map(|entry| match entry.kind {
+        EntryKind::Commitment { until } if entry.at < span.to && span.from < until => Some((entry.at, until, entry.amount)),
+        _ => None,
+    });
+    let sum = |of: &dyn Fn(&LedgerEntry) -> Credits| -> Credits { entries.iter().map(of).sum() };
+    let found = given.map(|(from, until, committed)| {
+        let lapsed = sum(&|entry| match entry.kind {
+            EntryKind::CommitmentLapsed { until: of, .. } if of == until => entry.amount,
+            _ => Credits::ZERO,
+        });
+        let given_back = sum(&|entry| match entry.kind {
+            EntryKind::OutcomeRefund { .. } if from <= entry.at && entry.at < until => entry.committed(),
+            _ => Credits::ZERO,
+        });
+        let revoked = sum(&|entry| match entry.kind {
+            EntryKind::Revoked { .. } if from <= entry.at && entry.at < until => entry.committed(),
+            _ => Credits::ZERO,
+        });
+        let of_it = |lot: &&Lot| lot.key.bucket == Bucket::Committed && lot.key.expires == Expiry::At(until);
+        let left: Credits = account.lots.iter().filter(of_it).map(|lot| lot.left).sum();
+        let used = committed.plus(given_back).minus(revoked).minus(lapsed).minus(left);
+        Committed { from, until, committed, given_back, used, revoked, lapsed, left }
+    });
+    let mut found: Vec<Committed> = found.collect();
+    found.sort_by_key(|period| period.from);
+    found
 }
 
 fn change(entry: &LedgerEntry) -> Credits {
@@ -128,9 +192,12 @@ fn what(entry: &LedgerEntry) -> (Wall, What) {
         EntryKind::Refill { payment } => (entry.at, What::Refill { payment: payment.to_string() }),
         EntryKind::Refund { payment, .. } => (entry.at, What::Refund { payment: payment.to_string() }),
         EntryKind::Correction { payment, .. } => (entry.at, What::Correction { payment: payment.to_string() }),
+        EntryKind::Mirrored { .. } => (entry.at, What::Mirrored),
         EntryKind::Revoked { revocation, .. } => (entry.at, What::Revoked { revocation: revocation.to_string() }),
         EntryKind::Allowance { .. } => (entry.at, What::Allowance),
         EntryKind::Expired { .. } => (entry.at, What::Expired),
+        EntryKind::Commitment { .. } => (entry.at, What::Commitment),
+        EntryKind::CommitmentLapsed { .. } => (day, What::CommitmentLapsed),
         EntryKind::TransferOut { to, .. } => (entry.at, What::TransferOut { to: to.to_string() }),
         EntryKind::TransferIn { from, .. } => (entry.at, What::TransferIn { from: from.to_string() }),
     }
@@ -139,7 +206,7 @@ fn what(entry: &LedgerEntry) -> (Wall, What) {
 /// The statement of a span of whole hours. `entries` are all of the account's since its beginning, `account` is how it stood when they were read.
 #[must_use]
 pub fn statement(account: &AccountView, entries: &[LedgerEntry], span: Span, now: Wall) -> Statement {
-    let balance = account.free.plus(account.paid);
+    let balance = account.free.plus(account.paid).plus(account.committed);
     let since = |at: Wall| -> Credits { entries.iter().filter(|entry| at <= when(entry)).map(change).sum() };
     let within: Vec<&LedgerEntry> = entries.iter().filter(|entry| span.from <= when(entry) && when(entry) < span.to).collect();
     // A day's use stands behind what was paid in on that day.
@@ -156,6 +223,7 @@ pub fn statement(account: &AccountView, entries: &[LedgerEntry], span: Span, now
         lines: lines.into_iter().map(|((at, what), (change, amount))| Line { at, what, change, amount }).collect(),
         closing: balance.minus(since(span.to)),
         open: grows || now < span.to,
+        commitments: commitments(account, entries, span),
     }
 }
 
@@ -164,7 +232,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::bucket::Bucket;
     use crate::domain::id::Epoch;
     use crate::domain::ledger::Account;
     use crate::domain::wire::AccountPolicy;

@@ -66,6 +66,12 @@ impl Mono {
 }
 
 impl Boot {
+    /// Whole milliseconds, rounded down.
+    #[must_use]
+    pub const fn millis(self) -> u64 {
+        Nanos(self.0).millis()
+    }
+
     /// This instant, moved on.
     #[must_use]
     pub const fn plus(self, length: Nanos) -> Boot {

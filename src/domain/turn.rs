@@ -23,6 +23,7 @@ use super::job::{Ending, FrozenBy, Job, StepEvent};
 use super::meter::{JobSample, Missing, Reading};
 use super::news::News;
 use super::rates::Card;
+use super::receipt::{Receipt, ReceiptState};
 use super::terms::{Change, Report};
 use super::time::{Mono, Nanos, Now};
 use super::wire::{Answer, Balance, GangWant, Push, Request};
@@ -185,6 +186,14 @@ struct Sent {
     again: Nanos,
 }
 
+/// A stop that came while its start waits for the authority: until that is decided nobody knows whether there is such a job.
+#[derive(Clone, Debug)]
+struct EarlyStop {
+    caller: u64,
+    name: JobName,
+    ending: Ending,
+}
+
 /// The agent's state, and what waits for the disk.
 pub struct Turn {
     agent: Agent,
@@ -194,8 +203,11 @@ pub struct Turn {
     wanted: BTreeMap<(Attempt, Act), Wanted>,
     replies: Vec<(Seq, u64, Reply)>,
     starts: Vec<PendingStart>,
+    stops: Vec<EarlyStop>,
     doubts: Doubts,
     opened: BTreeMap<Attempt, Seq>,
+    /// Closed, and not on disk yet.
+    closed: BTreeMap<Attempt, Seq>,
     skipped: BTreeMap<Attempt, u64>,
     sent: Option<Sent>,
     looked_at: Mono,
@@ -234,8 +246,10 @@ impl Turn {
             wanted: BTreeMap::new(),
             replies: Vec::new(),
             starts: Vec::new(),
+            stops: Vec::new(),
             doubts: Doubts::default(),
             opened: BTreeMap::new(),
+            closed: BTreeMap::new(),
             skipped: BTreeMap::new(),
             sent: None,
             looked_at: Mono(0),
@@ -272,6 +286,17 @@ impl Turn {
         self.settings = settings;
     }
 
+    /// The receipt of the job of that name: final once its close is on disk.
+    #[must_use]
+    pub fn receipt(&self, name: &JobName) -> Option<Receipt> {
+        let job = self.agent.job_named(name.as_str())?;
+        let mut receipt = Receipt::of(job, &self.agent, &self.settings);
+        if self.closed.contains_key(&job.attempt) {
+            receipt.state = ReceiptState::Provisional;
+        }
+        Some(receipt)
+    }
+
     /// The last fact on disk.
     #[must_use]
     pub fn durable(&self) -> Seq {
@@ -304,15 +329,22 @@ impl Turn {
     /// Are there answers, orders or facts that have not gone out?
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.replies.is_empty() && self.starts.is_empty() && self.durable == self.agent.seq
+        self.replies.is_empty() && self.starts.is_empty() && self.stops.is_empty() && self.durable == self.agent.seq
     }
 
     /// One event, start to finish.
     pub fn step(&mut self, now: Now, event: Event) -> Vec<Effect> {
+        let mut effects = self.take(now, event);
+        effects.extend(self.stop_decided(now));
+        effects
+    }
+
+    fn take(&mut self, now: Now, event: Event) -> Vec<Effect> {
         match event {
             Event::Durable(seq) => {
                 self.durable = self.durable.max(seq);
                 self.opened.retain(|_, opened| seq < *opened);
+                self.closed.retain(|_, closed| seq < *closed);
                 // Nothing is asked for that was not a moment ago, unless it is time to.
                 let asking = if self.considered.is_some_and(|(at, then)| at == self.agent.seq && now.mono.since(then) < CONSIDER_AGAIN) {
                     Asking::Considered
@@ -350,6 +382,10 @@ impl Turn {
                 effects
             }
             Event::StartAsked(start) => self.start(now, *start),
+            Event::StopAsked { caller, name, ending, sample: None } if self.is_starting(&name) => {
+                self.stops.push(EarlyStop { caller, name, ending });
+                Vec::new()
+            }
             Event::StopAsked { caller, name, ending, mut sample } => {
                 self.catch_up(sample.as_mut_slice());
                 self.draft(now, |draft, replies| replies.push((caller, draft.stop(&name, ending, sample.as_ref()))))
@@ -500,6 +536,25 @@ impl Turn {
         effects
     }
 
+    fn is_starting(&self, name: &JobName) -> bool {
+        self.starts.iter().any(|start| start.wanted.name == *name)
+    }
+
+    /// Stops whose starts are decided now: in the order in which both were called.
+    fn stop_decided(&mut self, now: Now) -> Vec<Effect> {
+        if self.stops.is_empty() {
+            return Vec::new();
+        }
+        let (waiting, due): (Vec<_>, Vec<_>) = std::mem::take(&mut self.stops).into_iter().partition(|stop| self.is_starting(&stop.name));
+        self.stops = waiting;
+        if due.is_empty() {
+            return Vec::new();
+        }
+        self.draft(now, |draft, replies| {
+            replies.extend(due.into_iter().map(|stop| (stop.caller, draft.stop(&stop.name, stop.ending, None))));
+        })
+    }
+
     fn admit(&mut self, now: Now, starts: &[PendingStart], asked_in_vain: AskedInVain) -> Vec<Effect> {
         if starts.is_empty() {
             return Vec::new();
@@ -538,6 +593,8 @@ impl Turn {
             _ => None,
         };
         self.opened.extend(facts.iter().filter_map(opened));
+        let closed = |(seq, fact): &(Seq, Fact)| if let Fact::JobClosed { attempt, .. } = fact { Some((*attempt, *seq)) } else { None };
+        self.closed.extend(facts.iter().filter_map(closed));
         for start in self.starts.iter_mut().filter(|start| start.asked.is_none()) {
             let asked = |fact: &Fact| match fact {
                 Fact::Asked { request, .. } if request.entries.iter().any(|entry| entry.account == start.wanted.account) => {

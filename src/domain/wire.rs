@@ -222,6 +222,9 @@ pub struct Balance {
     pub refill: Credits,
     /// How many of its alerts were given, and hold.
     pub alerts: u32,
+    /// Committed credit that is not charged yet, held or not.
+    #[serde(default, skip_serializing_if = "spoken::is_default")]
+    pub committed: Credits,
 }
 
 /// The authority's word on one account.
@@ -287,6 +290,8 @@ pub enum Verdict {
     Unproven,
     /// The account may not be used on this node. That is not "exhausted": it ends no job.
     NotAdmitted,
+    /// The balance is kept by an engine that has not said it for too long: no new credit until it does. What is held stays good.
+    Stale,
 }
 
 impl Verdict {
@@ -301,7 +306,13 @@ impl Verdict {
     pub const fn prolongs(self) -> bool {
         matches!(
             self,
-            Verdict::Granted | Verdict::Final | Verdict::Exhausted | Verdict::BelowAtLeast | Verdict::Recall | Verdict::Recovering
+            Verdict::Granted
+                | Verdict::Final
+                | Verdict::Exhausted
+                | Verdict::BelowAtLeast
+                | Verdict::Recall
+                | Verdict::Recovering
+                | Verdict::Stale
         )
     }
 
@@ -309,7 +320,7 @@ impl Verdict {
     #[must_use]
     pub const fn plain(self) -> Verdict {
         match self {
-            Verdict::Recovering | Verdict::NotAdmitted => Verdict::Hold,
+            Verdict::Recovering | Verdict::NotAdmitted | Verdict::Stale => Verdict::Hold,
             Verdict::Forked | Verdict::Unproven => Verdict::Closed,
             other => other,
         }
@@ -336,11 +347,14 @@ pub struct RequestRest {
     previous: Vec<Vec<Option<Proof>>>,
 }
 
+/// Room for what a question of a few accounts has in it.
+const DIGESTED_BYTES: usize = 512;
+
 impl Request {
     /// SHA-256 of the request's bytes: those of its core and, where it says more, those of the rest and of what it says of gangs.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let mut bytes = postcard::to_stdvec(self).unwrap_or_default();
+        let mut bytes = postcard::to_extend(self, Vec::with_capacity(DIGESTED_BYTES)).unwrap_or_default();
         let rest = self.rest();
         if !rest.is_empty() {
             bytes = postcard::to_extend(&rest, bytes).unwrap_or_default();

@@ -142,7 +142,9 @@ impl Alarm {
             Alarm::CardRefused => {
                 "meterctl rate check FILE --key KEY names what is wrong; mend or sign the card, raise its version, and reload"
             }
-            Alarm::ClockStepped => "nothing: no charge depends on the wall clock; times before and after differ by the step",
+            Alarm::ClockStepped => {
+                "set it right if it is wrong: dates of cards, lines and credit, and all times that are written, follow it once it has stood for ten minutes"
+            }
         }
     }
 

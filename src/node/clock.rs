@@ -1,6 +1,7 @@
 //! The only reader of a clock.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -30,9 +31,18 @@ pub fn mono() -> Mono {
     Mono(read_ns(ClockId::Monotonic))
 }
 
-/// All three clocks now.
+/// All three clocks now, the wall clock as dates go by it: see [`Steady`].
 #[must_use]
 pub fn now() -> Now {
+    static STEADY: Mutex<Steady> = Mutex::new(Steady { ahead_ms: None, other: None });
+    let as_set = as_set();
+    let wall = STEADY.lock().unwrap_or_else(PoisonError::into_inner).follow(as_set);
+    Now { wall, ..as_set }
+}
+
+/// All three clocks as they are set now.
+#[must_use]
+pub fn as_set() -> Now {
     let (stepped_ms, slept_ns) = (PRETENDED.0.load(Ordering::Relaxed), PRETENDED.1.load(Ordering::Relaxed));
     let (mono, boot, wall) = (mono(), read_ns(ClockId::Boottime), read_ns(ClockId::Realtime) / 1_000_000);
     Now { mono, boot: Boot(boot.saturating_add(slept_ns)), wall: Wall(wall.saturating_add_signed(stepped_ms)) }
@@ -77,6 +87,40 @@ const STEP_MIN_MS: u64 = 2_000;
 /// Two clocks are not read at the same instant: less than this is no sleep.
 const SLEEP_MIN: Nanos = Nanos::from_millis(1_000);
 
+/// A step of the wall clock is followed once it has stood for so long.
+const STEP_STANDS: Nanos = Nanos::from_secs(600);
+
+/// The wall clock that dates go by: of cards, their lines, months, and credit that expires. What has lapsed by a clock that was set wrongly would
+/// not come back with it, so a step is followed once it has stood for ten minutes. With a new process the clock is as it is set.
+#[derive(Debug, Default)]
+pub struct Steady {
+    /// How far the wall clock that is followed is ahead of the boot clock.
+    ahead_ms: Option<i64>,
+    /// How far ahead it is since a step, and since when.
+    other: Option<(i64, Boot)>,
+}
+
+impl Steady {
+    /// The wall clock to go by, from the clocks as they are set.
+    pub fn follow(&mut self, as_set: Now) -> Wall {
+        let (wall, boot) = (as_set.wall.0.cast_signed(), as_set.boot.millis().cast_signed());
+        let ahead = wall.saturating_sub(boot);
+        let is_near = |other: i64| ahead.abs_diff(other) < STEP_MIN_MS;
+        let followed = self.ahead_ms.unwrap_or(ahead);
+        let stands = match self.other.filter(|(other, _)| is_near(*other)) {
+            Some((_, since)) => STEP_STANDS <= as_set.boot.since(since),
+            None => false,
+        };
+        if is_near(followed) || stands {
+            (self.ahead_ms, self.other) = (Some(ahead), None);
+            return as_set.wall;
+        }
+        let since = self.other.filter(|(other, _)| is_near(*other)).map_or(as_set.boot, |(_, since)| since);
+        self.other = Some((ahead, since));
+        Wall(boot.saturating_add(followed).max(0).cast_unsigned())
+    }
+}
+
 /// Compares the clocks with each other, look by look.
 #[derive(Debug, Default)]
 pub struct ClockWatch {
@@ -113,6 +157,24 @@ mod tests {
 
     fn at(mono_s: u64, boot_s: u64, wall_s: u64) -> Now {
         Now { mono: Mono(mono_s * S), boot: Boot(boot_s * S), wall: Wall(wall_s * 1_000) }
+    }
+
+    #[test]
+    fn a_step_is_followed_once_it_has_stood_for_ten_minutes_and_slewing_at_once() {
+        let mut steady = Steady::default();
+        let mut wall = |boot_s: u64, wall_s: u64| steady.follow(at(boot_s, boot_s, wall_s)).0 / 1_000;
+        assert_eq!(wall(1, 100_000), 100_000, "as it is set at the start");
+        assert_eq!(wall(2, 100_002), 100_002, "a second of slewing");
+        for (boot_s, day_ahead) in [(3, 86_400), (300, 86_400), (602, 86_401)] {
+            assert_eq!(wall(boot_s, 100_000 + boot_s + day_ahead), 100_000 + boot_s, "a day forward, {boot_s}");
+        }
+        assert_eq!(wall(603, 186_000), 100_603, "another step begins to stand anew");
+        assert_eq!(wall(1_202, 186_599), 101_202);
+        assert_eq!(wall(1_203, 186_600), 186_600, "it has stood");
+        assert_eq!(wall(1_204, 99_000), 186_601, "an hour back is not followed either");
+        assert_eq!(wall(1_300, 186_697), 186_697, "set right again, as if nothing had been");
+        assert_eq!(wall(1_304, 99_000), 186_701);
+        assert_eq!(wall(2_304, 100_000), 100_000);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::notice::Terminals;
+use crate::authority::engine::config::{EngineConfig, read_engine};
 use crate::domain::budget::Budget;
 use crate::domain::enforcement::Enforcement;
 use crate::domain::form::{Fault, Field, Mistake, Table, quoted, read_toml};
@@ -73,6 +74,8 @@ pub struct Config {
     pub policy: AccountPolicy,
     /// `[authority]`: who keeps the balances.
     pub authority: AuthorityConfig,
+    /// `[engine]`: a billing engine that keeps balances, where there is no other authority.
+    pub engine: Option<EngineConfig>,
 }
 
 /// Where the agent makes cgroups.
@@ -273,6 +276,7 @@ impl Default for Config {
             warn: WarnConfig { terminals: Terminals::Owner, command: Vec::new(), user: "nobody".to_owned() },
             policy: AccountPolicy::default(),
             authority: AuthorityConfig::Embedded,
+            engine: None,
         }
     }
 }
@@ -320,6 +324,8 @@ impl Config {
             let blast = table.field("blast_radius").table_or_defaults(|table| read_blast(table, defaults.ladder.blast));
             let warn = table.field("warn").table_or_defaults(|table| read_warn(table, defaults.warn, defaults.ladder.warn_signal));
             let authority = table.field("authority").table(read_authority).or(defaults.authority);
+            let engine = table.field("engine").table(read_engine).optional();
+            let engine = authority::engine_fits(table, authority.as_ref()).and(engine);
             let policy = table.field("policy").table_or_defaults(|table| read_policy(table, &defaults.policy));
             let (warn, warn_signal) = warn?;
             Some(Config {
@@ -342,6 +348,7 @@ impl Config {
                 budget: budget?,
                 policy: policy?,
                 authority: authority?,
+                engine: engine?,
             })
         })
     }

@@ -34,6 +34,8 @@ use super::upstream::{Authority, Upstream};
 use super::watch::Watch;
 use super::{clock, descriptors, priority, spool_reader, systemd};
 use crate::authority::embedded::{Embedded, Notice};
+use crate::authority::engine::config::enrol;
+use crate::authority::engine::http::Http;
 use crate::authority::store::Store;
 use crate::domain::agent::{Agent, Settings};
 use crate::domain::batch::Batch;
@@ -438,10 +440,17 @@ fn authority(config: &Config, handle: &Handle, (people, node): (&Notices, &NodeI
             Upstream::start(network.clone(), to).map(Authority::Network).map_err(StartError::io("the thread that asks the authority"))
         }
         AuthorityConfig::Embedded => {
-            let store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono())
-                .map_err(|error| StartError::Authority(error.to_string()))?;
+            let unusable = |error: &dyn std::fmt::Display| StartError::Authority(error.to_string());
+            let engine = config.engine.clone().map(Http::open).transpose().map_err(|error| unusable(&error))?;
+            let mut store = Store::open(&config.state_dir.join("authority.db"), ClosePolicy::OnSuccessor, clock::mono())
+                .map_err(|error| unusable(&error))?;
+            enrol(&mut store, config.engine.as_ref(), clock::now()).map_err(|error| unusable(&error))?;
             let (people, node) = (people.clone(), node.clone());
             let started = Embedded::start(store, clock::now, move |notice| tell_authority(&to, (&people, &node), notice));
+            let started = match engine {
+                Some(http) => started.and_then(|embedded| embedded.with_engine(http, clock::now)),
+                None => started,
+            };
             started.map(Authority::Embedded).map_err(StartError::io("the authority's thread"))
         }
     }

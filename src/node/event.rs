@@ -456,6 +456,7 @@ fn step_text(step: &StepEvent) -> String {
         StepEvent::WithinBid { bid } => format!("no more is asked than the {bid} credits that were bid"),
         StepEvent::FrozenTooLong(evidence) => format!("has stood still for as long as it may: {}", left(evidence)),
         StepEvent::WouldAct(act) => format!("not enforced: {act} would have been done"),
+        StepEvent::WouldRefuse(code) => format!("not enforced: its start would have been refused: {code}"),
         StepEvent::Acted(acted) => acted_text(acted),
         StepEvent::FrozenByOther => "frozen by somebody else".to_owned(),
         StepEvent::Corrected(correction) => format!("not as believed; {correction}"),

@@ -122,6 +122,7 @@ const TABLE: &[(&str, MetricType, &str, Rows)] = &[
     ("account_in_hand_credits", MetricType::Gauge, "What the account may still spend here.", account_in_hand),
     ("account_free_credits", MetricType::Gauge, "Free credit of the account, held by nodes or not.", account_free),
     ("account_paid_credits", MetricType::Gauge, "Paid credit of the account, held by nodes or not.", account_paid),
+    ("account_committed_credits", MetricType::Gauge, "Committed credit of the account, held by nodes or not.", account_committed),
     ("account_refill_pending_credits", MetricType::Gauge, "A refill that was asked for and has not come.", account_refill),
     ("account_alerts", MetricType::Gauge, "Alerts on the account's balance that hold.", account_alerts),
     ("account_drawn_credits", MetricType::Counter, "Charged to the account here in this epoch.", account_drawn),
@@ -416,6 +417,10 @@ fn account_free(scrape: &Scrape) -> Vec<Row> {
 
 fn account_paid(scrape: &Scrape) -> Vec<Row> {
     balance_rows(scrape, |balance| credits(balance.paid))
+}
+
+fn account_committed(scrape: &Scrape) -> Vec<Row> {
+    balance_rows(scrape, |balance| credits(balance.committed))
 }
 
 fn account_refill(scrape: &Scrape) -> Vec<Row> {

@@ -37,7 +37,6 @@ use crate::domain::budget::{Budget, Change, Cost, Pace};
 use crate::domain::id::{AccountId, Attempt};
 use crate::domain::job::Removed;
 use crate::domain::meter::{JobSample, Missing, Reading};
-use crate::domain::receipt::Receipt;
 use crate::domain::request::{Place, StartRequest};
 use crate::domain::time::{Mono, Nanos, Now};
 use crate::domain::turn::{Effect, Event, Turn};
@@ -356,9 +355,7 @@ impl Loop {
                     let samples = self.edges.sampler.sample_closely(&[attempt]);
                     self.step(Event::Looked(samples));
                 }
-                let receipt =
-                    self.turn.agent().job_named(name.as_str()).map(|job| Receipt::of(job, self.turn.agent(), self.turn.settings()));
-                drop(reply.send(receipt)); // a caller that has gone away needs no answer
+                drop(reply.send(self.turn.receipt(&name))); // a caller that has gone away needs no answer
             }
             Inbox::Acted(acted) => {
                 self.count_acted(&acted);

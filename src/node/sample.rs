@@ -98,6 +98,7 @@ pub(crate) fn view() -> View {
                 reset: Some(Wall(1_772_409_600_000)),
                 refill: credits("50"),
                 alerts: 2,
+                committed: Credits::ZERO,
             }),
         }],
         corrections: Corrections { missed_start: 1, missed_stop: 2, drift: 0 },
@@ -331,6 +332,8 @@ pub(crate) fn ledger_account() -> ledger::AccountView {
         storage: Storage::Attached,
         revoked: Credits::ZERO,
         revoke_pending: Credits::ZERO,
+        committed: Credits::ZERO,
+        committed_until: None,
     }
 }
 

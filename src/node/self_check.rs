@@ -14,7 +14,7 @@ const DESCRIPTORS_MIN: u64 = 64;
 /// Raises and clears what this look shows.
 pub fn look(alarms: &mut Alarms, clocks: &mut ClockWatch, interval: Nanos) {
     let now = clock::now();
-    for jump in clocks.look(now, Nanos(interval.0.saturating_mul(LATE_INTERVALS))) {
+    for jump in clocks.look(clock::as_set(), Nanos(interval.0.saturating_mul(LATE_INTERVALS))) {
         let (alarm, message) = match jump {
             Jump::Stepped(ms) => (Alarm::ClockStepped, format!("the wall clock was set by {ms} ms")),
             Jump::Slept(length) => (Alarm::Suspended, format!("the machine slept for {length}")),

@@ -92,7 +92,7 @@ fn a_revocation_freezes_and_a_top_up_thaws_by_push_and_by_asking_where_the_strea
     let before = link(&agent)["pushes"].clone();
     let frozen = until(true, &cgroups[rounds], &agent, || revoke(&authority, "lab"));
     let thawed = until(false, &cgroups[rounds], &agent, || authority.top_up("lab", "1000", "cut"));
-    println!("with the stream cut: revoke to freeze {frozen:?}, top-up to thaw {thawed:?} (it asks at least every 10 s)");
+    println!("with the stream cut: revoke to freeze {frozen:?}, top-up to thaw {thawed:?} (it tells at least every 30 s)");
     assert_eq!(link(&agent)["pushes"], before, "nothing was told meanwhile");
 }
 

@@ -39,12 +39,12 @@ for target in "${targets[@]}"; do
         if [ -d "$folder" ]; then seeds+=("$folder"); fi
     done
     if ! METERD_FUZZ_TARGET="$target" "$program" -runs="$runs" -max_len=4096 -timeout=10 -rss_limit_mb=1024 \
-        -malloc_limit_mb=512 -detect_leaks=0 -verbosity=0 -print_final_stats=1 -artifact_prefix="regressions/$target/" "${seeds[@]}" >"$work/log" 2>&1; then
-        tail -n 40 "$work/log"
+        -malloc_limit_mb=512 -detect_leaks=0 -verbosity=0 -print_final_stats=1 -artifact_prefix="regressions/$target/" "${seeds[@]}" >"$work/output" 2>&1; then
+        tail -n 40 "$work/output"
         echo "CRASH in $target: the input is in tests/fuzz/regressions/$target/" >&2
         exit 1
     fi
-    done_count="$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/log")"
+    done_count="$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/output")"
     rmdir --ignore-fail-on-non-empty "regressions/$target"
     printf '%12d %9d %8d  %s\n' "$done_count" $((SECONDS - began)) 0 "$target"
     total=$((total + done_count))

@@ -1,6 +1,7 @@
 //! What is read every ten seconds, from the real kernel: peaks, anonymous memory, I/O, tasks, pressure, kills for memory.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use meterd::domain::act::Target;
@@ -9,6 +10,7 @@ use meterd::domain::meter::{Missing, Reading};
 use meterd::node::cgroup::{AnonRead, Sampler, Which};
 use meterd::node::layout::Controller::{Blkio, Cpuacct, Freezer, Memory, Pids};
 
+use crate::support;
 use crate::world::{BUSY, JOB, Task, World, in_mount, one, wait_until};
 
 fn detail(sampler: &mut Sampler) -> Detail {
@@ -64,17 +66,34 @@ fn anonymous_memory_is_what_a_program_holds_and_a_file_in_the_page_cache_is_not(
     assert!(1 <= *seen.pids.seen().unwrap());
 }
 
+/// Has the kernel count what is written below `folder` by who is in this blkio cgroup.
+fn count_io(folder: &Path, blkio: &Path) -> Result<(), String> {
+    let device = fs::metadata(folder).unwrap().dev();
+    let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    if !Path::new("/sys/dev/block").join(&device).exists() {
+        return Err(format!("{} is on {device}, which is no block device", folder.display()));
+    }
+    // Since Linux 6.10 v1 counts only on devices that somebody has set a limit for; this one limits nothing.
+    let limit = format!("{device} 1000000000000");
+    fs::write(blkio.join("blkio.throttle.write_bps_device"), limit).map_err(|error| format!("a limit for {device}: {error}"))
+}
+
 #[test]
 fn in_a_hybrid_layout_each_reading_comes_from_the_hierarchy_that_has_it() {
     let Some(world) = World::make(&[Memory, Pids, Blkio], Some(&[])) else { return };
     let dirs = world.own("each");
     assert_eq!(dirs.len(), 4);
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let counted = support::need("blkio", count_io(folder.path(), in_mount(&dirs, world.layout.v1(Blkio))));
     let mut sampler = world.sampler();
     sampler.attach(JOB, &Target::OwnCgroups(dirs.clone())).unwrap();
-    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
     let script = format!("dd if=/dev/zero of={} bs=65536 count=16 oflag=direct 2>/dev/null; {BUSY}", folder.path().join("x").display());
     let _tasks = [Task::in_job(&dirs, &script), Task::in_job(&dirs, BUSY), Task::in_job(&dirs, BUSY)];
     wait_until("three tasks", || detail(&mut sampler).pids == Reading::Seen(3));
+    if counted.is_some() {
+        let written = |seen: Detail| seen.io.seen().is_some_and(|io| 1 << 20 <= io.write_bytes && 16 <= io.write_ops);
+        wait_until("1 MiB is written", || written(detail(&mut sampler)));
+    }
     let seen = detail(&mut sampler);
     println!("{seen:?}");
     assert!(seen.io.seen().is_some() && seen.memory_anon_bytes.seen().is_some() && seen.oom_kills == Reading::Seen(0));

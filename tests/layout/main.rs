@@ -55,6 +55,21 @@ fn a_v1_job_is_metered_frozen_while_it_forks_and_goes_on_when_thawed() {
 }
 
 #[test]
+fn the_end_of_a_v1_jobs_last_task_is_seen_however_often_it_is_looked_at() {
+    let Some(world) = World::make(&[Memory, Cpuacct, Freezer], None) else { return };
+    let dirs = world.own("often");
+    let mut sampler = world.sampler();
+    sampler.attach(JOB, &Target::OwnCgroups(dirs.clone())).unwrap();
+    // The kernel keeps its list of tasks for a second after each look, for whoever asks again by the same descriptor.
+    for _ in 0..3 {
+        let task = Task::in_job(&dirs, BUSY);
+        assert_eq!(one(&mut sampler, JOB).populated, Reading::Seen(Populated::Yes));
+        drop(task);
+        assert_eq!(one(&mut sampler, JOB).populated, Reading::Seen(Populated::No));
+    }
+}
+
+#[test]
 fn a_task_that_is_moved_into_a_frozen_v1_job_stands_still_too() {
     let Some(world) = World::make(&[Memory, Cpuacct, Freezer], None) else { return };
     let dirs = world.own("late");

@@ -1,16 +1,17 @@
 //! What must hold, checked against what really happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meterd::domain::agent::Agent;
 use meterd::domain::batch::ReceiptRow;
 use meterd::domain::id::{AccountId, Attempt, BootId, Digest, Epoch};
-use meterd::domain::ledger::sizing::{HORIZON_MAX, used_in};
+use meterd::domain::ledger::sizing::{HORIZON_MAX, HORIZON_OF_GANGS, used_in};
 use meterd::domain::ledger::{self, Account, EpochState};
 use meterd::domain::money::Credits;
-use meterd::domain::wire::{Answer, AnswerEntry, Request, RequestEntry, Verdict};
+use meterd::domain::wire::{Answer, AnswerEntry, Request, RequestEntry, Validity, Verdict};
 
 use crate::bank::Bank;
+use crate::restore::PutBack;
 
 /// Fleets up to this size have every total of every epoch compared before and after each booking.
 const SMALL: usize = 16;
@@ -18,6 +19,7 @@ const SMALL: usize = 16;
 /// What an agent last said of a job, and where that began.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
+    account: Option<AccountId>,
     pub(crate) charge: i128,
     pub(crate) drawn: i128,
     pub(crate) unfunded: i128,
@@ -49,13 +51,15 @@ struct Said {
 
 pub(crate) struct Audit {
     nodes: Vec<Known>,
+    /// Every epoch of which the rest was taken back, in whatever store.
+    closed: BTreeSet<(Epoch, AccountId)>,
     bookings: u64,
     pub(crate) receipts: u64,
 }
 
 impl Audit {
     pub(crate) fn new(nodes: usize) -> Audit {
-        Audit { nodes: vec![Known::default(); nodes], bookings: 0, receipts: 0 }
+        Audit { nodes: vec![Known::default(); nodes], closed: BTreeSet::new(), bookings: 0, receipts: 0 }
     }
 
     pub(crate) fn started(&mut self, n: usize, name: &str, cpu_ns: u64) {
@@ -81,6 +85,11 @@ impl Audit {
     pub(crate) fn drawn(&self, n: usize) -> (i128, i128) {
         let kept: i128 = self.nodes[n].jobs.values().map(|told| told.drawn).sum();
         (kept, kept + self.nodes[n].lost)
+    }
+
+    /// The same of one account, in lives that it remembers.
+    pub(crate) fn drawn_of(&self, n: usize, account: &AccountId) -> i128 {
+        self.nodes[n].jobs.values().filter(|told| told.account.as_ref() == Some(account)).map(|told| told.drawn).sum()
     }
 
     pub(crate) fn unfunded(&self, n: usize) -> i128 {
@@ -128,18 +137,26 @@ impl Audit {
         for (id, account) in &agent.accounts {
             let grant = &account.grant;
             assert!(grant.spent.plus(grant.returned) <= grant.granted, "node {n} spends beyond its grant of {id}: {grant:?}");
-            if SMALL < self.nodes.len() || grant.spent.is_zero() || 0 < bank.standing.restores {
+            if SMALL < self.nodes.len() || grant.spent.is_zero() {
                 continue;
             }
             let known = self.nodes[n].spent.entry((epoch, id.clone())).or_default();
             if *known < grant.spent {
                 *known = grant.spent;
                 let state = bank.accounts.get(id).and_then(|account| account.epochs.get(&epoch)).map(|epoch| epoch.state);
-                assert_eq!(state, Some(EpochState::Open), "node {n} spends of {id} in epoch {epoch}, of which the rest was taken back");
+                let open = state == Some(EpochState::Open) || state.is_none() && 0 < bank.standing.restores; // forgotten
+                // Once it has recovered it can back again what such an epoch claims, or closes it.
+                let was_closed = bank.standing.recovers() && self.closed.contains(&(epoch, id.clone()));
+                assert!(open && !was_closed, "node {n} spends of {id} in epoch {epoch}, of which the rest was taken back");
             }
         }
         for job in agent.jobs.values().chain(agent.closed.iter().rev().take(8)) {
-            let told = Told { charge: job.charge.nano(), drawn: job.drawn.nano(), unfunded: job.unfunded.nano() };
+            let told = Told {
+                account: Some(job.account.clone()),
+                charge: job.charge.nano(),
+                drawn: job.drawn.nano(),
+                unfunded: job.unfunded.nano(),
+            };
             assert!(told.drawn + told.unfunded <= told.charge, "node {n}: {} pays more than it costs: {told:?}", job.name);
             assert!(0 <= told.drawn && 0 <= told.unfunded);
             self.nodes[n].jobs.insert(job.attempt, told);
@@ -162,6 +179,9 @@ impl Audit {
             if let Err(broken) = ledger::check_step(account, after) {
                 panic!("{}: {broken}", account.id);
             }
+            if bank.standing.recovers() {
+                grants_nothing(account, after);
+            }
             let asked = request.entries.iter().find(|entry| entry.account == account.id);
             let said = answer.entries.iter().find(|entry| entry.account == account.id);
             if let (Some(asked), Some(said), 0) = (asked, said, bank.standing.restores) {
@@ -174,10 +194,29 @@ impl Audit {
         self.booked(bank);
     }
 
-    /// Nobody takes an honest node for two, or for one that claims what it was not granted.
-    pub(crate) fn heard_by_the_honest(n: usize, answer: &Answer) {
+    /// A store that nobody told of it takes an epoch that it had closed for what its copy says, until somebody proves that it has forgotten something.
+    pub(crate) fn put_back(&mut self, how: PutBack) {
+        if how == PutBack::Silently {
+            self.closed.clear();
+        }
+    }
+
+    /// Nobody takes an honest node for two, or for one that claims what it was not granted. A store that was put back leaves what is still good
+    /// alone, and what has lapsed, and may have been taken back, it leaves lapsed.
+    pub(crate) fn heard_by_the_honest(n: usize, bank: &Bank, request: &Request, answer: &Answer) {
         for entry in &answer.entries {
             assert!(!matches!(entry.verdict, Verdict::Forked | Verdict::Unproven), "node {n} is taken for a liar: {answer:?}");
+            let asked = request.entries.iter().find(|asked| asked.account == entry.account);
+            let Some(asked) = asked.filter(|asked| bank.standing.recovers() && asked.granted_seen.is_positive()) else { continue };
+            let epoch = bank.accounts.get(&entry.account).and_then(|account| account.epochs.get(&request.epoch));
+            if epoch.is_none_or(|epoch| epoch.state == EpochState::Closed) {
+                continue; // the message was long on its way
+            }
+            match asked.validity {
+                Some(Validity::Live) => assert_ne!(entry.verdict, Verdict::Closed, "node {n} loses what is still good: {request:?}"),
+                Some(Validity::Lapsed) => assert!(!entry.verdict.prolongs(), "node {n} may spend again what has lapsed: {request:?}"),
+                None => {}
+            }
         }
     }
 
@@ -194,6 +233,9 @@ impl Audit {
             let settled: i128 = account.epochs.values().map(|epoch| epoch.settled.nano()).sum();
             assert_eq!(account.settled.nano(), settled, "{id} is charged what its epochs are");
             for (name, epoch) in &account.epochs {
+                if epoch.state == EpochState::Closed {
+                    self.closed.insert((*name, id.clone()));
+                }
                 let charged = epoch.settled.plus(epoch.returned);
                 assert!(
                     charged <= epoch.granted.max(epoch.proven),
@@ -202,6 +244,19 @@ impl Audit {
                 );
             }
         }
+    }
+}
+
+/// A store that recovers may have forgotten who holds what is free: it only remembers what it is shown.
+fn grants_nothing(before: &Account, after: &Account) {
+    for (id, epoch) in &after.epochs {
+        let had = before.epochs.get(id).map_or(Credits::ZERO, |epoch| epoch.granted);
+        assert!(
+            epoch.granted <= had.max(epoch.proven),
+            "{}: {} is granted something by a store that recovers: {epoch:?}",
+            after.id,
+            epoch.node
+        );
     }
 }
 
@@ -216,7 +271,8 @@ enum Asking {
 fn granted_what_was_asked(before: &Account, after: &Account, request: &Request, asked: &RequestEntry, asking: Asking) {
     let of = |account: &Account| account.epochs.get(&request.epoch).map_or(Credits::ZERO, |epoch| epoch.granted);
     let rise = of(after).minus(of(before));
-    let most = used_in(asked.burn_per_s, HORIZON_MAX).plus(asked.owed).max(asked.at_least);
+    let horizon = if crate::gang::asks_for_a_part(request, after) { HORIZON_OF_GANGS } else { HORIZON_MAX };
+    let most = used_in(asked.burn_per_s, horizon).plus(asked.owed).max(asked.at_least);
     let most = if asking == Asking::Anew { most } else { Credits::ZERO };
     let epoch = before.epochs.get(&request.epoch);
     assert!(rise <= most, "{}: {} asks for {most:?} at most and is granted {rise:?}: {request:?}, {epoch:?}", after.id, request.node);

@@ -9,6 +9,7 @@ use meterd::domain::money::Credits;
 use meterd::domain::time::{Mono, Nanos, Now};
 use meterd::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, Verdict};
 
+use crate::gang::Registers;
 use crate::restore::Standing;
 
 /// The authority's process and its store.
@@ -24,6 +25,7 @@ pub(crate) struct Bank {
     /// Requests that were booked.
     pub(crate) booked: u64,
     pub(crate) standing: Standing,
+    pub(crate) gangs: Registers,
     payments: u64,
     /// When holders were last asked to give back what they do not need.
     recalled: BTreeMap<AccountId, Mono>,
@@ -41,6 +43,7 @@ impl Bank {
             wall_off_ms: 0,
             booked: 0,
             standing: Standing::new(),
+            gangs: Registers::default(),
             payments: 0,
             recalled: BTreeMap::new(),
             recalls: 0,
@@ -75,10 +78,18 @@ impl Bank {
                 let _lines = ledger::book_previous(account, request, &rules, now);
             }
         }
-        let mut entries = Vec::new();
+        let (mut entries, mut gangs) = (Vec::new(), Vec::new());
         for entry in &request.entries {
             let mut answered = match self.accounts.get_mut(&entry.account) {
-                Some(account) => ledger::answer(account, request, entry, &rules, now).entry,
+                Some(account) => {
+                    let last = |account: &Account| account.epochs.get(&request.epoch).map_or(0, |epoch| epoch.last_request);
+                    let before = last(account);
+                    let answered = ledger::answer(account, request, entry, &rules, now).entry;
+                    if before < last(account) {
+                        gangs.extend(self.gangs.hear(request, account, rules.recovery, now.mono));
+                    }
+                    answered
+                }
                 None => ledger::answer_unknown(entry.account.clone()),
             };
             answered.valid_for = Nanos(answered.valid_for.0.saturating_sub(VALID_FOR.0 - self.valid_for.0));
@@ -94,7 +105,7 @@ impl Bank {
             entries,
             balances: Vec::new(),
             generation: self.standing.generation(),
-            gangs: Vec::new(),
+            gangs,
         }
     }
 

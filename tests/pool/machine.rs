@@ -7,6 +7,7 @@ use meterd::domain::agent::{Agent, Settings};
 use meterd::domain::batch::Batch;
 use meterd::domain::enforcement::Enforcement;
 use meterd::domain::fact::Fact;
+use meterd::domain::gang::Gang;
 use meterd::domain::id::{Attempt, BootId, Epoch};
 use meterd::domain::ladder::{Blast, Ladder};
 use meterd::domain::meter::{Frozen, Host, JobSample, Missing, Populated, Reading};
@@ -19,6 +20,7 @@ use crate::world::S;
 pub(crate) const CPUS: u32 = 8;
 
 /// A job in a cgroup of its own; all that it does is use CPU time at a steady rate.
+#[expect(clippy::struct_excessive_bools, reason = "what is true of a job in the world's own view, each by itself")]
 pub(crate) struct Work {
     pub(crate) name: String,
     pub(crate) account: usize,
@@ -32,6 +34,18 @@ pub(crate) struct Work {
     pub(crate) attempt: Option<Attempt>,
     /// Its start waits for an answer.
     pub(crate) asked: bool,
+    /// Of which job on several machines it is a part.
+    pub(crate) gang: Option<Gang>,
+    /// When its start was admitted, on the fleet's clock.
+    pub(crate) begun_at: u64,
+    /// Of a part: when it was last heard and looked at, on the fleet's clock.
+    pub(crate) measured_at: u64,
+    /// Of a part that ran dry and froze by itself: the version that it had heard then.
+    pub(crate) dry_under: Option<u64>,
+    /// The call that reports its stop, until that is answered.
+    pub(crate) stopping: Option<u64>,
+    /// Its boot ended before its end was on the disk: what it used last is known to nobody.
+    pub(crate) cut_off: bool,
 }
 
 impl Work {
@@ -132,12 +146,16 @@ pub(crate) struct Machine {
     pub(crate) wake_at: Option<u64>,
     /// No message passes before this.
     pub(crate) cut_until: u64,
+    /// Until then the next answer is slow, and the line dead from its arrival on.
+    pub(crate) fades_until: u64,
     /// It will never come back.
     pub(crate) dead: bool,
     /// Its disk was lost at least once.
     pub(crate) wiped: bool,
     /// Whoever has root on it sends what he likes.
     pub(crate) liar: bool,
+    /// Of how many jobs on several machines it has a part.
+    pub(crate) gangs: u32,
     /// All that it ever spoke under.
     pub(crate) epochs: Vec<Epoch>,
     pub(crate) sent: u64,
@@ -167,9 +185,11 @@ impl Machine {
             works: Vec::new(),
             wake_at: None,
             cut_until: 0,
+            fades_until: 0,
             dead: false,
             wiped: false,
             liar: false,
+            gangs: 0,
             epochs: Vec::new(),
             sent: 0,
         }
@@ -193,6 +213,9 @@ impl Machine {
         self.boot_at = at;
         self.marks.clear();
         self.works.retain(|work| work.over);
+        let kept = self.disk.recover();
+        let ended = |attempt| kept.jobs.values().chain(&kept.closed).any(|job| job.attempt == attempt && !job.is_live());
+        self.works.iter_mut().for_each(|work| work.cut_off |= !work.attempt.is_some_and(ended));
         self.settings.boot = boot;
     }
 
@@ -255,5 +278,22 @@ pub(crate) fn sample(work: &mut Work, attempt: Attempt, mono: u64) -> JobSample 
 
 /// A new job, not started yet.
 pub(crate) fn work(name: String, account: usize, inode: u64, rate_milli: u64, mono: u64) -> Work {
-    Work { name, account, inode, rate_milli, milli_ns: 0, at: mono, frozen: false, over: false, attempt: None, asked: false }
+    Work {
+        name,
+        account,
+        inode,
+        rate_milli,
+        milli_ns: 0,
+        at: mono,
+        frozen: false,
+        over: false,
+        attempt: None,
+        asked: false,
+        gang: None,
+        begun_at: 0,
+        measured_at: 0,
+        dry_under: None,
+        stopping: None,
+        cut_off: false,
+    }
 }

@@ -1,6 +1,6 @@
 //! A fleet under one seed: many real agents and the real ledger share balances over a network that loses, repeats, delays and cuts, with
-//! nodes that crash, reboot, are re-imaged or die, an authority that dies and comes back, clocks that differ, and a node that lies.
-//! An auditor that knows what was really used checks the ledger after every booking and every agent after every turn.
+//! nodes that crash, reboot, are re-imaged or die, an authority that dies and comes back, clocks that differ, a node that lies, and jobs on
+//! several nodes. An auditor that knows what was really used checks the ledger after every booking and every agent after every turn.
 //!
 //! `cargo test --test pool` runs seeds 1 to 120 of two to six nodes and one fleet of 100. `METERD_POOL_SEED=N` runs one seed,
 //! `METERD_POOL_SEEDS=100000` fresh ones. `METERD_POOL_NODES=1000` sets the size of the fleet, `METERD_POOL_RUNS=100` how many there are.
@@ -11,6 +11,7 @@
 
 mod audit;
 mod bank;
+mod gang;
 mod liar;
 mod machine;
 mod restore;

@@ -10,6 +10,7 @@ use meterd::domain::time::{Mono, Now};
 use meterd::domain::wire::Request;
 
 use crate::bank::Bank;
+use crate::gang::Registers;
 
 /// Does whoever puts a copy back tell the store so?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,7 @@ pub(crate) enum PutBack {
 /// A copy of the store.
 pub(crate) struct Copy {
     accounts: BTreeMap<AccountId, Account>,
+    gangs: Registers,
     generation: u64,
     payments: usize,
 }
@@ -32,6 +34,7 @@ pub(crate) struct Standing {
     generation: u64,
     recovery: Recovery,
     began: Mono,
+    over_since: Mono,
     writers: BTreeMap<Epoch, Writer>,
     copy: Option<Copy>,
     /// What was paid in, which the payments' own system knows whatever happens here.
@@ -48,6 +51,7 @@ impl Standing {
             generation: 1,
             recovery: Recovery::Over,
             began: Mono(0),
+            over_since: Mono(0),
             writers: BTreeMap::new(),
             copy: None,
             payments: Vec::new(),
@@ -67,6 +71,11 @@ impl Standing {
     /// Does it grant nothing, since it may have forgotten grants that are still good?
     pub(crate) fn recovers(&self) -> bool {
         self.recovery != Recovery::Over
+    }
+
+    /// When the last recovery ended.
+    pub(crate) fn over_since(&self) -> Mono {
+        self.over_since
     }
 
     pub(crate) fn may_forget(&self) -> bool {
@@ -93,7 +102,12 @@ impl Standing {
 impl Bank {
     pub(crate) fn back_up(&mut self) {
         let standing = &mut self.standing;
-        standing.copy = Some(Copy { accounts: self.accounts.clone(), generation: standing.generation, payments: standing.payments.len() });
+        standing.copy = Some(Copy {
+            accounts: self.accounts.clone(),
+            gangs: self.gangs.clone(),
+            generation: standing.generation,
+            payments: standing.payments.len(),
+        });
     }
 
     /// The payments since then are booked again from where they came.
@@ -101,6 +115,8 @@ impl Bank {
         let Some(copy) = self.standing.copy.take() else { return };
         self.standing.restores += 1;
         self.accounts = copy.accounts;
+        self.gangs = copy.gangs;
+        self.gangs.put_back(now.mono);
         self.standing.generation = copy.generation;
         self.standing.forget_writers();
         let again = self.standing.payments.split_off(copy.payments);
@@ -120,7 +136,7 @@ impl Bank {
             for account in self.accounts.values_mut() {
                 let _lines = ledger::end_recovery(account, self.standing.began, now);
             }
-            self.standing.recovery = Recovery::Over;
+            (self.standing.recovery, self.standing.over_since) = (Recovery::Over, now.mono);
             self.up_since = now.mono.0; // its nodes have yet to ask
         }
         let accounts = &self.accounts;
@@ -135,7 +151,7 @@ impl Bank {
             self.recover(seen, now);
         }
         let new = || Writer::new(request.node.clone());
-        self.standing.writers.entry(request.epoch).or_insert_with(new).hear(request, now.wall)
+        self.standing.writers.entry(request.epoch).or_insert_with(new).hear(request, request.said(), now.wall)
     }
 
     fn recover(&mut self, seen: u64, now: Now) {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use meterd::domain::act::{Act, ActOutcome, Acted, Order};
 use meterd::domain::agent::start::{PendingStart, Reply, Wanted};
 use meterd::domain::fact::Seq;
+use meterd::domain::gang::{Gang, GangWant};
 use meterd::domain::id::{AccountId, Attempt, BootId, Epoch, NodeId, Uid};
 use meterd::domain::job::Ending;
 use meterd::domain::ladder::JobPolicy;
@@ -42,6 +43,9 @@ pub(crate) enum Ev {
     Start(usize, usize),
     Exit(usize, usize),
     NewWork(usize),
+    /// A part of a job on several machines, on this account and at this rate.
+    NewPart(usize, usize, Box<Gang>, u64),
+    GangPush(usize, Box<GangWant>),
     Rate(usize),
     Crash(usize),
     Restart(usize, u64),
@@ -49,6 +53,8 @@ pub(crate) enum Ev {
     Die(usize),
     Cut(usize, u64),
     CutAll(u64),
+    /// The next answer is slow, and from its arrival on the line is dead for as long as what it brought is good, and longer.
+    Fade(usize),
     BankDown(u64),
     BankUp,
     /// The authority goes down and comes back, over and over.
@@ -97,6 +103,8 @@ pub(crate) struct World {
     pub(crate) machines: Vec<Machine>,
     pub(crate) bank: Bank,
     pub(crate) accounts: Vec<AccountId>,
+    /// So many of these are for any job; each of the others is of one job on several machines.
+    pub(crate) shared: usize,
     /// What each account's owner paid in.
     pub(crate) paid: Vec<i128>,
     pub(crate) faults: Faults,
@@ -106,7 +114,7 @@ pub(crate) struct World {
     plenty_since: Vec<u64>,
     card: Card,
     of_epoch: BTreeMap<Epoch, usize>,
-    of_node: BTreeMap<NodeId, usize>,
+    pub(crate) of_node: BTreeMap<NodeId, usize>,
     /// When the last fault happens.
     pub(crate) noise_until: u64,
     /// How often the authority closes what is silent.
@@ -149,6 +157,7 @@ impl World {
             bank,
             paid: vec![0; accounts.len()],
             plenty_since: vec![0; accounts.len()],
+            shared: accounts.len(),
             accounts,
             faults: Faults::default(),
             calm: true,
@@ -209,6 +218,9 @@ impl World {
             Ev::Start(n, index) => self.start(n, index),
             Ev::Exit(n, index) => self.exit(n, index),
             Ev::NewWork(n) if !self.machines[n].dead => self.new_work(n),
+            Ev::NewPart(n, account, gang, rate) => self.new_part(n, account, *gang, rate),
+            Ev::GangPush(n, want) => self.step(n, Event::GangPushed(*want)),
+            Ev::Fade(n) if !self.calm => self.machines[n].fades_until = self.now + 20 * S,
             Ev::Rate(n) => {
                 let rate = self.rng.range(20, 2_000);
                 let mono = self.machines[n].now(self.now).mono.0;
@@ -223,10 +235,10 @@ impl World {
             }
             Ev::Reboot(n, medium) if !self.calm && !self.machines[n].dead => self.reboot(n, medium),
             Ev::Die(n) if !self.calm => self.die(n),
-            Ev::Cut(n, length) if !self.calm => self.machines[n].cut_until = self.now + length,
+            Ev::Cut(n, length) if !self.calm => self.machines[n].cut_until = self.machines[n].cut_until.max(self.now + length),
             Ev::CutAll(length) if !self.calm => {
                 let until = self.now + length;
-                self.machines.iter_mut().for_each(|machine| machine.cut_until = until);
+                self.machines.iter_mut().for_each(|machine| machine.cut_until = machine.cut_until.max(until));
             }
             Ev::BankDown(down) if !self.calm && self.bank.up => {
                 self.bank.up = false;
@@ -242,6 +254,7 @@ impl World {
             Ev::PutBack(how) if !self.calm => {
                 let now = self.bank_now();
                 self.bank.put_back(how, now);
+                self.audit.put_back(how);
                 self.audit.booked(&self.bank);
             }
             Ev::ClockStep(n, by_ms) => self.machines[n].wall_off_ms += by_ms,
@@ -272,6 +285,7 @@ impl World {
         machine.wake_at = None;
         machine.works.iter_mut().for_each(|work| work.asked = false);
         let waiting: Vec<usize> = (0..machine.works.len()).filter(|index| machine.works[*index].attempt.is_none()).collect();
+        let stopping: Vec<usize> = (0..machine.works.len()).filter(|index| machine.works[*index].stopping.is_some()).collect();
         let agent = machine.disk.recover();
         let now = machine.now(self.now);
         let (turn, effects) = Turn::wake(agent, machine.settings.clone(), now, fresh, &machine.marks);
@@ -283,6 +297,9 @@ impl World {
         // The hooks' spool.
         for index in waiting {
             self.after(S, Ev::Start(n, index));
+        }
+        for index in stopping {
+            self.after(S, Ev::Exit(n, index));
         }
         let samples = self.look(n);
         self.step(n, Event::CardArrived(Box::new(self.card.clone()), samples));
@@ -299,6 +316,8 @@ impl World {
         }
         let machine = &mut self.machines[n];
         machine.disk.crash(&mut self.rng);
+        // A freeze goes before the disk knows why; who dies between the two does not know it either.
+        machine.works.iter_mut().for_each(|work| work.dry_under = None);
         self.callers.retain(|(node, _), _| *node != n);
         let life = self.machines[n].life;
         let down = if self.rng.chance(800) { self.rng.range(50 * MS, 3 * S) } else { self.rng.range(S, 40 * S) };
@@ -346,6 +365,10 @@ impl World {
                     if order.act == Act::Freeze {
                         self.machines[n].marks.insert(order.attempt);
                         self.audit_stop(n, order.attempt);
+                        self.audit_part_stops(n, order.attempt);
+                    }
+                    if order.act == Act::Thaw {
+                        self.audit_part_goes_on(n, order.attempt);
                     }
                     let life = self.machines[n].life;
                     let delay = self.rng.below(20 * MS);
@@ -367,14 +390,15 @@ impl World {
         if let (Some(turn), false) = (&machine.turn, machine.liar) {
             self.audit.stepped(n, turn.agent(), &self.bank);
         }
+        self.audit_parts(n);
     }
 
     /// A job is about to be stopped: was that right, as the whole fleet knows it?
     fn audit_stop(&mut self, n: usize, attempt: Attempt) {
         let Some(index) = self.account_of(n, attempt) else { return };
         let connected = self.calm_since + 30 * S < self.now && self.calm && self.bank.up && self.bank.up_since + 30 * S < self.now;
-        if !connected || self.machines[n].liar || self.bank.standing.recovers() {
-            return; // who lies about what he needs gets what he asks for
+        if !connected || self.machines[n].liar || self.bank.standing.recovers() || self.is_held_by_its_gang(n, attempt) {
+            return; // who lies about what he needs gets what he asks for; and a part stands still with the others, whatever it holds
         }
         let free = self.bank.accounts[&self.accounts[index]].available().nano();
         let burn = self.burn(index);
@@ -441,6 +465,7 @@ impl World {
     fn tick(&mut self, n: usize) {
         let samples = self.look(n);
         self.step(n, Event::Ticked(samples));
+        self.audit_running_parts(n);
         let life = self.machines[n].life;
         let next = S - 150 * MS + self.rng.below(300 * MS);
         self.after(next, Ev::Tick(n, life));
@@ -476,7 +501,7 @@ impl World {
 
     // ---- messages ----
 
-    fn travel(&mut self, n: usize) -> Vec<u64> {
+    pub(crate) fn travel(&mut self, n: usize) -> Vec<u64> {
         let cut = !self.calm && self.now < self.machines[n].cut_until;
         if cut || (!self.calm && self.rng.chance(self.faults.loss)) {
             return Vec::new();
@@ -538,7 +563,7 @@ impl World {
         }
         self.audit.answered(&self.bank, &before, request, &answer);
         if !self.machines[n].liar {
-            Audit::heard_by_the_honest(n, &answer);
+            Audit::heard_by_the_honest(n, &self.bank, request, &answer);
         }
         for (node, push) in self.bank.recall(&answer, self.bank_now()) {
             let Some(to) = self.of_node.get(&node).copied() else { continue };
@@ -549,13 +574,17 @@ impl World {
         if !self.calm && self.old_answers.len() < 64 {
             self.old_answers.push((n, answer.clone()));
         }
+        self.push_gangs();
         for delay in self.travel(n) {
-            self.after(delay, Ev::ToNode(n, Box::new(answer.clone())));
-            // A line that is slow, and then dead: for as long as what it brought is good, and longer.
-            if !self.calm && S < delay && self.rng.chance(200) {
+            let fades = !self.calm && self.now < self.machines[n].fades_until;
+            let delay = if fades { self.rng.range(S, 9 * S) } else { delay };
+            // A line that is slow, and then dead: for as long as what it brought is good, and longer. The next question does not get out any more.
+            if fades || (!self.calm && S < delay && self.rng.chance(200)) {
                 let length = self.bank.valid_for.0 + 15 * S;
-                self.after(delay + MS, Ev::Cut(n, length));
+                self.machines[n].fades_until = 0;
+                self.after(delay, Ev::Cut(n, length));
             }
+            self.after(delay, Ev::ToNode(n, Box::new(answer.clone())));
         }
         // Somebody repeats, or turns to the wrong node, what was said once.
         if !self.calm && self.rng.chance(self.faults.doubled) && !self.old_answers.is_empty() {
@@ -582,7 +611,7 @@ impl World {
     // ---- people and jobs ----
 
     pub(crate) fn new_work(&mut self, n: usize) {
-        let account = usize::try_from(self.rng.below(self.accounts.len() as u64)).unwrap();
+        let account = usize::try_from(self.rng.below(self.shared as u64)).unwrap();
         let rate = self.rng.range(20, 2_000);
         self.add_work(n, account, rate);
     }
@@ -619,7 +648,7 @@ impl World {
             traits: BTreeMap::new(),
             bid: None,
             storage_bytes: None,
-            gang: None,
+            gang: work.gang.clone(),
         };
         let begun = work.cpu_ns();
         self.audit.started(n, &work.name, begun);
@@ -630,6 +659,7 @@ impl World {
     }
 
     fn replied(&mut self, n: usize, caller: u64, reply: &Reply) {
+        self.machines[n].works.iter_mut().filter(|work| work.stopping == Some(caller)).for_each(|work| work.stopping = None);
         let Some(index) = self.callers.remove(&(n, caller)) else { return };
         let mono = self.machines[n].now(self.now).mono.0;
         let Some(work) = self.machines[n].works.get_mut(index) else { return };
@@ -638,6 +668,7 @@ impl World {
             Reply::Started { attempt, .. } => {
                 work.advance(mono);
                 work.attempt = Some(*attempt);
+                work.begun_at = self.now;
             }
             Reply::Refused(_) => {
                 let again = self.rng.range(2 * S, 8 * S);
@@ -656,6 +687,7 @@ impl World {
         let live = self.machines[n].live();
         let sample = attempt.filter(|attempt| live.contains(attempt)).map(|attempt| self.machines[n].look(&[attempt], self.now).remove(0));
         self.next_caller += 1;
+        self.machines[n].works[index].stopping = Some(self.next_caller);
         let ending = Ending { outcome: Outcome::Completed, exit_code: Some(0) };
         self.step(n, Event::StopAsked { caller: self.next_caller, name, ending, sample });
     }

@@ -164,6 +164,11 @@ impl Audit {
                 Fact::JobOpened(opened) => {
                     node.opened.insert(opened.attempt, opened.target.clone());
                     node.accounts.insert(opened.attempt, opened.account.clone());
+                    // Whose stop came before its start was decided is over before anybody watches it.
+                    let key = (opened.at.mono.0, opened.name.as_str().to_owned());
+                    if let Some(baseline) = node.baselines.get(&key) {
+                        self.metered.entry((n, opened.attempt)).or_insert(*baseline);
+                    }
                 }
                 Fact::Refunded { attempt, given, .. } => {
                     let nano = given.iter().map(|(_, amount)| amount.nano()).sum();

@@ -136,7 +136,8 @@ impl Bank {
             Ok(epoch.map_or((Credits::ZERO, 0), |epoch| (epoch.granted, epoch.last_request)))
         };
         assert_eq!(ledger::has_forgotten(request, &key, 1, granted), Ok(false), "a proof goes beyond a sound store: {request:?}");
-        let writers = books.writers.entry(request.epoch).or_insert_with(|| Writer::new(request.node.clone())).hear(request, now.wall);
+        let writers =
+            books.writers.entry(request.epoch).or_insert_with(|| Writer::new(request.node.clone())).hear(request, request.said(), now.wall);
         assert_eq!(writers, ledger::Writers::One, "an honest node is taken for two: {request:?}");
         let rules = ledger::Rules { key: Some(&key), generation: 1, ..ledger::Rules::of(self.close) };
         for (id, account) in &mut books.accounts {

@@ -48,17 +48,32 @@ impl Node {
     }
 
     pub(crate) fn start_job(&mut self, nth: usize, account: &str) {
+        self.jobs[nth].burn();
+        self.meter_job(nth, account);
+        self.jobs[nth].go();
+    }
+
+    /// Starts the job whose tasks wait for their word.
+    pub(crate) fn meter_job(&mut self, nth: usize, account: &str) {
         let job = &mut self.jobs[nth];
-        job.burn();
         job.note_baseline();
         self.agent.done("POST", "/v1/jobs", Some(&json!({ "job": format!("job-{nth}"), "account": account, "cgroups": paths(job) })));
-        job.go();
     }
 
     /// Ends a job, and checks that its receipt has the kernel's CPU time to the nanosecond, and the authority what was drawn.
     pub(crate) fn end_job(&mut self, nth: usize) -> Value {
+        self.end_job_as(nth, &json!({ "outcome": "completed" }))
+    }
+
+    /// The same with this word on how it ended.
+    pub(crate) fn end_job_as(&mut self, nth: usize, ending: &Value) -> Value {
         self.jobs[nth].end_tasks();
-        self.agent.done("POST", &format!("/v1/jobs/job-{nth}/stop"), Some(&json!({ "outcome": "completed" })));
+        self.agent.done("POST", &format!("/v1/jobs/job-{nth}/stop"), Some(ending));
+        self.exact_receipt(nth)
+    }
+
+    /// Waits for the final receipt of a job without tasks, and checks it as [`Node::end_job`] does.
+    pub(crate) fn exact_receipt(&self, nth: usize) -> Value {
         let path = format!("/v1/jobs/job-{nth}/receipt");
         self.agent.wait_for("the receipt is final", |agent| agent.done("GET", &path, None)["state"] == "final");
         let receipt = self.agent.done("GET", &path, None);
@@ -88,6 +103,11 @@ impl Node {
         let mut command = Command::new(env!("CARGO_BIN_EXE_meterctl"));
         let output = command.arg("--socket").arg(self.agent.path("run/meterd.sock")).args(words).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    /// What is in its journal, as text.
+    pub(crate) fn facts(&self) -> String {
+        self.meterctl(&["journal", "export", "--state-dir", &self.agent.path("state").display().to_string()])
     }
 
     pub(crate) fn phase(&self, nth: usize) -> String {
@@ -123,14 +143,26 @@ impl Mounts {
     /// A namespace with a small file system in memory on `dir`.
     pub(crate) fn small_disk(dir: &Path, mib: u32) -> Result<Mounts, String> {
         std::fs::create_dir_all(dir).unwrap();
-        let script = format!("mount -t tmpfs -o size={mib}m,mode=755 meterd-test {} && echo ready && exec sleep 100000", dir.display());
+        Mounts::after(&format!("mount -t tmpfs -o size={mib}m,mode=755 meterd-test {}", dir.display()))
+    }
+
+    /// As on a machine without a cgroup2 tree.
+    pub(crate) fn without_cgroup2() -> Result<Mounts, String> {
+        if !Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists() {
+            return Err("cgroups are not mounted as hybrid".to_owned());
+        }
+        Mounts::after("umount /sys/fs/cgroup/unified")
+    }
+
+    fn after(change: &str) -> Result<Mounts, String> {
+        let script = format!("{change} && echo ready && exec sleep 100000");
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
         let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
         let mut said = [0; 5];
         let read = std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said);
         let mounts = Mounts(child);
-        read.map(|()| mounts).map_err(|_| "no file system can be mounted here".to_owned())
+        read.map(|()| mounts).map_err(|_| "what is mounted cannot be changed here".to_owned())
     }
 
     /// The words before a command that is to run in it.

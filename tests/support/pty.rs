@@ -66,13 +66,15 @@ impl Pty {
 
     /// Waits for the program's end; gives all that was written.
     pub(crate) fn read_to_end(&self, child: &mut Child) -> String {
+        const MARK: &str = "[[the end]]";
         child.wait().unwrap();
-        // What was written before the end is in the terminal's buffer by now: wait until it stands still.
-        let mut before = usize::MAX;
-        while before != self.text().len() {
-            before = self.text().len();
-            std::thread::sleep(std::time::Duration::from_millis(200));
+        // What was written before the end is in the terminal's buffer by now, and a mark comes behind it.
+        rustix::io::write(&self.slave, MARK.as_bytes()).unwrap();
+        loop {
+            if let Some(text) = self.text().strip_suffix(MARK) {
+                return text.to_owned();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        self.text()
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Charged {
     pub(crate) refund: BigInt,
     /// What was bid and what is asked, in nano-credits, where more is asked than was bid: so much of the price is due.
     pub(crate) held: Option<(BigInt, BigInt)>,
+    /// How much more than the first step a later one may cost, in nano-credits, where the bid leaves less than the bands ask.
+    pub(crate) later: Option<BigInt>,
 }
 
 /// Why a segment has no price: all that can be said against it.
@@ -172,7 +174,7 @@ impl Tariff {
         self.says.get("select").map_or(0, |select| select.as_table().unwrap().len())
     }
 
-    fn in_table(&self, table: &str, key: &str, otherwise: i64) -> BigRational {
+    pub(crate) fn in_table(&self, table: &str, key: &str, otherwise: i64) -> BigRational {
         let said = self.says.get(table).and_then(|table| table.get(key)).and_then(toml::Value::as_str);
         said.map_or_else(|| BigRational::from(BigInt::from(otherwise)), |text| decimal(text).unwrap())
     }
@@ -220,21 +222,61 @@ impl Tariff {
         if self.waits() { (self.in_table("outcome", outcome.unwrap_or("completed"), 1), one() - one()) } else { (one(), one() - remains) }
     }
 
-    /// The exact price of a billed quantity and the fee, in nano-credits.
-    fn exact(&self, billed: &BigRational, from: &str) -> BigRational {
-        let units = |base: BigRational| base / self.base_units(from) / &self.per;
-        let mut value = &self.price * units(billed.clone());
-        // Above each band's start its price takes the place of the one below.
-        let mut below = self.price.clone();
-        for tier in self.says.get("tiers").into_iter().flat_map(|tiers| tiers.as_array().unwrap()) {
-            let (above, price) = (self.base(tier["above"].as_str().unwrap()), decimal(tier["price"].as_str().unwrap()).unwrap());
-            if above < *billed {
-                value += (&price - &below) * units(billed - above);
+    /// How many of the price's units so many base units are.
+    fn units(&self, base: &BigRational, from: &str) -> BigRational {
+        base / self.base_units(from) / &self.per
+    }
+
+    /// What is left of the price by the discount.
+    fn left(&self) -> BigRational {
+        BigRational::from(BigInt::from(1)) - self.number("discount")
+    }
+
+    /// Where each band begins, and its price.
+    pub(crate) fn bands(&self) -> Vec<(BigRational, BigRational)> {
+        let tiers = self.says.get("tiers").into_iter().flat_map(|tiers| tiers.as_array().unwrap());
+        let told = tiers.map(|tier| (self.base(tier["above"].as_str().unwrap()), decimal(tier["price"].as_str().unwrap()).unwrap()));
+        [(BigRational::from(BigInt::ZERO), self.price.clone())].into_iter().chain(told).collect()
+    }
+
+    /// What lies between two billed quantities costs before discount and fee, in credits; no unit of it more than so much.
+    fn area(&self, low: &BigRational, high: &BigRational, from: &str, most: Option<&BigRational>) -> BigRational {
+        let bands = self.bands();
+        let ends = bands.iter().skip(1).map(|(start, _)| start.clone()).chain([high.clone()]);
+        let parts = bands.iter().zip(ends).map(|((start, price), end)| {
+            let (start, end) = (start.max(low).clone(), end.min(high.clone()));
+            let price = most.map_or(price, |most| price.min(most));
+            if start < end { self.units(&(end - start), from) * price } else { BigRational::from(BigInt::ZERO) }
+        });
+        parts.sum()
+    }
+
+    /// The exact price of a billed quantity and the fee, in nano-credits. What comes after a first step costs at most so much more for each
+    /// further step, if that is said.
+    fn exact(&self, billed: &BigRational, from: &str, later: Option<(&BigRational, &BigInt)>) -> BigRational {
+        let nothing = BigRational::from(BigInt::ZERO);
+        let nano = BigInt::from(1_000_000_000);
+        let value = match later.filter(|(step, _)| *step < billed) {
+            None => self.area(&nothing, billed, from, None),
+            Some((step, more)) => {
+                let first = self.area(&nothing, step, from, None);
+                let most = (&first + BigRational::new(more.clone(), nano.clone()) / self.left()) / self.units(step, from);
+                first + self.area(step, billed, from, Some(&most))
             }
-            below = price;
-        }
-        let left = BigRational::from(BigInt::from(1)) - self.number("discount");
-        (value + self.number("connect_fee")) * left * BigInt::from(1_000_000_000)
+        };
+        (value + self.number("connect_fee")) * self.left() * nano
+    }
+
+    /// By how many whole nano-credits a step in the dearest band is dearer than the first one.
+    fn rise(&self, step: &BigRational, from: &str) -> BigInt {
+        let dearest = self.bands().into_iter().map(|(_, price)| price).max().unwrap() * self.units(step, from);
+        let more = dearest - self.area(&BigRational::from(BigInt::ZERO), step, from, None);
+        (more * self.left() * BigInt::from(1_000_000_000)).floor().to_integer().max(BigInt::ZERO)
+    }
+
+    /// Does it mind a bid, and has it bands?
+    fn may_rise(&self) -> bool {
+        self.says.contains_key("over_bid") && self.says.contains_key("tiers")
     }
 }
 
@@ -369,8 +411,8 @@ fn in_stretches(tariff: &Tariff, receipt: &Value, segments: &[&Value], length: &
     BigRational::from(sum * length)
 }
 
-/// In nano-credits, what a card asks for the start of a job like this one's in that segment.
-fn asked(card_text: &str, receipt: &Value, segment: &Value) -> BigInt {
+/// What the start of a job like this one's in that segment comes to: each line, and in nano-credits what is asked for it.
+fn start(card_text: &str, receipt: &Value, segment: &Value) -> (Vec<Charged>, BigInt) {
     let none = "0";
     let devices = segment["gpus"].as_array().unwrap().iter();
     let devices: Vec<Value> = devices.map(|gpu| serde_json::json!({ "gpu": gpu["gpu"], "model": gpu["model"], "held_ns": none })).collect();
@@ -383,27 +425,28 @@ fn asked(card_text: &str, receipt: &Value, segment: &Value) -> BigInt {
             "terms": { "cpus": said("cpus"), "memory_bytes": said("memory_bytes"), "storage_bytes": said("storage_bytes"), "traits": said("traits") },
         }],
     });
-    match rate(card_text, &start, 0) {
-        Ok(charged) => charged.iter().map(|line| &line.cost + &line.pending).sum(),
-        Err(why) if why.contains(&NoPrice::TooLarge) => (BigInt::from(1) << AMOUNT_BITS) - 1,
-        Err(_) => BigInt::ZERO,
+    match rate_all(card_text, &start, 0) {
+        Ok((charged, true)) => {
+            let asked = charged.iter().map(|line| &line.cost + &line.pending).sum();
+            (charged, asked)
+        }
+        Ok((charged, false)) => (charged, (BigInt::from(1) << AMOUNT_BITS) - 1),
+        Err(_) => (Vec::new(), BigInt::ZERO),
     }
 }
 
 /// What a segment's raw quantities cost under a card; the receipt says what was stated of the job and how it ended.
 pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<Charged>, Vec<NoPrice>> {
-    let segments: Vec<&Value> = receipt["segments"].as_array().unwrap().iter().collect();
-    let segment = segments[nth];
-    let from = segment["from"].as_str().unwrap();
-    let all = tariffs(card_text);
-    let fitting: Vec<Tariff> = all.iter().filter(|tariff| tariff.fits(from, stated(receipt, segment, "traits"))).cloned().collect();
-    let kin = |a: &Tariff, b: &Tariff| a.meter == b.meter && a.name() == b.name();
-    let most = |like: &Tariff| fitting.iter().filter(|tariff| kin(tariff, like)).map(Tariff::selects).max();
+    rate_all(card_text, receipt, nth).and_then(|(charged, fits)| if fits { Ok(charged) } else { Err(vec![NoPrice::TooLarge]) })
+}
+
+/// What can be said against the price of a segment's devices and its times.
+fn devices_against(segment: &Value, all: &[Tariff], fitting: &[Tariff]) -> Vec<NoPrice> {
     let held = segment["gpus"].as_array().unwrap();
     let mut against = Vec::new();
     let priced = OF_DEVICES.iter().map(|(meter, _)| *meter).filter(|meter| all.iter().any(|tariff| tariff.meter == *meter));
     for meter in ["gpu_held"].into_iter().chain(priced) {
-        for gpu in held.iter().filter(|gpu| line_for(&fitting, meter, gpu["model"].as_str().unwrap()).is_none()) {
+        for gpu in held.iter().filter(|gpu| line_for(fitting, meter, gpu["model"].as_str().unwrap()).is_none()) {
             against.push(NoPrice::Gpu(gpu["gpu"].as_str().unwrap().to_owned()));
         }
     }
@@ -412,6 +455,20 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
     if places.into_iter().any(|place| whole(place).unwrap() < paused) {
         against.push(NoPrice::Contradiction);
     }
+    against
+}
+
+/// The same, and whether all of it fits.
+fn rate_all(card_text: &str, receipt: &Value, nth: usize) -> Result<(Vec<Charged>, bool), Vec<NoPrice>> {
+    let segments: Vec<&Value> = receipt["segments"].as_array().unwrap().iter().collect();
+    let segment = segments[nth];
+    let from = segment["from"].as_str().unwrap();
+    let all = tariffs(card_text);
+    let fitting: Vec<Tariff> = all.iter().filter(|tariff| tariff.fits(from, stated(receipt, segment, "traits"))).cloned().collect();
+    let kin = |a: &Tariff, b: &Tariff| a.meter == b.meter && a.name() == b.name();
+    let most = |like: &Tariff| fitting.iter().filter(|tariff| kin(tariff, like)).map(Tariff::selects).max();
+    let held = segment["gpus"].as_array().unwrap();
+    let mut against = devices_against(segment, &all, &fitting);
     let holds = |tariff: &Tariff| {
         held.iter().any(|gpu| line_for(&fitting, &tariff.meter, gpu["model"].as_str().unwrap()).is_some_and(|line| line.id == tariff.id))
     };
@@ -433,8 +490,15 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
     let (mut charged, mut fits) = (Vec::new(), true);
     let bid = receipt.get("offer").and_then(|offer| nano(&offer["bid"]));
     let minded = applying.iter().any(|tariff| tariff.says.contains_key("over_bid"));
-    let (bid, ask) = bid.filter(|_| minded).map_or((BigInt::ZERO, BigInt::ZERO), |bid| (bid, asked(card_text, receipt, segment)));
-    for tariff in applying {
+    let bid = bid.filter(|_| minded).map(|bid| (bid, start(card_text, receipt, segment)));
+    let (bid, (at_start, ask)) = bid.unwrap_or_default();
+    let left = (&bid - &ask).max(BigInt::ZERO);
+    let step = |tariff: &Tariff| at_start.iter().find(|line| line.tariff.id == tariff.id).map(|line| &line.billed);
+    let rise = |tariff: &Tariff| step(tariff).map_or(BigInt::ZERO, |step| tariff.rise(step, from));
+    let all: BigInt = applying.iter().filter(|tariff| tariff.may_rise()).map(|tariff| rise(tariff)).sum();
+    for tariff in applying.iter().copied() {
+        let own = if tariff.may_rise() { rise(tariff) } else { BigInt::ZERO };
+        let later = (own != BigInt::ZERO && left < all).then(|| &left * own / &all);
         let outcome = receipt["outcome"].as_str();
         let outbid = tariff.says.contains_key("over_bid") && bid < ask;
         let quantities = |segments: &[&Value]| by_state(tariff, &fitting, receipt, segments);
@@ -455,7 +519,7 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
                 tariff.billed(parts.into_iter().zip(weights).map(|(part, weight)| weight * part).sum())
             };
             let (charged, given_back) = tariff.parts(outcome);
-            let whole = tariff.exact(&billed, from);
+            let whole = tariff.exact(&billed, from, step(tariff).zip(later.as_ref()));
             let whole = if outbid { whole * BigRational::new(bid.clone(), ask.clone()) } else { whole };
             let exact = &whole * charged;
             let (cost, refund) = (rounded(&exact, &tariff.round), rounded(&(whole * given_back), &tariff.round));
@@ -487,11 +551,12 @@ pub(crate) fn rate(card_text: &str, receipt: &Value, nth: usize) -> Result<Vec<C
             pending,
             refund,
             held: outbid.then(|| (bid.clone(), ask.clone())),
+            later,
         });
     }
     let sum: BigInt = charged.iter().map(|line| &line.cost).sum();
     let waiting: BigInt = charged.iter().map(|line| &line.pending).sum();
-    if fits && sum.bits() <= AMOUNT_BITS && waiting.bits() <= AMOUNT_BITS { Ok(charged) } else { Err(vec![NoPrice::TooLarge]) }
+    Ok((charged, fits && sum.bits() <= AMOUNT_BITS && waiting.bits() <= AMOUNT_BITS))
 }
 
 /// The hexadecimal SHA-256 by which a receipt names a card.
@@ -582,9 +647,10 @@ fn lines_differ(segment: &Value, charged: &[Charged]) -> Option<String> {
         return Some(format!("{} lines, and {} apply", said.len(), charged.len()));
     }
     said.iter().zip(charged).find_map(|(said, charged)| {
-        let Charged { tariff, quantity, billed, cost, pending, refund, held, .. } = charged;
-        let mut rules = said["rules"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let told = rules.find_map(|rule| rule.strip_prefix("held to the bid: "));
+        let Charged { tariff, quantity, billed, cost, pending, refund, held, later, .. } = charged;
+        let rules = || said["rules"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let more = rules().find_map(|rule| rule.strip_prefix("by the bid: a later step at most ")?.strip_suffix(" above the first"));
+        let told = rules().find_map(|rule| rule.strip_prefix("held to the bid: "));
         let told = told.and_then(|parts| parts.split_once(" of ")).map(|(bid, ask)| (nano(&bid.into()), nano(&ask.into())));
         let same = said["line"] == tariff.id.as_str()
             && said["meter"] == tariff.meter.as_str()
@@ -596,6 +662,7 @@ fn lines_differ(segment: &Value, charged: &[Charged]) -> Option<String> {
             && said["billed"].as_str().and_then(decimal).as_ref() == Some(billed)
             && nano(&said["pending"]).as_ref() == Some(pending)
             && nano(&said["refund"]).as_ref() == Some(refund)
+            && more.map(|more| nano(&more.into())) == later.clone().map(Some)
             && told == held.clone().map(|(bid, ask)| (Some(bid), Some(ask)))
             && nano(&said["cost"]).as_ref() == Some(cost);
         (!same).then(|| format!("{said} is not {charged:?}"))

@@ -3,32 +3,49 @@
 
 use std::collections::BTreeMap;
 
-use super::{Account, AccountId, EpochState};
+use super::{Account, AccountId, Epoch, EpochState};
+use crate::domain::ledger::Writer;
 
-/// So many accounts at most; then all are forgotten, and read again as they are asked about.
+/// So many accounts at most, and so many writers; then all of them are forgotten, and read again as they are asked about.
 const KEPT_MAX: usize = 16_384;
 
 /// Accounts with their open epochs, and what is to be taken back of them. Each is what the file holds, in the transaction that is open or without one.
 #[derive(Default)]
-pub(super) struct Kept(BTreeMap<AccountId, Account>);
+pub(super) struct Kept {
+    accounts: BTreeMap<AccountId, Account>,
+    writers: BTreeMap<Epoch, Writer>,
+}
 
 impl Kept {
     pub(super) fn get(&self, id: &AccountId) -> Option<&Account> {
-        self.0.get(id)
+        self.accounts.get(id)
     }
 
     /// Takes an account as it has just been read or written.
     pub(super) fn put(&mut self, mut account: Account) {
         account.epochs.retain(|_, epoch| epoch.state == EpochState::Open);
         account.revocations.retain(|revocation| revocation.left().is_positive());
-        if KEPT_MAX <= self.0.len() && !self.0.contains_key(&account.id) {
-            self.forget();
+        if KEPT_MAX <= self.accounts.len() && !self.accounts.contains_key(&account.id) {
+            self.accounts.clear();
         }
-        self.0.insert(account.id.clone(), account);
+        self.accounts.insert(account.id.clone(), account);
+    }
+
+    /// Who writes under an epoch, as far as it is known here. Put it back as it is then.
+    pub(super) fn take_writer(&mut self, epoch: Epoch) -> Option<Writer> {
+        self.writers.remove(&epoch)
+    }
+
+    pub(super) fn put_writer(&mut self, epoch: Epoch, writer: Writer) {
+        if KEPT_MAX <= self.writers.len() {
+            self.writers.clear();
+        }
+        self.writers.insert(epoch, writer);
     }
 
     /// A transaction was undone: what is stored is not known any more.
     pub(super) fn forget(&mut self) {
-        self.0.clear();
+        self.accounts.clear();
+        self.writers.clear();
     }
 }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Done, Refusal, Stop, Store, StoreError, rows};
 use crate::domain::id::{AccountId, PaymentId};
-use crate::domain::ledger::{Account, AccountView, Lines, Revocation, RevokeRefusal, revocable, revoke};
+use crate::domain::ledger::{Account, AccountView, Lines, MIRROR_PREFIX, Revocation, RevokeRefusal, revocable, revoke};
 use crate::domain::money::Credits;
 use crate::domain::time::Now;
 use crate::sqlite::{classify, int};
@@ -60,6 +60,10 @@ impl Store {
     /// # Errors
     /// See [`Refusal`].
     pub fn revoke(&mut self, id: &AccountId, amount: Option<Credits>, name: &PaymentId, now: Now) -> Result<(AccountView, Done), Refusal> {
+        if name.as_str().starts_with(MIRROR_PREFIX) {
+            return Err(Refusal::ReservedName);
+        }
+        self.mirrors.check_pay([id])?;
         self.transact(|books| {
             let mut account = books.known(id)?;
             let wanted = amount.map_or_else(|| "all".to_owned(), |amount| amount.to_string());

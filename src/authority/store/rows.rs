@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::Stop;
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
-use crate::domain::ledger::{Account, EpochAccount, EpochRefunds, HourTotals, LedgerEntry, Payment, PaymentState, Priority};
+use crate::domain::ledger::{Account, EntryStatus, EpochAccount, EpochRefunds, HourTotals, LedgerEntry, Payment, PaymentState, Priority};
 use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Wall};
 use crate::sqlite::int;
@@ -70,7 +70,13 @@ pub(super) fn account(connection: &Connection, id: &AccountId) -> Result<Option<
     Ok(Some(account))
 }
 
-pub(super) fn save_account(connection: &Connection, account: &Account) -> Result<(), Stop> {
+/// Writes an account. `before`: as it is stored, where that is known: then only what moves with each question is written, if nothing else changed.
+pub(super) fn save_account(connection: &Connection, account: &Account, before: Option<&Account>) -> Result<(), Stop> {
+    let constant =
+        |before: &Account| (&before.policy, &before.terms, &before.keeping) == (&account.policy, &account.terms, &account.keeping);
+    if before.is_some_and(constant) {
+        return save_amounts(connection, account);
+    }
     let sql =
         "INSERT INTO account (id, policy, version, free, paid, deposited, settled, written_off, shortfall, lots, withdrawn, terms, keeping)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
@@ -90,6 +96,25 @@ pub(super) fn save_account(connection: &Connection, account: &Account) -> Result
         account.withdrawn.to_string(),
         to_json(&account.terms)?,
         to_json(&account.keeping)?,
+    ])?;
+    Ok(())
+}
+
+fn save_amounts(connection: &Connection, account: &Account) -> Result<(), Stop> {
+    let sql =
+        "UPDATE account SET version = ?2, free = ?3, paid = ?4, deposited = ?5, settled = ?6, written_off = ?7, shortfall = ?8, lots = ?9,
+        withdrawn = ?10 WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute(params![
+        account.id.as_str(),
+        int(account.version),
+        account.lots.of(Bucket::Free).to_string(),
+        account.lots.of(Bucket::Paid).to_string(),
+        account.deposited.to_string(),
+        account.settled.to_string(),
+        account.written_off.to_string(),
+        account.shortfall.to_string(),
+        to_json(&account.lots)?,
+        account.withdrawn.to_string(),
     ])?;
     Ok(())
 }
@@ -201,11 +226,23 @@ fn epoch(row: &Row<'_>) -> Result<EpochAccount, Stop> {
     })
 }
 
-pub(super) fn save_epoch(connection: &Connection, account: &AccountId, id: Epoch, epoch: &EpochAccount) -> Result<(), Stop> {
-    let sql =
+/// Writes an epoch. `before`: as it is stored, where that is known.
+pub(super) fn save_epoch(
+    connection: &Connection,
+    account: &AccountId,
+    id: Epoch,
+    epoch: &EpochAccount,
+    before: Option<&EpochAccount>,
+) -> Result<(), Stop> {
+    // What an index holds is written only where it changes: most questions touch one table.
+    let sql = if before.is_some_and(|before| (&before.node, before.boot, before.state) == (&epoch.node, epoch.boot, epoch.state)) {
+        "UPDATE epoch SET totals = ?6, granted = ?7, returned = ?8, settled = ?9, claimed = ?10, unfunded = ?11, shortfall = ?12,
+            last_request = ?13, last_digest = ?14, burn_per_s = ?15, hour = ?16 WHERE account = ?1 AND epoch = ?2"
+    } else {
         "INSERT OR REPLACE INTO epoch (account, epoch, node, boot, state, totals, granted, returned, settled, claimed, unfunded, shortfall,
             last_request, last_digest, burn_per_s, hour)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
+    };
     connection.prepare_cached(sql)?.execute(params![
         account.as_str(),
         id.to_string(),
@@ -238,19 +275,18 @@ pub(super) fn entry(row: &Row<'_>) -> Result<LedgerEntry, Stop> {
     })
 }
 
-/// A line replaces the one with its key, and keeps that one's place.
+/// A line replaces the one with its key, and keeps that one's place. Its kind is as good as its key.
 pub(super) fn save_entry(connection: &Connection, account: &AccountId, entry: &LedgerEntry) -> Result<(), Stop> {
-    let sql = "INSERT INTO ledger (account, key, at_ms, kind, amount, free, paid, status) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-        ON CONFLICT (account, key) DO UPDATE SET at_ms = ?3, kind = ?4, amount = ?5, free = ?6, paid = ?7, status = ?8";
-    connection.prepare_cached(sql)?.execute(params![
-        account.as_str(),
-        entry.key(),
-        int(entry.at.0),
-        to_json(&entry.kind)?,
-        entry.amount.to_string(),
-        entry.free.to_string(),
-        entry.paid.to_string(),
-        word(&entry.status)?,
-    ])?;
+    let (account, key, at, status) = (account.as_str(), entry.key(), int(entry.at.0), word(&entry.status)?);
+    let (amount, free, paid) = (entry.amount.to_string(), entry.free.to_string(), entry.paid.to_string());
+    if entry.status == EntryStatus::Accumulating {
+        let sql = "UPDATE ledger SET at_ms = ?3, amount = ?4, free = ?5, paid = ?6, status = ?7 WHERE account = ?1 AND key = ?2";
+        if connection.prepare_cached(sql)?.execute(params![account, key, at, amount, free, paid, status])? == 1 {
+            return Ok(());
+        }
+    }
+    let sql = "INSERT INTO ledger (account, key, at_ms, amount, free, paid, status, kind) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+        ON CONFLICT (account, key) DO UPDATE SET at_ms = ?3, amount = ?4, free = ?5, paid = ?6, status = ?7, kind = ?8";
+    connection.prepare_cached(sql)?.execute(params![account, key, at, amount, free, paid, status, to_json(&entry.kind)?])?;
     Ok(())
 }

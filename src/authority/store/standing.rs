@@ -11,12 +11,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Books, ClosePolicy, Refusal, Stop, Store, StoreError, rows, unrefused};
+use crate::authority::engine::status::EngineView;
 use crate::domain::id::{AccountId, Digest, Epoch, NodeId};
 use crate::domain::ledger::{Account, AccountNotice, Recovery, Rules, Trust, Writer, Writers, end_recovery, has_forgotten};
 use crate::domain::money::Credits;
 use crate::domain::proof::ProofKey;
 use crate::domain::time::{Mono, Nanos, Now, Wall};
-use crate::domain::wire::Request;
+use crate::domain::wire::{Request, Said};
 use crate::sqlite::{classify, int};
 
 /// How long a recovery lasts: no grant that was made before it is good for longer, whatever the clocks' rates, and jobs have stopped by then.
@@ -173,7 +174,7 @@ pub(super) fn save_claims(connection: &Connection, account: &Account) -> Result<
 
 impl Books<'_> {
     /// Looks for what the store has forgotten, and for a second writer; before anything of the request is booked.
-    pub(super) fn meet(&mut self, request: &Request, close: ClosePolicy, now: Now) -> Result<Writers, Stop> {
+    pub(super) fn meet(&mut self, request: &Request, said: Said, close: ClosePolicy, now: Now) -> Result<Writers, Stop> {
         if close == ClosePolicy::OnSuccessor {
             return Ok(Writers::One); // one machine, and its own store
         }
@@ -187,7 +188,7 @@ impl Books<'_> {
             Tally::count(&self.standing.tally.forgotten);
             self.recover(Trust::Proofs, seen, now)?;
         }
-        self.hear(request, now)
+        self.hear(request, said, now)
     }
 
     /// The most that the store knows this epoch to have been granted, and the last number that was taken.
@@ -220,10 +221,13 @@ impl Books<'_> {
         Ok(())
     }
 
-    fn hear(&mut self, request: &Request, now: Now) -> Result<Writers, Stop> {
-        let mut writer = writer(self.connection, request.epoch)?.unwrap_or_else(|| Writer::new(request.node.clone()));
+    fn hear(&mut self, request: &Request, said: Said, now: Now) -> Result<Writers, Stop> {
+        let mut writer = match self.kept.take_writer(request.epoch) {
+            Some(writer) => writer,
+            None => writer(self.connection, request.epoch)?.unwrap_or_else(|| Writer::new(request.node.clone())),
+        };
         let (last, was_forked) = (writer.last, writer.forked);
-        let writers = writer.hear(request, now.wall);
+        let writers = writer.hear(request, said, now.wall);
         let (node, epoch) = (&request.node, request.epoch);
         if writer.forked != was_forked {
             Tally::count(&self.standing.tally.forked);
@@ -239,6 +243,7 @@ impl Books<'_> {
         if last < writer.last || writer.forked != was_forked {
             save_writer(self.connection, request.epoch, &writer)?;
         }
+        self.kept.put_writer(request.epoch, writer);
         Ok(writers)
     }
 }
@@ -264,11 +269,18 @@ fn writer(connection: &Connection, epoch: Epoch) -> Result<Option<Writer>, Stop>
     }))
 }
 
+/// Of the numbers only the last is stored, which every later question of an honest writer names; the others are in memory. After a restart a second
+/// writer is told apart at its first question above that number, and before that one it gets nothing.
 fn save_writer(connection: &Connection, epoch: Epoch, writer: &Writer) -> Result<(), Stop> {
-    let sql = "INSERT OR REPLACE INTO writer (epoch, node, last_request, numbers, forked_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
-    let numbers: Vec<u8> = writer.numbers.iter().flat_map(|(number, digest)| number.to_be_bytes().into_iter().chain(digest.0)).collect();
+    let last = writer.numbers.get_key_value(&writer.last);
+    let numbers: Vec<u8> = last.iter().flat_map(|(number, digest)| number.to_be_bytes().into_iter().chain(digest.0)).collect();
+    let (epoch, last) = (epoch.to_string(), int(writer.last));
     let forked = writer.forked.map(|at| int(at.0));
-    connection.prepare_cached(sql)?.execute(params![epoch.to_string(), writer.node.as_str(), int(writer.last), numbers, forked])?;
+    let sql = "UPDATE writer SET last_request = ?2, numbers = ?3, forked_ms = ?4 WHERE epoch = ?1";
+    if connection.prepare_cached(sql)?.execute(params![epoch, last, numbers, forked])? == 0 {
+        let sql = "INSERT INTO writer (epoch, node, last_request, numbers, forked_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
+        connection.prepare_cached(sql)?.execute(params![epoch, writer.node.as_str(), last, numbers, forked])?;
+    }
     Ok(())
 }
 
@@ -283,6 +295,9 @@ pub struct StandingView {
     pub forked: Vec<ForkedEpoch>,
     /// What nodes hold that the store has forgotten, and cannot back.
     pub unbacked: Vec<UnbackedClaim>,
+    /// The billing engine that keeps balances, where there is one.
+    #[serde(default)]
+    pub engine: Option<EngineView>,
 }
 
 /// An epoch under which several write.
@@ -369,7 +384,7 @@ impl Store {
         let generation = self.standing.generation;
         self.transact(|books| {
             let (forked, unbacked) = (forked(books.connection)?, unbacked(books)?);
-            Ok(StandingView { generation, recovers_for_s, forked, unbacked })
+            Ok(StandingView { generation, recovers_for_s, forked, unbacked, engine: None })
         })
     }
 }

@@ -1,6 +1,7 @@
 mod accounts;
 mod group;
 mod kept;
+mod mirror;
 mod standing;
 
 use std::path::PathBuf;

@@ -185,7 +185,7 @@ fn from_file(file: &Path) -> Result<Map<String, Value>, Failure> {
     let account = "account".parse().map_err(|_| Failure::other("no such name"))?;
     let Value::Object(mut body) = (CreateAccount { account, policy, terms }).to_json() else { return Ok(Map::new()) };
     body.remove("account");
-    for key in ["unit", "credits_per_unit", "alerts", "refill", "allowance"] {
+    for key in ["unit", "credits_per_unit", "alerts", "refill", "allowance", "commitment"] {
         body.entry(key).or_insert(Value::Null);
     }
     Ok(body)

@@ -6,8 +6,8 @@ use crate::ctl::table::{Align, pairs, table};
 use crate::domain::enforcement::Enforcement;
 use crate::domain::ladder::{Then, Victims};
 use crate::domain::ledger::{
-    self, Alerts, DetachedStorage, Direction, EntryKind, EntryStatus, Expiry, LedgerEntry, Lot, LotKey, Storage, StorageAtZero, Terms,
-    Threshold, Verification,
+    self, Alerts, Commitment, CommitmentPeriod, DetachedStorage, Direction, EntryKind, EntryStatus, Expiry, LedgerEntry, Lot, LotKey,
+    Storage, StorageAtZero, Terms, Threshold, Verification,
 };
 use crate::domain::money::Credits;
 use crate::domain::receipt::rfc3339;
@@ -65,6 +65,11 @@ pub(super) fn account_text(account: &OneAccount) -> String {
             ("held by nodes", shown(kept.held)),
             ("free", shown(kept.free)),
             ("paid", shown(kept.paid)),
+        ]);
+        if kept.terms.commitment.is_some() || kept.committed.is_positive() {
+            lines.push(("committed", shown(kept.committed)));
+        }
+        lines.extend([
             ("paid in", shown(kept.deposited)),
             ("charged", shown(kept.settled)),
             ("written off", shown(kept.written_off)),
@@ -89,6 +94,9 @@ pub(super) fn account_text(account: &OneAccount) -> String {
         ]);
         if let Some(balance) = &node.balance {
             lines.extend([("  free", balance.free.to_string()), ("  paid", balance.paid.to_string())]);
+            if balance.committed.is_positive() {
+                lines.push(("  committed", balance.committed.to_string()));
+            }
             lines.extend(balance.reset.map(|reset| ("  next reset", rfc3339(reset))));
         }
     }
@@ -152,7 +160,8 @@ fn lots(kept: &ledger::AccountView) -> Vec<(&'static str, String)> {
 
 /// What the authority does for the account, and how far it has come with that.
 fn terms(kept: &ledger::AccountView) -> Vec<(&'static str, String)> {
-    let Terms { unit, topup_min, credit_lasts, verification, alerts, refill, allowance, storage, detached_storage } = &kept.terms;
+    let Terms { unit, topup_min, credit_lasts, verification, alerts, refill, allowance, storage, detached_storage, commitment } =
+        &kept.terms;
     let mut lines = Vec::new();
     if let Some(unit) = unit {
         let are = if unit.credits_per_unit.is_one() { "1 credit is".to_owned() } else { format!("{} credits are", unit.credits_per_unit) };
@@ -171,6 +180,9 @@ fn terms(kept: &ledger::AccountView) -> Vec<(&'static str, String)> {
     if let Some(allowance) = allowance {
         let next = kept.reset.map_or(String::new(), |reset| format!(", next at {}", rfc3339(reset)));
         lines.push(("allowance", format!("{} each month{next}", allowance.amount)));
+    }
+    if let Some(commitment) = commitment {
+        lines.push(("commitment", commitment_text(commitment, kept.committed_until)));
     }
     if let Some(refill) = refill {
         lines.push(("refill", format!("{} as soon as less than {} is left", refill.amount, refill.below)));
@@ -198,6 +210,22 @@ fn terms(kept: &ledger::AccountView) -> Vec<(&'static str, String)> {
     lines
 }
 
+/// Such as `1200 each month; what is left lapses at 2027-02-01T00:00:00.000Z; to 2028-01-01T00:00:00.000Z`.
+fn commitment_text(commitment: &Commitment, runs_until: Option<Wall>) -> String {
+    let Commitment { amount, period, day: _, starts, ends } = commitment;
+    let each = match period {
+        CommitmentPeriod::Monthly => " each month",
+        CommitmentPeriod::Once => "",
+    };
+    let lapses = match (runs_until, starts) {
+        (Some(until), _) => format!("; what is left lapses at {}", rfc3339(until)),
+        (None, Some(starts)) => format!("; none runs now, from {} on", rfc3339(*starts)),
+        (None, None) => "; none runs now".to_owned(),
+    };
+    let ends = ends.filter(|ends| Some(*ends) != runs_until).map_or(String::new(), |ends| format!("; to {}", rfc3339(ends)));
+    format!("{amount}{each}{lapses}{ends}")
+}
+
 fn threshold_text(threshold: Threshold) -> String {
     match threshold {
         Threshold::Percent(percent) => format!("{percent} % left"),
@@ -209,7 +237,8 @@ pub(super) fn ledger_text(ledger: &Ledger) -> String {
     if ledger.entries.is_empty() {
         return format!("account {} has no entries\n", ledger.account);
     }
-    let headings = [
+    let commits = ledger.entries.iter().any(|entry| !entry.committed().is_zero());
+    let mut headings = vec![
         ("CHANGED", Align::Left),
         ("WHAT", Align::Left),
         ("AMOUNT", Align::Right),
@@ -217,6 +246,9 @@ pub(super) fn ledger_text(ledger: &Ledger) -> String {
         ("PAID", Align::Right),
         ("STATE", Align::Left),
     ];
+    if commits {
+        headings.insert(5, ("COMMITTED", Align::Right));
+    }
     let row = |entry: &LedgerEntry| {
         let state = match entry.status {
             EntryStatus::Accumulating => "grows",
@@ -226,7 +258,11 @@ pub(super) fn ledger_text(ledger: &Ledger) -> String {
         };
         let amounts = [entry.amount, entry.free, entry.paid].map(|amount| amount.to_string());
         let [amount, free, paid] = amounts;
-        vec![rfc3339(entry.at), entry_text(&entry.kind), amount, free, paid, state.to_owned()]
+        let mut row = vec![rfc3339(entry.at), entry_text(&entry.kind), amount, free, paid, state.to_owned()];
+        if commits {
+            row.insert(5, entry.committed().to_string());
+        }
+        row
     };
     table(&headings, &ledger.entries.iter().map(row).collect::<Vec<_>>())
 }
@@ -239,6 +275,7 @@ fn entry_text(kind: &EntryKind) -> String {
         EntryKind::WriteOff { hour, .. } => format!("written off in the hour from {}", in_hour(*hour)),
         EntryKind::Shortfall { hour, .. } => format!("shortfall in the hour from {}", in_hour(*hour)),
         EntryKind::OutcomeRefund { hour, .. } => format!("given back by outcome in the hour from {}", in_hour(*hour)),
+        EntryKind::Mirrored { movement, .. } => format!("as the billing engine says, by {movement}"),
         EntryKind::Revoked { revocation, asked, part } => format!("revoked, {part} of {asked}, by {revocation}"),
         EntryKind::Refill { payment } => format!("refill, payment {payment}"),
         EntryKind::Refund { bucket, payment } => format!("refund ({bucket}), payment {payment}"),
@@ -251,6 +288,8 @@ fn entry_text(kind: &EntryKind) -> String {
         }
         EntryKind::Allowance { until } => format!("allowance until {}", rfc3339(*until)),
         EntryKind::Expired { bucket, .. } => format!("lapsed ({bucket})"),
+        EntryKind::Commitment { until } => format!("commitment until {}", rfc3339(*until)),
+        EntryKind::CommitmentLapsed { until, .. } => format!("lapsed of the commitment until {}", rfc3339(*until)),
         EntryKind::TransferOut { to, payment } => format!("moved to {to}, payment {payment}"),
         EntryKind::TransferIn { from, payment } => format!("moved from {from}, payment {payment}"),
     }

@@ -1,22 +1,29 @@
 //! Jobs for which more is asked by now than was bid: what their card says happens, and when that is noted.
 
 use super::super::job::{Job, StepEvent};
-use super::super::rates::charge;
-use super::super::rates::{Card, OverBid};
+use super::super::rates::{Card, OverBid, Priced, bid};
 use super::super::terms::Outbid;
 use super::Agent;
 use super::draft::Draft;
 use super::restraint::Restraint;
 
 impl Agent {
-    /// Is more asked for it than was bid, and does its card mind? By the card and the terms of its open segment.
+    /// Is more asked for it than was bid, and does its card mind? By the card and the terms of its open segment, and by the volume that it has
+    /// reached.
     #[must_use]
     pub fn outbid(&self, job: &Job) -> Option<Outbid> {
         let bid = job.bid()?;
-        let segment = job.segments.last()?;
-        let card = self.cards.get(&segment.card)?;
-        let (rule, ask) = charge::over_bid(card, &job.gpus, &job.stated(segment.from))?;
+        let (segment, earlier) = job.segments.split_last()?;
+        let card = self.cards.get(&segment.card).filter(|card| card.minds_bids())?;
+        let before = job.before(earlier.len(), card);
+        let stated = job.stated(segment.from);
+        let (rule, ask) = bid::over_bid(card, &Priced { usage: &segment.usage, gpus: &job.gpus, before: &before, stated, ended: None })?;
         Some(Outbid { rule, bid, ask })
+    }
+
+    /// Is there a card that minds bids?
+    pub(super) fn minds_bids(&self) -> bool {
+        self.cards.values().any(Card::minds_bids)
     }
 
     /// What a job is to be held to by its own bid: a matter between its starter and the card, in which the account's credit plays no part.
@@ -30,7 +37,7 @@ impl Agent {
 
     /// Running jobs that are not to run on at what is asked.
     pub(super) fn outbid_jobs(&self) -> impl Iterator<Item = &Job> {
-        let minded = self.cards.values().any(Card::minds_bids);
+        let minded = self.minds_bids();
         self.jobs.values().filter(move |job| minded && job.is_live() && self.by_bid(job) != Restraint::Free)
     }
 }

@@ -36,6 +36,9 @@ const ANSWER_WITHIN: Nanos = Nanos::from_secs(10);
 const RENEW_BEFORE: Nanos = Nanos::from_secs(300);
 /// The authority hears of what was spent at least this often while something is spent.
 const TELL_EVERY: Nanos = Nanos::from_secs(30);
+/// The authority hears of each account at least this often: one of which it hears nothing for eleven minutes may be taken for dead there, and with it the
+/// epoch, which is that of all accounts.
+const HEARD_OF_EVERY: Nanos = Nanos::from_secs(300);
 /// Ask in vain at most this often.
 pub(super) const ASK_AGAIN_SOON: Nanos = Nanos::from_secs(1);
 /// An account that is known to be exhausted asks this often, in case a push was lost.
@@ -547,6 +550,8 @@ impl Draft<'_> {
         if grant.asked == Asked::Yes || grant.told.returned != told.returned || (!live && untold == Need::Lazy) {
             return Need::Soon;
         }
+        let is_unheard = grant.verdict.is_some_and(|heard| HEARD_OF_EVERY <= self.now.boot.since(heard.at));
+        let untold = if is_unheard { Need::Lazy } else { untold };
         if !live {
             return untold;
         }
@@ -565,10 +570,15 @@ impl Draft<'_> {
             Verdict::Exhausted | Verdict::NotVerified | Verdict::NotAdmitted if !owed => POLL_EMPTY,
             _ => ASK_AGAIN_SOON,
         };
-        let burning = || self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some();
+        // What stands still goes on with what is in hand, and its thaw may wait for longer than that is good.
+        let still = || self.agent.jobs_of(id).any(|job| job.is_live() && job.emptied.is_none() && job.phase == Phase::Frozen);
+        let burning = || self.agent.burn_max(id, self.settings).is_positive() || account.empty_since.is_some() || still();
         let kept = self.agent.kept(id, self.settings, self.now.mono, STEP_AHEAD);
         let short = kept.is_positive() && in_hand < kept;
-        let half_used = half_used || in_hand.plus(in_hand) < grant.horizon.plus(kept);
+        // Of a short grant half is seen to be used only when hardly anything is left: it is asked for more while a quarter is sure to be left.
+        let by_next_look = in_hand.minus(used_in(measured_burn(account), self.settings.interval));
+        let soon_used = in_hand < grant.horizon && [by_next_look; 4].into_iter().sum::<Credits>() < grant.horizon;
+        let half_used = half_used || soon_used || in_hand.plus(in_hand) < grant.horizon.plus(kept);
         let held = self.agent.held_of(id).is_some_and(|held| held.pace(in_hand, heard.verdict) <= heard_ago);
         if held || pace <= heard_ago && (owed || short || ((half_used || lapsing) && burning())) { Need::Soon } else { untold }
     }

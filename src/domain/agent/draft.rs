@@ -19,11 +19,12 @@ use super::super::money::Credits;
 use super::super::news::News;
 use super::super::outcome::{Basis, Outcome};
 use super::super::rates::charge::Charge;
-use super::super::rates::{Card, Line, Timing};
+use super::super::rates::{Card, Line, Stated, Timing};
 use super::super::receipt::Receipt;
 use super::super::time::{Mono, Nanos, Now};
 use super::super::usage::{Meter, Usage};
 use super::ending::judge;
+use super::segments::traits_under;
 use super::{Agent, Settings};
 
 /// Samples further apart than this many intervals leave a gap in the levels.
@@ -167,7 +168,10 @@ impl<'a> Draft<'a> {
             ));
         }
         let live = self.agent.jobs.values().filter(|job| job.is_live());
-        let uncovered = |job: &Job| Some((job.name.clone(), card.cover(&job.gpus, &job.stated(self.now.wall)).err()?));
+        let uncovered = |job: &Job| {
+            let stated = Stated { traits: &traits_under(job, card), ..job.stated(self.now.wall) };
+            Some((job.name.clone(), card.cover(&job.gpus, &stated).err()?))
+        };
         if let Some((name, why)) = live.into_iter().find_map(uncovered) {
             return Err(format!("job {name} has no price under the card: {why}"));
         }
@@ -233,6 +237,9 @@ impl<'a> Draft<'a> {
         self.counted_anyway.clear();
         self.open_dated(dated);
         self.reprice(repriced);
+        if self.agent.minds_bids() {
+            self.note_bids(); // of a dearer band that a job has reached
+        }
         self.note_details(samples.iter());
         for (sample, before) in after {
             self.look_at(sample, before);

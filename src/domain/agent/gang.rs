@@ -85,6 +85,11 @@ impl Agent {
         needs.map(|needs| Held { needs, others })
     }
 
+    /// Is one of the account's live jobs a part of a gang?
+    pub(super) fn has_part(&self, account: &AccountId) -> bool {
+        !self.gangs.0.is_empty() && self.jobs_of(account).any(|job| job.is_live() && self.part(job.attempt).is_some())
+    }
+
     /// How a job stands by itself, its gang apart.
     fn own(&self, job: &Job, part: &Part, settings: &Settings, now: Now) -> Own {
         if Restraint::Free < self.restraint_by_itself(job.attempt, settings, now) {

@@ -1,7 +1,7 @@
 //! What a job is to be held to, from nothing to its end, and how far the agent may go in that.
 
 use super::super::enforcement::Enforcement;
-use super::super::id::{AccountId, Attempt};
+use super::super::id::{AccountId, Attempt, Uid};
 use super::super::job::{Job, Phase};
 use super::super::ladder::{Rung, Then};
 use super::super::time::{Nanos, Now};
@@ -40,10 +40,15 @@ impl Agent {
     /// How far it goes against a job: not at all if its owner is exempt.
     #[must_use]
     pub fn mode_for(&self, job: &Job, settings: &Settings) -> Enforcement {
-        if settings.ladder.exempt.holds(&job.account, job.owner) {
+        self.mode_for_owner(&job.account, job.owner, settings)
+    }
+
+    /// The same, of a job of this account and owner.
+    pub(super) fn mode_for_owner(&self, account: &AccountId, owner: Uid, settings: &Settings) -> Enforcement {
+        if settings.ladder.exempt.holds(account, owner) {
             return Enforcement::Observe;
         }
-        self.mode_for_account(&job.account, settings)
+        self.mode_for_account(account, settings)
     }
 
     /// What the job is to be held to. Only the account's emptiness, which the node knows by itself, freezes, or that of another part of its

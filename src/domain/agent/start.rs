@@ -8,7 +8,7 @@ use super::super::fact::{Fact, MeteredRow, Opened};
 use super::super::gang::{Gang, Part};
 use super::super::grant;
 use super::super::id::{AccountId, Attempt, JobName, Uid};
-use super::super::job::{Ending, Job, Phase};
+use super::super::job::{Ending, Job, Phase, StepEvent};
 use super::super::ladder::JobPolicy;
 use super::super::meter::{JobSample, Missing, Reading};
 use super::super::money::Credits;
@@ -159,9 +159,12 @@ impl Draft<'_> {
         Some(Reply::Refused(unpriced(card, &start.gpus, &why)))
     }
 
-    /// What is stated of it; the node's name is known.
+    /// What is stated of it; the node's name is known, and who pays, where a card looks at that.
     fn traits(&self, start: &PendingStart) -> Traits {
         let mut traits = start.wanted.traits.clone();
+        if let (true, Ok(account)) = (self.agent.selects_accounts(), start.wanted.account.as_str().parse()) {
+            traits.insert(Trait::Account, account);
+        }
         if let (false, Ok(node)) = (traits.contains_key(&Trait::Node), self.settings.node.as_str().parse()) {
             traits.insert(Trait::Node, node);
         }
@@ -170,7 +173,8 @@ impl Draft<'_> {
 
     fn repeated(&self, start: &PendingStart) -> Option<Reply> {
         let wanted = &start.wanted;
-        let traits = self.traits(start);
+        let stated = |traits: &Traits| traits.clone().into_iter().filter(|(which, _)| *which != Trait::Account).collect::<Traits>();
+        let traits = stated(&self.traits(start));
         let same_place = |job: &Job| match (&job.target, &wanted.target) {
             (Target::OwnCgroups(_), Target::OwnCgroups(_)) => true,
             (known, asked) => known == asked,
@@ -182,7 +186,7 @@ impl Draft<'_> {
                 && job.policy == wanted.policy
                 && self.agent.part(job.attempt).map(Part::declared) == wanted.gang
                 // It may have been given something else since.
-                && job.counts(0).is_some_and(|first| first.gpus == start.gpus && *first.stated.traits == traits)
+                && job.counts(0).is_some_and(|first| first.gpus == start.gpus && stated(first.stated.traits) == traits)
         };
         let known_as = |job: &&Job| {
             Some(Reply::Started { attempt: job.attempt, target: job.target.clone(), novelty: Novelty::Repeated }).filter(|_| is_same(job))
@@ -212,9 +216,10 @@ impl Draft<'_> {
         if let Some(reply) = self.start(start) {
             return reply;
         }
-        if let Err(refusal) = self.may_start(start, asked_in_vain) {
-            return Reply::Refused(refusal);
-        }
+        let unheeded = match self.may_start(start, asked_in_vain) {
+            Ok(unheeded) => unheeded,
+            Err(refusal) => return Reply::Refused(refusal),
+        };
         let attempt = Attempt(self.agent.attempts + 1);
         let wanted = &start.wanted;
         let (Some(card), Charge { cost: charge, pending, .. }) = (self.agent.card, self.start_price(start)) else {
@@ -255,6 +260,9 @@ impl Draft<'_> {
             self.record(Fact::GangJoined { attempt, gang: gang.clone() });
         }
         self.begin_io(start, attempt);
+        if let Some(refusal) = unheeded {
+            self.step(attempt, StepEvent::WouldRefuse(refusal.code));
+        }
         self.review(&start.wanted.account);
         Reply::Started { attempt, target: start.wanted.target.clone(), novelty: Novelty::New }
     }
@@ -289,15 +297,23 @@ impl Draft<'_> {
         self.agent.card_in_force().map_or(Credits::ZERO, |card| charge::burn_of(card, &shape, &stated(start, &traits)))
     }
 
-    fn may_start(&self, start: &PendingStart, asked_in_vain: AskedInVain) -> Result<(), Refusal> {
+    /// Nothing is refused for want of credit where nothing is enforced: what would have been said is returned then.
+    fn may_start(&self, start: &PendingStart, asked_in_vain: AskedInVain) -> Result<Option<Refusal>, Refusal> {
         let id = &start.wanted.account;
         let heard = self.agent.accounts.get(id).and_then(|account| account.grant.verdict);
         if heard.is_some_and(|heard| heard.verdict == Verdict::UnknownAccount) {
             return Err(Refusal::new("unknown_account", format!("there is no account {id}"), "meterctl account create"));
         }
-        if self.agent.mode_for_account(id, self.settings) < Enforcement::Enforce {
-            return Ok(()); // nothing is refused for want of credit while nothing is enforced
+        match self.is_covered(start, asked_in_vain) {
+            Err(refusal) if self.agent.mode_for_owner(id, start.wanted.owner, self.settings) == Enforcement::Enforce => Err(refusal),
+            covered => Ok(covered.err()),
         }
+    }
+
+    /// Does its account let it start?
+    fn is_covered(&self, start: &PendingStart, asked_in_vain: AskedInVain) -> Result<(), Refusal> {
+        let id = &start.wanted.account;
+        let heard = self.agent.accounts.get(id).and_then(|account| account.grant.verdict);
         let known = self.agent.accounts.get(id).filter(|account| 0 < account.grant.version);
         let policy = known.map(|account| account.grant.policy).unwrap_or_default();
         if asked_in_vain == AskedInVain::Yes && policy.unreachable == Unreachable::RunOn {
@@ -426,6 +442,10 @@ fn short(id: &AccountId, available: Credits, verdict: Option<Verdict>) -> Refusa
     if verdict == Some(Verdict::Recovering) {
         let message = format!("the authority's store was put back from a copy and recovers: nothing is granted yet for account {id}");
         return Refusal::new("authority_recovers", message, "try again in a quarter of an hour");
+    }
+    if verdict == Some(Verdict::Stale) {
+        let message = format!("the billing engine that keeps the balance of account {id} has not said it for too long: nothing is granted");
+        return Refusal::new("balance_stale", message, "the authority's log says why; try again in a minute");
     }
     Refusal::new("no_credit", format!("account {id} has {available} credits left"), "top up the account")
 }

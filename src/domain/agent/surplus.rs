@@ -5,8 +5,9 @@
 
 use super::super::fact::Fact;
 use super::super::id::AccountId;
-use super::super::ledger::sizing::{HORIZON_MAX, HORIZON_OF_THE_LAST, used_in};
+use super::super::ledger::sizing::{HORIZON_MAX, HORIZON_OF_GANGS, HORIZON_OF_THE_LAST, used_in};
 use super::super::money::Credits;
+use super::super::time::Nanos;
 use super::credit::STEP_AHEAD;
 use super::draft::Draft;
 use super::gang::{Held, Others};
@@ -14,6 +15,8 @@ use super::start::PendingStart;
 
 /// Less than this part of what is kept is not worth a message.
 const WORTH_PART: i128 = 4;
+/// What a part of a gang keeps lasts so long: with what is not worth a message no longer than the others may wait for it.
+const KEPT_BY_PARTS: Nanos = Nanos(HORIZON_OF_GANGS.0 / 5 * 4);
 
 impl Draft<'_> {
     /// Of the accounts that the authority was just heard of.
@@ -41,7 +44,8 @@ impl Draft<'_> {
         if !in_hand.is_positive() || held.is_none() && self.agent.is_unmeasured(id, account, self.now.mono) {
             return Credits::ZERO;
         }
-        let horizon = if account.grant.free.is_positive() { HORIZON_MAX } else { HORIZON_OF_THE_LAST };
+        let longest = if self.agent.has_part(id) { KEPT_BY_PARTS } else { HORIZON_MAX };
+        let horizon = if account.grant.free.is_positive() { longest } else { HORIZON_OF_THE_LAST };
         let burn = held.map_or_else(|| self.agent.burn_expected(id, account, self.settings, self.now.mono), Held::burn_per_s);
         let due = self.agent.owed(id).plus(self.agent.kept(id, self.settings, self.now.mono, STEP_AHEAD));
         let kept = used_in(burn, horizon).plus(due);

@@ -11,7 +11,7 @@ use super::payment::Direction;
 use super::refund::EpochRefunds;
 use super::revoke::Revocation;
 use super::terms::Terms;
-use crate::domain::bucket::Bucket;
+use crate::domain::bucket::{Bucket, Parts};
 use crate::domain::id::{AccountId, BootId, Digest, Epoch, NodeId, PaymentId};
 use crate::domain::money::Credits;
 use crate::domain::time::{Mono, Wall};
@@ -31,9 +31,9 @@ pub struct Account {
     pub version: u64,
     /// Credit that is not settled; what nodes hold of it is still in here.
     pub lots: Lots,
-    /// Come in, in total, both buckets: paid, given, given back, moved here.
+    /// Come in, in total, all buckets: paid, committed, given, given back, moved here.
     pub deposited: Credits,
-    /// Gone otherwise than by use, in total, both buckets: lapsed, corrected, moved away.
+    /// Gone otherwise than by use, in total, all buckets: lapsed, corrected, moved away.
     pub withdrawn: Credits,
     /// Charged, in total.
     pub settled: Credits,
@@ -131,6 +131,12 @@ pub struct HourTotals {
     /// Given back by outcome to the paid bucket.
     #[serde(default)]
     pub refunded_paid: Credits,
+    /// Charged to the committed bucket.
+    #[serde(default)]
+    pub committed: Credits,
+    /// Given back by outcome to the committed bucket.
+    #[serde(default)]
+    pub refunded_committed: Credits,
 }
 
 /// One line of an account's ledger. A line that is [`EntryStatus::Accumulating`] is replaced, by its key, until its hour or its epoch ends.
@@ -141,7 +147,8 @@ pub struct LedgerEntry {
     /// What for.
     #[serde(flatten)]
     pub kind: EntryKind,
-    /// How much; never negative. What it does to the balance is told by [`LedgerEntry::effect`].
+    /// How much; never negative. What it does to the balance is told by [`LedgerEntry::effect`]. What of that is neither free nor paid went to or
+    /// came from the committed bucket.
     pub amount: Credits,
     /// The part that went to or came from the free bucket.
     pub free: Credits,
@@ -247,6 +254,29 @@ pub enum EntryKind {
         /// In which hour it came back, whole hours since 1970 UTC.
         hour: u64,
     },
+    /// A period's part of a commitment.
+    Commitment {
+        /// Until when it may be used.
+        #[serde(rename = "until_ms")]
+        until: Wall,
+    },
+    /// What was left of a period's part of a commitment at its end, but for what nodes held, which lapses as it comes back.
+    CommitmentLapsed {
+        /// When that was.
+        #[serde(rename = "until_ms")]
+        until: Wall,
+        /// The how-manyth lot of the account that lapsed.
+        number: u64,
+    },
+    /// The balance is kept by an engine, and this follows it.
+    Mirrored {
+        /// By which movement.
+        movement: PaymentId,
+        /// Which way.
+        direction: Direction,
+        /// How much had been moved by it with this line.
+        part: Credits,
+    },
 }
 
 /// What a ledger line does to the balance.
@@ -287,7 +317,7 @@ pub struct AccountView {
     pub free: Credits,
     /// Paid credit that is not charged yet, held or not.
     pub paid: Credits,
-    /// What both are made of, in the order of spending.
+    /// What all of it is made of, in the order of spending.
     pub lots: Vec<Lot>,
     /// Come in, in total.
     pub deposited: Credits,
@@ -323,6 +353,12 @@ pub struct AccountView {
     /// To be taken back as soon as nodes give it back.
     #[serde(default)]
     pub revoke_pending: Credits,
+    /// Committed credit that is not charged yet, held or not.
+    #[serde(default)]
+    pub committed: Credits,
+    /// Until when the period of its commitment goes that runs now.
+    #[serde(rename = "committed_until_ms", default)]
+    pub committed_until: Option<Wall>,
 }
 
 /// A rule of the ledger that does not hold: a bug, never a state of the world.
@@ -432,6 +468,11 @@ impl Account {
         self.lots.total().minus(self.held())
     }
 
+    /// When its allowance is next given.
+    fn reset(&self) -> Option<Wall> {
+        self.keeping.reset.filter(|_| self.terms.allowance.is_some())
+    }
+
     /// As its nodes' people see it.
     #[must_use]
     pub fn balance(&self) -> Balance {
@@ -439,9 +480,10 @@ impl Account {
             account: self.id.clone(),
             free: self.lots.of(Bucket::Free),
             paid: self.lots.of(Bucket::Paid),
-            reset: self.keeping.reset,
+            reset: self.reset(),
             refill: self.keeping.refill.pending.as_ref().map_or(Credits::ZERO, |pending| pending.amount),
             alerts: u32::try_from(self.keeping.alerted.len()).unwrap_or(u32::MAX),
+            committed: self.lots.of(Bucket::Committed),
         }
     }
 
@@ -462,7 +504,7 @@ impl Account {
             shortfall: self.shortfall,
             version: self.version,
             policy: self.policy,
-            reset: self.keeping.reset,
+            reset: self.reset(),
             verified: self.keeping.verified,
             refill: self.keeping.refill.pending.clone(),
             alerted: self.keeping.alerted.clone(),
@@ -470,6 +512,8 @@ impl Account {
             terms: self.terms.clone(),
             revoked: self.revoked,
             revoke_pending: self.revoke_pending(),
+            committed: self.lots.of(Bucket::Committed),
+            committed_until: self.keeping.committed,
         }
     }
 }
@@ -492,16 +536,25 @@ impl LedgerEntry {
             EntryKind::TransferIn { payment, .. } => format!("transfer_in/{payment}"),
             EntryKind::Revoked { revocation, part, .. } => format!("revoked/{revocation}/{part}"),
             EntryKind::OutcomeRefund { epoch, hour } => format!("outcome_refund/{epoch}/{hour}"),
+            EntryKind::Commitment { until } => format!("commitment/{}", until.0),
+            EntryKind::CommitmentLapsed { number, .. } => format!("commitment_lapsed/{number}"),
+            EntryKind::Mirrored { movement, part, .. } => format!("mirrored/{movement}/{part}"),
         }
     }
 
     /// A line that concerns one bucket.
     pub(super) fn of(kind: EntryKind, at: Wall, bucket: Bucket, amount: Credits, status: EntryStatus) -> LedgerEntry {
-        let (free, paid) = match bucket {
-            Bucket::Free => (amount, Credits::ZERO),
-            Bucket::Paid => (Credits::ZERO, amount),
-        };
+        let Parts { free, paid, .. } = Parts::of(bucket, amount);
         LedgerEntry { at, kind, amount, free, paid, status }
+    }
+
+    /// The part that went to or came from the committed bucket.
+    #[must_use]
+    pub fn committed(&self) -> Credits {
+        match self.kind {
+            EntryKind::WriteOff { .. } | EntryKind::Shortfall { .. } => Credits::ZERO, // drawn from nothing
+            _ => self.amount.minus(self.free).minus(self.paid),
+        }
     }
 
     /// What it does to the balance. The balance is the sum of its lines, each with its effect.
@@ -514,9 +567,11 @@ impl LedgerEntry {
             (
                 EntryKind::Usage { .. }
                 | EntryKind::Expired { .. }
+                | EntryKind::CommitmentLapsed { .. }
                 | EntryKind::TransferOut { .. }
                 | EntryKind::Revoked { .. }
-                | EntryKind::Correction { direction: Direction::Takes, .. },
+                | EntryKind::Correction { direction: Direction::Takes, .. }
+                | EntryKind::Mirrored { direction: Direction::Takes, .. },
                 _,
             ) => Effect::Takes,
             (
@@ -525,7 +580,9 @@ impl LedgerEntry {
                 | EntryKind::Refund { .. }
                 | EntryKind::OutcomeRefund { .. }
                 | EntryKind::Correction { direction: Direction::Adds, .. }
+                | EntryKind::Mirrored { direction: Direction::Adds, .. }
                 | EntryKind::Allowance { .. }
+                | EntryKind::Commitment { .. }
                 | EntryKind::TransferIn { .. },
                 _,
             ) => Effect::Adds,

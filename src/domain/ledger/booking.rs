@@ -10,6 +10,7 @@ use super::revoke::feed;
 use super::rules::{Recovery, Rules, Writers};
 use super::sizing::{Ask, GrantFor, Holding, Size, horizon_for, size};
 use super::terms::Terms;
+use crate::domain::bucket::Parts;
 use crate::domain::id::{AccountId, Digest, Epoch};
 use crate::domain::money::Credits;
 use crate::domain::proof::Holder;
@@ -360,7 +361,7 @@ impl<'a> Booking<'a> {
         // Of a node that does not say whether its grant had lapsed nobody knows, while the store recovers, whether it may be prolonged.
         let heard = rules.recovery == Recovery::Over || entry.validity.is_some();
         let Some(epoch) = self.account.epochs.get_mut(&request.epoch) else { return Number::Old };
-        let digest = request.digest();
+        let digest = rules.digest.unwrap_or_else(|| request.digest());
         if epoch.last_request < request.request {
             epoch.last_request = request.request;
             epoch.last_digest = digest;
@@ -386,7 +387,7 @@ impl<'a> Booking<'a> {
         let may_spend = self.account.may_spend();
         let available = self.account.available();
         let revoking = self.account.revoke_pending();
-        let admitted = rules.admits(self.account);
+        let (admitted, stale) = (rules.admits(self.account), rules.is_stale(self.account));
         let of_node = self.account.held_by_node_of(id);
         let holdings: Vec<Holding> = self.account.epochs.iter().filter_map(|(other, epoch)| self.holding(*other == id, epoch)).collect();
         let Some(epoch) = self.account.epochs.get_mut(&id) else { return Verdict::Hold };
@@ -397,6 +398,7 @@ impl<'a> Booking<'a> {
             (EpochState::Open, _) if !may_spend => return Verdict::NotVerified,
             (EpochState::Open, _) if revoking.is_positive() && epoch.escrow().is_positive() => return Verdict::Recall,
             (EpochState::Open, _) if rules.recovery != Recovery::Over => return Verdict::Recovering,
+            (EpochState::Open, _) if stale => return Verdict::Stale,
             (EpochState::Open, _) => {}
         }
         let ask = Ask { in_hand: epoch.escrow(), burn_per_s: entry.burn_per_s, owed: entry.owed, at_least: entry.at_least };
@@ -446,7 +448,7 @@ impl<'a> Booking<'a> {
         self.fall_short(id, news.minus(covered));
     }
 
-    /// Moves an amount that is in escrow, or free, out of the buckets: free credit first.
+    /// Moves an amount that is in escrow, or free, out of the buckets, the first lots first.
     fn charge(&mut self, id: Epoch, amount: Credits) {
         if !amount.is_positive() {
             return;
@@ -454,12 +456,14 @@ impl<'a> Booking<'a> {
         self.roll(id);
         let account = &mut *self.account;
         let Some(epoch) = account.epochs.get_mut(&id) else { return };
-        let (free, paid) = account.lots.draw(amount);
+        let Parts { free, paid, committed } = account.lots.draw(amount);
         account.settled = account.settled.plus(amount);
         epoch.settled = epoch.settled.plus(amount);
         epoch.hour.free = epoch.hour.free.plus(free);
         epoch.hour.paid = epoch.hour.paid.plus(paid);
+        epoch.hour.committed = epoch.hour.committed.plus(committed);
         epoch.refunds.charged_paid = epoch.refunds.charged_paid.plus(paid);
+        epoch.refunds.charged_committed = epoch.refunds.charged_committed.plus(committed);
         self.changed.insert(id);
     }
 
@@ -522,12 +526,12 @@ fn hour_lines(epoch: Epoch, totals: &HourTotals, status: EntryStatus, now: Now) 
     let hour = totals.hour;
     let none = Credits::ZERO;
     let lines = [
-        (EntryKind::Usage { epoch, hour }, totals.free.plus(totals.paid), totals.free, totals.paid),
+        (EntryKind::Usage { epoch, hour }, totals.free.plus(totals.paid).plus(totals.committed), totals.free, totals.paid),
         (EntryKind::WriteOff { epoch, hour }, totals.written_off, none, none),
         (EntryKind::Shortfall { epoch, hour }, totals.shortfall, none, none),
         (
             EntryKind::OutcomeRefund { epoch, hour },
-            totals.refunded_free.plus(totals.refunded_paid),
+            totals.refunded_free.plus(totals.refunded_paid).plus(totals.refunded_committed),
             totals.refunded_free,
             totals.refunded_paid,
         ),

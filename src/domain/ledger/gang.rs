@@ -61,6 +61,10 @@ impl Register {
             // This register was put back from a copy, or forgotten: it goes on above whatever it had said.
             self.turn(if word.says == Says::Runs { Want::Run } else { Want::Freeze }, word.version);
             self.dry = (word.says == Says::Dry).then(|| node.clone());
+        } else if self.version == word.version && heard_under(word).is_some_and(|heard| heard != self.want) {
+            // A copy that was put back has come to this number by another way. To that part what is wanted here is no news.
+            self.turn(Want::Freeze, self.version);
+            self.dry = (word.says == Says::Dry).then(|| node.clone());
         }
         match (self.want, word.says) {
             (Want::Run, Says::Dry) if word.version == self.version => {
@@ -93,6 +97,15 @@ impl Register {
     #[must_use]
     pub fn word(&self) -> GangWant {
         GangWant { gang: self.gang.clone(), want: self.want, version: self.version, dry: self.dry.clone() }
+    }
+}
+
+/// What a part was told to do under the version that it has heard; nothing to go by once it has left.
+fn heard_under(word: &GangWord) -> Option<Want> {
+    match word.says {
+        Says::Runs | Says::Dry => Some(Want::Run),
+        Says::Waits | Says::Ready => Some(Want::Freeze),
+        Says::Left => None,
     }
 }
 

@@ -35,6 +35,11 @@ pub struct Keeping {
     pub storage: Storage,
     /// How many lots have lapsed: the last number given to a line about one.
     pub lapses: u64,
+    /// Until when the period of its commitment goes that was given last and is not over.
+    #[serde(rename = "committed_until_ms")]
+    pub committed: Option<Wall>,
+    /// Given back of use by outcomes, in total.
+    pub outcome_refunds: Credits,
 }
 
 /// An alert that was given.
@@ -168,21 +173,46 @@ impl Account {
         for lot in self.lots.lapse(held, now) {
             self.withdrawn = self.withdrawn.plus(lot.left);
             self.keeping.lapses = self.keeping.lapses.saturating_add(1);
-            let kind = EntryKind::Expired { bucket: lot.key.bucket, number: self.keeping.lapses };
+            let number = self.keeping.lapses;
+            let kind = match (lot.key.bucket, lot.key.expires) {
+                (Bucket::Committed, Expiry::At(until)) => EntryKind::CommitmentLapsed { until, number },
+                (bucket, _) => EntryKind::Expired { bucket, number },
+            };
             lines.push(LedgerEntry::of(kind, now, lot.key.bucket, lot.left, EntryStatus::Completed));
         }
     }
 
-    /// What comes by the calendar alone: lots lapse, the month's allowance is given. Months that nobody looked at are not made up for.
+    /// What comes by the calendar alone: lots lapse, the month's allowance and the period's part of a commitment are given. Months that nobody
+    /// looked at are not made up for.
     pub(super) fn pass_time(&mut self, now: Wall, lines: &mut Vec<LedgerEntry>) {
         self.lapse(now, lines);
+        self.give_commitment(now, lines);
+        self.give_allowance(now, lines);
+    }
+
+    /// What is given for a period stays given: other terms hold from the next one on.
+    fn give_commitment(&mut self, now: Wall, lines: &mut Vec<LedgerEntry>) {
+        if self.keeping.committed.is_some_and(|until| now < until) {
+            return;
+        }
+        self.keeping.committed = None;
+        let Some((amount, until)) = self.terms.commitment.and_then(|terms| Some((terms.amount, terms.until(now)?))) else { return };
+        if AMOUNT_MAX < self.deposited.plus(amount) || !amount.is_positive() {
+            return;
+        }
+        self.keeping.committed = Some(until);
+        self.arrive(LotKey { expires: Expiry::At(until), ..LotKey::plain(Bucket::Committed) }, amount);
+        lines.push(LedgerEntry::of(EntryKind::Commitment { until }, now, Bucket::Committed, amount, EntryStatus::Completed));
+    }
+
+    fn give_allowance(&mut self, now: Wall, lines: &mut Vec<LedgerEntry>) {
+        if self.keeping.reset.is_some_and(|reset| now < reset) {
+            return; // given for this month, whatever the terms are now
+        }
         let Some(allowance) = self.terms.allowance else {
             self.keeping.reset = None;
             return;
         };
-        if self.keeping.reset.is_some_and(|reset| now < reset) {
-            return;
-        }
         let Some(until) = allowance.next_reset(now) else { return };
         self.keeping.reset = Some(until);
         if AMOUNT_MAX < self.deposited.plus(allowance.amount) || !allowance.amount.is_positive() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::bucket::Bucket;
+use crate::domain::bucket::{Bucket, Parts};
 use crate::domain::money::Credits;
 use crate::domain::time::Wall;
 
@@ -51,11 +51,10 @@ impl Expiry {
     }
 }
 
-/// What tells one lot of an account from another. Its order is the order of spending: free before paid, then by priority, then what expires
-/// soonest.
+/// What tells one lot of an account from another. Its order is the order of spending: by bucket, then by priority, then what expires soonest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct LotKey {
-    /// Free or paid.
+    /// Committed, free or paid.
     pub bucket: Bucket,
     /// The smaller first.
     #[serde(default)]
@@ -141,12 +140,16 @@ impl Lots {
         }
     }
 
-    /// Takes an amount out, the first lots first; what came from the free bucket, and what from the paid one. Less where there is less.
-    pub(super) fn draw(&mut self, amount: Credits) -> (Credits, Credits) {
+    /// Takes an amount out, the first lots first; what came from each bucket. Less where there is less.
+    pub(super) fn draw(&mut self, amount: Credits) -> Parts {
         let pieces = self.pieces(amount, |_| true);
         self.remove(&pieces);
-        let of = |bucket| pieces.iter().filter(|piece| piece.key.bucket == bucket).map(|piece| piece.left).sum();
-        (of(Bucket::Free), of(Bucket::Paid))
+        let mut parts = Parts::default();
+        for piece in pieces {
+            let part = parts.part(piece.key.bucket);
+            *part = part.plus(piece.left);
+        }
+        parts
     }
 
     /// Takes an amount out of one bucket, the first lots first; `None` if it does not hold as much.
@@ -219,13 +222,34 @@ mod tests {
     fn free_comes_before_paid_then_priority_then_what_expires_soonest() {
         let mut all =
             lots(&[(Bucket::Paid, 1, Some(5), 4), (Bucket::Free, 10, None, 1), (Bucket::Free, 10, Some(9), 2), (Bucket::Free, 2, None, 3)]);
-        assert_eq!(all.draw(credits(3)), (credits(3), credits(0)));
+        let draw = |all: &mut Lots, amount| {
+            let Parts { free, paid, committed } = all.draw(credits(amount));
+            assert_eq!(committed, credits(0));
+            (free, paid)
+        };
+        assert_eq!(draw(&mut all, 3), (credits(3), credits(0)));
         assert_eq!(all, lots(&[(Bucket::Paid, 1, Some(5), 4), (Bucket::Free, 10, None, 1), (Bucket::Free, 10, Some(9), 2)]));
-        assert_eq!(all.draw(credits(2)), (credits(2), credits(0)));
+        assert_eq!(draw(&mut all, 2), (credits(2), credits(0)));
         assert_eq!(all, lots(&[(Bucket::Paid, 1, Some(5), 4), (Bucket::Free, 10, None, 1)]));
-        assert_eq!(all.draw(credits(4)), (credits(1), credits(3)));
-        assert_eq!(all.draw(credits(4)), (credits(0), credits(1)), "no more than there is");
+        assert_eq!(draw(&mut all, 4), (credits(1), credits(3)));
+        assert_eq!(draw(&mut all, 4), (credits(0), credits(1)), "no more than there is");
         assert_eq!(all, Lots::default());
+    }
+
+    #[test]
+    fn s7_what_is_committed_comes_before_everything_else_what_ends_first_before_the_rest() {
+        let mut all = lots(&[
+            (Bucket::Free, 0, Some(1), 3),
+            (Bucket::Paid, 0, Some(1), 4),
+            (Bucket::Committed, 10, Some(9), 5),
+            (Bucket::Committed, 10, Some(8), 2),
+        ]);
+        let parts = |committed, free, paid| Parts { committed: credits(committed), free: credits(free), paid: credits(paid) };
+        assert_eq!(all.draw(credits(2)), parts(2, 0, 0));
+        assert_eq!(all.iter().next().unwrap().key.expires, Expiry::At(Wall(9)));
+        assert_eq!(all.draw(credits(5)), parts(5, 0, 0), "used up exactly");
+        assert_eq!(all.draw(credits(1)), parts(0, 1, 0), "a nano-credit more is of the next bucket");
+        assert_eq!(all.draw(credits(9)), parts(0, 2, 4));
     }
 
     #[test]
@@ -255,15 +279,16 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_taken_out_is_what_is_missing_afterwards_and_no_lot_falls_below_zero(
-            rows in prop::collection::vec((any::<bool>(), 0..3_u8, prop::option::of(0..5_u64), 1..100_i128), 0..8),
+            rows in prop::collection::vec((prop::sample::select(&Bucket::ALL[..]), 0..3_u8, prop::option::of(0..5_u64), 1..100_i128), 0..8),
             amount in 0..300_i128, held in 0..300_i128, now in 0..6_u64,
         ) {
-            let rows: Vec<_> = rows.into_iter().map(|(free, priority, expires, left)| (if free { Bucket::Free } else { Bucket::Paid }, priority, expires, left)).collect();
             let mut all = lots(&rows);
             let before = all.total();
-            let (free, paid) = all.draw(credits(amount));
-            prop_assert_eq!(free.plus(paid), credits(amount).min(before));
-            prop_assert_eq!(all.total(), before.minus(free).minus(paid));
+            let parts = all.draw(credits(amount));
+            let Parts { free, paid, .. } = parts;
+            prop_assert_eq!(parts.total(), credits(amount).min(before));
+            prop_assert_eq!(all.total(), before.minus(parts.total()));
+            prop_assert!(free.plus(paid).is_zero() || all.of(Bucket::Committed).is_zero(), "what is committed goes first");
             prop_assert!(paid.is_zero() || all.of(Bucket::Free).is_zero(), "paid credit is never touched while something free is left");
             let before = all.total();
             let held = credits(held).min(before);

@@ -8,6 +8,7 @@ mod booking;
 mod gang;
 mod keeping;
 mod lot;
+mod mirror;
 mod payment;
 mod recall;
 mod refund;
@@ -26,12 +27,16 @@ pub use booking::{Answered, ClosePolicy, VALID_FOR, answer, answer_unknown, book
 pub use gang::{PartId, Register, Standing};
 pub use keeping::{AccountNotice, Alerted, Armed, Keeping, Lines, PendingRefill, REFILL_PREFIX, Refill, Storage};
 pub use lot::{Expiry, Lot, LotKey, Lots, Priority};
+pub use mirror::{MIRROR_PREFIX, follow};
 pub use payment::{Booked, Direction, Payment, PaymentRefusal, PaymentState, Purpose, book, transfer, verify};
 pub use recall::recall;
 pub use refund::EpochRefunds;
 pub use revoke::{Revocation, RevokeRefusal, revocable, revoke};
 pub use rules::{Recovery, Rules, Trust, Writers, has_forgotten};
-pub use terms::{ALERTS_MAX, Alerts, Allowance, DetachedStorage, RefillTerms, StorageAtZero, Terms, Threshold, Verification};
+pub use terms::{
+    ALERTS_MAX, Alerts, Allowance, Commitment, CommitmentPeriod, DetachedStorage, RefillTerms, StorageAtZero, Terms, Threshold,
+    Verification,
+};
 pub use unit::{Ratio, Unit, UnitName, UnitRefusal, in_credits};
 pub use writer::{NUMBERS_MAX, Writer};
 

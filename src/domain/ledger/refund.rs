@@ -1,15 +1,17 @@
 //! What the outcomes of jobs give back of what an epoch was charged: booked once, by the maximum, and never more than was charged to it.
 //!
 //! It goes where it came from, and what was drawn last comes back first: paid credit as far as the epoch was charged any, then free credit, which
-//! lapses with the month's allowance where there is one.
+//! lapses with the month's allowance where there is one, then committed credit, which lapses with the period of the commitment that runs. Where none
+//! runs any more it was paid for all the same, and comes back as paid credit.
 
 use serde::{Deserialize, Serialize};
 
 use super::account::{AMOUNT_MAX, Account, HourTotals};
 use super::lot::{Expiry, LotKey};
-use crate::domain::bucket::Bucket;
+use crate::domain::bucket::{Bucket, Parts};
 use crate::domain::id::{Epoch, NodeId};
 use crate::domain::money::Credits;
+use crate::domain::time::Wall;
 use crate::domain::wire::{RefundTotal, Request};
 
 /// What one epoch was charged by bucket as far as refunds need it, and what of it came back. Stored with the hour's totals.
@@ -23,6 +25,23 @@ pub struct EpochRefunds {
     /// To the paid bucket, in total.
     #[serde(rename = "refunded_to_paid")]
     pub refunded_paid: Credits,
+    /// Charged to the committed bucket, in total.
+    pub charged_committed: Credits,
+    /// What of that was given back, in total.
+    #[serde(rename = "refunded_of_committed")]
+    pub refunded_committed: Credits,
+}
+
+impl EpochRefunds {
+    /// So much is given back: which parts of it come back of what was charged to each bucket. `settled`: charged in total.
+    fn parts(&self, amount: Credits, settled: Credits) -> Parts {
+        let paid = amount.min(self.charged_paid.minus(self.refunded_paid).or_zero());
+        let charged_free = settled.minus(self.charged_paid).minus(self.charged_committed);
+        let refunded_free = self.refunded.minus(self.refunded_paid).minus(self.refunded_committed);
+        let rest = amount.minus(paid);
+        let committed = rest.minus(charged_free.minus(refunded_free).or_zero()).or_zero();
+        Parts { paid, committed, free: rest.minus(committed) }
+    }
 }
 
 /// What the request says was given back of an epoch on an account.
@@ -41,21 +60,26 @@ pub(super) fn epochs_named(request: &Request, account: &Account) -> Vec<Epoch> {
 /// Books what is news of it. `false` if there is none, or it is another node's epoch.
 pub(super) fn refund(account: &mut Account, request: &Request, id: Epoch, node: &NodeId) -> bool {
     let Some(said) = said(request, account, id) else { return false };
-    let reset = account.keeping.reset;
+    let (reset, until) = (account.keeping.reset, account.keeping.committed);
     let Some(epoch) = account.epochs.get_mut(&id).filter(|epoch| epoch.node == *node) else { return false };
     let amount = said.min(epoch.settled).minus(epoch.refunds.refunded);
     if !amount.is_positive() {
         return false;
     }
-    let paid = amount.min(epoch.refunds.charged_paid.minus(epoch.refunds.refunded_paid).or_zero());
-    let free = amount.minus(paid);
+    let Parts { free, paid, committed } = epoch.refunds.parts(amount, epoch.settled);
     epoch.refunds.refunded = epoch.refunds.refunded.plus(amount);
     epoch.refunds.refunded_paid = epoch.refunds.refunded_paid.plus(paid);
-    let HourTotals { refunded_free, refunded_paid, .. } = &mut epoch.hour;
+    epoch.refunds.refunded_committed = epoch.refunds.refunded_committed.plus(committed);
+    let (paid, committed) = if until.is_some() { (paid, committed) } else { (paid.plus(committed), Credits::ZERO) };
+    let HourTotals { refunded_free, refunded_paid, refunded_committed, .. } = &mut epoch.hour;
     (*refunded_free, *refunded_paid) = (refunded_free.plus(free), refunded_paid.plus(paid));
+    *refunded_committed = refunded_committed.plus(committed);
+    let expires = |at: Option<Wall>| at.map_or(Expiry::Never, Expiry::At);
     account.lots.add(LotKey::plain(Bucket::Paid), paid);
-    account.lots.add(LotKey { expires: reset.map_or(Expiry::Never, Expiry::At), ..LotKey::plain(Bucket::Free) }, free);
+    account.lots.add(LotKey { expires: expires(reset), ..LotKey::plain(Bucket::Free) }, free);
+    account.lots.add(LotKey { expires: expires(until), ..LotKey::plain(Bucket::Committed) }, committed);
     account.deposited = account.deposited.plus(amount);
+    account.keeping.outcome_refunds = account.keeping.outcome_refunds.plus(amount);
     account.version = account.version.saturating_add(1);
     true
 }
@@ -68,7 +92,7 @@ mod tests {
     };
     use super::*;
     use crate::domain::id::BootId;
-    use crate::domain::time::{Nanos, Now, Wall};
+    use crate::domain::time::{Nanos, Now};
     use crate::domain::wire::{AccountPolicy, PROTOCOL, PreviousEpoch, RequestEntry, UNIT, Verdict};
     use proptest::prelude::*;
 

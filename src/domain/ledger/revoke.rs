@@ -2,6 +2,9 @@
 //! comes serves the revocation before any grant. What was spent meanwhile stays spent, and the revocation ends with less.
 
 use super::account::{Account, EntryKind, EntryStatus, LedgerEntry};
+use super::mirror::is_mirrored;
+use super::payment::Direction;
+use crate::domain::bucket::Parts;
 use crate::domain::id::PaymentId;
 use crate::domain::money::Credits;
 use crate::domain::time::Now;
@@ -71,12 +74,17 @@ pub(super) fn feed(account: &mut Account, now: Now) -> Vec<LedgerEntry> {
         if !amount.is_positive() {
             continue;
         }
-        let (free, paid) = account.lots.draw(amount);
+        let Parts { free, paid, .. } = account.lots.draw(amount);
         account.withdrawn = account.withdrawn.plus(amount);
-        account.revoked = account.revoked.plus(amount);
         let revocation = &mut account.revocations[at];
         revocation.taken = revocation.taken.plus(amount);
-        let kind = EntryKind::Revoked { revocation: revocation.id.clone(), asked: revocation.asked, part: revocation.taken };
+        let (name, part) = (revocation.id.clone(), revocation.taken);
+        let kind = if is_mirrored(revocation) {
+            EntryKind::Mirrored { movement: name, direction: Direction::Takes, part }
+        } else {
+            account.revoked = account.revoked.plus(amount);
+            EntryKind::Revoked { revocation: name, asked: revocation.asked, part }
+        };
         lines.push(LedgerEntry { at: now.wall, kind, amount, free, paid, status: EntryStatus::Completed });
     }
     if account.held().is_zero() && account.available().is_zero() {

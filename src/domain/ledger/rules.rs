@@ -1,8 +1,10 @@
 //! By what an answer is given, beside the account itself: how the store stands, who writes under the epoch, what the node may have.
 
+use std::collections::BTreeSet;
+
 use super::account::Account;
 use super::booking::ClosePolicy;
-use crate::domain::id::{AccountId, Epoch};
+use crate::domain::id::{AccountId, Digest, Epoch};
 use crate::domain::money::Credits;
 use crate::domain::proof::{Holder, ProofKey};
 use crate::domain::wire::{Limits, Request, RequestEntry, Validity};
@@ -26,6 +28,10 @@ pub struct Rules<'a> {
     pub writers: Writers,
     /// What the node may have.
     pub limits: Option<&'a Limits>,
+    /// The request's digest, where it is made already.
+    pub digest: Option<Digest>,
+    /// Accounts whose balance an engine keeps that has not said it for too long.
+    pub stale: Option<&'a BTreeSet<AccountId>>,
 }
 
 /// Is a store recovering, after it was put back from a copy?
@@ -59,7 +65,7 @@ impl<'a> Rules<'a> {
     /// Those of a store that is sound, towards a node of which nothing more is known.
     #[must_use]
     pub const fn of(close: ClosePolicy) -> Rules<'a> {
-        Rules { close, key: None, generation: 0, recovery: Recovery::Over, writers: Writers::One, limits: None }
+        Rules { close, key: None, generation: 0, recovery: Recovery::Over, writers: Writers::One, limits: None, digest: None, stale: None }
     }
 
     fn trust(&self) -> Trust {
@@ -93,6 +99,11 @@ impl<'a> Rules<'a> {
     /// May the account be used on this node?
     pub(super) fn admits(&self, account: &Account) -> bool {
         self.limits.and_then(|limits| limits.admitted.as_ref()).is_none_or(|admitted| admitted.contains(&account.id))
+    }
+
+    /// Is what the account holds here too old to grant anything of it?
+    pub(super) fn is_stale(&self, account: &Account) -> bool {
+        self.stale.is_some_and(|stale| stale.contains(&account.id))
     }
 
     fn held_max(&self) -> Option<Credits> {

@@ -34,6 +34,8 @@ pub struct Terms {
     pub storage: StorageAtZero,
     /// Does storage that is detached still cost? For whoever bills storage.
     pub detached_storage: DetachedStorage,
+    /// What its owner has promised to use.
+    pub commitment: Option<Commitment>,
 }
 
 /// Must somebody vouch for the account before it may spend?
@@ -90,6 +92,48 @@ pub struct Allowance {
     pub day: u8,
 }
 
+/// Credit that an account's owner has promised to use: given at the beginning of each period, drawn before all other credit, and lost at the
+/// period's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Commitment {
+    /// How much in each period.
+    pub amount: Credits,
+    /// How long one is.
+    pub period: CommitmentPeriod,
+    /// On which day of the month a monthly one begins, 1 to 28, at midnight UTC.
+    pub day: u8,
+    /// From when on; at once, if none.
+    #[serde(rename = "starts_ms")]
+    pub starts: Option<Wall>,
+    /// Until when; for ever, if none.
+    #[serde(rename = "ends_ms")]
+    pub ends: Option<Wall>,
+}
+
+/// How long the period of a commitment is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CommitmentPeriod {
+    /// To the next day of that number: the first one, and the last, may be shorter, and are given whole.
+    #[default]
+    Monthly,
+    /// From its start to its end.
+    Once,
+}
+
+impl Commitment {
+    /// Until when what is given at that instant may be used; none where nothing is to be given then.
+    #[must_use]
+    pub fn until(&self, now: Wall) -> Option<Wall> {
+        let runs = self.starts.is_none_or(|starts| starts <= now) && self.ends.is_none_or(|ends| now < ends);
+        let end = match self.period {
+            CommitmentPeriod::Once => self.ends,
+            CommitmentPeriod::Monthly => next_day(self.day, now).map(|reset| self.ends.map_or(reset, |ends| ends.min(reset))),
+        };
+        end.filter(|_| runs)
+    }
+}
+
 /// What becomes of an account's storage when it has nothing left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -116,19 +160,24 @@ impl Allowance {
     /// The first reset after an instant; none beyond the calendar.
     #[must_use]
     pub fn next_reset(&self, after: Wall) -> Option<Wall> {
-        let now = jiff::Timestamp::from_millisecond(i64::try_from(after.0).ok()?).ok()?;
-        let date = now.to_zoned(jiff::tz::TimeZone::UTC).date();
-        let day = i8::try_from(self.day).ok()?;
-        let in_month = |year, month| {
-            let midnight = jiff::civil::Date::new(year, month, day).ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
-            u64::try_from(midnight.timestamp().as_millisecond()).ok().map(Wall)
-        };
-        let this = in_month(date.year(), date.month())?;
-        match (after < this, date.month()) {
-            (true, _) => Some(this),
-            (false, 12) => in_month(date.year().checked_add(1)?, 1),
-            (false, month) => in_month(date.year(), month + 1),
-        }
+        next_day(self.day, after)
+    }
+}
+
+/// The first midnight (UTC) of that day of a month after an instant; none beyond the calendar.
+fn next_day(day: u8, after: Wall) -> Option<Wall> {
+    let now = jiff::Timestamp::from_millisecond(i64::try_from(after.0).ok()?).ok()?;
+    let date = now.to_zoned(jiff::tz::TimeZone::UTC).date();
+    let day = i8::try_from(day).ok()?;
+    let in_month = |year, month| {
+        let midnight = jiff::civil::Date::new(year, month, day).ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+        u64::try_from(midnight.timestamp().as_millisecond()).ok().map(Wall)
+    };
+    let this = in_month(date.year(), date.month())?;
+    match (after < this, date.month()) {
+        (true, _) => Some(this),
+        (false, 12) => in_month(date.year().checked_add(1)?, 1),
+        (false, month) => in_month(date.year(), month + 1),
     }
 }
 

@@ -1,4 +1,5 @@
 mod accounts;
+mod commitments;
 mod protocol;
 
 use std::collections::BTreeMap;
@@ -110,9 +111,10 @@ impl Bank {
     /// The rules, and that the lines of the ledger make the balances.
     fn check(&self) -> Result<(), String> {
         check(&self.account).map_err(|broken| broken.to_string())?;
-        let mut sums = [Credits::ZERO; 4];
+        let mut sums = [Credits::ZERO; 5];
         for entry in self.ledger.values() {
-            if entry.amount < Credits::ZERO || entry.free < Credits::ZERO || entry.paid < Credits::ZERO {
+            if entry.amount < Credits::ZERO || entry.free < Credits::ZERO || entry.paid < Credits::ZERO || entry.committed() < Credits::ZERO
+            {
                 return Err(format!("a negative amount: {entry:?}"));
             }
             let signed = |amount: Credits| match entry.effect() {
@@ -121,6 +123,7 @@ impl Bank {
                 Effect::Nothing => Credits::ZERO,
             };
             (sums[0], sums[1]) = (sums[0].plus(signed(entry.free)), sums[1].plus(signed(entry.paid)));
+            sums[4] = sums[4].plus(signed(entry.committed()));
             match entry.kind {
                 EntryKind::WriteOff { .. } => sums[2] = sums[2].plus(entry.amount),
                 EntryKind::Shortfall { .. } => sums[3] = sums[3].plus(entry.amount),
@@ -128,7 +131,7 @@ impl Bank {
             }
         }
         let Account { lots, written_off, shortfall, .. } = &self.account;
-        let balances = [lots.of(Bucket::Free), lots.of(Bucket::Paid), *written_off, *shortfall];
+        let balances = [lots.of(Bucket::Free), lots.of(Bucket::Paid), *written_off, *shortfall, lots.of(Bucket::Committed)];
         if sums == balances { Ok(()) } else { Err(format!("lines make {sums:?}, balances are {balances:?}")) }
     }
 

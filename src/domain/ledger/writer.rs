@@ -31,12 +31,12 @@ impl Writer {
         Writer { node, last: 0, numbers: BTreeMap::new(), forked: None }
     }
 
-    /// Hears a question. A repeated one changes nothing.
-    pub fn hear(&mut self, request: &Request, now: Wall) -> Writers {
+    /// Hears a question. A repeated one changes nothing. `said`: its own number and words.
+    pub fn hear(&mut self, request: &Request, said: Said, now: Wall) -> Writers {
         if self.node != request.node {
             return Writers::One; // it may not speak here at all, and that is said elsewhere
         }
-        if self.forked.is_none() && self.is_another(request) {
+        if self.forked.is_none() && self.is_another(request, said) {
             self.forked = Some(now);
         }
         if self.forked.is_some() {
@@ -44,7 +44,7 @@ impl Writer {
         }
         if self.last < request.request {
             self.last = request.request;
-            self.numbers.extend(told(request).chain([request.said()]).map(|said| (said.request, said.digest)));
+            self.numbers.extend(told(request).chain([said]).map(|said| (said.request, said.digest)));
             while NUMBERS_MAX < self.numbers.len() {
                 self.numbers.pop_first();
             }
@@ -53,9 +53,9 @@ impl Writer {
     }
 
     /// Does it contradict what was heard?
-    fn is_another(&self, request: &Request) -> bool {
+    fn is_another(&self, request: &Request, own: Said) -> bool {
         let differs = |said: Said| self.numbers.get(&said.request).is_some_and(|known| *known != said.digest);
-        if differs(request.said()) || told(request).any(differs) {
+        if differs(own) || told(request).any(differs) {
             return true;
         }
         let Some(history) = &request.history else { return false };

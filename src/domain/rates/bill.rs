@@ -58,24 +58,48 @@ pub(super) fn billed(rules: &Rules, quantity: ByState) -> BigUint {
     count.max(at_least) * increment
 }
 
-/// What a price is held to: this much of what is asked. All of it, if they are equal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a price is held to by a bid.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Held {
+    /// So much …
     pub(super) bid: Credits,
+    /// … of what is asked for a start. All of it, unless that is more.
     pub(super) ask: Credits,
+    /// How much dearer than at the start it may become; as the bands say, if nothing is said here.
+    pub(super) later: Option<Later>,
+}
+
+/// How much dearer what comes after the start may be than the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Later {
+    /// What is billed at the start, in billionths of base units: a step.
+    pub(super) step: BigUint,
+    /// A later step costs at most so much more than that.
+    pub(super) more: Credits,
 }
 
 impl Held {
     /// At what is asked.
-    pub(super) const NOT: Held = Held { bid: Credits::from_nano(1), ask: Credits::from_nano(1) };
+    pub(super) const NOT: Held = Held { bid: Credits::from_nano(1), ask: Credits::from_nano(1), later: None };
+}
+
+/// By what a value, a quantity at prices, is divided to give nano-credits of the price before the discount.
+fn divisor((line, at): (&Line, Wall)) -> BigUint {
+    BigUint::from(10_u32).pow(18) * line.base(at) * line.per * Factor::SCALE
+}
+
+/// What a part of a billed quantity is worth at its bands' prices, in 10^-27 credits each base unit: so the bands have one divisor.
+fn value(line: &Line, rules: &Rules, from: &BigUint, to: &BigUint) -> BigUint {
+    bands(line, rules, from, to).map(|(quantity, price)| quantity * fine(price)).sum::<BigUint>() * NANO.unsigned_abs()
 }
 
 /// What a billed quantity and the fee cost in a segment that begins then, of which this part remains; `None` past 127 bits.
-pub(super) fn cost((line, at): (&Line, Wall), rules: &Rules, billed: &BigUint, factor: Factor, held: Held) -> Option<Credits> {
-    let nano = NANO.unsigned_abs();
-    // Prices in 10^-18 credits, so that the bands have one divisor.
-    let value: BigUint = bands(line, rules, billed).map(|(quantity, price)| quantity * fine(price)).sum::<BigUint>() * nano;
-    let divisor = BigUint::from(10_u32).pow(18) * line.base(at) * line.per * Factor::SCALE;
+pub(super) fn cost((line, at): (&Line, Wall), rules: &Rules, billed: &BigUint, factor: Factor, held: &Held) -> Option<Credits> {
+    let (value, parts) = match &held.later {
+        Some(later) if later.step < *billed => held_value((line, at), rules, billed, later),
+        _ => (value(line, rules, &BigUint::ZERO, billed), BigUint::from(1_u32)),
+    };
+    let divisor = divisor((line, at)) * parts;
     let fee = BigUint::from(rules.connect_fee.nano().unsigned_abs()) * &divisor;
     let (dividend, divisor) = ((value + fee) * factor.0 * rules.further.share.0, divisor * Factor::SCALE * Factor::SCALE);
     let (dividend, divisor) = if held.bid < held.ask {
@@ -83,27 +107,63 @@ pub(super) fn cost((line, at): (&Line, Wall), rules: &Rules, billed: &BigUint, f
     } else {
         (dividend, divisor)
     };
-    let (whole, rest) = (&dividend / &divisor, dividend % &divisor);
-    let up = match line.round {
+    rounded(dividend, &divisor, line.round)
+}
+
+/// The value of a quantity of which what comes after the first step costs at most so much more than that: a dividend, and what the divisor is
+/// to be multiplied by.
+fn held_value((line, at): (&Line, Wall), rules: &Rules, billed: &BigUint, later: &Later) -> (BigUint, BigUint) {
+    let share = BigUint::from(rules.further.share.0);
+    let first = value(line, rules, &BigUint::ZERO, &later.step);
+    let parts = &later.step * &share;
+    // What a later step may be worth, as many times as its share of the price.
+    let most = &first * &share + BigUint::from(later.more.nano().unsigned_abs()) * divisor((line, at)) * Factor::SCALE;
+    let rest = bands(line, rules, &later.step, billed).map(|(quantity, price)| {
+        let each = (fine(price) * NANO.unsigned_abs() * &parts).min(most.clone());
+        quantity * each
+    });
+    let rest: BigUint = rest.sum();
+    (first * &parts + rest, parts)
+}
+
+/// What a start with so much billed costs if its quantity lies there in the bands; `None` past 127 bits.
+pub(super) fn window((line, at): (&Line, Wall), rules: &Rules, (from, to): (&BigUint, &BigUint), factor: Factor) -> Option<Credits> {
+    let divisor = divisor((line, at));
+    let fee = BigUint::from(rules.connect_fee.nano().unsigned_abs()) * &divisor;
+    let dividend = (value(line, rules, from, to) + fee) * factor.0 * rules.further.share.0;
+    rounded(dividend, &(divisor * Factor::SCALE * Factor::SCALE), line.round)
+}
+
+/// How much more a step of that size costs in the dearest band than at the start, rounded down; held at the range's end.
+pub(super) fn rise((line, at): (&Line, Wall), rules: &Rules, step: &BigUint) -> Credits {
+    let dearest = rules.tiers.iter().map(|tier| fine(tier.price)).fold(fine(line.price), Ord::max) * step * NANO.unsigned_abs();
+    let first = value(line, rules, &BigUint::ZERO, step);
+    let more = if first < dearest { dearest - first } else { BigUint::ZERO };
+    let nano = more * rules.further.share.0 / (divisor((line, at)) * Factor::SCALE);
+    i128::try_from(nano).map_or(Credits::from_nano(i128::MAX), Credits::from_nano)
+}
+
+fn rounded(dividend: BigUint, divisor: &BigUint, round: Rounding) -> Option<Credits> {
+    let (whole, rest) = (&dividend / divisor, dividend % divisor);
+    let up = match round {
         Rounding::Down => false,
         Rounding::Up => rest != BigUint::ZERO,
         Rounding::HalfEven => {
             let twice: BigUint = rest * 2_u32;
-            divisor < twice || (divisor == twice && whole.bit(0))
+            *divisor < twice || (*divisor == twice && whole.bit(0))
         }
     };
     i128::try_from(whole + u32::from(up)).ok().map(Credits::from_nano)
 }
 
-/// How much of a billed quantity falls into each band, and its price.
-fn bands<'a>(line: &'a Line, rules: &'a Rules, billed: &'a BigUint) -> impl Iterator<Item = (BigUint, Decimal)> + 'a {
+/// How much of a billed quantity between two points falls into each band, and its price.
+fn bands<'a>(line: &'a Line, rules: &'a Rules, from: &'a BigUint, to: &'a BigUint) -> impl Iterator<Item = (BigUint, Decimal)> + 'a {
     let starts = std::iter::once((BigUint::ZERO, line.price));
     let starts: Vec<(BigUint, Decimal)> =
         starts.chain(rules.tiers.iter().map(|tier| (BigUint::from(tier.above) * Factor::SCALE, tier.price))).collect();
-    let ends: Vec<BigUint> = starts.iter().skip(1).map(|(start, _)| start.clone()).chain([billed.clone()]).collect();
-    let end_of = move |end: BigUint| end.min(billed.clone());
+    let ends: Vec<BigUint> = starts.iter().skip(1).map(|(start, _)| start.clone()).chain([to.clone()]).collect();
     starts.into_iter().zip(ends).filter_map(move |((start, price), end)| {
-        let end = end_of(end);
+        let (start, end) = (start.max(from.clone()), end.min(to.clone()));
         (start < end).then(|| (end - start, price))
     })
 }
@@ -118,7 +178,7 @@ pub(super) fn next_increment(
     (line, at): (&Line, Wall),
     rules: &Rules,
     quantity: ByState,
-    (factor, held): (Factor, Held),
+    (factor, held): (Factor, &Held),
 ) -> Option<(BigUint, Credits)> {
     let increment = Some(rules.increment).filter(|increment| *increment != 0)?;
     let now = billed(rules, quantity);

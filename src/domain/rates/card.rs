@@ -323,6 +323,12 @@ impl Card {
         self.lines.iter().filter_map(|line| line.rules.as_deref()).any(|rules| rules.further.latest.over_bid.is_some())
     }
 
+    /// Has any line a price for those jobs alone of which such a thing is known?
+    #[must_use]
+    pub fn selects(&self, which: super::Trait) -> bool {
+        self.lines.iter().filter_map(|line| line.rules.as_deref()).any(|rules| rules.select.contains_key(&which))
+    }
+
     /// Does time in which a job stands still cost anything under it?
     #[must_use]
     pub fn prices_stillness(&self) -> bool {

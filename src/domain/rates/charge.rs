@@ -10,6 +10,7 @@ use ethnum::U256;
 use num_bigint::BigUint;
 use serde::{Deserialize, Serialize};
 
+use super::bid::held_to;
 use super::bill::{self, ByState};
 use super::{Anchor, Basis, Card, Factor, Line, Rounding, Rules, Stated, Timing, Traits, Uncovered};
 use crate::domain::id::{GpuId, LineId};
@@ -214,10 +215,11 @@ pub fn line_charges(card: &Card, priced: &Priced<'_>) -> Result<Vec<LineCharge>,
 /// A line's rules, for people, and what its price is held to.
 fn told(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Vec<String> {
     let mut told = bill::told((line, priced.stated.at), rules);
-    let bill::Held { bid, ask } = held_to(card, rules, priced.gpus, &priced.stated);
+    let bill::Held { bid, ask, later } = held_to(card, line, priced.gpus, &priced.stated);
     if bid < ask {
         told.push(format!("held to the bid: {bid} of {ask}"));
     }
+    told.extend(later.map(|later| format!("by the bid: a later step at most {} above the first", later.more)));
     told
 }
 
@@ -234,8 +236,8 @@ fn ruled(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Result
         return Ok(Ruled { billed: BigUint::ZERO, charge: Charge::default() });
     }
     let (charged, given_back) = (rules.charged(priced.ended.unwrap_or(Outcome::Completed)), rules.given_back(priced.ended));
-    let held = held_to(card, rules, priced.gpus, &priced.stated);
-    let part_of = |billed: &BigUint, factor| bill::cost((line, priced.stated.at), rules, billed, factor, held).ok_or_else(overflow);
+    let held = held_to(card, line, priced.gpus, &priced.stated);
+    let part_of = |billed: &BigUint, factor| bill::cost((line, priced.stated.at), rules, billed, factor, &held).ok_or_else(overflow);
     // The share that is given back is priced and rounded as the charge is: over several segments it never falls, and is never more than all.
     let cost_of = |billed: &BigUint| {
         let refund = if given_back == Factor::FREE { Credits::ZERO } else { part_of(billed, given_back)? };
@@ -261,7 +263,7 @@ fn ruled(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Result
 }
 
 /// What a line bills of some segments, in billionths of base units.
-fn billed<'a>(
+pub(super) fn billed<'a>(
     card: &Card,
     line: &Line,
     rules: &Rules,
@@ -301,34 +303,8 @@ fn whole<'a>(line: &Line, rules: &Rules, started: super::Started, segments: impl
     whole
 }
 
-/// What a job's price is held to under a card that minds its bid.
-fn held_to(card: &Card, rules: &Rules, gpus: &[HeldGpu], stated: &Stated<'_>) -> bill::Held {
-    let bid = stated.bid.filter(|_| rules.further.latest.over_bid.is_some());
-    bid.map_or(bill::Held::NOT, |bid| bill::Held { bid, ask: ask(card, gpus, stated) })
-}
-
-/// What a card asks for one start of such a job.
-#[must_use]
-pub fn ask(card: &Card, gpus: &[HeldGpu], stated: &Stated<'_>) -> Credits {
-    let Charge { cost, pending, .. } = start_price(card, gpus, Stated { bid: None, ..*stated });
-    cost.plus(pending)
-}
-
-/// What is to happen to a job whose bid is below what its card asks for it by now, and what that is; none where it is not, or where the card
-/// does not mind.
-#[must_use]
-pub fn over_bid(card: &Card, gpus: &[HeldGpu], stated: &Stated<'_>) -> Option<(super::OverBid, Credits)> {
-    let bid = stated.bid.filter(|_| card.minds_bids())?;
-    let applying = card.lines.iter().filter(|line| {
-        if line.meter.is_of_gpus() { gpus.iter().any(|held| prices_device(card, line, held, stated)) } else { is_for(card, line, stated) }
-    });
-    let rule = applying.filter_map(|line| line.rules.as_deref()?.further.latest.over_bid).max()?;
-    let asked = ask(card, gpus, stated);
-    (bid < asked).then_some((rule, asked))
-}
-
 /// The segments that a line's increments count: this one, or all of the job's so far.
-fn counted<'a>(rules: &Rules, priced: &Priced<'a>) -> impl Iterator<Item = Earlier<'a>> + use<'a> {
+pub(super) fn counted<'a>(rules: &Rules, priced: &Priced<'a>) -> impl Iterator<Item = Earlier<'a>> + use<'a> {
     let before = if rules.anchor == Anchor::Job { priced.before } else { &[] };
     before.iter().copied().chain([priced.this()])
 }
@@ -419,11 +395,16 @@ pub fn burn_of(card: &Card, shape: &Shape<'_>, stated: &Stated<'_>) -> Credits {
     card.lines.iter().filter(|line| alike || is_for(card, line, stated)).map(|line| line_burn(card, line, shape, stated)).sum()
 }
 
+/// What a job has used at its start.
+pub(super) fn start_usage(gpus: &[HeldGpu]) -> Usage {
+    let gpu_held_ns = gpus.iter().map(|held| (held.gpu.clone(), 0)).collect();
+    Usage { job_starts: 1, gpu_held_ns, ..Usage::default() }
+}
+
 /// What one start costs at once, whatever comes after it, and what of it is kept back for the end; held at the range's end.
 #[must_use]
 pub fn start_price(card: &Card, gpus: &[HeldGpu], stated: Stated<'_>) -> Charge {
-    let gpu_held_ns = gpus.iter().map(|held| (held.gpu.clone(), 0)).collect();
-    let usage = Usage { job_starts: 1, gpu_held_ns, ..Usage::default() };
+    let usage = start_usage(gpus);
     let priced = Priced { usage: &usage, gpus, before: &[], stated, ended: None };
     let far = Charge { cost: Credits::from_nano(i128::MAX), ..Charge::default() };
     match charge(card, &priced) {
@@ -470,15 +451,15 @@ pub fn outlook(card: &Card, priced: &Priced<'_>, shape: &Shape<'_>, guard: Nanos
         let within = |distance: BigUint| Nanos(u64::try_from(distance * NS_PER_S / &level).unwrap_or(u64::MAX));
         let factor = rules.charged(Outcome::Completed);
         let rest = bill::rest_of_minimum(rules, quantity);
-        let held = held_to(card, rules, priced.gpus, &priced.stated);
+        let held = held_to(card, line, priced.gpus, &priced.stated);
         if let Some(started) = rules.further.latest.started {
             let Whole { billed, rest, next } = whole(line, rules, started, counted(rules, priced));
             let far = Credits::from_nano(i128::MAX);
-            let cost_of = |billed: &BigUint| bill::cost((line, priced.stated.at), rules, billed, factor, held).unwrap_or(far);
+            let cost_of = |billed: &BigUint| bill::cost((line, priced.stated.at), rules, billed, factor, &held).unwrap_or(far);
             let fastest = rules.state.running.0.max(rules.state.paused.0).max(1);
             let within = Nanos(u64::try_from(rest / fastest).unwrap_or(u64::MAX));
             outlook.ahead.push(Ahead { within, cost: cost_of(&(&billed + next)).minus(cost_of(&billed)) });
-        } else if let Some((distance, cost)) = bill::next_increment((line, priced.stated.at), rules, quantity, (factor, held)) {
+        } else if let Some((distance, cost)) = bill::next_increment((line, priced.stated.at), rules, quantity, (factor, &held)) {
             outlook.ahead.push(Ahead { within: within(distance), cost });
         } else if guard < within(rest.clone()) {
             outlook.ahead.push(Ahead { within: within(rest), cost: burn() });
@@ -550,7 +531,7 @@ fn line_is_for(card: &Card, line: &Line, priced: &Priced<'_>) -> bool {
     is_for(card, line, &priced.stated)
 }
 
-fn is_for(card: &Card, line: &Line, stated: &Stated<'_>) -> bool {
+pub(super) fn is_for(card: &Card, line: &Line, stated: &Stated<'_>) -> bool {
     line.meter.is_of_gpus() || card.lines_for(line.meter, stated).any(|other| other.id == line.id)
 }
 
@@ -559,7 +540,7 @@ fn holds(card: &Card, line: &Line, priced: &Priced<'_>) -> bool {
     priced.gpus.iter().any(|held| prices_device(card, line, held, &priced.stated))
 }
 
-fn prices_device(card: &Card, line: &Line, held: &HeldGpu, stated: &Stated<'_>) -> bool {
+pub(super) fn prices_device(card: &Card, line: &Line, held: &HeldGpu, stated: &Stated<'_>) -> bool {
     line.meter.is_of_gpus() && card.gpu_line(line.meter, &held.model, stated).is_some_and(|best| best.id == line.id)
 }
 

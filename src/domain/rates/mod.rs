@@ -3,6 +3,7 @@
 //! A charge is the price of the *cumulative* usage, rounded once per rate line: it does not depend on the length of a tick,
 //! on restarts or on lost messages (guarantee 1). Receipts hold what is needed to compute it again (guarantee 9).
 
+pub mod bid;
 mod bill;
 pub mod card;
 pub mod charge;

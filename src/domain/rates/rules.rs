@@ -277,6 +277,8 @@ pub enum Trait {
     Project,
     /// Which model is being trained or served.
     Model,
+    /// Who pays. Nobody states it.
+    Account,
 }
 
 /// What was stated of a job at its start, or is selected by a line.
@@ -306,8 +308,8 @@ words!(Started, 2, Hour "hour", Day "day");
 words!(OverBid, 3, Cap "cap", Freeze "freeze", Stop "stop");
 words!(Basis, 5, Used "used", Allocated "allocated", MaxOf "max_of", Instance "instance", Event "event");
 words!(
-    Trait, 10, Tier "tier", InstanceClass "instance_class", Cargo "cargo", Partition "partition", Qos "qos", Node "node",
-    CpuClass "cpu_class", Label "label", Project "project", Model "model",
+    Trait, 11, Tier "tier", InstanceClass "instance_class", Cargo "cargo", Partition "partition", Qos "qos", Node "node",
+    CpuClass "cpu_class", Label "label", Project "project", Model "model", Account "account",
 );
 
 impl Default for StateRates {
@@ -540,10 +542,20 @@ pub(super) fn read(table: &Table<'_>, meter: Option<Meter>, unit: Option<Unit>) 
     Some(rules)
 }
 
-/// What a job's starter states of it, or what a line selects.
+/// What a line selects jobs by.
 pub(crate) fn read_traits(table: &Table<'_>) -> Option<Traits> {
     let read = Trait::ALL.map(|(name, which)| table.field(name).name::<LineId>().optional().map(|value| Some((which, value?))));
     read.into_iter().collect::<Option<Vec<_>>>().map(|found| found.into_iter().flatten().collect())
+}
+
+/// What a job's starter states of it: all but who pays, which is known.
+pub(crate) fn read_stated(table: &Table<'_>) -> Option<Traits> {
+    let traits = read_traits(table)?;
+    if traits.contains_key(&Trait::Account) {
+        table.note(Fault::new("not_stated", "the account that pays for a job is known, and not stated of it").hint("leave account out"));
+        return None;
+    }
+    Some(traits)
 }
 
 fn some_trait(traits: Traits) -> Result<Traits, Fault> {

@@ -8,9 +8,11 @@ use crate::domain::form::{Fault, Field, Mistake, Presence, Table, read_json, rea
 use crate::domain::id::AccountId;
 use crate::domain::ladder::{THRESHOLDS_MAX, Then, Thresholds, Victims};
 use crate::domain::ledger::{
-    ALERTS_MAX, Alerts, Allowance, DetachedStorage, Ratio, RefillTerms, StorageAtZero, Terms, Unit, UnitName, Verification,
+    ALERTS_MAX, Alerts, Allowance, Commitment, CommitmentPeriod, DetachedStorage, Ratio, RefillTerms, StorageAtZero, Terms, Unit, UnitName,
+    Verification,
 };
 use crate::domain::money::Credits;
+use crate::domain::receipt::rfc3339;
 use crate::domain::time::Nanos;
 use crate::domain::wire::{AccountPolicy, OnExhaustion, StartPredicted, Unreachable};
 
@@ -96,6 +98,11 @@ impl CreateAccount {
         let refill = |refill: RefillTerms| json!({ "below": refill.below, "amount": refill.amount, "wait_s": whole_seconds(refill.wait) });
         put(&mut body, "refill", terms.refill.map(refill));
         put(&mut body, "allowance", terms.allowance);
+        if let Some(Commitment { amount, period, day, starts, ends }) = terms.commitment {
+            body["commitment"] = json!({ "amount": amount, "period": period, "day": day });
+            put(&mut body["commitment"], "starts", starts.map(rfc3339));
+            put(&mut body["commitment"], "ends", ends.map(rfc3339));
+        }
         body
     }
 }
@@ -199,6 +206,7 @@ fn read_terms(table: &Table<'_>) -> Option<Terms> {
     let alerts = by_either(table, "alerts", "alert_thresholds").table(read_alerts).or(Alerts::default());
     let refill = table.field("refill").table(read_refill).optional();
     let allowance = table.field("allowance").table(read_allowance).optional();
+    let commitment = table.field("commitment").table(read_commitment).optional();
     let storage = table.field("storage_at_zero").word(&STORAGE).or(StorageAtZero::Keep);
     let detached_storage = table.field("detached_storage").word(&DETACHED).or(DetachedStorage::Costs);
     // The same as a list of what goes on costing.
@@ -219,6 +227,7 @@ fn read_terms(table: &Table<'_>) -> Option<Terms> {
         allowance: allowance?,
         storage: storage?,
         detached_storage: detached_storage?,
+        commitment: commitment?,
     })
 }
 
@@ -272,6 +281,28 @@ fn read_allowance(table: &Table<'_>) -> Option<Allowance> {
     let amount = positive(table.field("amount"));
     let day = table.field("day").integer(1..=28_u8).or(1);
     Some(Allowance { amount: amount?, day: day? })
+}
+
+fn read_commitment(table: &Table<'_>) -> Option<Commitment> {
+    const PERIOD: [(&str, CommitmentPeriod); 2] = [("monthly", CommitmentPeriod::Monthly), ("once", CommitmentPeriod::Once)];
+    let amount = positive(table.field("amount"));
+    let period = table.field("period").word(&PERIOD).or(CommitmentPeriod::Monthly);
+    let day = table.field("day").integer(1..=28_u8).or(1);
+    let starts = table.field("starts").instant().optional();
+    let ends = table.field("ends").instant().optional();
+    let (period, starts, ends) = (period?, starts?, ends?);
+    if ends.is_some_and(|ends| starts.is_some_and(|starts| ends <= starts)) {
+        table.note(Fault::new("out_of_range", "it ends before it begins").hint("an end after the start"));
+        return None;
+    }
+    if period == CommitmentPeriod::Once && ends.is_none() {
+        table.note(
+            Fault::new("missing", "what is given once needs an end, at which the rest of it lapses")
+                .hint("ends = \"2027-01-01T00:00:00Z\""),
+        );
+        return None;
+    }
+    Some(Commitment { amount: amount?, period, day: day?, starts, ends })
 }
 
 fn positive(field: Field<'_>) -> Option<Credits> {

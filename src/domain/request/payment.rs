@@ -155,7 +155,7 @@ fn read_pay(table: &Table<'_>, purpose: Option<Purpose>) -> Option<Pay> {
             amount.zip(unit.clone().flatten()).map(|(amount, unit)| Amount::InUnit { amount, unit })
         }
     };
-    let bucket = table.field("bucket").word(&Bucket::ALL.map(|bucket| (bucket.name(), bucket))).required();
+    let bucket = table.field("bucket").word(&Bucket::PAYABLE.map(|bucket| (bucket.name(), bucket))).required();
     let payment = table.field("payment").name().optional();
     unit?;
     Some(Pay {

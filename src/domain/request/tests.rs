@@ -4,8 +4,8 @@ use super::*;
 use crate::domain::bucket::Bucket;
 use crate::domain::ladder::{THRESHOLDS_MAX, Then, Thresholds, Victims};
 use crate::domain::ledger::{
-    Alerts, Allowance, DetachedStorage, Direction, Expiry, PaymentState, Priority, Purpose, RefillTerms, StorageAtZero, Terms, Unit,
-    Verification,
+    Alerts, Allowance, Commitment, CommitmentPeriod, DetachedStorage, Direction, Expiry, PaymentState, Priority, Purpose, RefillTerms,
+    StorageAtZero, Terms, Unit, Verification,
 };
 use crate::domain::time::Wall;
 use crate::domain::wire::{AccountPolicy, StartPredicted, Unreachable};
@@ -189,9 +189,18 @@ fn terms() -> impl Strategy<Value = Terms> {
     let refill =
         (amount(), amount(), 0..DAY_S).prop_map(|(below, amount, wait)| RefillTerms { below, amount, wait: Nanos::from_secs(wait) });
     let allowance = (amount(), 1..=28_u8).prop_map(|(amount, day)| Allowance { amount, day });
+    let commitment = (amount(), any::<bool>(), 1..=28_u8, prop::option::of(0..1_u64 << 40), 1..1_u64 << 40).prop_map(
+        |(amount, monthly, day, starts, length)| Commitment {
+            amount,
+            period: if monthly { CommitmentPeriod::Monthly } else { CommitmentPeriod::Once },
+            day,
+            starts: starts.map(Wall),
+            ends: (!monthly || day < 20).then(|| Wall(starts.unwrap_or(0) + length)),
+        },
+    );
     let choices = (any::<bool>(), any::<bool>(), any::<bool>(), 0..=TOP_UP_MAX.nano());
-    (unit, alerts, prop::option::of(refill), prop::option::of(allowance), choices).prop_map(
-        |(unit, alerts, refill, allowance, (required, detach, free, topup_min))| Terms {
+    (unit, alerts, prop::option::of(refill), prop::option::of(allowance), prop::option::of(commitment), choices).prop_map(
+        |(unit, alerts, refill, allowance, commitment, (required, detach, free, topup_min))| Terms {
             unit,
             topup_min: Credits::from_nano(topup_min),
             credit_lasts: required.then(|| Nanos::from_secs(DAY_S * (1 + u64::try_from(topup_min % 3_650).unwrap()))),
@@ -201,6 +210,7 @@ fn terms() -> impl Strategy<Value = Terms> {
             allowance,
             storage: if detach { StorageAtZero::Detach } else { StorageAtZero::Keep },
             detached_storage: if free { DetachedStorage::Free } else { DetachedStorage::Costs },
+            commitment,
         },
     )
 }

@@ -1,6 +1,7 @@
 //! The gates one by one: what goes out before the disk has the facts, and what waits.
 
 mod bids;
+mod contracts;
 mod evidence;
 mod gang;
 mod ladder;
@@ -13,6 +14,7 @@ mod replayed;
 mod segments;
 mod standing;
 mod still;
+mod stops;
 mod surplus;
 
 use super::*;
@@ -60,6 +62,10 @@ struct Bench {
     gang: Option<Gang>,
     gang_want: Option<GangWant>,
     bid: Option<Credits>,
+    /// How long its word is good for.
+    valid_for: Nanos,
+    /// Of the account there.
+    version: u64,
 }
 
 impl Bench {
@@ -97,6 +103,8 @@ impl Bench {
             gang: None,
             gang_want: None,
             bid: None,
+            valid_for: Nanos::from_secs(600),
+            version: 1,
         };
         bench.step(Event::CardArrived(Box::new(Card::parse(CARD, "card.toml").unwrap()), Vec::new()));
         bench.durable();
@@ -185,11 +193,11 @@ impl Bench {
             account,
             unit: UNIT.to_owned(),
             granted: Credits::from_nano(self.granted),
-            valid_for: Nanos::from_secs(600),
+            valid_for: self.valid_for,
             verdict,
             settled: request.entries[0].spent,
             free: Credits::from_nano(self.free + self.rest),
-            version: 1,
+            version: self.version,
             policy: self.policy,
             proof: (self.generation != 0).then(|| self.proof(request.request)),
         };

@@ -121,6 +121,7 @@ fn each_word_has_one_that_older_agents_know_and_that_is_no_harsher() {
     let plain = [
         (Verdict::Recovering, Verdict::Hold),
         (Verdict::NotAdmitted, Verdict::Hold),
+        (Verdict::Stale, Verdict::Hold),
         (Verdict::Forked, Verdict::Closed),
         (Verdict::Unproven, Verdict::Closed),
         (Verdict::Exhausted, Verdict::Exhausted),
@@ -130,5 +131,5 @@ fn each_word_has_one_that_older_agents_know_and_that_is_no_harsher() {
         assert_eq!(word.plain(), known);
         assert_eq!(word.voids_epoch(), known.voids_epoch(), "{word:?}");
     }
-    assert!(Verdict::Recovering.prolongs() && !Verdict::Hold.prolongs() && !Verdict::Forked.prolongs());
+    assert!(Verdict::Recovering.prolongs() && Verdict::Stale.prolongs() && !Verdict::Hold.prolongs() && !Verdict::Forked.prolongs());
 }

@@ -7,7 +7,7 @@ use crate::domain::act::CgroupDir;
 use crate::domain::id::Attempt;
 use crate::domain::meter::{Frozen, Populated};
 use crate::domain::meter::{Missing, Reading, Tail};
-use crate::node::cgroup_dir::{self, Events, OpenDir, field, missing_for, number, parse_events};
+use crate::node::cgroup_dir::{self, Events, OpenDir, OpenError, field, missing_for, number, parse_events};
 use crate::node::descriptors::Place;
 use crate::node::freezer;
 use crate::node::layout::{Controller, Hierarchy, Layout};
@@ -34,7 +34,6 @@ pub(super) struct Watched {
     pub(super) name: PathBuf,
     events: Slot,
     freezer: Slot,
-    procs: Slot,
     stat: Slot,
     /// The v1 memory directory at the same relative path, where the job named only this cgroup2 one.
     twin: Option<CgroupDir>,
@@ -110,7 +109,6 @@ impl Watched {
             name,
             events: Slot::default(),
             freezer: Slot::default(),
-            procs: Slot::default(),
             stat: Slot::default(),
             twin: None,
             tail: None,
@@ -154,7 +152,7 @@ impl Watched {
                 self.cpu_ns = Some(value);
                 Reading::Seen(value)
             }
-            Err(why) => Reading::Missing(self.note(why, files)),
+            Err(why) => Reading::Missing(self.note(why, layout, files)),
         }
     }
 
@@ -189,7 +187,7 @@ impl Watched {
                 self.twin = None;
                 Reading::Missing(Missing::Vanished)
             }
-            Err(why) => Reading::Missing(self.note(why, files)),
+            Err(why) => Reading::Missing(self.note(why, layout, files)),
         }
     }
 
@@ -201,7 +199,7 @@ impl Watched {
         let read = files.read(&mut self.stat, "memory.stat", || self.state.open(layout, &self.dir));
         match read.map(|text| anon_of(self.hierarchy, text)).and_then(|value| value.ok_or(Missing::Malformed)) {
             Ok(bytes) => Reading::Seen(bytes),
-            Err(why) => Reading::Missing(self.note(why, files)),
+            Err(why) => Reading::Missing(self.note(why, layout, files)),
         }
     }
 
@@ -229,7 +227,7 @@ impl Watched {
                 }
                 Reading::Seen(events)
             }
-            Err(why) => Reading::Missing(self.note(why, files)),
+            Err(why) => Reading::Missing(self.note(why, layout, files)),
         }
     }
 
@@ -241,17 +239,18 @@ impl Watched {
         let read = files.read(&mut self.freezer, "freezer.state", || self.state.open(layout, &self.dir)).map(freezer::parse_state);
         match read.and_then(|state| state.ok_or(Missing::Malformed)) {
             Ok(state) => Reading::Seen(state),
-            Err(why) => Reading::Missing(self.note(why, files)),
+            Err(why) => Reading::Missing(self.note(why, layout, files)),
         }
     }
 
-    /// Has it tasks, as `cgroup.procs` of it and of what is below it says? For v1, which has no `cgroup.events`.
+    /// Has it tasks, as `cgroup.procs` of it and of what is below it says? For v1, which has no `cgroup.events`. The file is opened for each
+    /// look: a descriptor of it that is read again within a second tells what it told before (`cgroup_pidlist_start` in cgroup-v1.c).
     pub(super) fn read_procs(&mut self, layout: &Layout, files: &mut Files) -> Reading<Populated> {
         if let State::Gone(why) = &self.state {
             return Reading::Missing(why.clone());
         }
         let open = || self.state.open(layout, &self.dir);
-        let here = files.read(&mut self.procs, "cgroup.procs", open).map(|text| !text.is_empty());
+        let here = files.read_once("cgroup.procs", open).map(|text| !text.is_empty());
         let below = match here {
             Ok(false) => open().and_then(|dir| dir.holds_process().map_err(missing_for)),
             here => here,
@@ -259,7 +258,7 @@ impl Watched {
         match below {
             Ok(true) => Reading::Seen(Populated::Yes),
             Ok(false) => Reading::Seen(Populated::No),
-            Err(why) => Reading::Missing(self.note(why, files)),
+            Err(why) => Reading::Missing(self.note(why, layout, files)),
         }
     }
 
@@ -277,15 +276,17 @@ impl Watched {
 
     /// Closes everything.
     pub(super) fn release(&mut self, files: &mut Files) {
-        for slot in [&mut self.cpu, &mut self.events, &mut self.freezer, &mut self.procs, &mut self.memory, &mut self.stat] {
+        for slot in [&mut self.cpu, &mut self.events, &mut self.freezer, &mut self.memory, &mut self.stat] {
             files.release(slot);
         }
         self.twin = None;
     }
 
     /// A directory that is gone stays so: whatever bears its name later is another one.
-    fn note(&mut self, why: Missing, files: &mut Files) -> Missing {
-        // One that is not kept open can be found replaced: it is gone too.
+    fn note(&mut self, why: Missing, layout: &Layout, files: &mut Files) -> Missing {
+        // A descriptor that is kept tells only that its directory is gone; who bears the name now is told by the name.
+        let is_taken = || matches!(cgroup_dir::open(layout, &self.dir), Err(OpenError::Replaced));
+        let why = if why == Missing::Vanished && is_taken() { Missing::Replaced } else { why };
         if matches!(why, Missing::Vanished | Missing::Replaced) {
             self.release(files);
             self.state = State::Gone(why.clone());

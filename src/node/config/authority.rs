@@ -72,6 +72,16 @@ pub(super) fn read_authority(table: &Table<'_>) -> Option<AuthorityConfig> {
     Some(AuthorityConfig::Network(NetworkConfig { url: url?, ca: ca?, identity: identity?, card: card? }))
 }
 
+/// `[engine]` is for the authority that this agent has within it.
+pub(super) fn engine_fits(table: &Table<'_>, authority: Option<&AuthorityConfig>) -> Option<()> {
+    if matches!(authority, Some(AuthorityConfig::Network(_))) && table.holds("engine") == Presence::Given {
+        let fault = Fault::new("authority_elsewhere", "engine: the balances are kept by the authority in [authority]");
+        table.note(fault.hint("write [engine] in its authority.toml"));
+        return None;
+    }
+    Some(())
+}
+
 fn plain_url(text: &str) -> Result<String, Fault> {
     let plain = reqwest::Url::parse(text).ok().filter(|url| {
         url.scheme() == "https"

@@ -36,6 +36,7 @@ fn the_default_file_names_every_key() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "every key there is")]
 fn every_key_is_read() {
     let text = r#"
 node = "n1"
@@ -97,6 +98,7 @@ window_s = 60
     let account = |name: &str| name.parse::<AccountId>().unwrap();
     let expected = Config {
         authority: AuthorityConfig::Embedded,
+        engine: None,
         node: Some("n1".parse().unwrap()),
         state_dir: PathBuf::from("/s"),
         runtime_dir: PathBuf::from("/r"),

@@ -124,6 +124,7 @@ impl From<Vec<Mistake>> for Problem {
 impl From<authority::store::Refusal> for Problem {
     fn from(refusal: authority::store::Refusal) -> Problem {
         let hint = match refusal.code() {
+            "account_mirrored" => "pay in or out at the billing engine of [engine] in meterd.toml",
             "account_exists" => "meterctl account policy changes it",
             "unknown_account" => "meterctl account create makes it",
             "payment_differs" | "payment_settled" => "give another payment another name",

@@ -104,11 +104,40 @@ fn a_register_put_back_from_a_copy_goes_on_above_whatever_was_heard() {
     assert_eq!(register.word().dry, Some(node(2)));
 }
 
+#[test]
+fn a_register_put_back_from_a_copy_may_have_come_to_a_version_that_was_heard_with_another_want() {
+    // Before the copy was put back, version 3 was "run", and the second node had heard it. The first had only heard of the freeze, so the copy
+    // goes on with a freeze under the same number: to the second that is no news.
+    let restored = |words: &[(usize, Says, u64)]| {
+        let mut register = Register::new(gang());
+        after(&mut register, &[(1, Says::Runs, 1), (2, Says::Runs, 1)]);
+        after(&mut register, words);
+        register
+    };
+    for says in [Says::Dry, Says::Runs] {
+        let mut register = restored(&[(1, Says::Waits, 2)]);
+        assert_eq!((register.want, register.version), (Want::Freeze, 3));
+        assert_eq!(after(&mut register, &[(2, says, 3)]), (Want::Freeze, 4), "now it is");
+        assert_eq!(register.word().dry, (says == Says::Dry).then(|| node(2)));
+        assert_eq!(after(&mut register, &[(2, says, 3)]), (Want::Freeze, 4), "said before it was heard");
+        assert_eq!(after(&mut register, &[(1, Says::Ready, 4), (2, Says::Ready, 4)]), (Want::Run, 5));
+    }
+    // The other way round: who stands still under the number is not left behind.
+    for says in [Says::Waits, Says::Ready] {
+        let mut register = restored(&[(1, Says::Runs, 3)]);
+        assert_eq!((register.want, register.version), (Want::Run, 4));
+        assert_eq!(after(&mut register, &[(2, says, 4)]), (Want::Freeze, 5));
+        assert_eq!(after(&mut register, &[(1, Says::Ready, 5), (2, Says::Ready, 5)]), (Want::Run, 6));
+    }
+    let mut register = restored(&[(1, Says::Waits, 2)]);
+    assert_eq!(after(&mut register, &[(2, Says::Left, 3)]), (Want::Freeze, 3), "whoever leaves has heard enough");
+}
+
 /// What goes wrong on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bug {
     None,
-    /// Whoever is funded again says "ready", though he has heard of no freeze.
+    /// Whoever is funded again says that he runs, though the others have not heard that he ran dry.
     NoLatch,
     /// "Ready" counts under any version.
     NoVersion,
@@ -184,7 +213,7 @@ impl Place {
     fn word(&self, bug: Bug) -> (Says, u64) {
         let says = match self.part().says(self.own()) {
             _ if self.left => Says::Left,
-            Says::Dry if bug == Bug::NoLatch && self.funded => Says::Ready,
+            Says::Dry if bug == Bug::NoLatch && self.funded => Says::Runs,
             says => says,
         };
         (says, self.version)

@@ -1,27 +1,28 @@
 //! What the five platforms ask of an account, by their numbers, and what must hold of it whatever happens.
 
+use super::commitments::monthly;
 use super::*;
 
 const HOUR_MS: u64 = 3_600_000;
 
-fn terms(bank: &mut Bank, terms: Terms, now: Now) {
+pub(super) fn terms(bank: &mut Bank, terms: Terms, now: Now) {
     let lines = set_terms(&mut bank.account, terms, now);
     bank.book(lines);
 }
 
 /// One epoch that asks for all that it uses, and reports it at once.
-struct Spender {
+pub(super) struct Spender {
     epoch: u8,
     number: u64,
-    totals: RequestEntry,
+    pub(super) totals: RequestEntry,
 }
 
 impl Spender {
-    fn new(epoch: u8) -> Spender {
+    pub(super) fn new(epoch: u8) -> Spender {
         Spender { epoch, number: 0, totals: RequestEntry { burn_per_s: Credits::ZERO, ..entry() } }
     }
 
-    fn ask(&mut self, bank: &mut Bank, owed: Credits, now: Now) -> AnswerEntry {
+    pub(super) fn ask(&mut self, bank: &mut Bank, owed: Credits, now: Now) -> AnswerEntry {
         self.number += 1;
         let totals = RequestEntry { owed, ..self.totals.clone() };
         let mut asked = request(&format!("n{}", self.epoch), self.epoch, self.number, totals);
@@ -32,7 +33,7 @@ impl Spender {
     }
 
     /// Uses an amount as far as it is granted, and says so. How much it was, and the authority's last word.
-    fn spend(&mut self, bank: &mut Bank, amount: Credits, now: Now) -> (Credits, Verdict) {
+    pub(super) fn spend(&mut self, bank: &mut Bank, amount: Credits, now: Now) -> (Credits, Verdict) {
         self.ask(bank, amount, now);
         let in_hand = self.totals.granted_seen.minus(self.totals.spent).minus(self.totals.returned);
         let used = amount.min(in_hand);
@@ -107,24 +108,6 @@ fn v9_the_allowance_is_given_at_its_reset_and_what_is_left_of_it_lapses_then() {
     assert_eq!(buckets(&bank), (credits(3), credits(10)));
     spender.spend(&mut bank, Credits::ZERO, Now { wall: Wall(reset.0 + 100 * 24 * HOUR_MS), ..at(5) });
     assert_eq!(buckets(&bank), (credits(3), credits(10)), "once");
-}
-
-#[test]
-fn s7_a_commitment_is_an_account_of_its_own_that_is_given_its_quantity_anew_each_month() {
-    let mut bank = Bank::with(0, 0);
-    let unit = crate::domain::ledger::Unit { name: "GPUH".parse().unwrap(), credits_per_unit: "2.4".parse().unwrap() };
-    let committed = crate::domain::ledger::in_credits("500".parse().unwrap(), &unit.name, Some(&unit)).unwrap();
-    assert_eq!(committed, credits(1_200), "at 2.40 credits a GPU-hour");
-    terms(&mut bank, Terms { unit: Some(unit), allowance: Some(Allowance { amount: committed, day: 1 }), ..Terms::default() }, at(0));
-    let reset = bank.account.keeping.reset.unwrap();
-    let mut spender = Spender::new(1);
-    assert_eq!(spender.spend(&mut bank, credits(1_200), at(1)), (credits(1_200), Verdict::Exhausted), "500 hours, and not one more");
-    spender.spend(&mut bank, Credits::ZERO, Now { wall: reset, ..at(2) });
-    assert_eq!(buckets(&bank), (credits(1_200), Credits::ZERO), "the next month has 500 again");
-    let next = bank.account.keeping.reset.unwrap();
-    spender.spend(&mut bank, credits(24), Now { wall: reset, ..at(3) });
-    spender.spend(&mut bank, Credits::ZERO, Now { wall: next, ..at(4) });
-    assert_eq!(buckets(&bank), (credits(1_200), Credits::ZERO), "what was not used of it lapses");
 }
 
 #[test]
@@ -259,6 +242,20 @@ fn r7_a_refill_that_failed_ends_the_wait_at_once() {
     confirm_refill(&mut bank, PaymentState::Failed, at(2));
     assert!(version < bank.account.version, "who waits is told");
     assert_eq!(spender.spend(&mut bank, credits(1), at(3)).1, Verdict::Exhausted);
+}
+
+#[test]
+fn v9_an_allowance_that_is_taken_away_and_given_again_is_not_given_twice_in_one_month() {
+    let mut bank = Bank::with(0, 10);
+    let allowance = |amount| Terms { allowance: Some(Allowance { amount: credits(amount), day: 1 }), ..Terms::default() };
+    terms(&mut bank, allowance(3), at(0));
+    terms(&mut bank, Terms::default(), at(1));
+    assert_eq!((buckets(&bank), bank.account.view().reset), ((credits(3), credits(10)), None), "what was given stays");
+    terms(&mut bank, allowance(4), at(2));
+    assert_eq!(buckets(&bank), (credits(3), credits(10)));
+    let reset = bank.account.view().reset.unwrap();
+    Spender::new(1).spend(&mut bank, Credits::ZERO, Now { wall: reset, ..at(3) });
+    assert_eq!(buckets(&bank), (credits(4), credits(10)), "the next month has what is now said");
 }
 
 #[test]
@@ -592,7 +589,7 @@ enum Act {
     Refund { nano: i128 },
     Wait { secs: u64 },
     Restart,
-    Terms { below: i128, amount: i128, allowance: i128 },
+    Terms { below: i128, amount: i128, allowance: i128, committed: i128 },
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -608,7 +605,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => nano().prop_map(|nano| Act::Refund { nano }),
         3 => (0..20 * 86_400_u64).prop_map(|secs| Act::Wait { secs }),
         2 => Just(Act::Restart),
-        1 => (1..30 * NANO, 1..30 * NANO, 0..5 * NANO).prop_map(|(below, amount, allowance)| Act::Terms { below, amount, allowance }),
+        1 => (1..30 * NANO, 1..30 * NANO, -3 * NANO..5 * NANO, -9 * NANO..9 * NANO)
+            .prop_map(|(below, amount, allowance, committed)| Act::Terms { below, amount, allowance, committed }),
     ];
     prop::collection::vec(act, 1..80)
 }
@@ -666,10 +664,11 @@ impl Life {
             }
             Act::Wait { secs } => self.second += secs,
             Act::Restart => restart(bank),
-            Act::Terms { below, amount, allowance } => {
+            Act::Terms { below, amount, allowance, committed } => {
                 let refill = RefillTerms { below: Credits::from_nano(below), amount: Credits::from_nano(amount), wait: Nanos(0) };
                 let allowance = (0 < allowance).then(|| Allowance { amount: Credits::from_nano(allowance), day: 1 });
-                terms(bank, Terms { refill: Some(refill), allowance, ..Terms::default() }, now);
+                let committed = (0 < committed).then(|| monthly(Credits::from_nano(committed)));
+                terms(bank, Terms { refill: Some(refill), allowance, commitment: committed, ..Terms::default() }, now);
             }
         }
     }

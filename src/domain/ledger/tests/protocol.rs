@@ -261,7 +261,7 @@ fn writer() -> Writer {
 }
 
 fn hear(writer: &mut Writer, request: &Request) -> Writers {
-    writer.hear(request, Wall(1))
+    writer.hear(request, request.said(), Wall(1))
 }
 
 #[test]

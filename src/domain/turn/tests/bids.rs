@@ -153,3 +153,66 @@ fn a6_where_nothing_is_enforced_a_job_goes_on_at_its_bid() {
     assert_eq!((bench.orders(), bench.job().charge), (vec![], credits("1.2")));
     assert_eq!(OverBid::ALL.map(|(name, _)| name), ["cap", "freeze", "stop"]);
 }
+
+/// A job that was started with a bid of 0.60 under a card whose third hour, counted over the job, costs 0.90; it ran to a nanosecond before it.
+fn near_its_third_hour(rule: &str) -> Bench {
+    let mut bench = Bench::new();
+    let tiers = format!("{rule}\nanchor = \"job\"\ntiers = [{{ above = \"2\", price = \"0.90\" }}]");
+    bench.step(Event::CardArrived(Box::new(card(2, "0.60", &tiers)), Vec::new()));
+    bench.durable();
+    (bench.free, bench.bid) = (30_000_000_000, Some(credits("0.60")));
+    bench.start(1, "a");
+    bench.durable();
+    bench.answer();
+    bench.durable();
+    for _ in 0..2 {
+        // A grant is good for ten minutes, and the next hour is asked for ten seconds before it begins.
+        (0..15).for_each(|_| run_on(&mut bench, 239_000));
+        (0..15).for_each(|_| run_on(&mut bench, 1_000));
+    }
+    assert_eq!((bench.job().charge, noted(&bench), bench.orders()), (credits("1.2"), vec![], vec![]), "two hours to the nanosecond");
+    bench
+}
+
+fn run_on(bench: &mut Bench, ms: u64) {
+    bench.pass(ms);
+    let sample = bench.sample(Attempt(1));
+    bench.step(Event::Ticked(vec![sample]));
+    bench.durable();
+    if bench.question().is_some() {
+        bench.answer();
+        bench.durable();
+    }
+}
+
+#[test]
+fn a6_a_band_that_a_job_reaches_by_its_own_volume_freezes_it_where_its_card_says_so() {
+    let mut bench = near_its_third_hour("over_bid = \"freeze\"");
+    bench.out.clear();
+    run_on(&mut bench, 1);
+    assert_eq!((bench.orders(), noted(&bench)), (vec![Act::Freeze], vec!["freeze 0.6 0.9".to_owned()]));
+    assert_eq!(bench.job().charge, credits("1.8"), "the hour that had begun costs no more than the bid");
+    bench.acted(Act::Freeze);
+    bench.durable();
+    bench.out.clear();
+    run_on(&mut bench, 60_000);
+    assert_eq!((bench.orders(), bench.job().charge), (vec![], credits("1.8")), "it stands still at no cost");
+    adopt(&mut bench, card(3, "0.60", "over_bid = \"freeze\"\nanchor = \"job\""));
+    assert_eq!((bench.orders(), noted(&bench)), (vec![Act::Thaw], vec!["freeze 0.6 0.9".to_owned(), "within 0.6".to_owned()]));
+}
+
+#[test]
+fn a6_a_band_that_a_job_reaches_by_its_own_volume_stops_it_or_is_capped_as_its_card_says() {
+    let mut bench = near_its_third_hour("over_bid = \"stop\"");
+    bench.out.clear();
+    run_on(&mut bench, 1);
+    assert_eq!((bench.orders(), noted(&bench)), (vec![Act::Terminate], vec!["stop 0.6 0.9".to_owned()]));
+    let mut bench = near_its_third_hour("over_bid = \"cap\"");
+    bench.out.clear();
+    run_on(&mut bench, 1);
+    assert_eq!((bench.orders(), noted(&bench), bench.job().charge), (vec![], vec!["cap 0.6 0.9".to_owned()], credits("1.8")));
+    let mut bench = near_its_third_hour("");
+    bench.out.clear();
+    run_on(&mut bench, 1);
+    assert_eq!((bench.orders(), noted(&bench), bench.job().charge), (vec![], vec![], credits("2.1")), "a card that does not mind");
+}

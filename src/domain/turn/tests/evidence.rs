@@ -181,3 +181,15 @@ fn a_level_that_nobody_looked_at_for_long_is_not_billed() {
     assert!(bench.job().charge.is_zero());
     assert_eq!(anon_gaps(&bench)[0].why, Missing::AgentDown);
 }
+
+#[test]
+fn a_receipt_is_final_once_the_close_of_its_job_is_on_disk_and_not_before() {
+    let mut bench = Bench::running(5_000_000_000);
+    let name: JobName = "job".parse().unwrap();
+    let state = |bench: &Bench| bench.turn.receipt(&name).unwrap().state;
+    end(&mut bench, Outcome::Completed, Some(0), None);
+    assert!(bench.turn.agent().jobs.is_empty(), "closed");
+    assert_eq!(state(&bench), ReceiptState::Provisional, "not on disk yet");
+    bench.durable();
+    assert_eq!(state(&bench), ReceiptState::Final);
+}

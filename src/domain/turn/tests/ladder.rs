@@ -170,6 +170,33 @@ fn the_exempt_are_charged_and_left_alone() {
 }
 
 #[test]
+fn who_is_exempt_starts_on_an_empty_account_too() {
+    for (exempt, starts) in [
+        (Exempt { accounts: ["a".parse().unwrap()].into(), uids: BTreeSet::new() }, true),
+        (Exempt { accounts: BTreeSet::new(), uids: [Uid::ROOT].into() }, true),
+        (Exempt { accounts: BTreeSet::new(), uids: [Uid(1)].into() }, false),
+    ] {
+        let said = format!("{exempt:?}");
+        let bench = running_with(0, AccountPolicy::default(), Ladder { exempt, ..Ladder::default() });
+        assert_eq!(bench.turn.agent().jobs.len() == 1, starts, "{said}");
+    }
+}
+
+#[test]
+fn a_start_that_would_have_been_refused_says_so_where_nothing_is_enforced_and_only_then() {
+    let refused = |bench: &Bench| {
+        let step = |step: &crate::domain::job::Step| if let StepEvent::WouldRefuse(code) = &step.event { Some(code.clone()) } else { None };
+        bench.job().steps.iter().filter_map(step).collect::<Vec<_>>()
+    };
+    for enforcement in [Enforcement::Observe, Enforcement::Notify] {
+        let policy = AccountPolicy { enforcement, ..AccountPolicy::default() };
+        assert_eq!(refused(&running_with(0, policy, Ladder::default())), ["no_credit"], "{enforcement:?}");
+        assert_eq!(refused(&running_with(5 * CREDIT, policy, Ladder::default())), [""; 0], "{enforcement:?}");
+    }
+    assert_eq!(refused(&running_with(5 * CREDIT, AccountPolicy::default(), Ladder::default())), [""; 0]);
+}
+
+#[test]
 fn a_job_can_be_stricter_than_its_account_and_never_milder() {
     for (account, job, ends) in [
         (OnExhaustion::Freeze, Some(OnExhaustion::Kill), true),
@@ -269,33 +296,74 @@ fn f14_a_tick_that_reports_too_little_thaws_nothing() {
     assert_eq!(bench.orders(), []);
 }
 
+/// A fifth of a second passes, and what the agent orders is done.
+fn pass_a_fifth(bench: &mut Bench) {
+    bench.pass(200);
+    if bench.frozen == Frozen::No {
+        bench.cpu_ns += 200 * MS;
+    }
+    let sample = bench.sample(Attempt(1));
+    bench.step(Event::Ticked(vec![sample]));
+    settle(bench);
+    for act in bench.orders() {
+        bench.thaws += usize::from(act == Act::Thaw);
+        bench.out.retain(|effect| !matches!(effect, Effect::Act(_)));
+        bench.acted(act);
+        settle(bench);
+    }
+}
+
+/// So much is paid in, and the authority tells of it.
+fn pay_in(bench: &mut Bench, nano: i128) {
+    bench.free += nano;
+    bench.version += 1;
+    bench.step(Event::Pushed(Push { account: "a".parse().unwrap(), version: bench.version }));
+    settle(bench);
+}
+
+/// Credit comes in drops for a minute: whenever the job stands still a little more is paid in.
+fn drip(bench: &mut Bench) {
+    for _ in 0..300 {
+        pass_a_fifth(bench);
+        if bench.frozen == Frozen::Yes {
+            pay_in(bench, CREDIT / 10);
+        }
+    }
+}
+
 /// The same with credit that comes in drops: the first thaws come at once, then each later than the one before.
 #[test]
 fn f14_credit_in_drops_does_not_make_a_job_flap() {
     let mut bench = Bench::running(CREDIT);
-    let mut version = 1;
-    for _ in 0..300 {
-        bench.pass(200);
-        if bench.frozen == Frozen::No {
-            bench.cpu_ns += 200 * MS;
-        }
-        let sample = bench.sample(Attempt(1));
-        bench.step(Event::Ticked(vec![sample]));
-        settle(&mut bench);
-        for act in bench.orders() {
-            bench.thaws += usize::from(act == Act::Thaw);
-            bench.out.retain(|effect| !matches!(effect, Effect::Act(_)));
-            bench.acted(act);
-            settle(&mut bench);
-        }
-        if bench.frozen == Frozen::Yes {
-            (bench.free, version) = (CREDIT / 10, version + 1);
-            bench.step(Event::Pushed(Push { account: "a".parse().unwrap(), version }));
-            settle(&mut bench);
-        }
-    }
+    drip(&mut bench);
     // At one a 300 ms it would have flapped two hundred times in this minute.
     assert!((3..=9).contains(&bench.thaws), "{} thaws in a minute", bench.thaws);
+}
+
+/// Such a thaw may wait for longer than the authority's word is good. Credit that lapsed meanwhile would be one more flap, and the next thaw
+/// would wait for longer still: a job on a full account stood still for ever.
+#[test]
+fn f14_credit_does_not_lapse_while_a_thaw_waits() {
+    let mut bench = Bench::new();
+    (bench.free, bench.valid_for) = (CREDIT, Nanos::from_secs(10));
+    bench.start(1, "a");
+    settle(&mut bench);
+    bench.out.clear();
+    drip(&mut bench);
+    while bench.frozen == Frozen::No {
+        pass_a_fifth(&mut bench);
+    }
+    bench.rest = 1; // while something is free nothing goes back
+    pay_in(&mut bench, 1_000 * CREDIT);
+    let account: AccountId = "a".parse().unwrap();
+    let flaps = bench.turn.agent().accounts[&account].flaps;
+    assert!(bench.valid_for < flaps.thaw_from().since(flaps.funded_at.unwrap()), "{flaps:?}");
+    while bench.now.mono < flaps.thaw_from() {
+        pass_a_fifth(&mut bench);
+        assert_eq!(bench.turn.agent().accounts[&account].empty_since, None, "at {:?}", bench.now.mono);
+    }
+    pass_a_fifth(&mut bench);
+    assert_eq!(bench.frozen, Frozen::No);
 }
 
 #[test]
@@ -437,4 +505,149 @@ fn a_kill_that_has_not_ended_its_job_is_done_again_ever_more_rarely() {
     let waits: Vec<u64> = at_ms.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert_eq!(waits[2..7], [200, 400, 800, 1_000, 1_000], "{waits:?}");
     assert!(at_ms.len() < 16, "{at_ms:?}");
+}
+
+/// Three jobs of one account, in the order of their starts: `eldest` has cost the most so far, `dearest` costs the most per second. Who has
+/// to stand aside first, and who next, while the credit runs short?
+fn stand_aside(victims: Victims) -> Vec<&'static str> {
+    const JOBS: [(&str, u64, u64); 3] = [("eldest", 300, 40), ("dearest", 500, 5), ("newest", 200, 400)];
+    let policy =
+        AccountPolicy { victims, victims_before: Nanos::from_secs(60), warn_before: Thresholds::default(), ..AccountPolicy::default() };
+    let mut bench = Bench::new();
+    (bench.free, bench.policy, bench.rest) = (100 * CREDIT, policy, 1); // while something is free nothing goes back
+    let (mut cpu_ns, mut frozen) = ([0_u64; 3], [Frozen::No; 3]);
+    let mut aside = Vec::new();
+    for (started, (name, _, alone_s)) in (1..).zip(JOBS) {
+        bench.start_named(name, started as u64, "a");
+        settle(&mut bench);
+        for _ in 0..alone_s {
+            bench.pass(1_000);
+            let mut samples = Vec::new();
+            for nth in 0..started {
+                cpu_ns[nth] += if frozen[nth] == Frozen::No { JOBS[nth].1 * MS } else { 0 };
+                let sample = bench.sample(Attempt(nth as u64 + 1));
+                samples.push(JobSample { cpu_ns: Reading::Seen(cpu_ns[nth]), frozen: Reading::Seen(frozen[nth]), ..sample });
+            }
+            bench.out.clear();
+            bench.step(Event::Ticked(samples));
+            settle(&mut bench);
+            let freezes = |attempt| move |effect: &Effect| matches!(effect, Effect::Act(order) if order.act == Act::Freeze && order.attempt == attempt);
+            for nth in 0..started {
+                let attempt = Attempt(nth as u64 + 1);
+                if frozen[nth] == Frozen::No && bench.out.iter().any(freezes(attempt)) {
+                    let stands = bench.turn.agent().jobs.get(&attempt).is_some_and(|job| job.victim.is_some());
+                    assert!(stands, "{victims:?}: {} was frozen for want of credit", JOBS[nth].0);
+                    frozen[nth] = Frozen::Yes;
+                    bench.confirm(attempt, Act::Freeze, cpu_ns[nth], Frozen::Yes);
+                    aside.push(JOBS[nth].0);
+                }
+            }
+            if aside.len() == 2 {
+                return aside;
+            }
+        }
+    }
+    panic!("{victims:?}: {aside:?}");
+}
+
+#[test]
+fn whom_the_policy_names_stands_aside_first_and_who_is_next_of_those_left_next() {
+    assert_eq!(stand_aside(Victims::OldestFirst), ["eldest", "dearest"]);
+    assert_eq!(stand_aside(Victims::NewestFirst), ["newest", "dearest"]);
+    assert_eq!(stand_aside(Victims::DearestFirst), ["dearest", "eldest"], "by what it costs per second, not by what it has cost");
+}
+
+/// Many accounts that end their jobs at zero, each with one job on the last of its credit.
+fn many_at_zero(count: u64) -> Bench {
+    let policy = AccountPolicy { on_exhaustion: OnExhaustion::Kill, ..AccountPolicy::default() };
+    let mut bench = Bench::new();
+    bench.policy = policy;
+    for nth in 1..=count {
+        (bench.free, bench.granted) = (CREDIT, 0);
+        bench.start_named(&format!("job-{nth}"), nth, &format!("account-{nth}"));
+        settle(&mut bench);
+    }
+    bench.out.clear();
+    bench
+}
+
+/// A look at all of them; the authority says of each account that is asked of that it has nothing left.
+fn look_at_many(bench: &mut Bench, count: u64, frozen: Frozen) {
+    let sample = |bench: &Bench, nth| JobSample { frozen: Reading::Seen(frozen), ..bench.sample(Attempt(nth)) };
+    let samples = (1..=count).map(|nth| sample(bench, nth)).collect();
+    bench.step(Event::Ticked(samples));
+    bench.durable();
+    let outstanding = bench.turn.agent().outstanding.as_ref().map(|outstanding| outstanding.request.request);
+    let Some(request) = bench.question().filter(|question| Some(question.request) == outstanding) else { return };
+    let entry = |asked: &crate::domain::wire::RequestEntry| AnswerEntry {
+        account: asked.account.clone(),
+        unit: UNIT.to_owned(),
+        granted: Credits::from_nano(CREDIT),
+        valid_for: bench.valid_for,
+        verdict: Verdict::Exhausted,
+        settled: asked.spent,
+        free: Credits::ZERO,
+        version: 1,
+        policy: bench.policy,
+        proof: None,
+    };
+    let answer = Answer {
+        protocol: PROTOCOL,
+        epoch: request.epoch,
+        request: request.request,
+        digest: request.digest(),
+        acknowledged: Vec::new(),
+        entries: request.entries.iter().map(entry).collect(),
+        balances: Vec::new(),
+        generation: 0,
+        gangs: Vec::new(),
+    };
+    bench.step(Event::Answered(Box::new(answer), Epoch([8; 16])));
+    bench.durable();
+}
+
+fn killed(bench: &Bench) -> BTreeSet<Attempt> {
+    let kill = |effect: &Effect| if let Effect::Act(order) = effect { (order.act == Act::Kill).then_some(order.attempt) } else { None };
+    bench.out.iter().filter_map(kill).collect()
+}
+
+#[test]
+fn unless_configured_eight_accounts_are_ended_in_ten_minutes_and_the_next_when_the_window_has_passed() {
+    for (count, blast) in [(9, Blast::default()), (4, Blast { end_accounts: Some(3), window: Nanos::from_secs(120), ..Blast::default() })] {
+        let limit = count - 1;
+        let mut bench = many_at_zero(count);
+        bench.turn.set_settings(Settings { ladder: Ladder { blast, ..Ladder::default() }, ..bench.turn.settings().clone() });
+        bench.pass(1_001);
+        bench.cpu_ns += 1_001 * MS;
+        look_at_many(&mut bench, count, Frozen::No);
+        for nth in 1..=count {
+            bench.confirm(Attempt(nth), Act::Freeze, bench.cpu_ns, Frozen::Yes);
+        }
+        bench.durable();
+        let mut ended_at = None;
+        for _ in 0..20 {
+            look_at_many(&mut bench, count, Frozen::Yes);
+            if ended_at.is_none() && killed(&bench).len() as u64 == limit {
+                ended_at = Some(bench.now);
+            }
+            bench.pass(1_000);
+        }
+        let ended_at = ended_at.expect("as many as the limit are ended");
+        assert_eq!(killed(&bench).len() as u64, limit, "and no more");
+        assert_eq!(bench.turn.agent().held_back(bench.turn.settings(), bench.now).len(), 1);
+        let left = || bench.turn.agent().rungs.iter().map(|(at, ..)| *at).min();
+        let first = left().expect("they are counted");
+        assert!(first <= ended_at.mono);
+        while bench.now.mono.since(first) < Nanos(blast.window.0 - 1_000 * MS) {
+            bench.pass(1_000);
+            look_at_many(&mut bench, count, Frozen::Yes);
+        }
+        assert_eq!(killed(&bench).len() as u64, limit, "within the window");
+        for _ in 0..30 {
+            bench.pass(1_000);
+            look_at_many(&mut bench, count, Frozen::Yes);
+        }
+        assert_eq!(killed(&bench).len() as u64, count, "after it");
+        assert!(bench.turn.agent().held_back(bench.turn.settings(), bench.now).is_empty());
+    }
 }

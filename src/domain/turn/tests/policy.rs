@@ -331,6 +331,7 @@ fn v9_the_node_shows_free_and_paid_and_the_next_reset_and_decides_nothing_by_the
         reset: Some(Wall(1_800_000_600_000)),
         refill: Credits::ZERO,
         alerts: 0,
+        committed: Credits::ZERO,
     };
     (bench.free, bench.balances) = (2 * CREDIT, vec![balance.clone()]);
     bench.start(1, "a");

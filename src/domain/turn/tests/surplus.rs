@@ -36,6 +36,22 @@ fn a_job_that_uses_little_keeps_five_minutes_of_it_once_it_is_known() {
 }
 
 #[test]
+fn a_part_of_a_gang_keeps_no_more_than_the_four_minutes_that_the_others_may_wait_for_it() {
+    let mut bench = Bench::new();
+    bench.gang = Some(Gang { name: "mpi-17".parse().unwrap(), attempt: 3, size: Some(2) });
+    (bench.free, bench.rest) = (240_000_000_000, 1_000_000_000_000);
+    bench.start(1, "a");
+    bench.durable();
+    bench.answer();
+    bench.durable();
+    idle_s(&mut bench, 9);
+    assert!(235_000_000_000 < in_hand(&bench), "so young a part may burn all: {}", in_hand(&bench));
+    idle_s(&mut bench, 60);
+    let kept = in_hand(&bench);
+    assert!((1_000_000_000..=2_400_000_000).contains(&kept), "240 s of a hundredth of a credit a second at most: {kept}");
+}
+
+#[test]
 fn while_nothing_is_free_a_node_keeps_only_seconds_and_the_rest_is_still_the_accounts() {
     let mut bench = Bench::running(300_000_000_000);
     bench.rest = 1;
@@ -80,4 +96,65 @@ fn after_a_thaw_the_stated_burn_is_not_thinned_by_the_time_in_which_nothing_ran(
     }
     let burn = bench.question().unwrap().entries[0].burn_per_s;
     assert!("0.9".parse::<Credits>().unwrap() <= burn, "a credit a second is burnt: {burn}");
+}
+
+/// A second passes on a node without jobs; the authority and the disk answer at once. Was something asked?
+fn quiet_s(bench: &mut Bench) -> bool {
+    bench.pass(1_000);
+    bench.step(Event::Ticked(Vec::new()));
+    bench.durable();
+    let asked = bench.turn.agent().outstanding.is_some();
+    if asked {
+        bench.answer();
+        bench.durable();
+    }
+    asked
+}
+
+#[test]
+fn an_account_that_nobody_uses_is_heard_of_every_five_minutes_since_its_silence_would_end_the_epoch_of_all() {
+    let mut bench = Bench::new();
+    bench.start(1, "a"); // refused, since there is no credit; the account is known from then on
+    bench.durable();
+    bench.answer();
+    bench.durable();
+    let told = (0..60).filter(|_| quiet_s(&mut bench)).count();
+    assert!(told <= 1 && bench.turn.agent().jobs.values().next().is_none(), "{told}");
+    let silent: Vec<usize> = (0..1_300).filter(|_| quiet_s(&mut bench)).collect();
+    assert_eq!(silent.len(), 4, "each five minutes: {silent:?}");
+    assert!(silent.windows(2).all(|two| two[1] - two[0] <= 330), "{silent:?}");
+}
+
+#[test]
+fn a_grant_of_two_seconds_is_asked_for_more_before_a_second_without_a_look_uses_it_up() {
+    // One core works, at a credit a second; half of either grant is unused when it is looked at.
+    let asked_after_ms = |grant_s: i128, ms: u64| {
+        let mut bench = Bench::new();
+        (bench.free, bench.rest) = (grant_s * 1_000_000_000, 1_000_000_000_000);
+        bench.start(1, "a");
+        bench.durable();
+        bench.answer();
+        bench.durable();
+        // What it uses is known, and each answer fills its grant up again.
+        let mut heard = false;
+        for _ in 0..100 {
+            heard = bench.turn.agent().outstanding.is_some();
+            if heard {
+                bench.free = grant_s * 1_000_000_000 - in_hand(&bench);
+                bench.answer();
+                bench.durable();
+            }
+            if heard && 4_000 * MS < bench.now.mono.0 {
+                break;
+            }
+            bench.work(500);
+            bench.durable();
+        }
+        assert!(heard);
+        bench.work(ms);
+        bench.turn.agent().outstanding.is_some()
+    };
+    assert!(!asked_after_ms(2, 400), "half a second is left at the next look");
+    assert!(asked_after_ms(2, 900), "at the next look next to nothing would be left");
+    assert!(!asked_after_ms(10, 900));
 }
