@@ -25,9 +25,9 @@ use crate::domain::anchor::Anchor;
 use crate::domain::chain::Head;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
-    Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochAccount, EpochState, LedgerEntry, Lines, MIRROR_PREFIX,
+    Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochAccount, EpochState, Epochs, LedgerEntry, Lines, MIRROR_PREFIX,
     Payment, PaymentRefusal, PaymentState, Purpose, REFILL_PREFIX, Recovery, RevokeRefusal, Rules, Storage, Terms, UnitRefusal, answer,
-    answer_unknown, book, book_previous, check, set_policy, set_terms, sweep, transfer, verify,
+    answer_unknown, book, book_previous, check, check_step, set_policy, set_terms, sweep, transfer, verify,
 };
 use crate::domain::money::Credits;
 use crate::domain::request::{Amount, Vouch};
@@ -746,17 +746,15 @@ impl<'a> Books<'a> {
 
     /// Writes what differs from what is kept. Keep it then as it is now.
     fn write(&mut self, account: &Account, lines: Lines, now: Now) -> Result<(), Stop> {
-        check(account).map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
         let before = self.kept.get(&account.id);
+        let sound = before.map_or_else(|| check(account), |before| check_step(before, account));
+        sound.map_err(|broken| Stop::Broken(format!("account {}: {broken}", account.id)))?;
         rows::save_account(self.connection, account, before)?;
         revoke::save(self.connection, account)?;
-        standing::save_claims(self.connection, account)?;
-        for (id, epoch) in &account.epochs {
-            let before = before.and_then(|before| before.epochs.get(id));
-            if before == Some(epoch) {
-                continue;
-            }
+        let none = Epochs::default();
+        for (id, epoch, before) in account.epochs.changed_since(before.map_or(&none, |before| &before.epochs)) {
             rows::save_epoch(self.connection, &account.id, *id, epoch, before)?;
+            standing::save_claim(self.connection, &account.id, *id, epoch)?;
             match epoch.state {
                 EpochState::Open => self.heard.at.insert((account.id.clone(), *id), epoch.heard_at),
                 EpochState::Closed => self.heard.at.remove(&(account.id.clone(), *id)),

@@ -65,7 +65,7 @@ pub(crate) fn answer(bug: Bug, account: &mut Account, request: &Request, close: 
             let added = RequestEntry { spent: before.plus(request.entries[0].spent), ..request.entries[0].clone() };
             // The digest is of what was really said.
             let answered = book(account, &Request { entries: vec![added], ..request.clone() });
-            if let Some(epoch) = account.epochs.get_mut(&request.epoch).filter(|epoch| epoch.last_request == request.request) {
+            if let Some(mut epoch) = account.epochs.get_mut(&request.epoch).filter(|epoch| epoch.last_request == request.request) {
                 epoch.last_digest = request.digest();
             }
             answered
@@ -91,7 +91,7 @@ pub(crate) fn answer(bug: Bug, account: &mut Account, request: &Request, close: 
             let answered = book(account, request);
             remember_claims(account, &known);
             for (id, _) in known {
-                let Some(epoch) = account.epochs.get_mut(&id) else { continue };
+                let Some(mut epoch) = account.epochs.get_mut(&id) else { continue };
                 let short = epoch.claimed.minus(epoch.settled);
                 account.shortfall = account.shortfall.minus(epoch.shortfall).plus(short);
                 epoch.shortfall = short;
@@ -108,7 +108,7 @@ pub(crate) fn answer(bug: Bug, account: &mut Account, request: &Request, close: 
             let sized = book(&mut unaware, &Request { previous: Vec::new(), entries: vec![old], ..request.clone() });
             let wants_nothing = RequestEntry { owed: Credits::ZERO, at_least: Credits::ZERO, ..request.entries[0].clone() };
             let answered = book(account, &Request { entries: vec![wants_nothing], ..request.clone() });
-            let Some(epoch) = account.epochs.get_mut(&request.epoch) else { return answered };
+            let Some(mut epoch) = account.epochs.get_mut(&request.epoch) else { return answered };
             epoch.granted = epoch.granted.plus(sized.granted.minus(had).or_zero());
             epoch.last_digest = request.digest();
             AnswerEntry { granted: epoch.granted, verdict: sized.verdict, ..answered }
@@ -132,9 +132,9 @@ fn late(account: &Account, request: &Request) -> Epoch {
 fn forget_claims(account: &mut Account, request: &Request, claimed: fn(&EpochAccount) -> Credits) -> Vec<(Epoch, Credits)> {
     let ids = spoken_of(account, request);
     let mut forget = |id: Epoch| {
-        let epoch = account.epochs.get_mut(&id)?;
+        let mut epoch = account.epochs.get_mut(&id)?;
         let known = epoch.claimed;
-        epoch.claimed = claimed(epoch);
+        epoch.claimed = claimed(&epoch);
         Some((id, known))
     };
     ids.into_iter().filter_map(&mut forget).collect()
@@ -142,7 +142,7 @@ fn forget_claims(account: &mut Account, request: &Request, claimed: fn(&EpochAcc
 
 fn remember_claims(account: &mut Account, known: &[(Epoch, Credits)]) {
     for (id, claimed) in known {
-        if let Some(epoch) = account.epochs.get_mut(id) {
+        if let Some(mut epoch) = account.epochs.get_mut(id) {
             epoch.claimed = epoch.claimed.max(*claimed);
         }
     }
@@ -153,7 +153,7 @@ fn charge(account: &mut Account, id: Epoch, amount: Credits) {
     account.lots = vec![Lot { key: LotKey::plain(Bucket::Paid), left: account.lots.total().minus(amount) }].into();
     account.settled = account.settled.plus(amount);
     account.shortfall = account.shortfall.minus(amount);
-    if let Some(epoch) = account.epochs.get_mut(&id) {
+    if let Some(mut epoch) = account.epochs.get_mut(&id) {
         epoch.settled = epoch.settled.plus(amount);
         epoch.shortfall = epoch.shortfall.minus(amount);
     }
@@ -170,7 +170,7 @@ pub(crate) fn swept(bug: Bug, account: &mut Account, before: &Account) {
     };
     let ids: Vec<Epoch> = account.epochs.iter().filter_map(closed_now).collect();
     for id in ids {
-        let Some(epoch) = account.epochs.get_mut(&id) else { continue };
+        let Some(mut epoch) = account.epochs.get_mut(&id) else { continue };
         let charged = std::mem::take(&mut epoch.settled);
         account.settled = account.settled.minus(charged);
         account.lots = vec![Lot { key: LotKey::plain(Bucket::Paid), left: account.lots.total().plus(charged) }].into();
@@ -183,9 +183,11 @@ pub(crate) fn revoke(bug: Bug, account: &mut Account, id: PaymentId, amount: Cre
         return false;
     }
     if bug == Bug::RevokeCutsTheEscrow {
-        for epoch in account.epochs.values_mut().filter(|epoch| epoch.state == EpochState::Open) {
-            epoch.returned = epoch.granted.minus(epoch.settled);
-        }
+        account.epochs.change_each(|epoch| {
+            if epoch.state == EpochState::Open {
+                epoch.returned = epoch.granted.minus(epoch.settled);
+            }
+        });
     }
     true
 }

@@ -394,7 +394,7 @@ impl World {
 
     fn audit_booking(state: &mut State, before: &Account) {
         let bank = Arc::clone(&state.bank);
-        for (id, epoch) in &bank.epochs {
+        for (id, epoch) in bank.epochs.iter() {
             let closed_now =
                 epoch.state == EpochState::Closed && before.epochs.get(id).is_some_and(|epoch| epoch.state == EpochState::Open);
             if before.epochs.get(id).is_some_and(|before| epoch.shortfall < before.shortfall) {
@@ -413,7 +413,7 @@ impl World {
     fn audit(&self, state: &mut State) {
         let bank = Arc::clone(&state.bank);
         let mut used_in_all = 0;
-        for (id, epoch) in &bank.epochs {
+        for (id, epoch) in bank.epochs.iter() {
             let used = state.used_by(*id);
             used_in_all += used;
             if used < epoch.settled.nano() {
@@ -618,7 +618,7 @@ impl World {
                 left.bank_restarts -= 1;
                 let now = state.bank_now().mono;
                 let bank = Arc::make_mut(&mut state.bank);
-                bank.epochs.values_mut().for_each(|epoch| epoch.heard_at = now);
+                bank.epochs.change_each(|epoch| epoch.heard_at = now);
             }
             Action::TopUp => {
                 left.top_ups -= 1;

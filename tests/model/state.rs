@@ -220,7 +220,7 @@ impl Hash for State {
 fn hash_bank(bank: &Account, now: u64, hasher: &mut impl Hasher) {
     let totals = (bank.version, bank.lots.total().nano(), bank.deposited.nano(), bank.withdrawn.nano(), bank.settled.nano());
     (totals, bank.revoke_pending().nano()).hash(hasher);
-    for (id, epoch) in &bank.epochs {
+    for (id, epoch) in bank.epochs.iter() {
         let amounts = [epoch.granted, epoch.returned, epoch.settled, epoch.claimed, epoch.shortfall].map(Credits::nano);
         let silent = (now - epoch.heard_at.0 / TICK.0).min(LONG_AGO);
         (id.0, epoch.node.as_str(), epoch.state as u8, epoch.totals as u8, amounts, silent).hash(hasher);
@@ -289,7 +289,7 @@ impl fmt::Debug for Message {
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "tick {}, available {}, settled {}", self.now, self.bank.available().nano(), self.bank.settled.nano())?;
-        for (id, epoch) in &self.bank.epochs {
+        for (id, epoch) in self.bank.epochs.iter() {
             let amounts = [epoch.granted, epoch.returned, epoch.settled, epoch.claimed, epoch.shortfall].map(Credits::nano);
             let used = self.used_by(*id);
             writeln!(f, "  {} {:?}: granted, returned, settled, claimed, short {amounts:?}; used {used}", name(*id), epoch.state)?;

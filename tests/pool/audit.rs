@@ -232,7 +232,7 @@ impl Audit {
             }
             let settled: i128 = account.epochs.values().map(|epoch| epoch.settled.nano()).sum();
             assert_eq!(account.settled.nano(), settled, "{id} is charged what its epochs are");
-            for (name, epoch) in &account.epochs {
+            for (name, epoch) in account.epochs.iter() {
                 if epoch.state == EpochState::Closed {
                     self.closed.insert((*name, id.clone()));
                 }
@@ -249,7 +249,7 @@ impl Audit {
 
 /// A store that recovers may have forgotten who holds what is free: it only remembers what it is shown.
 fn grants_nothing(before: &Account, after: &Account) {
-    for (id, epoch) in &after.epochs {
+    for (id, epoch) in after.epochs.iter() {
         let had = before.epochs.get(id).map_or(Credits::ZERO, |epoch| epoch.granted);
         assert!(
             epoch.granted <= had.max(epoch.proven),

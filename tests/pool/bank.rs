@@ -62,8 +62,8 @@ impl Bank {
 
     /// Silence is counted from now on.
     pub(crate) fn watch_anew(&mut self, now: Now) {
-        for epoch in self.accounts.values_mut().flat_map(|account| account.epochs.values_mut()) {
-            epoch.heard_at = now.mono;
+        for account in self.accounts.values_mut() {
+            account.epochs.change_each(|epoch| epoch.heard_at = now.mono);
         }
     }
 
@@ -154,5 +154,5 @@ impl Bank {
 /// Granted in all, where that is small enough to be added up with each request.
 fn granted(accounts: &BTreeMap<AccountId, Account>) -> i128 {
     let epochs = || accounts.values().flat_map(|account| account.epochs.values());
-    if 100 < epochs().count() { 0 } else { epochs().map(|epoch| epoch.granted.nano()).sum() }
+    if epochs().nth(100).is_some() { 0 } else { epochs().map(|epoch| epoch.granted.nano()).sum() }
 }

@@ -535,7 +535,7 @@ impl Audit {
         for (id, account) in &bank.books.accounts {
             let paid_in = bank.books.paid_in.get(id).copied().unwrap_or(0);
             let mut held = 0;
-            for (epoch, escrow) in &account.epochs {
+            for (epoch, escrow) in account.epochs.iter() {
                 if escrow.state == EpochState::Open {
                     let rest = escrow.granted.nano() - escrow.returned.nano() - escrow.settled.nano();
                     assert!(0 <= rest, "G3: epoch {epoch} of {id} is charged beyond its grant");

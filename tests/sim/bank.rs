@@ -90,8 +90,8 @@ impl Bank {
     /// The watch over silence begins anew with the process.
     pub(crate) fn restart(&mut self, now: Now) {
         self.up = true;
-        for epoch in self.books.accounts.values_mut().flat_map(|account| account.epochs.values_mut()) {
-            epoch.heard_at = now.mono;
+        for account in self.books.accounts.values_mut() {
+            account.epochs.change_each(|epoch| epoch.heard_at = now.mono);
         }
     }
 
@@ -126,7 +126,7 @@ impl Bank {
             let refunded = request.refunds.iter().any(|total| total.account == *id);
             refunded || request.previous.iter().flat_map(|earlier| &earlier.entries).any(|entry| entry.account == *id)
         };
-        let superseded = |epochs: &BTreeMap<Epoch, ledger::EpochAccount>| {
+        let superseded = |epochs: &ledger::Epochs| {
             epochs.iter().any(|(id, epoch)| epoch.state == EpochState::Open && epoch.node == request.node && *id != request.epoch)
         };
         // Nothing is forgotten here and nobody is copied, so neither may ever be found.

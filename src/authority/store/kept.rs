@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Account, AccountId, Epoch, EpochState};
+use super::{Account, AccountId, Epoch};
 use crate::domain::ledger::Writer;
 
 /// So many accounts at most, and so many writers; then all of them are forgotten, and read again as they are asked about.
@@ -23,7 +23,7 @@ impl Kept {
 
     /// Takes an account as it has just been read or written.
     pub(super) fn put(&mut self, mut account: Account) {
-        account.epochs.retain(|_, epoch| epoch.state == EpochState::Open);
+        account.epochs.drop_closed();
         account.revocations.retain(|revocation| revocation.left().is_positive());
         if KEPT_MAX <= self.accounts.len() && !self.accounts.contains_key(&account.id) {
             self.accounts.clear();

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{Books, ClosePolicy, Refusal, Stop, Store, StoreError, rows, unrefused};
 use crate::authority::engine::status::EngineView;
 use crate::domain::id::{AccountId, Digest, Epoch, NodeId};
-use crate::domain::ledger::{Account, AccountNotice, Recovery, Rules, Trust, Writer, Writers, end_recovery, has_forgotten};
+use crate::domain::ledger::{Account, AccountNotice, EpochAccount, Recovery, Rules, Trust, Writer, Writers, end_recovery, has_forgotten};
 use crate::domain::money::Credits;
 use crate::domain::proof::ProofKey;
 use crate::domain::time::{Mono, Nanos, Now, Wall};
@@ -157,17 +157,17 @@ pub(super) fn load_claims(connection: &Connection, account: &mut Account) -> Res
     let mut found = statement.query([account.id.as_str()])?;
     while let Some(row) = found.next()? {
         let epoch: Epoch = rows::parsed(&row.get::<_, String>(0)?)?;
-        if let Some(epoch) = account.epochs.get_mut(&epoch) {
+        if let Some(mut epoch) = account.epochs.get_mut(&epoch) {
             epoch.proven = rows::parsed(&row.get::<_, String>(1)?)?;
         }
     }
     Ok(())
 }
 
-pub(super) fn save_claims(connection: &Connection, account: &Account) -> Result<(), Stop> {
-    for (id, epoch) in account.epochs.iter().filter(|(_, epoch)| epoch.proven.is_positive()) {
+pub(super) fn save_claim(connection: &Connection, account: &AccountId, id: Epoch, epoch: &EpochAccount) -> Result<(), Stop> {
+    if epoch.proven.is_positive() {
         let sql = "INSERT OR REPLACE INTO claim (account, epoch, proven) VALUES (?1, ?2, ?3)";
-        connection.prepare_cached(sql)?.execute(params![account.id.as_str(), id.to_string(), epoch.proven.to_string()])?;
+        connection.prepare_cached(sql)?.execute(params![account.as_str(), id.to_string(), epoch.proven.to_string()])?;
     }
     Ok(())
 }
@@ -406,11 +406,11 @@ fn unbacked(books: &mut Books<'_>) -> Result<Vec<UnbackedClaim>, Stop> {
     let mut claims = Vec::new();
     for account in books.account_ids("SELECT DISTINCT account FROM claim ORDER BY account", [])? {
         let Account { epochs, .. } = books.known(&account)?;
-        claims.extend(epochs.into_iter().filter(|(_, epoch)| epoch.unbacked().is_positive()).map(|(id, epoch)| UnbackedClaim {
+        claims.extend(epochs.iter().filter(|(_, epoch)| epoch.unbacked().is_positive()).map(|(id, epoch)| UnbackedClaim {
             account: account.clone(),
             amount: epoch.unbacked(),
-            node: epoch.node,
-            epoch: id,
+            node: epoch.node.clone(),
+            epoch: *id,
         }));
     }
     Ok(claims)

@@ -1,10 +1,9 @@
 //! An account: what was paid in, what is held by nodes, what is charged.
 
-use std::collections::BTreeMap;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::epochs::Epochs;
 use super::keeping::{Alerted, Keeping, PendingRefill, Storage};
 use super::lot::{Lot, Lots};
 use super::payment::Direction;
@@ -46,7 +45,7 @@ pub struct Account {
     /// What is remembered of it beside its amounts.
     pub keeping: Keeping,
     /// Escrows.
-    pub epochs: BTreeMap<Epoch, EpochAccount>,
+    pub epochs: Epochs,
     /// Taken back by its owner, in total: a part of `withdrawn`.
     pub revoked: Credits,
     /// What is to be taken back and is not yet, the oldest first.
@@ -428,7 +427,7 @@ impl Account {
             shortfall: Credits::ZERO,
             terms: Terms::default(),
             keeping: Keeping::default(),
-            epochs: BTreeMap::new(),
+            epochs: Epochs::default(),
             revoked: Credits::ZERO,
             revocations: Vec::new(),
         }
@@ -437,13 +436,13 @@ impl Account {
     /// Held by open epochs.
     #[must_use]
     pub fn held(&self) -> Credits {
-        self.epochs.values().map(EpochAccount::escrow).sum()
+        self.epochs.held()
     }
 
     /// Held by all open epochs of the node that speaks for this one.
     pub(super) fn held_by_node_of(&self, id: Epoch) -> Credits {
-        let Some(node) = self.epochs.get(&id).map(|epoch| &epoch.node) else { return Credits::ZERO };
-        self.epochs.values().filter(|epoch| epoch.node == *node).map(EpochAccount::escrow).sum()
+        let Some(epoch) = self.epochs.get(&id) else { return Credits::ZERO };
+        self.epochs.of_node(&epoch.node).map(|(_, epoch)| epoch.escrow()).sum()
     }
 
     /// To be taken back, and not gone yet.
@@ -454,12 +453,15 @@ impl Account {
 
     /// What is free backs what nodes hold and the store had forgotten, before anything else.
     pub(super) fn back_claims(&mut self) {
+        if self.epochs.unbacked().is_zero() {
+            return;
+        }
         let mut free = self.available().or_zero();
-        for epoch in self.epochs.values_mut() {
+        self.epochs.change_each(|epoch| {
             let part = epoch.unbacked().min(free);
             epoch.granted = epoch.granted.plus(part);
             free = free.minus(part);
-        }
+        });
     }
 
     /// Free for new grants.
@@ -590,11 +592,28 @@ impl LedgerEntry {
     }
 }
 
-/// Do the ledger's rules hold? For tests, for the simulation, and before each save.
+/// Do the ledger's rules hold?
 ///
 /// # Errors
 /// The first rule that does not.
 pub fn check(account: &Account) -> Result<(), Broken> {
+    check_sums(account)?;
+    account.epochs.iter().try_for_each(|(id, epoch)| check_epoch(*id, epoch))
+}
+
+/// The same of what a step has changed, where all held before it; and did nothing go back in it?
+///
+/// # Errors
+/// The first rule that does not hold, or the first epoch of which a total fell, or that opened again.
+pub fn check_step(before: &Account, after: &Account) -> Result<(), Broken> {
+    check_sums(after)?;
+    after.epochs.changed_since(&before.epochs).try_for_each(|(id, new, old)| {
+        check_epoch(*id, new)?;
+        if old.is_some_and(|old| went_back(old, new)) { Err(Broken::WentBack(*id)) } else { Ok(()) }
+    })
+}
+
+fn check_sums(account: &Account) -> Result<(), Broken> {
     let available = account.available();
     if available < Credits::ZERO {
         return Err(Broken::Overdrawn(available));
@@ -604,36 +623,24 @@ pub fn check(account: &Account) -> Result<(), Broken> {
     }
     // With the two above this also says: what nodes hold and what is settled is never more than what was paid in.
     let found = account.lots.total().plus(account.settled).plus(account.withdrawn);
-    if found != account.deposited {
-        return Err(Broken::NotConserved { found, deposited: account.deposited });
+    if found == account.deposited { Ok(()) } else { Err(Broken::NotConserved { found, deposited: account.deposited }) }
+}
+
+fn check_epoch(id: Epoch, epoch: &EpochAccount) -> Result<(), Broken> {
+    if epoch.escrow() < Credits::ZERO {
+        return Err(Broken::ChargedBeyondGrant(id));
     }
-    for (id, epoch) in &account.epochs {
-        if epoch.escrow() < Credits::ZERO {
-            return Err(Broken::ChargedBeyondGrant(*id));
-        }
-        if epoch.claimed < epoch.settled {
-            return Err(Broken::ChargedBeyondReport(*id));
-        }
-        if epoch.settled < epoch.refunds.refunded {
-            return Err(Broken::RefundedBeyondCharge(*id));
-        }
+    if epoch.claimed < epoch.settled {
+        return Err(Broken::ChargedBeyondReport(id));
+    }
+    if epoch.settled < epoch.refunds.refunded {
+        return Err(Broken::RefundedBeyondCharge(id));
     }
     Ok(())
 }
 
-/// Did nothing go back from one state of an account to a later one?
-///
-/// # Errors
-/// The first epoch of which a total fell, or that opened again.
-pub fn check_step(before: &Account, after: &Account) -> Result<(), Broken> {
-    for (id, old) in &before.epochs {
-        let Some(new) = after.epochs.get(id) else { continue };
-        let fell = new.settled < old.settled || new.granted < old.granted || new.returned < old.returned || new.claimed < old.claimed;
-        let fell = fell || new.refunds.refunded < old.refunds.refunded;
-        let opened = old.state == EpochState::Closed && new.state == EpochState::Open;
-        if fell || opened {
-            return Err(Broken::WentBack(*id));
-        }
-    }
-    Ok(())
+fn went_back(old: &EpochAccount, new: &EpochAccount) -> bool {
+    let fell = new.settled < old.settled || new.granted < old.granted || new.returned < old.returned || new.claimed < old.claimed;
+    let opened = old.state == EpochState::Closed && new.state == EpochState::Open;
+    fell || new.refunds.refunded < old.refunds.refunded || opened
 }

@@ -8,7 +8,7 @@ use super::keeping::{AccountNotice, Lines};
 use super::refund::{EpochRefunds, epochs_named, refund};
 use super::revoke::feed;
 use super::rules::{Recovery, Rules, Writers};
-use super::sizing::{Ask, GrantFor, Holding, Size, horizon_for, size};
+use super::sizing::{Ask, GrantFor, Size, horizon_for, size};
 use super::terms::Terms;
 use crate::domain::bucket::Parts;
 use crate::domain::id::{AccountId, Digest, Epoch};
@@ -115,8 +115,7 @@ pub fn sweep(account: &mut Account, close: ClosePolicy, now: Now) -> Lines {
 #[must_use]
 pub fn end_recovery(account: &mut Account, began: Mono, now: Now) -> Lines {
     let mut booking = Booking::on(account, now);
-    let silent = |(id, epoch): (&Epoch, &EpochAccount)| (epoch.state == EpochState::Open && epoch.heard_at <= began).then_some(*id);
-    let ids: Vec<Epoch> = booking.account.epochs.iter().filter_map(silent).collect();
+    let ids: Vec<Epoch> = booking.account.epochs.heard_until(began).copied().collect();
     for id in ids {
         booking.close(id);
     }
@@ -225,11 +224,12 @@ impl<'a> Booking<'a> {
                     continue;
                 }
                 let unknown = EpochAccount { state: EpochState::Closed, ..new_epoch(request, self.now) };
-                let epoch = self.account.epochs.entry(earlier.epoch).or_insert(EpochAccount { boot: None, ..unknown });
+                let mut epoch = self.account.epochs.get_or_insert(earlier.epoch, EpochAccount { boot: None, ..unknown });
                 if epoch.node != request.node {
                     continue;
                 }
                 epoch.totals = Totals::Final;
+                drop(epoch);
                 self.merge(earlier.epoch, entry, rules);
                 if rules.close == ClosePolicy::OnSuccessor {
                     self.close(earlier.epoch);
@@ -296,8 +296,8 @@ impl<'a> Booking<'a> {
         if close != ClosePolicy::OnSuccessor {
             return;
         }
-        let over = |(id, epoch): (&Epoch, &EpochAccount)| (epoch.node == request.node && *id != request.epoch).then_some(*id);
-        let ids: Vec<Epoch> = self.account.epochs.iter().filter_map(over).collect();
+        let of_node = self.account.epochs.of_node(&request.node).map(|(id, _)| *id);
+        let ids: Vec<Epoch> = of_node.filter(|id| *id != request.epoch).collect();
         for id in ids {
             self.close(id);
         }
@@ -305,11 +305,9 @@ impl<'a> Booking<'a> {
 
     fn close_silent(&mut self, speaking: Option<Epoch>, close: ClosePolicy) {
         let ClosePolicy::AfterSilence(length) = close else { return };
-        let now = self.now.mono;
-        let silent = |(id, epoch): (&Epoch, &EpochAccount)| {
-            (epoch.state == EpochState::Open && Some(*id) != speaking && length <= now.since(epoch.heard_at)).then_some(*id)
-        };
-        let ids: Vec<Epoch> = self.account.epochs.iter().filter_map(silent).collect();
+        let Some(until) = self.now.mono.0.checked_sub(length.0) else { return };
+        let silent = self.account.epochs.heard_until(Mono(until)).copied();
+        let ids: Vec<Epoch> = silent.filter(|id| Some(*id) != speaking).collect();
         for id in ids {
             self.close(id);
         }
@@ -320,7 +318,7 @@ impl<'a> Booking<'a> {
     fn merge(&mut self, id: Epoch, entry: &RequestEntry, rules: &Rules<'_>) {
         self.take_claim(id, entry, rules);
         self.account.back_claims();
-        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        let Some(mut epoch) = self.account.epochs.get_mut(&id) else { return };
         if epoch.state == EpochState::Open {
             let returnable = epoch.granted.minus(epoch.settled);
             epoch.returned = epoch.returned.max(entry.returned.min(returnable));
@@ -330,11 +328,11 @@ impl<'a> Booking<'a> {
         epoch.unfunded = epoch.unfunded.plus(unfunded);
         let news = spent.minus(epoch.claimed).or_zero();
         epoch.claimed = epoch.claimed.plus(news);
-        match epoch.state {
-            EpochState::Open => {
-                let due = epoch.claimed.min(epoch.granted.minus(epoch.returned)).minus(epoch.settled);
-                self.charge(id, due);
-            }
+        let due = epoch.claimed.min(epoch.granted.minus(epoch.returned)).minus(epoch.settled);
+        let state = epoch.state;
+        drop(epoch);
+        match state {
+            EpochState::Open => self.charge(id, due),
             EpochState::Closed => self.charge_late(id, news),
         }
         self.write_off(id, unfunded);
@@ -343,7 +341,7 @@ impl<'a> Booking<'a> {
 
     /// A node may have been granted more than the store knows, which then was put back from a copy.
     fn take_claim(&mut self, id: Epoch, entry: &RequestEntry, rules: &Rules<'_>) {
-        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        let Some(mut epoch) = self.account.epochs.get_mut(&id) else { return };
         let known = epoch.granted.max(epoch.proven);
         let node = || epoch.node.clone();
         let believed = rules.believed(Holder { node: &epoch.node, account: &self.account.id, epoch: id }, entry, known);
@@ -360,7 +358,7 @@ impl<'a> Booking<'a> {
     fn accept(&mut self, request: &Request, entry: &RequestEntry, rules: &Rules<'_>) -> Number {
         // Of a node that does not say whether its grant had lapsed nobody knows, while the store recovers, whether it may be prolonged.
         let heard = rules.recovery == Recovery::Over || entry.validity.is_some();
-        let Some(epoch) = self.account.epochs.get_mut(&request.epoch) else { return Number::Old };
+        let Some(mut epoch) = self.account.epochs.get_mut(&request.epoch) else { return Number::Old };
         let digest = rules.digest.unwrap_or_else(|| request.digest());
         if epoch.last_request < request.request {
             epoch.last_request = request.request;
@@ -389,8 +387,8 @@ impl<'a> Booking<'a> {
         let revoking = self.account.revoke_pending();
         let (admitted, stale) = (rules.admits(self.account), rules.is_stale(self.account));
         let of_node = self.account.held_by_node_of(id);
-        let holdings: Vec<Holding> = self.account.epochs.iter().filter_map(|(other, epoch)| self.holding(*other == id, epoch)).collect();
-        let Some(epoch) = self.account.epochs.get_mut(&id) else { return Verdict::Hold };
+        let together = self.account.epochs.together(self.now.mono, id);
+        let Some(mut epoch) = self.account.epochs.get_mut(&id) else { return Verdict::Hold };
         match (epoch.state, number) {
             (EpochState::Closed, _) => return Verdict::Closed,
             (EpochState::Open, Number::Forged) => return Verdict::Forked,
@@ -403,11 +401,12 @@ impl<'a> Booking<'a> {
         }
         let ask = Ask { in_hand: epoch.escrow(), burn_per_s: entry.burn_per_s, owed: entry.owed, at_least: entry.at_least };
         let room = rules.room(epoch.escrow(), of_node).map_or(available, |room| room.min(available));
-        let size = size(ask, room, horizon_for(self.granted_for, available, &holdings));
+        let size = size(ask, room, horizon_for(self.granted_for, available, together));
         if let (Size::Grant(amount), Number::New) = (size, number) {
             epoch.granted = epoch.granted.plus(amount);
         }
         let escrow = epoch.escrow();
+        drop(epoch);
         let free = self.account.available();
         match size {
             Size::BelowAtLeast => Verdict::BelowAtLeast,
@@ -423,19 +422,15 @@ impl<'a> Booking<'a> {
         if self.account.waits_for_refill(self.now.wall) { Verdict::RefillPending } else { Verdict::Exhausted }
     }
 
-    fn holding(&self, speaking: bool, epoch: &EpochAccount) -> Option<Holding> {
-        let age = if speaking { Nanos(0) } else { self.now.mono.since(epoch.heard_at) };
-        (epoch.state == EpochState::Open).then_some(Holding { escrow: epoch.escrow(), burn_per_s: epoch.burn_per_s, age })
-    }
-
     /// Ends an epoch: its escrow is what it last reported, the rest is free again. What it claims beyond its grant is charged like a late report.
     fn close(&mut self, id: Epoch) {
-        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        let Some(mut epoch) = self.account.epochs.get_mut(&id) else { return };
         if epoch.state == EpochState::Closed {
             return;
         }
         epoch.state = EpochState::Closed;
         let beyond = epoch.claimed.minus(epoch.settled);
+        drop(epoch);
         self.changed.insert(id);
         self.charge_late(id, beyond);
         self.roll(id);
@@ -455,7 +450,7 @@ impl<'a> Booking<'a> {
         }
         self.roll(id);
         let account = &mut *self.account;
-        let Some(epoch) = account.epochs.get_mut(&id) else { return };
+        let Some(mut epoch) = account.epochs.get_mut(&id) else { return };
         let Parts { free, paid, committed } = account.lots.draw(amount);
         account.settled = account.settled.plus(amount);
         epoch.settled = epoch.settled.plus(amount);
@@ -472,7 +467,7 @@ impl<'a> Booking<'a> {
             return;
         }
         self.roll(id);
-        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        let Some(mut epoch) = self.account.epochs.get_mut(&id) else { return };
         epoch.hour.written_off = epoch.hour.written_off.plus(amount);
         self.account.written_off = self.account.written_off.plus(amount);
         self.changed.insert(id);
@@ -483,7 +478,7 @@ impl<'a> Booking<'a> {
             return;
         }
         self.roll(id);
-        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        let Some(mut epoch) = self.account.epochs.get_mut(&id) else { return };
         epoch.shortfall = epoch.shortfall.plus(amount);
         epoch.hour.shortfall = epoch.hour.shortfall.plus(amount);
         self.account.shortfall = self.account.shortfall.plus(amount);
@@ -492,7 +487,7 @@ impl<'a> Booking<'a> {
 
     /// Ends an hour's lines once its time is over. A wall clock that was set back goes on in the hour that it had reached.
     fn roll(&mut self, id: Epoch) {
-        let Some(epoch) = self.account.epochs.get_mut(&id) else { return };
+        let Some(mut epoch) = self.account.epochs.get_mut(&id) else { return };
         if epoch.hour.hour < self.hour {
             let over = std::mem::replace(&mut epoch.hour, HourTotals { hour: self.hour, ..HourTotals::default() });
             self.ended.extend(hour_lines(id, &over, EntryStatus::Completed, self.now));

@@ -5,6 +5,7 @@
 
 mod account;
 mod booking;
+mod epochs;
 mod gang;
 mod keeping;
 mod lot;
@@ -24,6 +25,7 @@ pub use account::{
     check, check_step,
 };
 pub use booking::{Answered, ClosePolicy, VALID_FOR, answer, answer_unknown, book_previous, end_recovery, set_policy, set_terms, sweep};
+pub use epochs::{Changing, Epochs};
 pub use gang::{PartId, Register, Standing};
 pub use keeping::{AccountNotice, Alerted, Armed, Keeping, Lines, PendingRefill, REFILL_PREFIX, Refill, Storage};
 pub use lot::{Expiry, Lot, LotKey, Lots, Priority};

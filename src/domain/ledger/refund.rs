@@ -61,7 +61,7 @@ pub(super) fn epochs_named(request: &Request, account: &Account) -> Vec<Epoch> {
 pub(super) fn refund(account: &mut Account, request: &Request, id: Epoch, node: &NodeId) -> bool {
     let Some(said) = said(request, account, id) else { return false };
     let (reset, until) = (account.keeping.reset, account.keeping.committed);
-    let Some(epoch) = account.epochs.get_mut(&id).filter(|epoch| epoch.node == *node) else { return false };
+    let Some(mut epoch) = account.epochs.get_mut(&id).filter(|epoch| epoch.node == *node) else { return false };
     let amount = said.min(epoch.settled).minus(epoch.refunds.refunded);
     if !amount.is_positive() {
         return false;

@@ -49,11 +49,28 @@ pub fn used_in(burn_per_s: Credits, length: Nanos) -> Credits {
     Credits::from_nano(if product.rem_euclid(NANO) == 0 { whole } else { whole.saturating_add(1) })
 }
 
+/// What all open epochs of an account still have in hand and use, by estimate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Together {
+    /// In hand.
+    pub left: Credits,
+    /// Nano-credits per second.
+    pub burn_per_s: Credits,
+}
+
+impl FromIterator<Holding> for Together {
+    fn from_iter<I: IntoIterator<Item = Holding>>(holdings: I) -> Together {
+        holdings.into_iter().map(Holding::estimate).fold(Together::default(), |together, (left, burn_per_s)| Together {
+            left: together.left.plus(left),
+            burn_per_s: together.burn_per_s.plus(burn_per_s),
+        })
+    }
+}
+
 /// The time to zero if all go on as they do, rounded up; `None` if nobody uses anything.
-fn time_to_zero(available: Credits, holdings: &[Holding]) -> Option<Nanos> {
-    let estimates = || holdings.iter().map(|holding| holding.estimate());
-    let left = available.plus(estimates().map(|(left, _)| left).sum()).nano();
-    let burn = estimates().map(|(_, burn)| burn).sum::<Credits>().nano();
+fn time_to_zero(available: Credits, together: Together) -> Option<Nanos> {
+    let left = available.plus(together.left).nano();
+    let burn = together.burn_per_s.nano();
     if burn <= 0 {
         return None;
     }
@@ -77,13 +94,13 @@ pub const HORIZON_OF_GANGS: Nanos = Nanos::from_secs(240);
 
 /// The same for what it is granted for.
 #[must_use]
-pub fn horizon_for(granted_for: GrantFor, available: Credits, holdings: &[Holding]) -> Nanos {
-    let longest = horizon(available, holdings);
+pub fn horizon_for(granted_for: GrantFor, available: Credits, together: Together) -> Nanos {
+    let longest = horizon(available, together);
     match granted_for {
         GrantFor::Single => longest,
         GrantFor::Gang => longest.min(HORIZON_OF_GANGS),
         GrantFor::HeldGang => {
-            let zero = time_to_zero(available, holdings).unwrap_or(HORIZON_OF_GANGS);
+            let zero = time_to_zero(available, together).unwrap_or(HORIZON_OF_GANGS);
             longest.max(THAW_MIN).min(zero).min(HORIZON_OF_GANGS)
         }
     }
@@ -91,8 +108,8 @@ pub fn horizon_for(granted_for: GrantFor, available: Credits, holdings: &[Holdin
 
 /// For how long a grant should last: an eighth of the time to zero, within bounds; all of it at the very end.
 #[must_use]
-pub fn horizon(available: Credits, holdings: &[Holding]) -> Nanos {
-    match time_to_zero(available, holdings) {
+pub fn horizon(available: Credits, together: Together) -> Nanos {
+    match time_to_zero(available, together) {
         None => HORIZON_MAX,
         Some(zero) => zero.min(Nanos(zero.0 / HORIZON_PARTS).clamp(HORIZON_MIN, HORIZON_MAX)),
     }
@@ -145,24 +162,28 @@ mod tests {
         Credits::from_nano(whole * CREDIT)
     }
 
-    fn alone(escrow: i128, burn: i128) -> [Holding; 1] {
-        [Holding { escrow: credits(escrow), burn_per_s: credits(burn), age: Nanos(0) }]
+    fn alone(escrow: i128, burn: i128) -> Together {
+        together([Holding { escrow: credits(escrow), burn_per_s: credits(burn), age: Nanos(0) }])
+    }
+
+    fn together(holdings: impl IntoIterator<Item = Holding>) -> Together {
+        holdings.into_iter().collect()
     }
 
     #[test]
     fn the_horizon_is_five_minutes_while_credit_is_plenty_and_shrinks_to_the_very_end() {
-        assert_eq!(horizon(credits(10_000), &alone(0, 1)), HORIZON_MAX);
-        assert_eq!(horizon(credits(2_400), &alone(0, 1)), HORIZON_MAX, "forty minutes");
-        assert_eq!(horizon(credits(800), &alone(0, 1)), Nanos::from_secs(100));
-        assert_eq!(horizon(credits(8), &alone(0, 1)), HORIZON_MIN);
-        assert_eq!(horizon(credits(1), &alone(0, 1)), Nanos::from_secs(1), "all of it");
-        assert_eq!(horizon(credits(0), &alone(0, 1)), Nanos(0));
-        assert_eq!(horizon(credits(5), &alone(0, 0)), HORIZON_MAX, "nobody uses anything");
+        assert_eq!(horizon(credits(10_000), alone(0, 1)), HORIZON_MAX);
+        assert_eq!(horizon(credits(2_400), alone(0, 1)), HORIZON_MAX, "forty minutes");
+        assert_eq!(horizon(credits(800), alone(0, 1)), Nanos::from_secs(100));
+        assert_eq!(horizon(credits(8), alone(0, 1)), HORIZON_MIN);
+        assert_eq!(horizon(credits(1), alone(0, 1)), Nanos::from_secs(1), "all of it");
+        assert_eq!(horizon(credits(0), alone(0, 1)), Nanos(0));
+        assert_eq!(horizon(credits(5), alone(0, 0)), HORIZON_MAX, "nobody uses anything");
     }
 
     #[test]
     fn a_part_of_a_gang_is_granted_four_minutes_at_most_and_a_minute_before_it_goes_on() {
-        let of = |granted_for, whole| horizon_for(granted_for, credits(whole), &alone(0, 1));
+        let of = |granted_for, whole| horizon_for(granted_for, credits(whole), alone(0, 1));
         let each =
             |whole| [GrantFor::Single, GrantFor::Gang, GrantFor::HeldGang].map(|granted_for| of(granted_for, whole).0 / 1_000_000_000);
         assert_eq!(each(2_400), [300, 240, 240]);
@@ -173,16 +194,16 @@ mod tests {
         assert_eq!(each(60), [7, 7, 60]);
         assert_eq!(each(59), [7, 7, 59], "all there is");
         assert_eq!(each(0), [0, 0, 0]);
-        assert_eq!(horizon_for(GrantFor::HeldGang, credits(5), &alone(0, 0)), HORIZON_OF_GANGS, "nobody uses anything");
+        assert_eq!(horizon_for(GrantFor::HeldGang, credits(5), alone(0, 0)), HORIZON_OF_GANGS, "nobody uses anything");
     }
 
     #[test]
     fn what_others_hold_counts_and_one_that_must_be_dry_does_not() {
-        let me = alone(0, 1)[0];
+        let me = Holding { escrow: Credits::ZERO, burn_per_s: credits(1), age: Nanos(0) };
         let other = Holding { escrow: credits(80), burn_per_s: credits(1), age: Nanos::from_secs(40) };
-        assert_eq!(horizon(credits(120), &[me, other]), Nanos::from_secs(10), "160 left for 2 a second: an eighth of 80 s");
+        assert_eq!(horizon(credits(120), together([me, other])), Nanos::from_secs(10), "160 left for 2 a second: an eighth of 80 s");
         let dry = Holding { age: Nanos::from_secs(90), ..other };
-        assert_eq!(horizon(credits(160), &[me, dry]), Nanos::from_secs(20), "160 left for 1 a second");
+        assert_eq!(horizon(credits(160), together([me, dry])), Nanos::from_secs(20), "160 left for 1 a second");
     }
 
     #[test]
@@ -208,7 +229,7 @@ mod tests {
         fn the_last_grant_to_a_single_node_leaves_no_dust(available in 1_i128..10_i128.pow(26), burn in 1_i128..10_i128.pow(26)) {
             let available = Credits::from_nano(available);
             let burn_per_s = Credits::from_nano(burn);
-            let horizon = horizon(available, &[Holding { escrow: Credits::ZERO, burn_per_s, age: Nanos(0) }]);
+            let horizon = horizon(available, together([Holding { escrow: Credits::ZERO, burn_per_s, age: Nanos(0) }]));
             let ask = Ask { in_hand: Credits::ZERO, burn_per_s, owed: Credits::ZERO, at_least: Credits::ZERO };
             match size(ask, available, horizon) {
                 Size::Grant(grant) => {
@@ -227,7 +248,7 @@ mod tests {
         ) {
             let holding = Holding { escrow: Credits::from_nano(escrow), burn_per_s: Credits::from_nano(burn), age: Nanos(age) };
             let available = Credits::from_nano(available);
-            let horizon = horizon(available, &[holding, holding]);
+            let horizon = horizon(available, together([holding, holding]));
             let ask = Ask { in_hand: Credits::ZERO, burn_per_s: holding.burn_per_s, owed: Credits::from_nano(owed), at_least: Credits::ZERO };
             if let Size::Grant(grant) = size(ask, available, horizon) {
                 prop_assert!(grant <= available);

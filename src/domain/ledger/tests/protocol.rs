@@ -151,7 +151,7 @@ fn a_recovering_store_grants_nothing_prolongs_what_lives_and_voids_what_has_laps
     let mute = RequestEntry { validity: None, ..told(10, 3) };
     let rules = recovering(&key);
     let began = at(100);
-    bank.account.epochs.values_mut().for_each(|epoch| epoch.heard_at = began.mono);
+    bank.account.epochs.change_each(|epoch| epoch.heard_at = began.mono);
     let live = bank.ask_by(&request("n1", 1, 2, RequestEntry { owed: credits(50), ..told(10, 1) }), &rules, at(101));
     assert_eq!((live.verdict, live.granted), (Verdict::Recovering, credits(10)));
     assert_eq!(bank.ask_by(&request("n2", 2, 2, lapsed.clone()), &rules, at(101)).verdict, Verdict::Closed);
