@@ -4,7 +4,8 @@
 //!
 //! Beside each row stands what the kernel alone needs for the same cgroups in the same run. What runs past zero is also told as a part of
 //! what the whole machine can burn in a fifth of a second. Needs root and a cgroup v2 tree.
-//! `cargo bench --bench freeze` (more rounds: `METERD_BENCH_ROUNDS=200`).
+//! `cargo bench --bench freeze` (more rounds: `METERD_BENCH_ROUNDS=200`; the 200 jobs alone:
+//! `METERD_BENCH_ROWS=crowd`).
 
 mod support;
 
@@ -133,7 +134,8 @@ fn bench() -> Result<(), Failure> {
 }
 
 fn rows(bench: &Bench, rounds: usize, state: &Path) -> Result<(), Failure> {
-    for saturated in [false, true] {
+    let crowd_alone = std::env::var("METERD_BENCH_ROWS").is_ok_and(|rows| rows == "crowd");
+    for saturated in [false, true].into_iter().filter(|_| !crowd_alone) {
         let writer = saturated.then(|| Saturate::start(state));
         for tasks in [1, 100, 1_000] {
             let rounds = if tasks == 1_000 { (rounds / 10).max(10) } else { rounds };
@@ -145,8 +147,10 @@ fn rows(bench: &Bench, rounds: usize, state: &Path) -> Result<(), Failure> {
         }
     }
     let cpus = u64::try_from(std::thread::available_parallelism()?.get())?;
-    row(bench, "burn jumps 100x in the last second", cpus, 1, rounds.min(20))?;
-    crowd(bench, 200, rounds.min(10))
+    if !crowd_alone {
+        row(bench, "burn jumps 100x in the last second", cpus, 1, rounds.min(20))?;
+    }
+    crowd(bench, 200, if crowd_alone { rounds } else { rounds.min(10) })
 }
 
 /// What all CPUs burn in a fifth of a second, in core-microseconds.
@@ -169,6 +173,7 @@ fn crowd(bench: &Bench, count: usize, rounds: usize) -> Result<(), Failure> {
         job.meter(bench)?;
     }
     let (mut frozen, mut thawed, mut past_zero) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut asked, mut seen) = (Vec::new(), Vec::new());
     let long_enough = (std::thread::available_parallelism()?.get() * 12).to_string();
     for round in 0..=rounds {
         if 0 < round {
@@ -179,7 +184,10 @@ fn crowd(bench: &Bench, count: usize, rounds: usize) -> Result<(), Failure> {
         }
         let stop = all_acted(bench, &mut jobs, Act::Freeze)?;
         if 0 < round {
-            frozen.push(stop.last.since(stop.decided).0 / 1_000);
+            let since = |at: Mono| at.since(stop.decided).0 / 1_000;
+            frozen.push(since(stop.last));
+            asked.push(since(stop.last_asked));
+            seen.push(since(stop.last_seen));
             past_zero.push(stop.past_zero);
         }
     }
@@ -187,6 +195,8 @@ fn crowd(bench: &Bench, count: usize, rounds: usize) -> Result<(), Failure> {
         job.end(bench)?;
     }
     print_row(&format!("{count} jobs of one account at once"), &mut frozen, &mut kernel_freezes, &mut past_zero);
+    println!("{:<34} {}", "  the last of them asked for", spread(&mut asked));
+    println!("{:<34} {}", "  the last of them seen", spread(&mut seen));
     println!("{:<34} {}   {}", format!("{count} jobs: top-up -> running"), spread(&mut thawed), spread(&mut kernel_thaws));
     Ok(())
 }
@@ -195,7 +205,11 @@ fn crowd(bench: &Bench, count: usize, rounds: usize) -> Result<(), Failure> {
 struct AllActed {
     /// When the first of them was decided on.
     decided: Mono,
-    /// When the last of them was seen to have worked.
+    /// When the last of them was asked of the kernel.
+    last_asked: Mono,
+    /// When the kernel was seen to have done the last of them.
+    last_seen: Mono,
+    /// When the last of them was booked.
     last: Mono,
     /// What all jobs together used past zero since the last stop, in core-microseconds.
     past_zero: u64,
@@ -213,22 +227,25 @@ fn all_acted(bench: &Bench, jobs: &mut [Job], act: Act) -> Result<AllActed, Fail
             }
         }
     }
-    let mut all = AllActed { decided: Mono(u64::MAX), last: Mono(0), past_zero: 0 };
+    let mut all = AllActed { decided: Mono(u64::MAX), last_asked: Mono(0), last_seen: Mono(0), last: Mono(0), past_zero: 0 };
     for job in jobs {
-        let (receipt, acted) = loop {
+        let (receipt, (at, acted)) = loop {
             let receipt = job.receipt(bench)?;
-            let acted = receipt.steps.iter().rev().find(|step| is_done(step, act) && job.seen < step.at.0).map(|step| step.at);
+            let step = receipt.steps.iter().rev().find(|step| is_done(step, act) && job.seen < step.at.0);
+            let acted = step.and_then(|step| if let StepEvent::Acted(acted) = &step.event { Some((step.at, acted.clone())) } else { None });
             match acted {
-                Some(at) if act == Act::Thaw || receipt.owed.is_zero() => break (receipt, at),
+                Some(acted) if act == Act::Thaw || receipt.owed.is_zero() => break (receipt, acted),
                 _ if deadline < Instant::now() => return Err(format!("nothing of {}: {}", job.name, receipt.to_json()).into()),
                 _ => std::thread::sleep(Duration::from_millis(5)),
             }
         };
-        let decided = receipt.steps.iter().rev().find(|step| matches!(step.event, StepEvent::Emptied(_)) && step.at <= acted);
+        let decided = receipt.steps.iter().rev().find(|step| matches!(step.event, StepEvent::Emptied(_)) && step.at <= at);
         all.decided = all.decided.min(decided.map_or(all.decided, |step| step.at));
-        all.last = all.last.max(acted);
+        all.last_asked = all.last_asked.max(acted.asked_at);
+        all.last_seen = all.last_seen.max(acted.done_at);
+        all.last = all.last.max(at);
         all.past_zero += u64::try_from(receipt.unfunded.minus(job.unfunded).nano() / 1_000)?;
-        (job.unfunded, job.seen) = (receipt.unfunded, acted.0);
+        (job.unfunded, job.seen) = (receipt.unfunded, at.0);
     }
     Ok(all)
 }

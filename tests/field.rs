@@ -102,6 +102,43 @@ fn f11_jobs_that_live_through_deployments_are_settled_in_full() {
     node.agent.wait_for("both are settled in full", |_| settled(&node, "rich") == drawn);
 }
 
+/// A job was suspended and resumed without end, by a tick that reported too little and by credit in drops. Here each thaw of an account that
+/// runs empty right after it was funded comes later than the one before.
+#[test]
+fn f14_credit_in_drops_thaws_a_job_later_each_time() {
+    let wall = "card = \"c\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n[[line]]\nid = \"wall\"\nmeter = \"wall_time\"\nprice = \"1\"\nunit = \"second\"\n";
+    let Some(mut node) = Node::with_card("f14", 1, wall) else { return };
+    node.agent.launch();
+    node.account("drops", "0.3");
+    node.start_job(0, "drops");
+    for drop in 0..5 {
+        node.agent.wait_for("it stands still, nothing is left", |_| node.jobs[0].is_frozen() && node.phase(0) == "frozen");
+        node.top_up("drops", "0.3", &format!("drop-{drop}"));
+        node.agent.wait_for("it goes on", |_| node.phase(0) == "running");
+    }
+    let why = node.agent.done("GET", "/v1/jobs/job-0/why", None);
+    let waits = waits_ns(why["steps"].as_array().unwrap());
+    assert_eq!(waits.len(), 5, "{why}");
+    for (wait, least_s) in waits.iter().zip([0, 0, 1, 2, 4]) {
+        assert!(least_s * 1_000_000_000 <= *wait, "{waits:?}");
+    }
+    node.end_job(0);
+}
+
+/// From each time that a job was funded to its thaw.
+fn waits_ns(steps: &[Value]) -> Vec<u64> {
+    let at = |step: &Value| step["mono_ns"].as_str().unwrap().parse::<u64>().unwrap();
+    let (mut funded, mut waits) = (None, Vec::new());
+    for step in steps {
+        match step["event"].as_str().unwrap() {
+            "funded" => funded = Some(at(step)),
+            "acted" if step["act"] == "thaw" => waits.extend(funded.take().map(|funded| at(step) - funded)),
+            _ => {}
+        }
+    }
+    waits
+}
+
 /// The gate stood at the front door only. Here it stands on every way in: start, restart of the agent, requeue, a hook's spool, a thaw by hand.
 #[test]
 fn f15_no_way_in_goes_past_the_gate() {

@@ -75,8 +75,8 @@ pub enum Event {
         /// The job now.
         sample: Option<JobSample>,
     },
-    /// The hands did something; with a look at the job afterwards.
-    Acted(Acted, Option<JobSample>),
+    /// The hands did something, to each job one thing; with a look at the job afterwards.
+    Acted(Vec<(Acted, Option<JobSample>)>),
     /// The authority answered.
     Answered(Box<Answer>, Epoch),
     /// The authority says that an account has changed.
@@ -360,15 +360,17 @@ impl Turn {
             Event::Surveyed(unmetered) => self.draft(now, |draft, _| draft.surveyed(&unmetered)),
             Event::Ticked(samples) => self.tick(now, samples),
             Event::Looked(samples) => self.looked(now, samples),
-            Event::Acted(acted, mut sample) => {
-                self.catch_up(sample.as_mut_slice());
-                if acted.outcome == ActOutcome::Confirmed {
-                    self.done_once(acted.attempt, acted.act); // what did not succeed is tried again, but not at once
+            Event::Acted(mut all) => {
+                for (acted, sample) in &mut all {
+                    self.catch_up(sample.as_mut_slice());
+                    if acted.outcome == ActOutcome::Confirmed {
+                        self.done_once(acted.attempt, acted.act); // what did not succeed is tried again, but not at once
+                    }
+                    if acted.outcome == ActOutcome::Confirmed && matches!(acted.act, Act::Freeze | Act::Thaw) {
+                        self.doubts.freezing.remove(&acted.attempt);
+                    }
                 }
-                if acted.outcome == ActOutcome::Confirmed && matches!(acted.act, Act::Freeze | Act::Thaw) {
-                    self.doubts.freezing.remove(&acted.attempt);
-                }
-                self.draft(now, |draft, _| draft.acted(&acted, sample.as_ref()))
+                self.draft(now, |draft, _| draft.acted(&all))
             }
             Event::Answered(answer, fresh_epoch) => self.answered(now, &answer, fresh_epoch),
             Event::Pushed(push) => self.draft(now, |draft, _| draft.pushed(&push)),

@@ -3,7 +3,7 @@
 //! One thread, two bounded queues. An order is begun by its writes, to *all* of the job's directories, each through a descriptor whose inode was
 //! checked; then it is confirmed from `cgroup.events`: read once right after the write, then on `poll(POLLPRI)` and at pauses of 1 ms,
 //! doubling (the kernel holds notifications back for 10 ms, so poll alone is late). Confirmations that wait are looked at in turn, so
-//! none holds up another order.
+//! none holds up another order; where many wait, at pauses alone.
 //!
 //! Where a job has no cgroup2 directory that can be frozen, the v1 freezer serves, and where there is none, signals ([`super::freezer`]).
 
@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 
-use self::work::{Begun, Work};
+use self::work::{Begun, OwnDirs, Work};
 use super::clock;
 use super::layout::Layout;
 use super::priority::{Scheduling, raise_priority};
@@ -40,6 +40,13 @@ const PAUSE_MIN: Nanos = Nanos::from_millis(1);
 
 /// The longest pause.
 const PAUSE_MAX: Nanos = Nanos::from_millis(64);
+
+/// Of more that wait at once none is watched by `poll`, which goes over all of them whenever one changes; they are looked at more often instead.
+const WATCHED_MAX: usize = 16;
+
+/// The longest pause then; but it is this long for each that waits, since looks at thousands must leave the tasks time to come to a stop.
+const PAUSE_MAX_UNWATCHED: Nanos = Nanos::from_millis(4);
+const PAUSE_EACH: Nanos = Nanos(20_000);
 
 /// The queue is full, or the hands have ended: try again at the next turn.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +85,7 @@ impl Hands {
         let run = move || {
             // The receiver waits for exactly this.
             let _ = got.send(raise_priority());
-            Worker { layout, trees, report, waiting: Vec::new(), last_freeze: BTreeMap::new() }.run(&freezes_in, &rest_in, &woken);
+            Worker { layout, trees, report, waiting: Vec::new(), last_freeze: BTreeMap::new(), own: OwnDirs::default() }.run(&freezes_in, &rest_in, &woken);
         };
         let thread = std::thread::Builder::new().name("hands".to_owned()).spawn(run)?;
         let scheduling = got_in.recv().unwrap_or(Reading::Missing(Missing::Failed("the thread ended".to_owned())));
@@ -140,6 +147,7 @@ struct Worker<R> {
     waiting: Vec<Waiting>,
     /// The number of each job's last freeze, while older orders can still be in the other queue.
     last_freeze: BTreeMap<Attempt, u64>,
+    own: OwnDirs,
 }
 
 impl<R: FnMut(Acted)> Worker<R> {
@@ -148,6 +156,7 @@ impl<R: FnMut(Acted)> Worker<R> {
             let mut count = [0_u8; 8];
             // Emptied before the queues are: an order that comes in between wakes again.
             let _ = rustix::io::read(woken, &mut count);
+            self.own.forget();
             while let Ok(freeze) = freezes.try_recv() {
                 self.last_freeze.insert(freeze.order.attempt, freeze.number);
                 self.begin(freeze.order);
@@ -185,7 +194,7 @@ impl<R: FnMut(Acted)> Worker<R> {
     fn begin(&mut self, order: Order) {
         let asked_at = clock::mono();
         self.give_up_contrary(&order);
-        match work::begin(self.layout.as_deref(), &self.trees, &order) {
+        match work::begin(self.layout.as_deref(), &self.trees, &mut self.own, &order) {
             Begun::Done(syscall, outcome) => self.tell(&order, asked_at, syscall, outcome),
             Begun::Waits(syscall, mut work) => {
                 if let Some(outcome) = work.look(self.layout.as_deref(), &self.trees) {
@@ -214,6 +223,8 @@ impl<R: FnMut(Acted)> Worker<R> {
     /// One look at every confirmation that is due.
     fn confirm(&mut self) {
         let now = clock::mono();
+        let least = Nanos(PAUSE_EACH.0.saturating_mul(self.waiting.len() as u64)).min(PAUSE_MAX);
+        let most = if self.waiting.len() <= WATCHED_MAX { PAUSE_MAX } else { PAUSE_MAX_UNWATCHED.max(least) };
         let mut still = Vec::with_capacity(self.waiting.len());
         for mut waiting in std::mem::take(&mut self.waiting) {
             if waiting.next_look > now {
@@ -230,7 +241,7 @@ impl<R: FnMut(Acted)> Worker<R> {
             if let Some(outcome) = outcome {
                 self.tell(&waiting.order, waiting.asked_at, waiting.syscall, outcome);
             } else {
-                waiting.pause = Nanos((waiting.pause.0 * 2).min(PAUSE_MAX.0));
+                waiting.pause = Nanos(waiting.pause.0 * 2).clamp(least, most);
                 waiting.next_look = now.plus(waiting.pause);
                 still.push(waiting);
             }
@@ -248,7 +259,8 @@ impl<R: FnMut(Acted)> Worker<R> {
         });
         let mut fds = vec![PollFd::new(woken, PollFlags::IN)];
         let mut whose = vec![None];
-        for (nth, waiting) in self.waiting.iter().enumerate() {
+        let watched = if self.waiting.len() <= WATCHED_MAX { self.waiting.as_slice() } else { &[] };
+        for (nth, waiting) in watched.iter().enumerate() {
             for file in waiting.work.files() {
                 fds.push(PollFd::new(file, PollFlags::PRI));
                 whose.push(Some(nth));

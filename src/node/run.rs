@@ -30,7 +30,7 @@ use super::random::{fresh_epoch, stray};
 use super::upstream::Authority;
 use super::watch::Watch;
 use super::{clock, host, log, own_cgroup, own_cost, reconcile, self_check, sibling};
-use crate::domain::act::{Act, ActOutcome, Acted, CgroupDir, Target};
+use crate::domain::act::{Act, CgroupDir, Target};
 use crate::domain::agent::start::{PendingStart, Refusal, Reply, Wanted};
 use crate::domain::batch::Batch;
 use crate::domain::budget::{Budget, Change, Cost, Pace};
@@ -42,6 +42,7 @@ use crate::domain::time::{Mono, Nanos, Now};
 use crate::domain::turn::{Effect, Event, Turn};
 use crate::domain::usage::Meter;
 
+mod acts;
 mod changes;
 
 /// Messages that may wait for the loop.
@@ -111,6 +112,8 @@ pub struct Loop {
     turn: Turn,
     edges: Edges,
     inbox: Receiver<Inbox>,
+    /// Received already, and to be taken before all that waits there.
+    next: Option<Inbox>,
     handle: Handle,
     callers: BTreeMap<u64, Waiting>,
     last_caller: u64,
@@ -148,6 +151,7 @@ impl Loop {
             turn,
             edges,
             inbox,
+            next: None,
             handle,
             callers: BTreeMap::new(),
             last_caller: 0,
@@ -218,7 +222,8 @@ impl Loop {
                 .flatten()
                 .min()
                 .unwrap_or(next_tick);
-            match self.inbox.recv_timeout(Duration::from_nanos(until.since(now).0)) {
+            let received = self.next.take().map_or_else(|| self.inbox.recv_timeout(Duration::from_nanos(until.since(now).0)), Ok);
+            match received {
                 Ok(Inbox::Fatal(why)) => return Ended::Fatal(why),
                 Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -357,16 +362,7 @@ impl Loop {
                 }
                 drop(reply.send(self.turn.receipt(&name))); // a caller that has gone away needs no answer
             }
-            Inbox::Acted(acted) => {
-                self.count_acted(&acted);
-                let before = self.turn.agent().jobs.get(&acted.attempt).into_iter().flat_map(|job| &job.steps);
-                if let Some(event) = notice::Event::of(&acted, before.map(|step| &step.event)) {
-                    self.tell(event, acted.attempt);
-                }
-                let sample = self.look(acted.attempt);
-                self.step(Event::Acted(acted, sample));
-                self.publish_if_cheap();
-            }
+            Inbox::Acted(acted) => self.acted(acted),
             Inbox::Emptied(attempt) => {
                 let samples = self.edges.sampler.sample_closely(&[attempt]);
                 self.step(Event::Looked(samples));
@@ -434,17 +430,6 @@ impl Loop {
     fn look_closely(&mut self, attempt: Attempt) -> Option<JobSample> {
         let samples = self.edges.sampler.sample_closely(&[attempt]);
         self.pick(samples, attempt)
-    }
-
-    fn count_acted(&mut self, acted: &Acted) {
-        let outcome = match acted.outcome {
-            ActOutcome::Confirmed => "confirmed",
-            ActOutcome::Unconfirmed => "unconfirmed",
-            ActOutcome::Gone => "gone",
-            ActOutcome::Refused(_) => "refused",
-            ActOutcome::Failed(_) => "failed",
-        };
-        *self.stats.acted.entry((acted.act.name(), outcome)).or_default() += 1;
     }
 
     /// Looks the caller's words up in the world, reads the baseline, and gives it to the turn.

@@ -496,7 +496,7 @@ impl World {
             outcome,
         };
         let sample = self.machines[n].live().contains(&order.attempt).then(|| self.machines[n].look(&[order.attempt], self.now).remove(0));
-        self.step(n, Event::Acted(acted, sample));
+        self.step(n, Event::Acted(vec![(acted, sample)]));
     }
 
     // ---- messages ----

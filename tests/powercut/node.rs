@@ -229,7 +229,7 @@ impl Node {
             syscall: String::new(),
             outcome: ActOutcome::Confirmed,
         };
-        Event::Acted(acted, Some(self.world.sample(index, order.attempt)))
+        Event::Acted(vec![(acted, Some(self.world.sample(index, order.attempt)))])
     }
 
     fn hear(&mut self, caller: u64, reply: &Reply) {

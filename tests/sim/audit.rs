@@ -280,7 +280,7 @@ impl Audit {
                     *seen = push.version.max(*seen);
                 }
             }
-            Event::Acted(acted, _) if !matches!(acted.outcome, meterd::domain::act::ActOutcome::Confirmed) => {
+            Event::Acted(all) if all.iter().any(|(acted, _)| acted.outcome != meterd::domain::act::ActOutcome::Confirmed) => {
                 node.rough_until = node.rough_until.max(now + 10 * S);
             }
             Event::ConfirmAsked { .. } => node.confirmed = true,

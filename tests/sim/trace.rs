@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::hash::Hasher as _;
 use std::sync::{Arc, Mutex};
 
+use meterd::domain::act::Acted;
 use meterd::domain::batch::Batch;
 use meterd::domain::fact::Fact;
 use meterd::domain::turn::{Effect, Event};
@@ -55,7 +56,10 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Looked(samples) => format!("look at {:?}", samples.iter().map(|sample| sample.attempt.0).collect::<Vec<_>>()),
         Event::StartAsked(start) => format!("start {} on {}", start.wanted.name, start.wanted.account),
         Event::StopAsked { name, ending, .. } => format!("stop {name} {}", ending.outcome),
-        Event::Acted(acted, _) => format!("acted {} {} {:?}", acted.act, acted.attempt, acted.outcome),
+        Event::Acted(all) => {
+            let each = |acted: &Acted| format!("{} {} {:?}", acted.act, acted.attempt, acted.outcome);
+            format!("acted {}", all.iter().map(|(acted, _)| each(acted)).collect::<Vec<_>>().join(", "))
+        }
         Event::Answered(answer, _) => {
             let told: Vec<String> =
                 answer.entries.iter().map(|entry| format!("{} {:?} {}", entry.account, entry.verdict, entry.granted)).collect();

@@ -319,7 +319,7 @@ impl World {
                 self.shown(n, sample.as_slice());
                 let shown = self.audit.acted(n, &acted);
                 self.nodes[n].shown.extend(shown.map(|(index, at)| (index, self.jobs[index].look(at))));
-                self.step(n, Event::Acted(*acted, sample));
+                self.step(n, Event::Acted(vec![(*acted, sample)]));
             }
             Ev::Crash(n) if !self.calm => self.crash(n),
             Ev::Reboot(n) if !self.calm => self.reboot(n),

@@ -604,22 +604,30 @@ impl<'a> Draft<'a> {
         });
     }
 
-    /// The hands have done something; `sample` is the job, looked at afterwards.
-    pub fn acted(&mut self, acted: &Acted, sample: Option<&JobSample>) {
-        let known = self.agent.jobs.get(&acted.attempt).is_some_and(Job::is_live);
-        if known && let Some(sample) = sample {
-            // The time until the last task stood still was run, the rest was not.
-            let mut sample = sample.clone();
-            let settled = matches!(acted.act, Act::Freeze | Act::Thaw) && acted.outcome == ActOutcome::Confirmed;
-            if settled {
-                sample.at = acted.done_at;
-                sample.frozen = Reading::Seen(if acted.act == Act::Freeze { Frozen::Yes } else { Frozen::No });
-            }
-            self.record(Fact::HandsActed { acted: acted.clone(), wall: self.now.wall });
-            self.sampled(std::slice::from_ref(&sample));
-        } else {
+    /// The hands have done something, to each job one thing; each sample is the job, looked at afterwards.
+    pub fn acted(&mut self, all: &[(Acted, Option<JobSample>)]) {
+        let mut samples = Vec::with_capacity(all.len());
+        for (acted, sample) in all {
+            let known = self.agent.jobs.get(&acted.attempt).is_some_and(Job::is_live);
+            samples.extend(sample.iter().filter(|_| known).map(|sample| after(acted, sample)));
             self.record(Fact::HandsActed { acted: acted.clone(), wall: self.now.wall });
         }
+        if !samples.is_empty() {
+            self.sampled(&samples);
+        }
+    }
+}
+
+/// The time until the last task stood still was run, the rest was not.
+fn after(acted: &Acted, sample: &JobSample) -> JobSample {
+    let frozen = match acted.act {
+        Act::Freeze => Frozen::Yes,
+        Act::Thaw => Frozen::No,
+        _ => return sample.clone(),
+    };
+    match acted.outcome {
+        ActOutcome::Confirmed => JobSample { at: acted.done_at, frozen: Reading::Seen(frozen), ..sample.clone() },
+        _ => sample.clone(),
     }
 }
 

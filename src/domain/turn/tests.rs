@@ -2,6 +2,7 @@
 
 mod bids;
 mod contracts;
+mod every;
 mod evidence;
 mod gang;
 mod ladder;
@@ -263,7 +264,7 @@ impl Bench {
         let (asked_at, done_at) = (self.now.mono, self.now.mono);
         let acted = Acted { attempt, act, asked_at, done_at, syscall: String::new(), outcome: ActOutcome::Confirmed };
         let sample = JobSample { cpu_ns: Reading::Seen(cpu_ns), frozen: Reading::Seen(frozen), ..self.sample(attempt) };
-        self.step(Event::Acted(acted, Some(sample)));
+        self.step(Event::Acted(vec![(acted, Some(sample))]));
     }
 
     fn job(&self) -> &crate::domain::job::Job {

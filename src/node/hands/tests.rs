@@ -51,6 +51,7 @@ impl World {
             report: |acted| told.push(acted),
             waiting: Vec::new(),
             last_freeze: BTreeMap::new(),
+            own: OwnDirs::default(),
         };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         worker.run(&freezes_in, &rest_in, &wake);

@@ -1,6 +1,7 @@
 //! What each order writes where, and how it is seen to have worked.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -11,7 +12,7 @@ use crate::domain::ladder::WarnSignal;
 use crate::domain::meter::{Frozen, Missing, Populated};
 use crate::node::cgroup_dir::{self, OpenDir, OpenError, read_events};
 use crate::node::freezer::{self, Stopper, signal_below};
-use crate::node::layout::{Controller, Layout};
+use crate::node::layout::{Controller, Hierarchy, Layout, LayoutError};
 use crate::node::own_cgroup::{self, OwnCgroupError};
 use crate::node::process_tree::ProcessTrees;
 use crate::node::slurm;
@@ -45,6 +46,24 @@ pub(super) enum Work {
     Remove { dirs: Vec<CgroupDir> },
 }
 
+/// The cgroups that the agent itself is in, read once for all orders that are begun together.
+#[derive(Debug, Default)]
+pub(super) struct OwnDirs(Option<Vec<PathBuf>>);
+
+impl OwnDirs {
+    fn read(&mut self, layout: &Layout) -> Result<&[PathBuf], LayoutError> {
+        if self.0.is_none() {
+            self.0 = Some(layout.own_dirs()?);
+        }
+        Ok(self.0.as_deref().unwrap_or_default())
+    }
+
+    /// They may have changed.
+    pub(super) fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// A directory that was written to, and its `cgroup.events`.
 #[derive(Debug)]
 pub(super) struct Spot {
@@ -61,17 +80,17 @@ pub(super) enum Goal {
 }
 
 /// Does the first half of an order: all its writes or signals.
-pub(super) fn begin(layout: Option<&Layout>, trees: &ProcessTrees, order: &Order) -> Begun {
+pub(super) fn begin(layout: Option<&Layout>, trees: &ProcessTrees, own: &mut OwnDirs, order: &Order) -> Begun {
     let Order { target, act, signal, .. } = order;
     if *act == Act::Warn {
-        return warn(layout, trees, target, *signal);
+        return warn(layout, trees, own, target, *signal);
     }
     if let Target::Processes(root) = target {
         return begin_tree(trees, *root, *act);
     }
     let nothing = |outcome| Begun::Done(NO_SYSCALL.to_owned(), outcome);
     let Some(layout) = layout else { return nothing(ActOutcome::Failed("no cgroup file system is mounted here".to_owned())) };
-    let dirs = match dirs_for(layout, target, *act) {
+    let dirs = match dirs_for(layout, own, target, *act) {
         Ok(dirs) => dirs,
         Err(outcome) => return nothing(outcome),
     };
@@ -101,7 +120,7 @@ pub(super) fn begin(layout: Option<&Layout>, trees: &ProcessTrees, order: &Order
 }
 
 /// The signal that a warning is, to every task; people are told elsewhere.
-fn warn(layout: Option<&Layout>, trees: &ProcessTrees, target: &Target, signal: Option<WarnSignal>) -> Begun {
+fn warn(layout: Option<&Layout>, trees: &ProcessTrees, own: &mut OwnDirs, target: &Target, signal: Option<WarnSignal>) -> Begun {
     let Some(signal) = signal else { return Begun::Done(NO_SYSCALL.to_owned(), ActOutcome::Confirmed) };
     let syscall = |place: &str| format!("pidfd_send_signal SIG{} to each of {place}", signal.name());
     if let Target::Processes(root) = target {
@@ -114,7 +133,7 @@ fn warn(layout: Option<&Layout>, trees: &ProcessTrees, target: &Target, signal: 
     }
     let none = |outcome| Begun::Done(NO_SYSCALL.to_owned(), outcome);
     let Some(layout) = layout else { return none(ActOutcome::Failed("no cgroup file system is mounted here".to_owned())) };
-    let dirs = match dirs_for(layout, target, Act::Warn) {
+    let dirs = match dirs_for(layout, own, target, Act::Warn) {
         Ok(Dirs::V2 { dirs, .. } | Dirs::Legacy(_, dirs)) => dirs,
         Err(outcome) => return none(outcome),
     };
@@ -161,14 +180,19 @@ fn begin_tree(trees: &ProcessTrees, root: ProcessRoot, act: Act) -> Begun {
 }
 
 /// The directories to write to: opened, the right ones, and none with the agent in it. Those that are gone are left out while another one is there.
-fn dirs_for(layout: &Layout, target: &Target, act: Act) -> Result<Dirs, ActOutcome> {
+fn dirs_for(layout: &Layout, own: &mut OwnDirs, target: &Target, act: Act) -> Result<Dirs, ActOutcome> {
     let v2 = |dirs| Dirs::V2 { dirs, v1: Vec::new() };
     let named = match target {
         Target::Cgroups(dirs) | Target::OwnCgroups(dirs) => dirs,
         Target::SlurmJob(job) => return slurm_dirs(layout, job, act).map(v2),
         Target::Processes(_) => return Ok(v2(Vec::new())),
     };
-    let own = layout.own_dirs().map_err(|error| ActOutcome::Failed(error.to_string()))?;
+    let own = own.read(layout).map_err(|error| ActOutcome::Failed(error.to_string()))?;
+    if matches!(act, Act::Freeze | Act::Thaw)
+        && let Some(open) = all_of_v2(layout, named, own)
+    {
+        return Ok(v2(open));
+    }
     let (mut open, mut gone) = (Vec::new(), None);
     for dir in named {
         if own.iter().any(|own| own.starts_with(&dir.path)) {
@@ -190,6 +214,18 @@ fn dirs_for(layout: &Layout, target: &Target, act: Act) -> Result<Dirs, ActOutco
     let (chosen, rest): (Vec<OpenDir>, Vec<OpenDir>) = open.into_iter().partition(|dir| stopper.acts_on(dir.hierarchy));
     let v1 = rest.into_iter().filter(|dir| dir.hierarchy.has(Controller::Freezer)).collect();
     Ok(if stopper == Stopper::V2 { Dirs::V2 { dirs: chosen, v1 } } else { Dirs::Legacy(stopper, chosen) })
+}
+
+/// The job's cgroup2 directories, all there and able to freeze: then a freeze or a thaw needs no others. The common case, and on a machine with
+/// v1 controllers beside it many times as fast as opening every one. `None` where it takes a closer look.
+fn all_of_v2(layout: &Layout, named: &[CgroupDir], own: &[PathBuf]) -> Option<Vec<OpenDir>> {
+    if named.iter().any(|dir| own.iter().any(|own| own.starts_with(&dir.path))) {
+        return None;
+    }
+    let is_v2 = |dir: &&CgroupDir| layout.classify(Path::new(&dir.path)).is_ok_and(|place| place.hierarchy == Hierarchy::V2);
+    let of_v2 = named.iter().filter(is_v2);
+    let open = of_v2.map(|dir| cgroup_dir::open(layout, dir).ok()).collect::<Option<Vec<OpenDir>>>()?;
+    (!open.is_empty() && open.iter().all(|dir| freezer::offers_freeze(layout, dir))).then_some(open)
 }
 
 /// Only ever `step_*/user/task_*` and `step_*/user`: slurmstepd is in neither, and the agent is in no step of a job.

@@ -103,9 +103,8 @@ impl Loop {
         };
         match &mut event {
             Event::Ticked(samples) | Event::Looked(samples) | Event::CardArrived(_, samples) => samples.iter_mut().for_each(told),
-            Event::StopAsked { sample, .. } | Event::Acted(_, sample) | Event::ChangeAsked { sample, .. } => {
-                sample.iter_mut().for_each(told);
-            }
+            Event::StopAsked { sample, .. } | Event::ChangeAsked { sample, .. } => sample.iter_mut().for_each(told),
+            Event::Acted(all) => all.iter_mut().flat_map(|(_, sample)| sample).for_each(told),
             _ => {}
         }
         event

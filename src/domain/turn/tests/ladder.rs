@@ -651,3 +651,47 @@ fn unless_configured_eight_accounts_are_ended_in_ten_minutes_and_the_next_when_t
         assert!(bench.turn.agent().held_back(bench.turn.settings(), bench.now).is_empty());
     }
 }
+
+#[test]
+fn what_the_hands_did_to_all_jobs_of_an_account_is_booked_at_once_as_it_is_one_by_one() {
+    let stopped = |together: bool| {
+        let mut bench = Bench::running(4 * CREDIT);
+        bench.start_named("other", 2, "a");
+        settle(&mut bench);
+        for _ in 0..3 {
+            bench.pass(1_000);
+            bench.cpu_ns += 1_000 * MS;
+            bench.step(Event::Looked(vec![bench.sample(Attempt(1)), bench.sample(Attempt(2))]));
+            settle(&mut bench);
+        }
+        assert_eq!(bench.orders(), [Act::Freeze, Act::Freeze]);
+        let (asked_at, done_at) = (bench.now.mono, bench.now.mono);
+        bench.pass(30);
+        bench.cpu_ns += 7 * MS;
+        let acted = [1, 2].map(|attempt| {
+            let (attempt, act, syscall) = (Attempt(attempt), Act::Freeze, String::new());
+            let acted = Acted { attempt, act, asked_at, done_at, syscall, outcome: ActOutcome::Confirmed };
+            (acted, Some(bench.sample(attempt)))
+        });
+        bench.frozen = Frozen::Yes;
+        bench.out.clear();
+        if together {
+            bench.step(Event::Acted(acted.to_vec()));
+        } else {
+            acted.into_iter().for_each(|one| bench.step(Event::Acted(vec![one])));
+        }
+        settle(&mut bench);
+        bench.pass(1_000);
+        bench.step(Event::Ticked(vec![bench.sample(Attempt(1)), bench.sample(Attempt(2))]));
+        settle(&mut bench);
+        assert_eq!(bench.orders(), []);
+        let jobs: Vec<Job> = bench.turn.agent().jobs.values().cloned().collect();
+        assert!(jobs.iter().all(|job| job.phase == Phase::Frozen && job.frozen_by == Some(FrozenBy::Agent)), "{jobs:#?}");
+        jobs
+    };
+    let (together, apart) = (stopped(true), stopped(false));
+    let told = |jobs: &[Job]| -> Vec<_> {
+        jobs.iter().map(|job| (job.charge, job.drawn, job.unfunded, job.segments.clone(), job.steps.len())).collect()
+    };
+    assert_eq!(told(&together), told(&apart));
+}
