@@ -173,7 +173,7 @@ fn crowd(bench: &Bench, count: usize, rounds: usize) -> Result<(), Failure> {
         job.meter(bench)?;
     }
     let (mut frozen, mut thawed, mut past_zero) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut asked, mut seen) = (Vec::new(), Vec::new());
+    let (mut first, mut asked, mut seen) = (Vec::new(), Vec::new(), Vec::new());
     let long_enough = (std::thread::available_parallelism()?.get() * 12).to_string();
     for round in 0..=rounds {
         if 0 < round {
@@ -186,6 +186,7 @@ fn crowd(bench: &Bench, count: usize, rounds: usize) -> Result<(), Failure> {
         if 0 < round {
             let since = |at: Mono| at.since(stop.decided).0 / 1_000;
             frozen.push(since(stop.last));
+            first.push(since(stop.first_asked));
             asked.push(since(stop.last_asked));
             seen.push(since(stop.last_seen));
             past_zero.push(stop.past_zero);
@@ -195,6 +196,7 @@ fn crowd(bench: &Bench, count: usize, rounds: usize) -> Result<(), Failure> {
         job.end(bench)?;
     }
     print_row(&format!("{count} jobs of one account at once"), &mut frozen, &mut kernel_freezes, &mut past_zero);
+    println!("{:<34} {}", "  the first of them asked for", spread(&mut first));
     println!("{:<34} {}", "  the last of them asked for", spread(&mut asked));
     println!("{:<34} {}", "  the last of them seen", spread(&mut seen));
     println!("{:<34} {}   {}", format!("{count} jobs: top-up -> running"), spread(&mut thawed), spread(&mut kernel_thaws));
@@ -205,7 +207,9 @@ fn crowd(bench: &Bench, count: usize, rounds: usize) -> Result<(), Failure> {
 struct AllActed {
     /// When the first of them was decided on.
     decided: Mono,
-    /// When the last of them was asked of the kernel.
+    /// When the first of them was asked of the kernel.
+    first_asked: Mono,
+    /// When the last of them was.
     last_asked: Mono,
     /// When the kernel was seen to have done the last of them.
     last_seen: Mono,
@@ -227,7 +231,14 @@ fn all_acted(bench: &Bench, jobs: &mut [Job], act: Act) -> Result<AllActed, Fail
             }
         }
     }
-    let mut all = AllActed { decided: Mono(u64::MAX), last_asked: Mono(0), last_seen: Mono(0), last: Mono(0), past_zero: 0 };
+    let mut all = AllActed {
+        decided: Mono(u64::MAX),
+        first_asked: Mono(u64::MAX),
+        last_asked: Mono(0),
+        last_seen: Mono(0),
+        last: Mono(0),
+        past_zero: 0,
+    };
     for job in jobs {
         let (receipt, (at, acted)) = loop {
             let receipt = job.receipt(bench)?;
@@ -241,6 +252,7 @@ fn all_acted(bench: &Bench, jobs: &mut [Job], act: Act) -> Result<AllActed, Fail
         };
         let decided = receipt.steps.iter().rev().find(|step| matches!(step.event, StepEvent::Emptied(_)) && step.at <= at);
         all.decided = all.decided.min(decided.map_or(all.decided, |step| step.at));
+        all.first_asked = all.first_asked.min(acted.asked_at);
         all.last_asked = all.last_asked.max(acted.asked_at);
         all.last_seen = all.last_seen.max(acted.done_at);
         all.last = all.last.max(at);

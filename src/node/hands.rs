@@ -85,7 +85,11 @@ impl Hands {
         let run = move || {
             // The receiver waits for exactly this.
             let _ = got.send(raise_priority());
-            Worker { layout, trees, report, waiting: Vec::new(), last_freeze: BTreeMap::new(), own: OwnDirs::default() }.run(&freezes_in, &rest_in, &woken);
+            Worker { layout, trees, report, waiting: Vec::new(), last_freeze: BTreeMap::new(), own: OwnDirs::default() }.run(
+                &freezes_in,
+                &rest_in,
+                &woken,
+            );
         };
         let thread = std::thread::Builder::new().name("hands".to_owned()).spawn(run)?;
         let scheduling = got_in.recv().unwrap_or(Reading::Missing(Missing::Failed("the thread ended".to_owned())));
@@ -156,7 +160,6 @@ impl<R: FnMut(Acted)> Worker<R> {
             let mut count = [0_u8; 8];
             // Emptied before the queues are: an order that comes in between wakes again.
             let _ = rustix::io::read(woken, &mut count);
-            self.own.forget();
             while let Ok(freeze) = freezes.try_recv() {
                 self.last_freeze.insert(freeze.order.attempt, freeze.number);
                 self.begin(freeze.order);

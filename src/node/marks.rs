@@ -1,4 +1,5 @@
-//! A mark for each job that we may have frozen: an empty file in the runtime folder, made before the freeze is written.
+//! A mark for each job that we may have frozen: an empty file in the runtime folder, there before the freeze is written. All are names of one
+//! file: a name is made in a few microseconds, a file takes some file systems ten times as long, and two hundred jobs may stop at once.
 //!
 //! The folder is in memory: a mark needs no disk, outlives the process, and is gone with the boot, as the freeze itself is. By it the
 //! next process tells its own freeze from a scheduler's or a person's when this one did not live to write its freeze down.
@@ -15,6 +16,9 @@ use crate::domain::id::Attempt;
 #[derive(Debug)]
 pub struct Marks(PathBuf);
 
+/// The file that the marks are names of.
+const FILE: &str = "mark";
+
 impl Marks {
     /// Opens the folder `frozen` of the runtime folder, which is made if it is not there.
     ///
@@ -24,7 +28,10 @@ impl Marks {
         let dir = runtime_dir.join("frozen");
         match DirBuilder::new().mode(0o700).create(&dir) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(Marks(dir)),
+            _ => {
+                let _ = make(&dir.join(FILE)); // without it each mark is a file of its own
+                Ok(Marks(dir))
+            }
         }
     }
 
@@ -43,8 +50,11 @@ impl Marks {
     /// # Errors
     /// When no file can be made: the freeze goes on without, and only a crash within the next moments would miss the mark.
     pub fn set(&self, attempt: Attempt) -> io::Result<()> {
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.of(attempt));
-        already(made.map(drop), ErrorKind::AlreadyExists)
+        match already(fs::hard_link(self.0.join(FILE), self.of(attempt)), ErrorKind::AlreadyExists) {
+            // The file was removed, or has as many names as it can have.
+            Err(_) => make(&self.of(attempt)),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Takes a job's mark away, if it has one.
@@ -58,6 +68,12 @@ impl Marks {
     fn of(&self, attempt: Attempt) -> PathBuf {
         self.0.join(attempt.0.to_string())
     }
+}
+
+/// An empty file of this name, if there is none.
+fn make(path: &Path) -> io::Result<()> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    already(made.map(drop), ErrorKind::AlreadyExists)
 }
 
 /// It is as it should be already: that is no error.
@@ -85,6 +101,17 @@ mod tests {
         marks.clear(Attempt(7)).unwrap();
         marks.clear(Attempt(7)).unwrap();
         assert_eq!(marks.all().unwrap(), BTreeSet::from([Attempt(12)]));
+    }
+
+    #[test]
+    fn without_the_file_that_they_are_names_of_marks_are_set_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let marks = Marks::open(dir.path()).unwrap();
+        marks.set(Attempt(1)).unwrap();
+        fs::remove_file(dir.path().join("frozen").join(FILE)).unwrap();
+        marks.set(Attempt(2)).unwrap();
+        marks.set(Attempt(2)).unwrap();
+        assert_eq!(marks.all().unwrap(), BTreeSet::from([Attempt(1), Attempt(2)]));
     }
 
     #[test]

@@ -10,7 +10,9 @@ use rustix::process::Signal;
 use crate::domain::act::{Act, ActOutcome, CgroupDir, NO_SYSCALL, Order, ProcessRoot, SlurmJob, Target};
 use crate::domain::ladder::WarnSignal;
 use crate::domain::meter::{Frozen, Missing, Populated};
+use crate::domain::time::{Mono, Nanos};
 use crate::node::cgroup_dir::{self, OpenDir, OpenError, read_events};
+use crate::node::clock;
 use crate::node::freezer::{self, Stopper, signal_below};
 use crate::node::layout::{Controller, Hierarchy, Layout, LayoutError};
 use crate::node::own_cgroup::{self, OwnCgroupError};
@@ -46,21 +48,25 @@ pub(super) enum Work {
     Remove { dirs: Vec<CgroupDir> },
 }
 
-/// The cgroups that the agent itself is in, read once for all orders that are begun together.
+/// The cgroups that the agent itself is in, read once for all orders of a moment.
 #[derive(Debug, Default)]
-pub(super) struct OwnDirs(Option<Vec<PathBuf>>);
+pub(super) struct OwnDirs {
+    dirs: Vec<PathBuf>,
+    read_at: Option<Mono>,
+}
+
+/// So long they are believed to be as they were.
+const OWN_DIRS_FOR: Nanos = Nanos::from_millis(20);
 
 impl OwnDirs {
     fn read(&mut self, layout: &Layout) -> Result<&[PathBuf], LayoutError> {
-        if self.0.is_none() {
-            self.0 = Some(layout.own_dirs()?);
+        let now = clock::mono();
+        if self.read_at.is_none_or(|at| OWN_DIRS_FOR <= now.since(at)) {
+            self.read_at = None;
+            self.dirs = layout.own_dirs()?;
+            self.read_at = Some(now);
         }
-        Ok(self.0.as_deref().unwrap_or_default())
-    }
-
-    /// They may have changed.
-    pub(super) fn forget(&mut self) {
-        self.0 = None;
+        Ok(&self.dirs)
     }
 }
 
