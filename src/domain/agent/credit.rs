@@ -550,7 +550,9 @@ impl Draft<'_> {
         if grant.asked == Asked::Yes || grant.told.returned != told.returned || (!live && untold == Need::Lazy) {
             return Need::Soon;
         }
-        let is_unheard = grant.verdict.is_some_and(|heard| HEARD_OF_EVERY <= self.now.boot.since(heard.at));
+        // A push took the word back, and with it when that was heard: an account that nobody uses here would be silent from then on.
+        let pushed = || 0 < grant.version && grant.push_unanswered();
+        let is_unheard = grant.verdict.map_or_else(pushed, |heard| HEARD_OF_EVERY <= self.now.boot.since(heard.at));
         let untold = if is_unheard { Need::Lazy } else { untold };
         if !live {
             return untold;

@@ -409,6 +409,15 @@ impl EpochAccount {
             EpochState::Closed => Credits::ZERO,
         }
     }
+
+    /// The node has given back this much in total. What it said it had spent cannot come back as well; and what of it had been forgotten needs no
+    /// backing any more: backed later, it would be held for nobody, since the node has told all.
+    pub(super) fn take_back(&mut self, returned: Credits) {
+        let most = self.granted.max(self.proven).minus(self.claimed);
+        let news = returned.min(most).minus(self.returned).or_zero();
+        self.granted = self.granted.plus(self.unbacked().min(news));
+        self.returned = self.returned.plus(news);
+    }
 }
 
 impl Account {

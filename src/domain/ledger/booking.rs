@@ -317,12 +317,11 @@ impl<'a> Booking<'a> {
     /// cannot have been spent.
     fn merge(&mut self, id: Epoch, entry: &RequestEntry, rules: &Rules<'_>) {
         self.take_claim(id, entry, rules);
+        if let Some(mut epoch) = self.account.epochs.get_mut(&id).filter(|epoch| epoch.state == EpochState::Open) {
+            epoch.take_back(entry.returned);
+        }
         self.account.back_claims();
         let Some(mut epoch) = self.account.epochs.get_mut(&id) else { return };
-        if epoch.state == EpochState::Open {
-            let returnable = epoch.granted.minus(epoch.settled);
-            epoch.returned = epoch.returned.max(entry.returned.min(returnable));
-        }
         let spent = entry.spent.min(epoch.granted.max(epoch.proven).minus(epoch.returned).or_zero());
         let unfunded = entry.unfunded.minus(epoch.unfunded).or_zero();
         epoch.unfunded = epoch.unfunded.plus(unfunded);

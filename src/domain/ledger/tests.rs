@@ -111,6 +111,10 @@ impl Bank {
     /// The rules, and that the lines of the ledger make the balances.
     fn check(&self) -> Result<(), String> {
         check(&self.account).map_err(|broken| broken.to_string())?;
+        let accounted = |epoch: &EpochAccount| epoch.claimed.plus(epoch.returned) <= epoch.granted.max(epoch.proven);
+        if let Some((id, epoch)) = self.account.epochs.iter().find(|(_, epoch)| !accounted(epoch)) {
+            return Err(format!("epoch {id} spent and gave back more than it was granted: {epoch:?}"));
+        }
         let mut sums = [Credits::ZERO; 5];
         for entry in self.ledger.values() {
             if entry.amount < Credits::ZERO || entry.free < Credits::ZERO || entry.paid < Credits::ZERO || entry.committed() < Credits::ZERO

@@ -125,6 +125,42 @@ fn a_proof_is_believed_as_far_as_credit_goes_and_what_comes_later_backs_it_first
     assert_eq!((bank.epoch(1).granted, bank.account.available()), (credits(250), credits(400)));
 }
 
+/// It was charged on top of what it had given back, once the epoch was closed.
+#[test]
+fn of_a_forgotten_grant_what_was_said_to_be_spent_is_not_given_back_as_well() {
+    let key = key();
+    let mut bank = Bank::with(0, 100);
+    let shown = RequestEntry { proof: Some(proof_of("a", 1, 6, 250)), ..told(250, 250) };
+    bank.ask_by(&request("a", 1, 7, shown.clone()), &recovering(&key), at(1));
+    assert_eq!((bank.epoch(1).settled, bank.epoch(1).claimed), (credits(100), credits(250)));
+    bank.deposit(Bucket::Paid, credits(50), at(2));
+    let takes_back = RequestEntry { returned: credits(50), ..shown };
+    bank.ask_by(&request("a", 1, 8, takes_back), &recovering(&key), at(3));
+    assert_eq!((bank.epoch(1).settled, bank.epoch(1).returned), (credits(150), Credits::ZERO));
+    bank.deposit(Bucket::Paid, credits(500), at(4));
+    let ended = end_recovery(&mut bank.account, at(3).mono, at(668));
+    bank.book(ended);
+    assert_eq!((bank.epoch(1).state, bank.account.settled, bank.account.available()), (EpochState::Closed, credits(250), credits(400)));
+}
+
+/// It was held for nobody: the node had told all, and what came in later backed what it had given back.
+#[test]
+fn of_a_forgotten_grant_what_was_given_back_is_backed_by_nothing() {
+    let key = key();
+    for (deposited, spent, returned) in [(100, 0, 250), (100, 30, 220), (100, 120, 130), (0, 250, 0), (0, 0, 250), (100, 30, 200)] {
+        let mut bank = Bank::with(0, deposited);
+        let shown = RequestEntry { returned: credits(returned), proof: Some(proof_of("a", 1, 6, 250)), ..told(250, spent) };
+        bank.ask_by(&request("a", 1, 7, shown.clone()), &recovering(&key), at(1));
+        assert_eq!(bank.epoch(1).returned, credits(returned));
+        bank.deposit(Bucket::Paid, credits(500), at(2));
+        let lines = sweep(&mut bank.account, CLOSE, at(3));
+        bank.book(lines);
+        let epoch = bank.epoch(1);
+        let in_hand = epoch.escrow().minus(epoch.claimed.minus(epoch.settled));
+        assert_eq!((in_hand, epoch.claimed), (credits(250 - spent - returned), credits(spent)), "{deposited} {spent} {returned}");
+    }
+}
+
 #[test]
 fn where_the_key_was_lost_words_are_believed_while_the_store_recovers_and_no_longer() {
     let words = Rules { generation: 2, recovery: Recovery::Goes(Trust::Words), ..Rules::of(CLOSE) };
@@ -394,5 +430,31 @@ proptest! {
             last = copy.ask(3);
         }
         prop_assert_eq!(hear(&mut writer, &last), Writers::Several);
+    }
+}
+
+proptest! {
+    /// The rules are checked after each act, in `Bank::book` and `Bank::ask_by`.
+    #[test]
+    fn whoever_proves_a_forgotten_grant_and_lies_about_the_rest_cannot_break_the_rules(
+        acts in prop::collection::vec((0..3_u8, 0..4_u8, prop::array::uniform3(0..400_i128)), 1..40),
+    ) {
+        let key = key();
+        let mut bank = Bank::with(10, 50);
+        for (number, (epoch, act, [granted, returned, spent])) in (1..).zip(acts) {
+            let lie = RequestEntry {
+                returned: credits(returned), proof: Some(proof_of("a", epoch, number, granted)), owed: credits(spent % 7), ..told(granted, spent)
+            };
+            let asked = request("a", epoch, number, lie);
+            match act {
+                0 => drop(bank.ask_by(&asked, &recovering(&key), at(number))),
+                1 => drop(bank.ask_by(&asked, &sound(&key), at(number))),
+                2 => bank.deposit(Bucket::Paid, credits(spent + 1), at(number)),
+                _ => {
+                    let lines = end_recovery(&mut bank.account, at(u64::from(epoch) * 15).mono, at(number));
+                    bank.book(lines);
+                }
+            }
+        }
     }
 }

@@ -126,6 +126,22 @@ fn an_account_that_nobody_uses_is_heard_of_every_five_minutes_since_its_silence_
 }
 
 #[test]
+fn an_account_that_nobody_uses_is_heard_of_also_after_a_push_about_it() {
+    let mut bench = Bench::new();
+    bench.start(1, "a"); // refused
+    bench.durable();
+    bench.answer();
+    bench.durable();
+    let settles = (0..60).filter(|_| quiet_s(&mut bench)).count();
+    assert!(settles <= 1, "{settles}");
+    bench.step(Event::Pushed(Push { account: "a".parse().unwrap(), version: 2 }));
+    bench.durable();
+    bench.version = 2;
+    let asked: Vec<usize> = (0..700).filter(|_| quiet_s(&mut bench)).collect();
+    assert!(asked.len() == 3 && asked[0] <= 30, "soon after the push, and then each five minutes: {asked:?}");
+}
+
+#[test]
 fn a_grant_of_two_seconds_is_asked_for_more_before_a_second_without_a_look_uses_it_up() {
     // One core works, at a credit a second; half of either grant is unused when it is looked at.
     let asked_after_ms = |grant_s: i128, ms: u64| {
