@@ -25,9 +25,9 @@ use crate::domain::anchor::Anchor;
 use crate::domain::chain::Head;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
-    Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochAccount, EpochState, Epochs, LedgerEntry, Lines, MIRROR_PREFIX,
-    Payment, PaymentRefusal, PaymentState, Purpose, REFILL_PREFIX, Recovery, RevokeRefusal, Rules, Storage, Terms, UnitRefusal, answer,
-    answer_unknown, book, book_previous, check, check_step, set_policy, set_terms, sweep, transfer, verify,
+    Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochAccount, EpochState, Epochs, LedgerEntry, Lines,
+    MIRROR_PREFIX, Payment, PaymentRefusal, PaymentState, Purpose, REFILL_PREFIX, Recovery, RevokeRefusal, Rules, Storage, Terms,
+    UnitRefusal, answer, answer_unknown, book, book_previous, check, check_step, set_policy, set_terms, sweep, transfer, verify,
 };
 use crate::domain::money::Credits;
 use crate::domain::request::{Amount, Vouch};

@@ -115,7 +115,10 @@ impl Epochs {
 
     /// Those of these epochs that are not the same in others, or are not there: with the other one, if there is one. What the two share is
     /// passed over unseen.
-    pub fn changed_since<'a>(&'a self, before: &'a Epochs) -> impl Iterator<Item = (&'a Epoch, &'a EpochAccount, Option<&'a EpochAccount>)> {
+    pub fn changed_since<'a>(
+        &'a self,
+        before: &'a Epochs,
+    ) -> impl Iterator<Item = (&'a Epoch, &'a EpochAccount, Option<&'a EpochAccount>)> {
         before.each.diff(&self.each).filter_map(|difference| match difference {
             imbl::ordmap::DiffItem::Add(id, new) => Some((id, new.as_ref(), None)),
             imbl::ordmap::DiffItem::Update { old: (_, old), new: (id, new) } => Some((id, new.as_ref(), Some(old.as_ref()))),
@@ -173,7 +176,7 @@ impl Epochs {
     pub fn together(&mut self, now: Mono, speaking: Epoch) -> Together {
         self.run_dry(now);
         let mut running = self.running;
-        let Some(speaks) = self.get(&speaking).filter(|epoch| epoch.state == EpochState::Open) else { return running.together(now) };
+        let Some(speaks) = self.get(&speaking).filter(|epoch| is_open(epoch)) else { return running.together(now) };
         if self.is_running(speaking, speaks) {
             running.take(speaks);
         }
@@ -196,41 +199,44 @@ impl Epochs {
     fn is_running(&self, id: Epoch, epoch: &EpochAccount) -> bool {
         match dry_at(epoch) {
             Some(at) => self.dry.contains(&(at, id)),
-            None => epoch.state == EpochState::Open,
+            None => is_open(epoch),
         }
     }
 
-    fn put(&mut self, id: Epoch, epoch: Arc<EpochAccount>) {
-        self.take_out(id);
-        self.held = self.held.plus(epoch.escrow());
-        self.unbacked = self.unbacked.plus(epoch.unbacked());
-        match epoch.state {
-            EpochState::Closed => drop(self.closed.insert(id)),
-            EpochState::Open => {
-                self.of_node.insert((epoch.node.clone(), id));
-                self.heard.insert((epoch.heard_at, id));
-                self.dry.extend(dry_at(&epoch).map(|at| (at, id)));
-                self.running.add(&epoch);
-            }
+    /// Puts one in, and makes what is kept beside follow, as far as it changes.
+    fn put(&mut self, id: Epoch, new: Arc<EpochAccount>) {
+        let old = self.each.get(&id).cloned();
+        let none = Credits::ZERO;
+        let of_old = |amount: fn(&EpochAccount) -> Credits| old.as_deref().map_or(none, amount);
+        self.held = self.held.plus(new.escrow()).minus(of_old(EpochAccount::escrow));
+        self.unbacked = self.unbacked.plus(new.unbacked()).minus(of_old(EpochAccount::unbacked));
+        let (was, is) = (old.as_deref().filter(|old| is_open(old)), Some(new.as_ref()).filter(|new| is_open(new)));
+        if was.map(|was| &was.node) != is.map(|is| &is.node) {
+            follow(&mut self.of_node, was.map(|was| (was.node.clone(), id)), is.map(|is| (is.node.clone(), id)));
         }
-        self.each.insert(id, epoch);
+        follow(&mut self.closed, old.as_ref().filter(|_| was.is_none()).map(|_| id), Some(id).filter(|_| is.is_none()));
+        follow(&mut self.heard, was.map(|was| (was.heard_at, id)), is.map(|is| (is.heard_at, id)));
+        if let Some(was) = was.filter(|was| self.is_running(id, was)) {
+            self.running.take(was);
+        }
+        let dry = |epoch: &EpochAccount| dry_at(epoch).map(|at| (at, id));
+        follow(&mut self.dry, was.and_then(dry), is.and_then(dry));
+        if let Some(is) = is.filter(|is| self.is_running(id, is)) {
+            self.running.add(is);
+        }
+        self.each.insert(id, new);
     }
+}
 
-    fn take_out(&mut self, id: Epoch) {
-        let Some(epoch) = self.each.get(&id).cloned() else { return };
-        self.held = self.held.minus(epoch.escrow());
-        self.unbacked = self.unbacked.minus(epoch.unbacked());
-        self.closed.remove(&id);
-        if epoch.state == EpochState::Open {
-            if self.is_running(id, &epoch) {
-                self.running.take(&epoch);
-            }
-            self.of_node.remove(&(epoch.node.clone(), id));
-            self.heard.remove(&(epoch.heard_at, id));
-            if let Some(at) = dry_at(&epoch) {
-                self.dry.remove(&(at, id));
-            }
-        }
+fn is_open(epoch: &EpochAccount) -> bool {
+    epoch.state == EpochState::Open
+}
+
+/// One entry of a set becomes another one.
+fn follow<K: Ord + Clone>(set: &mut OrdSet<K>, old: Option<K>, new: Option<K>) {
+    if old != new {
+        old.map(|old| set.remove(&old));
+        new.map(|new| set.insert(new));
     }
 }
 
@@ -344,7 +350,12 @@ mod tests {
         let (id, amount) = (0_u8..6, 0_i128..40_000_000_000);
         let burn = prop_oneof![Just(0), 1_i128..5_000_000_000, Just(1)];
         let deed = prop_oneof![
-            (id.clone(), 0_u8..3, amount.clone(), burn.clone()).prop_map(|(id, node, escrow, burn)| Deed::Insert { id, node, escrow, burn }),
+            (id.clone(), 0_u8..3, amount.clone(), burn.clone()).prop_map(|(id, node, escrow, burn)| Deed::Insert {
+                id,
+                node,
+                escrow,
+                burn
+            }),
             (id.clone(), amount.clone()).prop_map(|(id, used)| Deed::Use { id, used }),
             (id.clone(), burn).prop_map(|(id, burn)| Deed::Hear { id, burn }),
             (id.clone(), amount).prop_map(|(id, proven)| Deed::Prove { id, proven }),
@@ -364,7 +375,9 @@ mod tests {
     fn perform(epochs: &mut Epochs, now: &mut u64, deed: &Deed) {
         match *deed {
             Deed::Insert { id, node, escrow, burn } => epochs.insert(name(id), epoch(node, escrow, burn, *now)),
-            Deed::Use { id, used } => change(epochs, id, |epoch| epoch.settled = epoch.settled.plus(epoch.escrow().min(Credits::from_nano(used)))),
+            Deed::Use { id, used } => {
+                change(epochs, id, |epoch| epoch.settled = epoch.settled.plus(epoch.escrow().min(Credits::from_nano(used))))
+            }
             Deed::Hear { id, burn } => {
                 change(epochs, id, |epoch| (epoch.heard_at, epoch.burn_per_s) = (Mono(*now), Credits::from_nano(burn)));
             }
