@@ -9,7 +9,7 @@ use super::super::act::Act;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, SettledRow};
 use super::super::gang::Says;
-use super::super::grant::{self, Asked, Told};
+use super::super::grant::{self, Asked, Grant, Heard, Told};
 use super::super::id::{AccountId, Attempt, Epoch};
 use super::super::job::{COUNTER_SETTLES, Evidence, Job, Phase, StepEvent};
 use super::super::ladder::{Rung, Warned};
@@ -552,7 +552,7 @@ impl Draft<'_> {
         }
         // A push took the word back, and with it when that was heard: an account that nobody uses here would be silent from then on.
         let pushed = || 0 < grant.version && grant.push_unanswered();
-        let is_unheard = grant.verdict.map_or_else(pushed, |heard| HEARD_OF_EVERY <= self.now.boot.since(heard.at));
+        let is_unheard = grant.verdict.map_or_else(pushed, |heard| hear_again_after(grant, heard) <= self.now.boot.since(heard.at));
         let untold = if is_unheard { Need::Lazy } else { untold };
         if !live {
             return untold;
@@ -614,6 +614,14 @@ impl Draft<'_> {
             validity: Some(grant.validity(self.now.boot)),
             proof: grant.proof,
         }
+    }
+}
+
+/// How long after this word the authority is to hear of the account again, used or not: it waits longer than its word is good for, and no longer.
+fn hear_again_after(grant: &Grant, heard: Heard) -> Nanos {
+    match grant.deadline.since(heard.at) {
+        Nanos(0) => HEARD_OF_EVERY, // a word that prolongs nothing
+        good_for => HEARD_OF_EVERY.min(Nanos(good_for.0 / 2)),
     }
 }
 

@@ -142,6 +142,21 @@ fn an_account_that_nobody_uses_is_heard_of_also_after_a_push_about_it() {
 }
 
 #[test]
+fn an_account_that_nobody_uses_is_heard_of_twice_while_a_word_is_good() {
+    for (valid_for_s, every_s) in [(600, 300), (599, 300), (200, 100), (100, 50), (10, 30)] {
+        let mut bench = Bench::new();
+        bench.valid_for = Nanos::from_secs(valid_for_s);
+        bench.start(1, "a"); // refused
+        bench.durable();
+        bench.answer();
+        bench.durable();
+        let asked: Vec<usize> = (0..1_000).filter(|_| quiet_s(&mut bench)).collect();
+        let apart: Vec<usize> = asked.windows(2).skip(1).map(|two| two[1] - two[0]).collect();
+        assert!(!apart.is_empty() && apart.iter().all(|seconds| *seconds == every_s), "{valid_for_s}: {apart:?}");
+    }
+}
+
+#[test]
 fn a_grant_of_two_seconds_is_asked_for_more_before_a_second_without_a_look_uses_it_up() {
     // One core works, at a credit a second; half of either grant is unused when it is looked at.
     let asked_after_ms = |grant_s: i128, ms: u64| {
