@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use super::authority::{Door, Remote};
 use super::client::{Client, Failure, account_path, typed};
 use super::exit::Exit;
 use super::period::{Period, month_of, period};
@@ -84,6 +85,8 @@ enum Rows {
     Label,
     /// Each attempt of each job; of a job on several nodes, all parts together.
     Job,
+    /// The days of the period in which there were jobs: how spending goes.
+    Day,
 }
 
 /// Whose month.
@@ -99,6 +102,8 @@ struct StatementArguments {
     csv: bool,
     #[command(flatten)]
     format: Format,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 /// Which files.
@@ -120,16 +125,18 @@ struct ReconcileArguments {
     format: Format,
 }
 
-impl From<Rows> for By {
-    fn from(rows: Rows) -> By {
-        match rows {
+impl Rows {
+    fn of(self, receipts: &[Receipt], span: Span) -> Vec<Row> {
+        let by = match self {
             Rows::Account => By::Account,
             Rows::Project => By::Project,
             Rows::User => By::User,
             Rows::Model => By::Model,
             Rows::Label => By::Label,
             Rows::Job => By::Job,
-        }
+            Rows::Day => return report::days(receipts, span),
+        };
+        report::rows(receipts, by, span)
     }
 }
 
@@ -149,7 +156,7 @@ struct Document {
 pub(super) fn main(socket: &Path, arguments: &Arguments) -> Result<Exit, Failure> {
     match &arguments.command {
         None => spent(socket, &arguments.spent),
-        Some(Command::Statement(wanted)) => statement_of(socket, wanted, clock::now().wall),
+        Some(Command::Statement(wanted)) => statement_of(&wanted.remote.door(socket.to_owned()), wanted, clock::now().wall),
         Some(Command::Reconcile(wanted)) => reconciled(wanted),
     }
 }
@@ -179,7 +186,7 @@ fn document(receipts: &[Receipt], by: Rows, span: Span, now: Wall) -> Document {
     Document {
         by: by.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned()),
         span,
-        rows: named(report::rows(receipts, by.into(), span), by),
+        rows: named(by.of(receipts, span), by),
         total: report::spent(receipts, span),
         spending: report::spending(receipts, month_of(now), now),
         dearest: report::dearest(receipts, span, LISTED),
@@ -203,7 +210,7 @@ fn named(mut rows: Vec<Row>, by: Rows) -> Vec<Row> {
 
 fn text(document: &Document) -> String {
     let Document { by, span, rows, total, spending, dearest, under_used, still_running } = document;
-    let mut text = format!("{} to {} (UTC), by {by}\n\n", rfc3339(span.from), rfc3339(span.to));
+    let mut text = format!("{} to {} (UTC), by {by}; amounts in credits\n\n", rfc3339(span.from), rfc3339(span.to));
     let heading = by.to_uppercase();
     let headings = [
         (heading.as_str(), Align::Left),
@@ -309,8 +316,8 @@ struct Ledger {
     entries: Vec<LedgerEntry>,
 }
 
-fn statement_of(socket: &Path, wanted: &StatementArguments, now: Wall) -> Result<Exit, Failure> {
-    let client = Client::new(socket)?;
+fn statement_of(to: &Door, wanted: &StatementArguments, now: Wall) -> Result<Exit, Failure> {
+    let client = Client::new(to)?;
     let name = wanted.account.as_str();
     // The balance between two readings of the ledger that are one: nothing moved meanwhile.
     for _ in 0..5 {
@@ -338,7 +345,7 @@ fn statement_of(socket: &Path, wanted: &StatementArguments, now: Wall) -> Result
 
 fn statement_text(account: &AccountId, statement: &Statement) -> String {
     let Statement { span, opening, lines, closing, open, commitments } = statement;
-    let mut text = format!("statement of account {account}\n{} to {} (UTC)\n\n", rfc3339(span.from), rfc3339(span.to));
+    let mut text = format!("statement of account {account}\n{} to {} (UTC); amounts in credits\n\n", rfc3339(span.from), rfc3339(span.to));
     let headings = [("WHEN", Align::Left), ("WHAT", Align::Left), ("CHANGE", Align::Right), ("BALANCE", Align::Right)];
     let mut balance = *opening;
     let mut rows = vec![vec![String::new(), "opening balance".to_owned(), String::new(), opening.to_string()]];
@@ -420,7 +427,7 @@ fn reconciled(wanted: &ReconcileArguments) -> Result<Exit, Failure> {
 
 fn reconciled_text(found: &Reconciled) -> String {
     let Reconciled { accounts, drawn, settled, refunded, differences, untold, newer } = found;
-    let mut text = format!("accounts compared: {accounts}; drawn on the nodes' receipts: {drawn}; charged by the authority: {settled}\n");
+    let mut text = format!("accounts compared: {accounts}; drawn on the nodes' receipts: {drawn} credits; charged by the authority: {settled}\n");
     if !refunded.is_zero() {
         let _ = writeln!(text, "given back by the outcomes of jobs, on the nodes' receipts: {refunded}");
     }
@@ -509,6 +516,29 @@ mod tests {
         let made = statement(&sample::ledger_account(), &entries, span, at("2026-03-02T00:00:00Z"));
         insta::assert_snapshot!(statement_text(&"lab".parse().unwrap(), &made));
     }
+
+    #[test]
+    fn r4_a_statement_as_csv_has_the_lines_and_balances_of_the_text() {
+        let entries = sample::ledger_entries();
+        let span = Span { from: at("2026-03-01T00:00:00Z"), to: at("2026-04-01T00:00:00Z") };
+        let made = statement(&sample::ledger_account(), &entries, span, at("2026-03-02T00:00:00Z"));
+        let csv = statement_csv(&made);
+        insta::assert_snapshot!(csv);
+        // What is quoted has commas of its own.
+        let plain = csv.replace("\"deposit (paid), payment inv-7\"", "deposit");
+        let rows: Vec<Vec<&str>> = plain.lines().map(|line| line.split(',').collect()).collect();
+        assert!(rows.iter().all(|row| row.len() == 4), "{csv}");
+        let credits = |text: &str| text.parse::<Credits>().unwrap();
+        let mut balance = credits(rows[1][3]);
+        for row in &rows[2..rows.len() - 1] {
+            balance = balance.plus(credits(row[2]));
+            assert_eq!(balance, credits(row[3]), "{row:?}");
+        }
+        assert_eq!((rows[1][1], credits(rows[1][3])), ("opening balance", made.opening));
+        let last = &rows[rows.len() - 1];
+        assert_eq!((last[1], credits(last[3]), balance), ("closing balance", made.closing, made.closing));
+    }
+
 
     #[test]
     fn differences_are_named_and_what_is_on_its_way_is_not_one() {

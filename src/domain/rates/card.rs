@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::rules::{self, Month, Rules, Timing, Traits};
+use super::rules::{self, Month, Rules, Timing, Trait, Traits};
 use super::{Basis, Unit};
-use crate::domain::form::{Fault, Mistake, Table, quoted, read_toml};
-use crate::domain::id::{Digest, GpuId, GpuModel, LineId};
+use crate::domain::form::{Fault, Mistake, Presence, Table, quoted, read_toml};
+use crate::domain::id::{AccountId, Digest, GpuId, GpuModel, LineId};
 use crate::domain::money::{Credits, Decimal};
 use crate::domain::time::Wall;
 use crate::domain::usage::{HeldGpu, Meter};
@@ -67,6 +67,8 @@ pub struct Stated<'a> {
     pub at: Wall,
     /// What was stated of it.
     pub traits: &'a Traits,
+    /// Who pays: known, and never stated.
+    pub account: Option<&'a AccountId>,
     /// CPUs as stated.
     pub cpus: Option<u32>,
     /// Memory as stated, in bytes.
@@ -207,6 +209,11 @@ fn read_line(table: &Table<'_>, seen: &mut Seen) -> Option<Line> {
         Ok(id)
     });
     let id = id.required();
+    for (name, which) in Trait::ALL.into_iter().filter(|(name, _)| table.holds(name) == Presence::Given) {
+        let device = if which == Trait::Model { "; the model of a GPU is its gpu_model" } else { "" };
+        let fault = Fault::new("unknown_key", "a job has one, and a line selects by it");
+        table.field(name).note(fault.hint(format!("select = {{ {name} = \"…\" }}{device}")));
+    }
     let meter = table.field("meter").word(&Meter::ALL.map(|meter| (meter.name(), meter))).required();
     let price = table.field("price").decimal().check(not_negative).required();
     let unit = table.field("unit").text(UNIT_BYTES_MAX).check(|text| unit_of(&text, meter)).required();
@@ -323,12 +330,6 @@ impl Card {
         self.lines.iter().filter_map(|line| line.rules.as_deref()).any(|rules| rules.further.latest.over_bid.is_some())
     }
 
-    /// Has any line a price for those jobs alone of which such a thing is known?
-    #[must_use]
-    pub fn selects(&self, which: super::Trait) -> bool {
-        self.lines.iter().filter_map(|line| line.rules.as_deref()).any(|rules| rules.select.contains_key(&which))
-    }
-
     /// Does time in which a job stands still cost anything under it?
     #[must_use]
     pub fn prices_stillness(&self) -> bool {
@@ -428,6 +429,13 @@ impl Card {
 }
 
 impl Stated<'_> {
+    /// Is that known of the job, with this value? Journals from before the account was looked up here have it among the traits.
+    #[must_use]
+    pub fn has(&self, which: Trait, value: &LineId) -> bool {
+        let paid_by = || self.account.is_some_and(|account| account.as_str() == value.as_str());
+        self.traits.get(&which) == Some(value) || (which == Trait::Account && paid_by())
+    }
+
     /// What the start should have said, for a meter that is billed as asked for.
     fn missing_for(&self, meter: Meter) -> Option<&'static str> {
         match meter {
@@ -453,7 +461,7 @@ impl Line {
     /// Is it for segments that begin then, of such jobs?
     #[must_use]
     pub fn fits(&self, stated: &Stated<'_>) -> bool {
-        self.rules.as_deref().is_none_or(|rules| rules.fit(stated.at, stated.traits))
+        self.rules.as_deref().is_none_or(|rules| rules.fit(stated))
     }
 
     /// The hook's word for what it counts, if it counts that.
