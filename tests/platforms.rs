@@ -5,6 +5,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use meterd::domain::rates::check::check;
+use proptest::prelude::*;
+
 fn meterctl(command: &[&str], card: &str, words: &str) -> Output {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("packaging/ratecards/{card}.toml"));
     let mut meterctl = Command::new(env!("CARGO_BIN_EXE_meterctl"));
@@ -68,11 +71,18 @@ fn d1_d2_whole_instances_by_the_hour() {
         ("L", "30m", "3.5"),
         ("L", "24h", "84"),
     ] {
-        assert_eq!(charged("hourly-instance", &format!("--run {run} --trait instance_class={class} --gpus 1")), expected, "{class} for {run}");
+        assert_eq!(
+            charged("hourly-instance", &format!("--run {run} --trait instance_class={class} --gpus 1")),
+            expected,
+            "{class} for {run}"
+        );
     }
     assert_eq!(charged("hourly-instance", "--run 1h --paused 5h --trait instance_class=S"), "0.6", "d8: its owner's pause costs nothing");
     let why = refused("hourly-instance", "--run 1h --trait instance_class=XL");
-    assert!(why.contains("of the lines for wall_time none is for such a job") && why.contains("instance_class=S; instance_class=M"), "{why}");
+    assert!(
+        why.contains("of the lines for wall_time none is for such a job") && why.contains("instance_class=S; instance_class=M"),
+        "{why}"
+    );
 }
 
 #[test]
@@ -104,7 +114,11 @@ fn s2_s3_s4_s5_gpus_by_model_and_tier_with_cores_memory_and_storage() {
     let none = "--run 1h --cpus 8 --memory 64GiB --storage 0";
     assert_eq!(charged("per-second-gpu", none), "0.64", "a node without GPUs: 8 x 0.04 and 64 x 0.005");
     assert_eq!(charged("per-second-gpu", "--run 31d --cpus 0 --memory 0 --storage 100GB --at 2026-01-01T00:00:00Z"), "10", "100 GB-months");
-    assert_eq!(charged("per-second-gpu", "--run 14d --cpus 0 --memory 0 --storage 100GB --at 2026-02-01T00:00:00Z"), "5", "half of February");
+    assert_eq!(
+        charged("per-second-gpu", "--run 14d --cpus 0 --memory 0 --storage 100GB --at 2026-02-01T00:00:00Z"),
+        "5",
+        "half of February"
+    );
     let data = "--counter cluster-io-bytes=5000000000 --counter object-gb-hours=7300 --counter object-egress-bytes=2000000000 --counter object-operations=3000";
     let empty = "--run 1s --cpus 0 --memory 0 --storage 0";
     assert_eq!(charged("per-second-gpu", &format!("{empty} {data}")), "0.344", "0.01 + 0.219 + 0.1 + 0.015");
@@ -135,4 +149,57 @@ fn r2_r3_instances_calls_and_storage_by_the_hour() {
     assert!(refused("hourly-posted", "--run 1h --storage 0 --event cal=1").contains("no line prices the event cal"));
     let quote = text(&meterctl(&["quote"], "hourly-posted", "--run 730h --storage 1TB --trait instance_class=small"));
     assert!(quote.contains("438 credits, 0.6 an hour on average"), "{quote}");
+}
+
+/// Every card that there is here, the good and the bad ones.
+fn cards() -> Vec<String> {
+    let folders = ["packaging/ratecards", "tests/ratecards"].map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|file| file.unwrap().path());
+    let mut files: Vec<_> = files.collect();
+    files.sort();
+    files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// However a card is spoilt: what is said against it has a line of the file and says what to do.
+    #[test]
+    fn whatever_is_wrong_with_a_card_is_said_with_its_line_and_a_hint(
+        which in any::<proptest::sample::Index>(), line in any::<proptest::sample::Index>(),
+        change in prop_oneof![
+            Just(None),
+            prop::sample::select(vec![
+                "", "0", "-1", "1.5", "\"\"", "\"-1\"", "\"1e5\"", "\"99999999999999999999999999999\"", "\"0.0000000000000000001\"", "true", "[1]", "{ a = 1 }", "{}", "\"word\"",
+                "\"\\t\"", "\"*\"", "\"a*b\"", "\"2026-01-01\"", "\"1960-01-01T00:00:00Z\"", "{ tier = \"spot\" }", "{ account = \"a\" }", "{ frozen = \"2000\" }",
+                "{ completed = \"0\" }", "[{ above = \"1\", price = \"2\" }]", "[{ above = \"0\" }]", "\"GB-month\"", "\"advance\"", "\"allocated\"", "\"day\"", "\"calendar\"",
+            ]).prop_map(Some),
+        ],
+        key in prop::sample::select(vec![
+            "", "price", "unit", "meter", "per", "round", "increment", "minimum", "connect_fee", "timing", "anchor", "basis", "state", "outcome", "select", "tiers", "name", "month",
+            "discount", "started", "over_bid", "effective_from", "effective_to", "gpu_model", "version", "card", "predecessor", "tier", "typo",
+        ]),
+    ) {
+        let cards = cards();
+        let text = which.get(&cards);
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let at = line.index(lines.len());
+        match change {
+            None => drop(lines.remove(at)),
+            Some(value) if key.is_empty() => {
+                if let Some((key, _)) = lines[at].clone().split_once('=') {
+                    lines[at] = format!("{key}= {value}");
+                }
+            }
+            Some(value) => lines.insert(at, format!("{key} = {value}")),
+        }
+        let text = lines.join("\n");
+        let found = check(&text, "card.toml").map_or_else(|found| found, |(_, found)| found);
+        for mistake in found {
+            prop_assert!(mistake.hint.as_ref().is_some_and(|hint| 5 <= hint.len()), "{}: {mistake}\n{text}", mistake.code);
+            let place = mistake.place.to_string();
+            let nth: usize = place.split(':').nth(1).unwrap().parse().unwrap();
+            prop_assert!(1 <= nth && nth <= lines.len().max(1), "{place}");
+        }
+    }
 }

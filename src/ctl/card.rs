@@ -22,7 +22,9 @@ use crate::domain::money::Credits;
 use crate::domain::outcome::Outcome;
 use crate::domain::rates::check::check;
 use crate::domain::rates::explain::explain;
-use crate::domain::rates::{Card, CardKey, Described, GpuSelector, Line, Priced, RateError, SecretCardKey, Stated, Trait, Traits, Uncovered};
+use crate::domain::rates::{
+    Card, CardKey, Described, GpuSelector, Line, Priced, RateError, SecretCardKey, Stated, Trait, Traits, Uncovered,
+};
 use crate::domain::receipt::rfc3339;
 use crate::domain::time::{Nanos, Wall};
 use crate::domain::usage::{HeldGpu, Meter, More, Usage};
@@ -236,10 +238,24 @@ struct Checked<'a> {
 }
 
 fn checked(path: &Path, key: Option<CardKey>, output: Output) -> Result<Exit, Failure> {
-    let (text, file) = (read(path)?, path.display().to_string());
-    let (card, mut found) = match check(&text, &file) {
-        Ok((card, found)) => (Some(card), found),
-        Err(found) => (None, found),
+    let file = path.display().to_string();
+    let bytes = if path.as_os_str() == "-" {
+        read(path)?.into_bytes()
+    } else {
+        std::fs::read(path).map_err(|error| Failure::Other(format!("{file}: {error}")))?
+    };
+    let (text, card, mut found) = match String::from_utf8(bytes) {
+        Ok(text) => match check(&text, &file) {
+            Ok((card, found)) => (text, Some(card), found),
+            Err(found) => (text, None, found),
+        },
+        Err(error) => {
+            let upto = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = upto.split(|byte| *byte == b'\n').count();
+            let hint = Some("save it as UTF-8".to_owned());
+            let place = Place::File { file: file.clone(), line, column: 1 };
+            (String::new(), None, vec![Mistake { code: "not_text", place, message: "it is no UTF-8 text".to_owned(), hint }])
+        }
     };
     if let Some(Err(why)) = key.map(|key| key.check(&text)) {
         let place = Place::File { file, line: text.lines().count().max(1), column: 1 };
@@ -248,7 +264,8 @@ fn checked(path: &Path, key: Option<CardKey>, output: Output) -> Result<Exit, Fa
     }
     match (output, &card) {
         (Output::Json, card) => {
-            let (name, version, sha256) = (card.as_ref().map(|card| &card.name), card.as_ref().map(|card| card.version), card.as_ref().map(|card| card.digest));
+            let (name, version, sha256) =
+                (card.as_ref().map(|card| &card.name), card.as_ref().map(|card| card.version), card.as_ref().map(|card| card.digest));
             let document = Checked { card: name, version, sha256, mistakes: &found };
             print(&format!("{}\n", serde_json::to_string_pretty(&document).map_err(Failure::other)?));
         }
@@ -410,7 +427,9 @@ fn card_text(card: &Card) -> String {
     for column in (0..headings.len()).rev() {
         if rows.iter().all(|row| row[column].is_empty()) {
             headings.remove(column);
-            rows.iter_mut().for_each(|row| drop(row.remove(column)));
+            for row in &mut rows {
+                row.remove(column);
+            }
         }
     }
     let from = rfc3339(card.effective_from);

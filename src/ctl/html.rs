@@ -141,11 +141,9 @@ fn segment_part(page: &mut String, nth: usize, segment: &ReceiptSegment) {
 /// What was measured or reported only since the card prices it.
 fn more_facts(more: &ReceiptMore) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
-    for (what, unit, by_device) in [
-        ("busy", "ns", &more.gpu_busy_ns),
-        ("device memory", "byte-ns", &more.gpu_memory_byte_ns),
-        ("energy", "mJ", &more.energy_mj),
-    ] {
+    for (what, unit, by_device) in
+        [("busy", "ns", &more.gpu_busy_ns), ("device memory", "byte-ns", &more.gpu_memory_byte_ns), ("energy", "mJ", &more.energy_mj)]
+    {
         facts.extend(by_device.iter().map(|(gpu, amount)| (what, format!("{gpu}: {amount} {unit}"))));
     }
     if more.io_bytes != "0" {

@@ -12,8 +12,8 @@ use crate::domain::detail::Readings;
 use crate::domain::id::JobName;
 use crate::domain::job::{Gap, GapRule};
 use crate::domain::outcome::{Basis, Outcome};
-use crate::domain::rates::Unit;
 use crate::domain::rates::charge::LineCharge;
+use crate::domain::rates::{Trait, Unit};
 use crate::domain::receipt::{Measure, Receipt, ReceiptSegment, ReceiptState, ReceiptTerms};
 use crate::domain::time::Nanos;
 use crate::domain::usage::Meter;
@@ -99,8 +99,11 @@ pub(super) fn market(receipt: &Receipt) -> Vec<(&'static str, String)> {
 
 /// What was stated of the job as it is now; none where nothing was.
 pub(super) fn stated_text(receipt: &Receipt) -> Option<String> {
-    let Receipt { cpus, memory_bytes, storage_bytes, ref traits, .. } = *receipt;
-    stated(&ReceiptTerms { cpus, memory_bytes, storage_bytes, traits: traits.clone() })
+    let Receipt { cpus, memory_bytes, storage_bytes, ref traits, ref node, .. } = *receipt;
+    let mut traits = traits.clone();
+    // That the node has its own name goes without saying.
+    traits.retain(|which, value| *which != Trait::Node || value.as_str() != node.as_str());
+    stated(&ReceiptTerms { cpus, memory_bytes, storage_bytes, traits })
 }
 
 /// The job on several nodes that it was a part of.
@@ -152,13 +155,7 @@ fn by(basis: Basis, reported: Option<Outcome>) -> String {
 pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
     let length = |text: &str| text.parse().map_or_else(|_| text.to_owned(), show_wide_length);
     let mut text = format!("rate card {} version {}, {} to {}\n", segment.card, segment.card_version, segment.from, segment.to);
-    let _ = writeln!(
-        text,
-        "  ran {}, CPU time {}{}",
-        length(&segment.running_ns),
-        length(&segment.cpu_ns),
-        stillness_text(segment)
-    );
+    let _ = writeln!(text, "  ran {}, CPU time {}{}", length(&segment.running_ns), length(&segment.cpu_ns), stillness_text(segment));
     let _ = writeln!(
         text,
         "  memory on average: charged {}{}, anonymous {}{}",
@@ -195,7 +192,8 @@ fn stillness_text(segment: &ReceiptSegment) -> String {
     let priced = segment.lines.iter().flat_map(|line| &line.rules).any(|rule| rule.starts_with("frozen counts "));
     let costs = if priced { "charged as its lines say" } else { "not charged" };
     let by_agent = still(&segment.frozen_ns).map_or(String::new(), |length| format!(", stopped by the agent {length} ({costs})"));
-    let by_others = still(&segment.paused_ns).map_or(String::new(), |length| format!(", stopped by others for {length} of the time it ran"));
+    let by_others =
+        still(&segment.paused_ns).map_or(String::new(), |length| format!(", stopped by others for {length} of the time it ran"));
     format!("{by_agent}{by_others}")
 }
 

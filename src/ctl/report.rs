@@ -151,6 +151,8 @@ struct Document {
     dearest: Vec<JobCost>,
     under_used: Vec<UnderUsed>,
     still_running: usize,
+    /// Beside the rows: what running jobs are charged at their ends.
+    pending: Credits,
 }
 
 pub(super) fn main(socket: &Path, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -192,6 +194,7 @@ fn document(receipts: &[Receipt], by: Rows, span: Span, now: Wall) -> Document {
         dearest: report::dearest(receipts, span, LISTED),
         under_used: report::under_used(receipts, span, LISTED),
         still_running: report::still_running(receipts),
+        pending: report::pending(receipts),
     }
 }
 
@@ -209,7 +212,7 @@ fn named(mut rows: Vec<Row>, by: Rows) -> Vec<Row> {
 }
 
 fn text(document: &Document) -> String {
-    let Document { by, span, rows, total, spending, dearest, under_used, still_running } = document;
+    let Document { by, span, rows, total, spending, dearest, under_used, still_running, pending } = document;
     let mut text = format!("{} to {} (UTC), by {by}; amounts in credits\n\n", rfc3339(span.from), rfc3339(span.to));
     let heading = by.to_uppercase();
     let headings = [
@@ -231,7 +234,7 @@ fn text(document: &Document) -> String {
     let Spending { month, projected, days_7, days_14, days_30 } = spending;
     text.push_str(&pairs(&[
         ("this month so far", month.to_string()),
-        ("by its end", format!("{projected} at the pace of the last 7 days")),
+        ("projected", format!("{projected} by the month's end, at the pace of the last 7 days")),
         ("last 7 days", days_7.to_string()),
         ("last 14 days", days_14.to_string()),
         ("last 30 days", days_30.to_string()),
@@ -239,7 +242,9 @@ fn text(document: &Document) -> String {
     text.push_str(&dearest_text(dearest));
     text.push_str(&under_used_text(under_used));
     if 0 < *still_running {
-        let _ = writeln!(text, "\ngoing on: {still_running}; what they cost so far is in here");
+        let at_the_end =
+            if pending.is_zero() { String::new() } else { format!(", but for {pending} credits that are charged at their ends") };
+        let _ = writeln!(text, "\ngoing on: {still_running}; what they cost so far is in here{at_the_end}");
     }
     text
 }
@@ -427,7 +432,8 @@ fn reconciled(wanted: &ReconcileArguments) -> Result<Exit, Failure> {
 
 fn reconciled_text(found: &Reconciled) -> String {
     let Reconciled { accounts, drawn, settled, refunded, differences, untold, newer } = found;
-    let mut text = format!("accounts compared: {accounts}; drawn on the nodes' receipts: {drawn} credits; charged by the authority: {settled}\n");
+    let mut text =
+        format!("accounts compared: {accounts}; drawn on the nodes' receipts: {drawn} credits; charged by the authority: {settled}\n");
     if !refunded.is_zero() {
         let _ = writeln!(text, "given back by the outcomes of jobs, on the nodes' receipts: {refunded}");
     }
@@ -487,6 +493,16 @@ mod tests {
     }
 
     #[test]
+    fn v2_what_running_jobs_keep_back_for_their_ends_is_said_beside_what_they_cost() {
+        let now = at("2026-03-10T12:00:00Z");
+        let mut receipts = receipts();
+        let told = |receipts: &[Receipt]| text(&document(receipts, Rows::Account, month_of(now), now));
+        assert!(told(&receipts).ends_with("what they cost so far is in here\n"), "{}", told(&receipts));
+        receipts[1].pending = "0.54".parse().unwrap();
+        assert!(told(&receipts).ends_with(", but for 0.54 credits that are charged at their ends\n"), "{}", told(&receipts));
+    }
+
+    #[test]
     fn d7_an_export_holds_every_job_and_no_formula() {
         let now = at("2026-03-10T12:00:00Z");
         let exported = csv(&document(&receipts(), Rows::Job, month_of(now), now));
@@ -538,7 +554,6 @@ mod tests {
         let last = &rows[rows.len() - 1];
         assert_eq!((last[1], credits(last[3]), balance), ("closing balance", made.closing, made.closing));
     }
-
 
     #[test]
     fn differences_are_named_and_what_is_on_its_way_is_not_one() {

@@ -365,6 +365,12 @@ fn gpu_busy(receipt: &Receipt) -> Option<(Option<u128>, u128)> {
     Some((Some(held), busy))
 }
 
+/// What those that go on have used and are charged only at their ends, if they complete: it is in no row.
+#[must_use]
+pub fn pending(receipts: &[Receipt]) -> Credits {
+    receipts.iter().map(|receipt| receipt.pending).sum()
+}
+
 /// How many of them go on.
 #[must_use]
 pub fn still_running(receipts: &[Receipt]) -> usize {

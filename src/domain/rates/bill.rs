@@ -158,7 +158,12 @@ fn rounded(dividend: BigUint, divisor: &BigUint, round: Rounding) -> Option<Cred
 }
 
 /// How much of a billed quantity between two points falls into each band, and its price.
-pub(super) fn bands<'a>(line: &'a Line, rules: &'a Rules, from: &'a BigUint, to: &'a BigUint) -> impl Iterator<Item = (BigUint, Decimal)> + 'a {
+pub(super) fn bands<'a>(
+    line: &'a Line,
+    rules: &'a Rules,
+    from: &'a BigUint,
+    to: &'a BigUint,
+) -> impl Iterator<Item = (BigUint, Decimal)> + 'a {
     let starts = std::iter::once((BigUint::ZERO, line.price));
     let starts: Vec<(BigUint, Decimal)> =
         starts.chain(rules.tiers.iter().map(|tier| (BigUint::from(tier.above) * Factor::SCALE, tier.price))).collect();

@@ -138,7 +138,9 @@ impl Checker<'_> {
         let unknown = match &line.gpu_model {
             GpuSelector::Any => None,
             // The beginning of such a name is enough.
-            GpuSelector::Prefix(name) => (!begins_as(name) && !GPU_NAMES.iter().any(|known| known.starts_with(name.as_str()))).then_some(name.as_str()),
+            GpuSelector::Prefix(name) => {
+                (!begins_as(name) && !GPU_NAMES.iter().any(|known| known.starts_with(name.as_str()))).then_some(name.as_str())
+            }
             GpuSelector::Exact(model) => (!begins_as(model.as_str())).then_some(model.as_str()),
         };
         if let Some(name) = unknown {
@@ -268,7 +270,11 @@ impl Checker<'_> {
             return;
         }
         if let Some(other) = card.lines.iter().filter(same).filter(before).find(|other| !answers(other)) {
-            let message = format!("a job of {} with a GPU of line {} is charged by that one: the model counts before what is selected", told(&selected), other.id);
+            let message = format!(
+                "a job of {} with a GPU of line {} is charged by that one: the model counts before what is selected",
+                told(&selected),
+                other.id
+            );
             self.note(line, "ambiguous", &message, "add a line with that gpu_model and this select");
         }
     }
@@ -285,7 +291,12 @@ impl Checker<'_> {
         if let Some(other) = without.filter(|_| !selected.is_empty()) {
             let what = other.name().map_or_else(|| other.meter.to_string(), |name| format!("{} {name}", other.meter));
             let message = format!("a job of {} has no price for {what}, and is refused", told(&selected));
-            self.note(line, "unreachable", &message, "add a line of that meter for such jobs, or one that selects nothing; what is free has price \"0\"");
+            self.note(
+                line,
+                "unreachable",
+                &message,
+                "add a line of that meter for such jobs, or one that selects nothing; what is free has price \"0\"",
+            );
         }
     }
 
@@ -300,8 +311,7 @@ impl Checker<'_> {
         if one == two && !a.meter.is_of_gpus() {
             let message = format!("it is for the same jobs at the same time as line {}: both are charged", a.id);
             self.note(b, "overlap", &message, "end the first with effective_to where the second begins, or add the prices up in one line");
-        } else if one != two && one.len() == two.len() && compatible(&one, &two)
-        {
+        } else if one != two && one.len() == two.len() && compatible(&one, &two) {
             let what = if a.meter.is_of_gpus() { "the first one is charged" } else { "both are charged" };
             let message = format!("a job can be one for line {} as well, and neither selects more: {what}", a.id);
             self.note(b, "ambiguous", &message, "add a line that selects both, or more to one of them");

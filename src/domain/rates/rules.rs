@@ -582,8 +582,13 @@ fn read_outcomes(table: &Table<'_>) -> Option<BTreeMap<Outcome, Factor>> {
 }
 
 fn read_tier(table: &Table<'_>, scale: Option<Scale>) -> Option<Tier> {
-    let above = table.field("above").decimal().check(|decimal| quantity(decimal, scale)).check(above_nothing).required();
-    let price = table.field("price").decimal().check(super::card::not_negative).required();
+    let above = table
+        .field("above")
+        .decimal()
+        .check(|decimal| quantity(decimal, scale))
+        .check(above_nothing)
+        .required_as("above = \"100\", in the line's unit");
+    let price = table.field("price").decimal().check(super::card::not_negative).required_as("price = \"0.03\"");
     Some(Tier { above: above?, price: price? })
 }
 
