@@ -127,13 +127,14 @@ fn f14_credit_in_drops_thaws_a_job_later_each_time() {
 
 /// From each time that a job was funded to its thaw.
 fn waits_ns(steps: &[Value]) -> Vec<u64> {
-    let at = |step: &Value| step["mono_ns"].as_str().unwrap().parse::<u64>().unwrap();
+    let at = |step: &Value| step["mono_ns"].as_u64().unwrap();
     let (mut funded, mut waits) = (None, Vec::new());
     for step in steps {
-        match step["event"].as_str().unwrap() {
-            "funded" => funded = Some(at(step)),
-            "acted" if step["act"] == "thaw" => waits.extend(funded.take().map(|funded| at(step) - funded)),
-            _ => {}
+        let event = &step["event"];
+        if event.get("funded").is_some() {
+            funded = Some(at(step));
+        } else if event["acted"]["act"] == "thaw" {
+            waits.extend(funded.take().map(|funded| at(step) - funded));
         }
     }
     waits
