@@ -376,7 +376,7 @@ mod tests {
         match *deed {
             Deed::Insert { id, node, escrow, burn } => epochs.insert(name(id), epoch(node, escrow, burn, *now)),
             Deed::Use { id, used } => {
-                change(epochs, id, |epoch| epoch.settled = epoch.settled.plus(epoch.escrow().min(Credits::from_nano(used))))
+                change(epochs, id, |epoch| epoch.settled = epoch.settled.plus(epoch.escrow().min(Credits::from_nano(used))));
             }
             Deed::Hear { id, burn } => {
                 change(epochs, id, |epoch| (epoch.heard_at, epoch.burn_per_s) = (Mono(*now), Credits::from_nano(burn)));

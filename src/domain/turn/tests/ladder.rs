@@ -678,7 +678,9 @@ fn what_the_hands_did_to_all_jobs_of_an_account_is_booked_at_once_as_it_is_one_b
         if together {
             bench.step(Event::Acted(acted.to_vec()));
         } else {
-            acted.into_iter().for_each(|one| bench.step(Event::Acted(vec![one])));
+            for one in acted {
+                bench.step(Event::Acted(vec![one]));
+            }
         }
         settle(&mut bench);
         bench.pass(1_000);
