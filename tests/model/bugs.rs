@@ -3,10 +3,10 @@
 
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{Epoch, PaymentId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, EpochAccount, EpochState, Lot, LotKey, Rules};
+use meterd::domain::ledger::{self, Account, EpochAccount, EpochState, Lot, LotKey, Recovery, Rules};
 use meterd::domain::money::Credits;
 use meterd::domain::time::Now;
-use meterd::domain::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry};
+use meterd::domain::wire::{AnswerEntry, PreviousEpoch, Request, RequestEntry, Validity, Verdict};
 
 /// What is wrong. The numbers are those of the protocol's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,22 +53,53 @@ pub(crate) enum Bug {
     GrantBeforeTotals,
     /// 21
     RepeatedLateReportCollects,
+    /// 22
+    PutBackGrantsAtOnce,
+    /// 23
+    PutBackIgnoresClaims,
+    /// 24
+    PutBackClosesTheUnbacked,
+    /// 25
+    PutBackRenewsTheLapsed,
+    /// 26
+    CreditFromAnyAnswer,
+}
+
+impl Bug {
+    /// Is it a bug of a store that was put back? Then its nodes listen to what the product's listen to, and to nothing else.
+    pub(crate) fn is_the_stores(self) -> bool {
+        use Bug::{PutBackClosesTheUnbacked, PutBackGrantsAtOnce, PutBackIgnoresClaims, PutBackRenewsTheLapsed};
+        matches!(self, PutBackGrantsAtOnce | PutBackIgnoresClaims | PutBackClosesTheUnbacked | PutBackRenewsTheLapsed)
+    }
 }
 
 /// Answers a request as the real ledger does, but for the bug.
-pub(crate) fn answer(bug: Bug, account: &mut Account, request: &Request, close: ClosePolicy, now: Now) -> AnswerEntry {
-    let book =
-        |account: &mut Account, request: &Request| ledger::answer(account, request, &request.entries[0], &Rules::of(close), now).entry;
+pub(crate) fn answer(bug: Bug, account: &mut Account, request: &Request, rules: &Rules<'_>, now: Now) -> AnswerEntry {
+    let book = |account: &mut Account, request: &Request| ledger::answer(account, request, &request.entries[0], rules, now).entry;
+    // Another entry in the place of the request's; the digest is of what was really said.
+    let book_as = |account: &mut Account, entry: RequestEntry| {
+        let rules = Rules { digest: Some(request.digest()), ..*rules };
+        ledger::answer(account, request, &entry, &rules, now).entry
+    };
     match bug {
         Bug::SettledByDifference => {
             let before = account.epochs.get(&request.epoch).map_or(Credits::ZERO, |epoch| epoch.claimed);
-            let added = RequestEntry { spent: before.plus(request.entries[0].spent), ..request.entries[0].clone() };
-            // The digest is of what was really said.
-            let answered = book(account, &Request { entries: vec![added], ..request.clone() });
-            if let Some(mut epoch) = account.epochs.get_mut(&request.epoch).filter(|epoch| epoch.last_request == request.request) {
-                epoch.last_digest = request.digest();
+            book_as(account, RequestEntry { spent: before.plus(request.entries[0].spent), ..request.entries[0].clone() })
+        }
+        Bug::PutBackIgnoresClaims => {
+            book_as(account, RequestEntry { granted_seen: Credits::ZERO, proof: None, ..request.entries[0].clone() })
+        }
+        Bug::PutBackRenewsTheLapsed => book_as(account, RequestEntry { validity: Some(Validity::Live), ..request.entries[0].clone() }),
+        Bug::PutBackClosesTheUnbacked => {
+            let answered = book(account, request);
+            let recovers = rules.recovery != Recovery::Over;
+            match account.epochs.get_mut(&request.epoch).filter(|epoch| recovers && epoch.unbacked().is_positive()) {
+                Some(mut epoch) => {
+                    epoch.state = EpochState::Closed;
+                    AnswerEntry { verdict: Verdict::Closed, ..answered }
+                }
+                None => answered,
             }
-            answered
         }
         Bug::LateReportUnchecked => {
             let short = account.shortfall;

@@ -4,25 +4,42 @@
 //! What is searched is the product itself where it decides about money: [`meterd::domain::ledger`] books and answers every request,
 //! [`meterd::domain::hearing`] judges every answer, [`meterd::domain::grant::Grant`] takes it. In the model's own words is only what the
 //! agent does around them: when to ask (at any time), to spend (whenever something is in hand), to give back (at any time), what it has
-//! written down when it starts again, and that a new boot or a lost journal is a new epoch.
+//! written down when it starts again, and that a new boot or a lost journal is a new epoch; and, of the authority's store, when a copy of it is
+//! made and put back, and that it recovers then.
 //!
 //! Two machines, one account of a few nano-credits; one tick is half of a grant's validity, and the authority closes an epoch that was
-//! silent for three: as long as a grant is good and one tick that the node's clock may miss. `METERD_MODEL=full` searches larger worlds.
+//! silent for three: as long as a grant is good and one tick that the node's clock may miss. Where the store is put back a grant is good for one.
+//! `METERD_MODEL=full` searches larger worlds.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod bugs;
 mod rest;
+mod restore;
 mod rules;
 mod state;
 
 use bugs::Bug;
-use rules::World;
+use restore::PutBack;
+use rules::{Begins, GivesBack, World};
 use state::{Left, Power};
 use stateright::{Checker, Model};
 
 fn world() -> World {
-    World { deposit: 2, questions: [2, 2], lives: 2, wants: &[1], left: Left::default(), second: Power::Off, bug: None, heals: 0 }
+    World {
+        deposit: 2,
+        questions: [2, 2],
+        lives: 2,
+        wants: &[1],
+        left: Left::default(),
+        valid_ticks: 2,
+        put_back: PutBack::Told,
+        gives_back: GivesBack::AnyTime,
+        begins: Begins::WithNothing,
+        second: Power::Off,
+        bug: None,
+        heals: 0,
+    }
 }
 
 fn small() -> World {
@@ -49,12 +66,13 @@ fn holds(name: &str, world: World) {
 
 /// The bug breaks a rule, in so many steps at least; without it none is broken by that many.
 fn finds(bug: Bug, world: &World) {
-    let planted = World { bug: Some(bug), ..world.clone() };
+    let planted = World { bug: Some(bug), heals: 0, ..world.clone() };
     let checker = planted.checker().threads(1).spawn_bfs().join();
     let path = checker.discovery("every rule holds");
     let path = path.unwrap_or_else(|| panic!("{bug:?} is not found in {} moments", checker.unique_state_count()));
     let (last, actions) = (path.last_state().clone(), path.into_actions());
-    println!("{bug:?}: {} steps, {} moments: {}", actions.len(), checker.unique_state_count(), last.broken.unwrap_or_default());
+    let (steps, moments) = (actions.len(), checker.unique_state_count());
+    println!("{bug:?}: {steps} steps, begun {:?}, {moments} moments: {}", world.begins, last.broken.unwrap_or_default());
     for action in &actions {
         println!("    {action:?}");
     }
@@ -119,6 +137,35 @@ fn a_disk_image_that_boots_elsewhere() {
 fn a_running_machine_that_is_copied() {
     let left = Left { live_clones: 1, ..Left::default() };
     holds("live clone", larger(World { left, deposit: 1, questions: [1, 1], heals: 0, ..small() }));
+}
+
+/// The authority's store is put back to an earlier copy, both at any moment. A grant is good for one tick here.
+fn put_back(questions: [u64; 2]) -> World {
+    let left = Left { back_ups: 1, put_backs: 1, ..Left::default() };
+    let second = if questions[1] == 0 { Power::Off } else { Power::On };
+    World { left, deposit: 1, questions, lives: 1, valid_ticks: 1, second, heals: 200, ..world() }
+}
+
+/// Nodes that compete need not give back for that.
+fn put_back_and_competing(questions: [u64; 2]) -> World {
+    World { gives_back: GivesBack::Never, ..put_back(questions) }
+}
+
+#[test]
+fn a_store_that_is_put_back_under_one_node() {
+    holds("put back, one node", larger(put_back([2, 0])));
+}
+
+#[test]
+fn a_store_that_is_put_back_under_two_nodes() {
+    let world = if full() { put_back([1, 1]) } else { put_back_and_competing([1, 1]) };
+    holds("put back, two nodes", world);
+}
+
+#[test]
+fn a_store_that_is_put_back_and_is_not_told() {
+    let world = if full() { put_back([2, 1]) } else { put_back_and_competing([1, 1]) };
+    holds("put back silently", World { put_back: PutBack::Silently, ..world });
 }
 
 #[test]
@@ -226,4 +273,30 @@ fn b20_grant_before_totals() {
 fn b21_repeated_late_report_collects() {
     let left = Left { revocations: 1, top_ups: 1, ..Left::default() };
     finds(Bug::RepeatedLateReportCollects, &World { deposit: 1, lives: 1, left, ..world() });
+}
+
+#[test]
+fn b22_put_back_grants_at_once() {
+    finds(Bug::PutBackGrantsAtOnce, &put_back_and_competing([1, 1]));
+}
+
+#[test]
+fn b23_put_back_ignores_claims() {
+    finds(Bug::PutBackIgnoresClaims, &put_back([2, 0]));
+}
+
+#[test]
+fn b24_put_back_closes_the_unbacked() {
+    let world = put_back_and_competing([1, 2]);
+    finds(Bug::PutBackClosesTheUnbacked, &World { begins: Begins::WithAGrantAndACopy, ..world });
+}
+
+#[test]
+fn b25_put_back_renews_the_lapsed() {
+    finds(Bug::PutBackRenewsTheLapsed, &put_back([2, 0]));
+}
+
+#[test]
+fn b26_credit_from_any_answer() {
+    finds(Bug::CreditFromAnyAnswer, &put_back([2, 0]));
 }

@@ -7,12 +7,14 @@ use meterd::domain::bucket::Bucket;
 use meterd::domain::grant::{Asked, Grant, Heard, Told};
 use meterd::domain::hearing;
 use meterd::domain::id::{AccountId, BootId, Epoch, NodeId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment, PaymentState, Rules};
+use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment, PaymentState, VALID_FOR};
+use meterd::domain::money::Credits;
 use meterd::domain::time::{Boot, Mono, Nanos, Now, Wall};
 use meterd::domain::wire::{AccountPolicy, Answer, AnswerEntry, PROTOCOL, PreviousEpoch, Push, Request, RequestEntry, UNIT, Verdict};
 use stateright::{Model, Property};
 
 use crate::bugs::{self, Bug};
+use crate::restore::{PutBack, Standing};
 use crate::state::{Body, Job, Kept, Left, Message, Node, Outstanding, Power, State, TICK, boot, credits, epoch};
 
 /// A world to search: how large it is, what may happen in it, and what is wrong with it.
@@ -26,10 +28,31 @@ pub(crate) struct World {
     /// How much a question may ask for.
     pub(crate) wants: &'static [i128],
     pub(crate) left: Left,
+    /// For how many ticks a grant is good.
+    pub(crate) valid_ticks: u64,
+    /// Does who puts a copy of the store back say so?
+    pub(crate) put_back: PutBack,
+    pub(crate) gives_back: GivesBack,
+    pub(crate) begins: Begins,
     pub(crate) second: Power,
     pub(crate) bug: Option<Bug>,
     /// One moment in so many is also looked at for whether all comes to rest from it; 0 for none.
     pub(crate) heals: u64,
+}
+
+/// When does a node give back what it holds?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GivesBack {
+    AnyTime,
+    Never,
+}
+
+/// What has happened before the search begins?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begins {
+    WithNothing,
+    /// The first machine has asked and was granted something, and a copy of the store was made.
+    WithAGrantAndACopy,
 }
 
 #[derive(Clone, PartialEq)]
@@ -53,6 +76,10 @@ pub(crate) enum Action {
     LoseDisk(usize),
     CloneImage,
     CloneLive,
+    /// What changes the store is done, and then a copy of the store is made: all that could be done before it would make the same copy.
+    BackUp(Box<Action>),
+    /// The copy is put back just before something to which that makes a difference.
+    PutBack(Box<Action>),
 }
 
 pub(crate) fn account_id() -> AccountId {
@@ -63,10 +90,14 @@ impl World {
     /// The authority waits for as long as the node's validity, one tick that its clock may miss, and no more.
     pub(crate) fn close(&self) -> ClosePolicy {
         match self.bug {
-            Some(Bug::CloseIgnoresClockError) => ClosePolicy::AfterSilence(Nanos(2 * TICK.0)),
+            Some(Bug::CloseIgnoresClockError) => ClosePolicy::AfterSilence(Nanos(self.valid_ticks * TICK.0)),
             Some(Bug::SuccessorReleases) => ClosePolicy::OnSuccessor,
-            _ => ClosePolicy::AfterSilence(Nanos(3 * TICK.0)),
+            _ => ClosePolicy::AfterSilence(self.silence()),
         }
+    }
+
+    pub(crate) fn silence(&self) -> Nanos {
+        Nanos((self.valid_ticks + 1) * TICK.0)
     }
 
     pub(crate) fn has(&self, bug: Bug) -> bool {
@@ -89,7 +120,7 @@ impl World {
         if in_hand.is_positive() && node.job == Job::Runs {
             actions.push(Action::Use(n));
         }
-        if kept.grant.held().is_positive() {
+        if kept.grant.held().is_positive() && self.gives_back == GivesBack::AnyTime {
             actions.push(Action::GiveBack(n));
         }
         if !in_hand.is_positive() && node.job == Job::Runs && self.is_told_to_stop(kept) {
@@ -118,7 +149,7 @@ impl World {
 
     // ---- the node ----
 
-    fn ask(&self, state: &mut State, n: usize, wanted: i128) {
+    pub(crate) fn ask(&self, state: &mut State, n: usize, wanted: i128) {
         let now = state.now;
         let node = state.node(n);
         let first_sent = node.clock(now);
@@ -133,7 +164,7 @@ impl World {
             boot,
             request: kept.asked,
             previous: kept.previous.clone(),
-            entries: vec![entry(&kept.grant, wanted)],
+            entries: vec![self.entry(&kept.grant, wanted, Some(first_sent))],
             generation_seen: 0,
             history: None,
             gangs: Vec::new(),
@@ -168,8 +199,7 @@ impl World {
 
     fn use_one(&self, state: &mut State, n: usize) {
         let epoch = state.nodes[n].live.epoch;
-        let known = state.bank.epochs.get(&epoch);
-        if known.is_none_or(|known| known.state == EpochState::Closed) {
+        if !state.may_spend(epoch) {
             state.breaks("something is spent from a closed epoch");
         }
         state.use_one(epoch);
@@ -206,7 +236,9 @@ impl World {
 
     fn hear_answer(&self, state: &mut State, n: usize, answer: &Answer) -> bool {
         let now = state.now;
-        let Some(heard) = self.believed(&state.nodes[n].live, answer) else { return false };
+        let Some(heard) = self.believed(&state.nodes[n].live, answer) else {
+            return self.has(Bug::CreditFromAnyAnswer) && self.take_credit(state.node(n), answer);
+        };
         let node = state.node(n);
         let clock = node.clock(now);
         let kept = node.kept();
@@ -220,13 +252,14 @@ impl World {
         let first_sent = if self.has(Bug::ValidFromReceipt) { clock } else { first_sent };
         let at = Now { mono: Mono(clock.0), boot: clock, wall: Wall(0) };
         kept.grant.take(&entry, told, heard.request, first_sent, at);
+        entry.proof.into_iter().for_each(|proof| kept.grant.take_proof(proof));
         self.misread(kept, &entry, first_sent, heard.request, at);
         match entry.verdict {
             Verdict::Recall => {
                 let part = kept.grant.held().minus(entry.free).or_zero();
                 kept.grant.returned = kept.grant.returned.plus(part);
             }
-            Verdict::Closed if !self.has(Bug::ClosedVoidsNothing) => self.begin_again(node, n),
+            verdict if verdict.voids_epoch() && !self.has(Bug::ClosedVoidsNothing) => self.begin_again(node, n),
             _ => {}
         }
         node.word = entry.version;
@@ -235,6 +268,17 @@ impl World {
         }
         self.commit(node);
         true
+    }
+
+    /// The bug: whatever the authority once granted is taken, whenever the word of it comes.
+    fn take_credit(&self, node: &mut Node, answer: &Answer) -> bool {
+        let kept = node.kept();
+        let most = answer.entries.iter().map(|entry| entry.granted).fold(kept.grant.granted, Credits::max);
+        let is_news = kept.grant.granted < most;
+        kept.grant.granted = most;
+        answer.entries.iter().filter_map(|entry| entry.proof).for_each(|proof| kept.grant.take_proof(proof));
+        self.commit(node);
+        is_news
     }
 
     /// What of an answer counts.
@@ -271,7 +315,7 @@ impl World {
         let kept = node.kept();
         let last = std::mem::take(&mut kept.grant);
         if last.has_a_last_word() {
-            kept.previous.push(PreviousEpoch { epoch: kept.epoch, entries: vec![entry(&last, 0)] });
+            kept.previous.push(PreviousEpoch { epoch: kept.epoch, entries: vec![self.entry(&last, 0, None)] });
         }
         kept.outstanding = None;
         kept.asked = 0;
@@ -321,17 +365,36 @@ impl World {
         }
     }
 
+    /// An account's totals as they are sent. Proofs, and whether a grant is good yet, count only with a store that may forget.
+    fn entry(&self, grant: &Grant, wanted: i128, at: Option<Boot>) -> RequestEntry {
+        RequestEntry {
+            account: account_id(),
+            unit: UNIT.to_owned(),
+            granted_seen: grant.granted,
+            returned: grant.returned,
+            spent: grant.spent,
+            unfunded: grant.unfunded,
+            owed: credits(wanted),
+            burn_per_s: credits(0),
+            at_least: credits(i128::from(0 < wanted)),
+            validity: at.filter(|_| self.store_may_forget()).map(|at| grant.validity(at)),
+            proof: grant.proof,
+        }
+    }
+
     // ---- the authority ----
 
     fn book(&self, state: &mut State, request: &Request) {
         let now = state.bank_now();
         let before = Arc::clone(&state.bank);
-        let close = self.close();
+        self.meet(state, request);
+        let rules = self.rules(&state.standing);
         let bank = Arc::make_mut(&mut state.bank);
-        let entry = match self.bug {
-            Some(bug) => bugs::answer(bug, bank, request, close, now),
-            None => ledger::answer(bank, request, &request.entries[0], &Rules::of(close), now).entry,
+        let mut entry = match self.bug {
+            Some(bug) => bugs::answer(bug, bank, request, &rules, now),
+            None => ledger::answer(bank, request, &request.entries[0], &rules, now).entry,
         };
+        entry.valid_for = Nanos(entry.valid_for.0.saturating_sub(VALID_FOR.0 - self.valid_ticks * TICK.0));
         let answer = Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,
@@ -340,9 +403,12 @@ impl World {
             acknowledged: request.previous.iter().map(|earlier| earlier.epoch).collect(),
             entries: vec![entry.clone()],
             balances: Vec::new(),
-            generation: 0,
+            generation: rules.generation,
             gangs: Vec::new(),
         };
+        if entry.verdict == Verdict::Unproven {
+            state.breaks("an honest node is taken for a liar");
+        }
         if entry.verdict == Verdict::Exhausted {
             let escrow = state.bank.epochs.get(&request.epoch).map_or(credits(0), ledger::EpochAccount::escrow);
             if state.bank.available().is_positive() || escrow.is_positive() {
@@ -350,12 +416,14 @@ impl World {
             }
         }
         state.say(Message::answer(answer));
+        World::audit_grants(state, &before);
         World::audit_booking(state, &before);
     }
 
     fn sweep(&self, state: &mut State) {
         let now = state.bank_now();
         let before = Arc::clone(&state.bank);
+        self.end_recovery_when_due(state);
         let bank = Arc::make_mut(&mut state.bank);
         let _lines = ledger::sweep(bank, self.close(), now);
         if let Some(bug) = self.bug {
@@ -368,11 +436,15 @@ impl World {
         let now = state.bank_now();
         let before = Arc::clone(&state.bank);
         let bank = Arc::make_mut(&mut state.bank);
-        let payment = Payment::deposit(format!("payment-{}", bank.version).parse().unwrap(), Bucket::Paid, credits(1));
-        ledger::book(bank, &payment, PaymentState::Completed, None, now).unwrap();
+        World::pay_in(bank, now);
         let push = Push { account: account_id(), version: bank.version };
         state.say(Message::push(push));
         World::audit_booking(state, &before);
+    }
+
+    pub(crate) fn pay_in(bank: &mut Account, now: Now) {
+        let payment = Payment::deposit(format!("payment-{}", bank.version).parse().unwrap(), Bucket::Paid, credits(1));
+        ledger::book(bank, &payment, PaymentState::Completed, None, now).unwrap();
     }
 
     fn revoke(&self, state: &mut State) -> bool {
@@ -401,7 +473,8 @@ impl World {
                 state.breaks("what was short is collected later");
             }
             if closed_now {
-                state.unreported += state.used_by(*id) - epoch.claimed.nano();
+                let unreported = state.used_by(*id) - epoch.claimed.nano();
+                state.unreported += state.standing.note_closed(*id, unreported);
             }
         }
         let rule = ledger::check(&bank).and_then(|()| ledger::check_step(before, &bank));
@@ -412,23 +485,25 @@ impl World {
 
     fn audit(&self, state: &mut State) {
         let bank = Arc::clone(&state.bank);
-        let mut used_in_all = 0;
         for (id, epoch) in bank.epochs.iter() {
             let used = state.used_by(*id);
-            used_in_all += used;
             if used < epoch.settled.nano() {
                 state.breaks("an epoch is charged more than it used");
             }
-            if epoch.granted.minus(epoch.returned).nano() < used && !self.two_may_write() {
+            if epoch.granted.minus(epoch.returned).nano() < used && !self.two_may_write() && !state.standing.was_put_back() {
                 state.breaks("an epoch used more than it was granted and did not give back");
             }
             if epoch.claimed < epoch.settled.plus(epoch.shortfall) {
                 state.breaks("what is charged and what is short are more than what was reported");
             }
         }
+        let used_in_all: i128 = state.used.iter().map(|(_, used)| used).sum();
         let out = used_in_all + bank.withdrawn.nano();
-        if bank.deposited.nano() + state.unreported < out && !self.two_may_write() {
-            state.breaks("more was used and withdrawn than was paid in and lost unreported");
+        if bank.deposited.nano() + state.unreported + state.standing.forgotten() < out && !self.two_may_write() {
+            state.breaks("more was used and withdrawn than was paid in, and lost unreported or with the store");
+        }
+        if !self.two_may_write() {
+            self.audit_what_can_be_spent(state);
         }
         if state
             .nodes
@@ -472,23 +547,6 @@ fn told(entry: &RequestEntry) -> Told {
     Told { spent: entry.spent, returned: entry.returned, unfunded: entry.unfunded }
 }
 
-/// An account's totals as they are sent.
-pub(crate) fn entry(grant: &Grant, wanted: i128) -> RequestEntry {
-    RequestEntry {
-        account: account_id(),
-        unit: UNIT.to_owned(),
-        granted_seen: grant.granted,
-        returned: grant.returned,
-        spent: grant.spent,
-        unfunded: grant.unfunded,
-        owed: credits(wanted),
-        burn_per_s: credits(0),
-        at_least: credits(i128::from(0 < wanted)),
-        validity: None,
-        proof: None,
-    }
-}
-
 impl Model for World {
     type State = State;
     type Action = Action;
@@ -505,7 +563,7 @@ impl Model for World {
             let power = if n == 0 { Power::On } else { self.second };
             Arc::new(Node { power, clock_zero: 0, live: Arc::clone(&kept), journal: kept, job: Job::Runs, word: 0 })
         };
-        vec![State {
+        let state = State {
             bank: Arc::new(bank),
             nodes: [node(0), node(1)],
             net: Vec::new(),
@@ -514,7 +572,10 @@ impl Model for World {
             used: Vec::new(),
             unreported: 0,
             broken: None,
-        }]
+            standing: Standing::default(),
+            long_ago: self.valid_ticks + 1,
+        };
+        self.beginnings(state)
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -537,6 +598,9 @@ impl Model for World {
             (left.live_clones, Action::CloneLive),
         ];
         actions.extend(rare.into_iter().filter(|(times, _)| 0 < *times).map(|(_, action)| action));
+        if self.store_may_forget() {
+            World::copies(state, actions);
+        }
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
@@ -544,59 +608,10 @@ impl Model for World {
             return None;
         }
         let mut state = last.clone();
-        let changed = match action {
-            Action::Ask(n, wanted) => {
-                self.ask(&mut state, n, wanted);
-                true
-            }
-            Action::AskAgain(n) => {
-                let clock = state.nodes[n].clock(state.now);
-                let kept = state.node(n).kept();
-                kept.outstanding.as_mut().is_some_and(|open| std::mem::replace(&mut open.first_sent, clock) != clock)
-            }
-            Action::Use(n) => {
-                self.use_one(&mut state, n);
-                true
-            }
-            Action::GiveBack(n) => {
-                self.give_back(&mut state, n);
-                true
-            }
-            Action::Stop(n) => {
-                let node = state.node(n);
-                node.job = Job::Stopped;
-                if node.word < node.live.grant.pushed_version {
-                    state.breaks("a job is stopped by a word from before what its node was told");
-                }
-                true
-            }
-            Action::Hear(n, message) => self.hear(&mut state, n, &message),
-            Action::ToBank(message) => {
-                if let Body::Request(request) = &message.body {
-                    self.book(&mut state, request);
-                }
-                true
-            }
-            Action::Tick => {
-                state.now += 1;
-                true
-            }
-            Action::TickMissed => {
-                state.left.missed_ticks -= 1;
-                state.now += 1;
-                state.node(0).clock_zero += 1;
-                true
-            }
-            Action::Sweep => {
-                self.sweep(&mut state);
-                true
-            }
-            rare => self.rare(&mut state, &rare),
-        };
-        if !changed {
+        if !self.happens(&mut state, action) {
             return None;
         }
-        if self.bug.is_none() {
+        if self.bug.is_none_or(Bug::is_the_stores) {
             forget_the_dead(&mut state);
         }
         self.audit(&mut state);
@@ -611,14 +626,76 @@ impl Model for World {
 }
 
 impl World {
+    /// Does it make a difference?
+    pub(crate) fn happens(&self, state: &mut State, action: Action) -> bool {
+        match action {
+            Action::Ask(n, wanted) => {
+                self.ask(state, n, wanted);
+                true
+            }
+            Action::AskAgain(n) => {
+                let clock = state.nodes[n].clock(state.now);
+                let kept = state.node(n).kept();
+                kept.outstanding.as_mut().is_some_and(|open| std::mem::replace(&mut open.first_sent, clock) != clock)
+            }
+            Action::Use(n) => {
+                self.use_one(state, n);
+                true
+            }
+            Action::GiveBack(n) => {
+                self.give_back(state, n);
+                true
+            }
+            Action::Stop(n) => {
+                let node = state.node(n);
+                node.job = Job::Stopped;
+                if node.word < node.live.grant.pushed_version {
+                    state.breaks("a job is stopped by a word from before what its node was told");
+                }
+                true
+            }
+            Action::Hear(n, message) => self.hear(state, n, &message),
+            Action::ToBank(message) => {
+                if let Body::Request(request) = &message.body {
+                    self.book(state, request);
+                }
+                true
+            }
+            Action::Tick => {
+                state.now += 1;
+                true
+            }
+            Action::TickMissed => {
+                state.left.missed_ticks -= 1;
+                state.now += 1;
+                state.node(0).clock_zero += 1;
+                true
+            }
+            Action::Sweep => {
+                self.sweep(state);
+                true
+            }
+            Action::BackUp(first) => {
+                let before = Arc::clone(&state.bank);
+                let changed = self.happens(state, *first) && before != state.bank;
+                state.back_up();
+                changed
+            }
+            Action::PutBack(next) => {
+                self.put_back(state);
+                self.happens(state, *next)
+            }
+            rare => self.rare(state, &rare),
+        }
+    }
+
     fn rare(&self, state: &mut State, action: &Action) -> bool {
         let left = &mut state.left;
         match action {
             Action::BankRestart => {
                 left.bank_restarts -= 1;
-                let now = state.bank_now().mono;
-                let bank = Arc::make_mut(&mut state.bank);
-                bank.epochs.change_each(|epoch| epoch.heard_at = now);
+                state.watch_anew();
+                state.standing.began = state.now; // a recovery begins anew too
             }
             Action::TopUp => {
                 left.top_ups -= 1;
@@ -676,6 +753,8 @@ impl fmt::Debug for Action {
             Action::LoseDisk(n) => write!(f, "machine {n} loses its disk"),
             Action::CloneImage => write!(f, "machine 0's disk boots elsewhere"),
             Action::CloneLive => write!(f, "machine 0 is copied while it runs"),
+            Action::BackUp(first) => write!(f, "{first:?}, and a copy of the store is made"),
+            Action::PutBack(next) => write!(f, "the copy of the store is put back, and {next:?}"),
         }
     }
 }

@@ -8,13 +8,14 @@ use meterd::domain::grant::Grant;
 use meterd::domain::id::{BootId, Epoch};
 use meterd::domain::ledger::Account;
 use meterd::domain::money::Credits;
+use meterd::domain::proof::Proof;
 use meterd::domain::time::{Boot, Mono, Nanos, Now, Wall};
 use meterd::domain::wire::{Answer, PreviousEpoch, Push, Request};
 
+use crate::restore::Standing;
+
 /// One tick is half of a grant's validity.
 pub(crate) const TICK: Nanos = Nanos::from_secs(300);
-/// What is longer ago than this makes no difference any more.
-const LONG_AGO: u64 = 4;
 
 /// One moment.
 #[derive(Clone)]
@@ -32,6 +33,10 @@ pub(crate) struct State {
     pub(crate) unreported: i128,
     /// The first rule that did not hold.
     pub(crate) broken: Option<String>,
+    /// How the authority's store stands beside its account.
+    pub(crate) standing: Standing,
+    /// What is so many ticks ago may as well be longer ago: all is silent then, and no grant is good.
+    pub(crate) long_ago: u64,
 }
 
 /// How often something may still happen.
@@ -47,6 +52,10 @@ pub(crate) struct Left {
     pub(crate) bank_restarts: u8,
     /// Ticks that the first node's clock may miss.
     pub(crate) missed_ticks: u8,
+    /// Copies of the authority's store that may be made …
+    pub(crate) back_ups: u8,
+    /// … and put back.
+    pub(crate) put_backs: u8,
 }
 
 /// Is a machine there?
@@ -186,7 +195,8 @@ impl Message {
 
     pub(crate) fn answer(answer: Answer) -> Message {
         let word = |entry: &meterd::domain::wire::AnswerEntry| {
-            (entry.granted.nano(), entry.settled.nano(), entry.free.nano(), entry.version, entry.verdict as u8)
+            let proof = entry.proof.map(|proof| (proof.generation, proof.request));
+            (entry.granted.nano(), entry.settled.nano(), entry.free.nano(), entry.version, entry.verdict as u8, proof)
         };
         let said = (answer.epoch.0, answer.request, answer.digest.0, answer.entries.iter().map(word).collect::<Vec<_>>());
         Message { key: key(&said), body: Body::Answer(Arc::new(answer)) }
@@ -205,41 +215,50 @@ impl Hash for State {
         self.used.hash(hasher);
         // The network is a set.
         self.net.iter().fold(0_u64, |sum, message| sum.wrapping_add(message.key)).hash(hasher);
-        hash_bank(&self.bank, self.now, hasher);
+        hash_bank(&self.bank, |heard_at| (self.now - heard_at.0 / TICK.0).min(self.long_ago), hasher);
+        self.standing.hash_at(self.now, self.long_ago, hasher);
         for node in &self.nodes {
             (node.power, node.job, node.word).hash(hasher);
             let clock = node.clock(self.now);
-            hash_kept(&node.live, clock, hasher);
+            hash_kept(&node.live, clock, self.long_ago, hasher);
             if !Arc::ptr_eq(&node.live, &node.journal) {
-                hash_kept(&node.journal, clock, hasher);
+                hash_kept(&node.journal, clock, self.long_ago, hasher);
             }
         }
     }
 }
 
-fn hash_bank(bank: &Account, now: u64, hasher: &mut impl Hasher) {
+/// `silent`: for how many ticks nothing was heard of who was last heard then.
+pub(crate) fn hash_bank(bank: &Account, silent: impl Fn(Mono) -> u64, hasher: &mut impl Hasher) {
     let totals = (bank.version, bank.lots.total().nano(), bank.deposited.nano(), bank.withdrawn.nano(), bank.settled.nano());
     (totals, bank.revoke_pending().nano()).hash(hasher);
     for (id, epoch) in bank.epochs.iter() {
-        let amounts = [epoch.granted, epoch.returned, epoch.settled, epoch.claimed, epoch.shortfall].map(Credits::nano);
-        let silent = (now - epoch.heard_at.0 / TICK.0).min(LONG_AGO);
+        let amounts = [epoch.granted, epoch.returned, epoch.settled, epoch.claimed, epoch.shortfall, epoch.proven].map(Credits::nano);
+        let silent = silent(epoch.heard_at);
         (id.0, epoch.node.as_str(), epoch.state as u8, epoch.totals as u8, amounts, silent).hash(hasher);
         (epoch.last_request, epoch.last_digest.0).hash(hasher);
     }
 }
 
-fn hash_kept(kept: &Kept, clock: Boot, hasher: &mut impl Hasher) {
+fn hash_kept(kept: &Kept, clock: Boot, long_ago: u64, hasher: &mut impl Hasher) {
     let grant = &kept.grant;
     let amounts = [grant.granted, grant.returned, grant.spent].map(Credits::nano);
     let lasts = grant.deadline.since(clock).0 / TICK.0;
     let word = grant.verdict.map(|heard| heard.verdict as u8);
     (kept.epoch.0, kept.lives, kept.asked, amounts, lasts, word, grant.version, grant.pushed_version).hash(hasher);
+    grant.proof.map(shown).hash(hasher);
     let open = kept.outstanding.as_ref();
-    open.map(|open| (open.key, (clock.since(open.first_sent).0 / TICK.0).min(LONG_AGO))).hash(hasher);
+    open.map(|open| (open.key, (clock.since(open.first_sent).0 / TICK.0).min(long_ago))).hash(hasher);
     for earlier in &kept.previous {
-        let totals = |entry: &meterd::domain::wire::RequestEntry| [entry.granted_seen, entry.returned, entry.spent].map(Credits::nano);
+        let totals = |entry: &meterd::domain::wire::RequestEntry| {
+            ([entry.granted_seen, entry.returned, entry.spent].map(Credits::nano), entry.proof.map(shown))
+        };
         (earlier.epoch.0, earlier.entries.iter().map(totals).collect::<Vec<_>>()).hash(hasher);
     }
+}
+
+fn shown(proof: Proof) -> (u64, u64, i128) {
+    (proof.generation, proof.request, proof.granted.nano())
 }
 
 impl PartialEq for State {
@@ -294,6 +313,7 @@ impl fmt::Debug for State {
             let used = self.used_by(*id);
             writeln!(f, "  {} {:?}: granted, returned, settled, claimed, short {amounts:?}; used {used}", name(*id), epoch.state)?;
         }
+        writeln!(f, "  {:?}", self.standing)?;
         write!(f, "  {}", self.broken.as_deref().unwrap_or("all rules hold"))
     }
 }

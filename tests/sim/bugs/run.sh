@@ -18,7 +18,7 @@ bugs=$root/tests/$suite/bugs
 usual=${CARGO_TARGET_DIR:-$root/target}
 export CARGO_TARGET_DIR=$usual/planted
 export METERD_SIM_SEEDS=${METERD_SIM_SEEDS:-300} METERD_SIM_FIRST=${METERD_SIM_FIRST:-1}
-export METERD_SIM_LINES=0
+export METERD_SIM_LINES=0 CARGO_PROFILE_DEV_DEBUG=0
 unset METERD_SIM_SEED
 case $suite in
     sim) filter=fresh ;;
@@ -51,13 +51,16 @@ fi
 cd "$tree"
 export GIT_CEILING_DIRECTORIES=$work # the copy is no repository, even if it lies in one
 
-# The simulation needs none of the programs; to build them for each bug would take twice the time.
+# The simulations need the core alone; to build the edges and the programs too for each bug would take several times as long.
 cp Cargo.toml "$work/manifest"
-without_programs() {
+cp src/lib.rs "$work/lib"
+core_alone() {
     sed '/^\[\[bin\]\]/,/^$/d; /^default-run/d; s/^\[package\]/&\nautobins = false/' "$work/manifest" >Cargo.toml
+    sed -E '/^(pub )?mod /{/^pub mod domain;/!d}' "$work/lib" >src/lib.rs
 }
-with_programs() {
+whole() {
     cp "$work/manifest" Cargo.toml
+    cp "$work/lib" src/lib.rs
 }
 
 patches=()
@@ -68,9 +71,9 @@ for name in "$@"; do
 done
 [ $# -gt 0 ] || patches=("$bugs"/*.patch)
 
-# Builds the simulation; prints the path of the program.
+# Builds the simulation; prints the path of the program. It is optimised a little, since hundreds of seeds are run.
 build() {
-    cargo test --quiet --test "$suite" --no-run --message-format=json 2>"$logs/$1.build" |
+    CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo test --quiet --test "$suite" --no-run --message-format=json 2>"$logs/$1.build" |
         sed -n 's/.*"target":{"kind":\["test"\].*"name":"'"$suite"'".*"executable":"\([^"]*\)".*/\1/p'
 }
 
@@ -126,11 +129,11 @@ miss() {
 }
 
 echo "without a bug" >&2
-without_programs
+core_alone
 program=$(build clean) || true
 [ -n "$program" ] || { cat "$logs/clean.build" >&2; echo "the tree does not compile" >&2; exit 2; }
 cp "$program" "$work/clean"
-with_programs
+whole
 for patch in "${patches[@]}"; do
     [ -e "$patch" ] || continue
     while read -r -a arguments; do
@@ -153,7 +156,7 @@ for patch in "${patches[@]}"; do
     fi
     mapfile -t arguments < <(tests_of "$patch" | tr ' ' '\n')
     if [ ${#arguments[@]} -gt 0 ]; then
-        with_programs
+        whole
         if ! cargo test --quiet "${arguments[@]}" --no-run >"$log" 2>&1; then
             miss "$name" "does not compile"
         elif cargo test --quiet "${arguments[@]}" >"$log" 2>&1; then
@@ -162,7 +165,7 @@ for patch in "${patches[@]}"; do
             row "$name" yes - $((SECONDS - begun)) "cargo test ${arguments[*]}"
         fi
     else
-        without_programs
+        core_alone
         program=$(build "$name") || true
         if [ -z "$program" ]; then
             miss "$name" "does not compile"
