@@ -82,9 +82,9 @@ fn each_policy_that_comes_along_says_what_its_platform_does() {
     let (deployments, terms) = policy("hourly-instance");
     let warn_before = Thresholds::try_from(secs(&[7_200, 1_800])).unwrap();
     assert_eq!(deployments, AccountPolicy { on_exhaustion: OnExhaustion::Freeze, warn_before, ..plain });
-    let refill = RefillTerms { below: credits("500"), amount: credits("500"), wait: Nanos::from_secs(900) };
+    let refill = RefillTerms { below: credits("500"), amount: credits("2000"), wait: Nanos::from_secs(900) };
     let alerts = Alerts { below: vec![credits("100")], ..Alerts::default() };
-    assert_eq!(terms, Terms { refill: Some(refill), alerts, ..Terms::default() });
+    assert_eq!(terms, Terms { unit: Some(usd("1")), topup_min: credits("1"), refill: Some(refill), alerts, ..Terms::default() });
 
     let (workspace, terms) = policy("per-second-gpu");
     let expected = AccountPolicy {
@@ -99,7 +99,7 @@ fn each_policy_that_comes_along_says_what_its_platform_does() {
     assert_eq!(terms, Terms { unit: Some(usd("1")), alerts, ..Terms::default() });
 
     let (requests, terms) = policy("per-request");
-    assert_eq!(requests, plain);
+    assert_eq!(requests, AccountPolicy { on_exhaustion: OnExhaustion::RefuseNew, ..plain });
     let alerts = Alerts { below: vec![credits("10")], ..Alerts::default() };
     assert_eq!(terms, Terms { unit: Some(usd("100")), verification: Verification::Required, alerts: alerts.clone(), ..Terms::default() });
 

@@ -429,7 +429,7 @@ fn r3_each_card_that_comes_along_prices_its_example() {
             cpus: Some(8),
             memory_bytes: Some(64 << 30),
             storage_bytes: Some(100_000_000_000),
-            bid: None,
+            ..Stated::NOTHING
         };
         let charge = charge::charge(&card, &Priced { stated, ended, ..Priced::so_far(usage, &[]) })?;
         Ok::<_, RateError>((charge.cost.to_string(), charge.pending.to_string()))
@@ -445,7 +445,7 @@ fn r3_each_card_that_comes_along_prices_its_example() {
     assert_eq!(of("settle-at-end", &work, &[], Some(Outcome::Validation)), same("0", "0"));
     let month = ran(744 * HOUR);
     assert_eq!(of("per-second-gpu", &month, &[], None), same("486.16", "0"), "8 cores, 64 GiB and 100 GB for a January");
-    assert_eq!(of("per-request", &ran(5 * HOUR), &[(Trait::Cargo, "image")], None), same("12", "0"));
+    assert_eq!(of("per-request", &ran(5 * HOUR), &[(Trait::Cargo, "image")], None), same("30", "0"));
     assert!(of("per-request", &ran(0), &[(Trait::Cargo, "music")], None).is_err());
     assert_eq!(of("hourly-posted", &ran(HOUR), &[], None), same("2.01", "0"), "an instance and 100 GB for an hour");
     assert_eq!(of("hourly-posted", &ran(HOUR), &[(Trait::InstanceClass, "small")], None), same("0.51", "0"));
@@ -759,8 +759,10 @@ proptest::proptest! {
             allocated += amount(count);
             whole += amount(u128::from(bytes / 2));
             segments.push((usage, terms));
+            let account = "a".parse().unwrap();
+            let stated = |terms| Terms::stated(terms, Wall(0), &account, None);
             let earlier: Vec<Earlier<'_>> =
-                segments.iter().map(|(usage, terms)| Earlier { usage, gpus: &terms.gpus, stated: terms.stated(Wall(0)) }).collect();
+                segments.iter().map(|(usage, terms)| Earlier { usage, gpus: &terms.gpus, stated: stated(terms) }).collect();
             let (this, before) = earlier.split_last().unwrap();
             let priced = Priced { usage: this.usage, gpus: this.gpus, before, stated: this.stated, ended: None };
             let cost = charge::charge(&card, &priced).unwrap().cost.nano();

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::client::Failure;
 use super::exit::Exit;
@@ -14,23 +15,25 @@ use super::job::read_trait;
 use super::quantity::{bytes, length, storage};
 use super::table::{Align, table};
 use super::verify::{card, read};
-use super::{complain, print, replay};
-use crate::domain::form::Mistake;
-use crate::domain::id::{GpuId, GpuModel, LineId};
+use super::{Format, Output, complain, print, replay};
+use crate::domain::form::{Mistake, Place};
+use crate::domain::id::{AccountId, Digest, GpuId, GpuModel, LineId};
 use crate::domain::money::Credits;
 use crate::domain::outcome::Outcome;
-use crate::domain::rates::charge::explain;
 use crate::domain::rates::check::check;
-use crate::domain::rates::{Card, CardKey, GpuSelector, Priced, SecretCardKey, Stated, Trait, Traits};
+use crate::domain::rates::explain::explain;
+use crate::domain::rates::{
+    Card, CardKey, Described, GpuSelector, Line, Priced, RateError, SecretCardKey, Stated, Trait, Traits, Uncovered,
+};
 use crate::domain::receipt::rfc3339;
 use crate::domain::time::{Nanos, Wall};
-use crate::domain::usage::{HeldGpu, More, Usage};
+use crate::domain::usage::{HeldGpu, Meter, More, Usage};
 use crate::node::random::fresh_key;
 
 /// What to do with a card.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Name every mistake in a card, or show what it says.
+    /// The same as `meterctl rate check`.
     Check {
         /// The card.
         #[arg(value_name = "FILE")]
@@ -50,6 +53,8 @@ pub(super) enum RateCommand {
         /// It must be signed by this public key (`rate_card_key` in meterd.toml).
         #[arg(long)]
         key: Option<CardKey>,
+        #[command(flatten)]
+        format: Format,
     },
     /// Make a key to sign cards with: the secret goes into a new file that only you can read, the public one is printed.
     Key {
@@ -78,6 +83,9 @@ pub(super) struct Explain {
     /// The card.
     #[arg(long, value_name = "FILE")]
     card: PathBuf,
+    /// Who pays, for lines that select that.
+    #[arg(long)]
+    account: Option<AccountId>,
     #[command(flatten)]
     shape: Shape,
 }
@@ -91,8 +99,8 @@ pub(super) struct Shape {
     /// CPU time in all; for a quote, without it, that of all its CPUs (1, if not stated) for all the time.
     #[arg(long, value_parser = length, value_name = "LENGTH")]
     cpu: Option<Nanos>,
-    /// Memory held all the time.
-    #[arg(long, value_parser = bytes, value_name = "SIZE")]
+    /// Memory held all the time, and as stated at the start; 0 for none.
+    #[arg(long, value_parser = storage, value_name = "SIZE")]
     memory: Option<u64>,
     /// How many GPUs are held all the time.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
@@ -139,7 +147,7 @@ pub(super) struct Shape {
     /// Events of a hook's: `request=3`; may be given several times.
     #[arg(long = "event", value_parser = named_count, value_name = "NAME=COUNT")]
     events: Vec<(LineId, u64)>,
-    /// When it began (RFC 3339); without it, when the card came into force.
+    /// When it begins, such as 2026-03-01T12:00:00Z; without it, when the card came into force, and for a quote now.
     #[arg(long, value_parser = instant, value_name = "TIME")]
     at: Option<Wall>,
 }
@@ -176,22 +184,26 @@ fn instant(text: &str) -> Result<Wall, String> {
 }
 
 pub(super) fn main(command: &Command) -> Result<Exit, Failure> {
-    let Command::Check { card: path } = command;
-    print(&card_text(&card(path)?));
-    Ok(Exit::Done)
+    let Command::Check { card } = command;
+    checked(card, None, Output::Text)
 }
 
 pub(super) fn rate_main(socket: &Path, command: &RateCommand) -> Result<Exit, Failure> {
     let arguments = match command {
         RateCommand::Explain(arguments) => arguments,
-        RateCommand::Check { card, key } => return checked(card, *key),
+        RateCommand::Check { card, key, format } => return checked(card, *key, format.output),
         RateCommand::Key { secret } => return make_key(secret),
         RateCommand::Sign { card, key } => return sign(card, key),
         RateCommand::Replay(arguments) => return replay::main(socket, arguments),
     };
     let card = card(&arguments.card)?;
     let (usage, gpus) = arguments.shape.usage()?;
-    print(&explain(&card, &arguments.shape.priced((&usage, &gpus), &arguments.shape.traits(), &card)));
+    arguments.shape.named_are_priced(&card)?;
+    let traits = arguments.shape.traits();
+    let mut priced = arguments.shape.priced((&usage, &gpus), &traits, &card);
+    priced.stated.account = arguments.account.as_ref();
+    let text = explain(&card, &priced).map_err(|why| unpriced(&card, &why))?;
+    print(&format!("{text}{}", arguments.shape.unpriced_text(&card)));
     Ok(Exit::Done)
 }
 
@@ -216,25 +228,54 @@ fn sign(path: &Path, key: &Path) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn checked(path: &Path, key: Option<CardKey>) -> Result<Exit, Failure> {
-    if let Some(Err(why)) = key.map(|key| Ok::<_, Failure>(key.check(&read(path)?))).transpose()? {
-        complain(&format!("[not_vouched_for] {}: {why}; sign it: meterctl rate sign\n", path.display()));
-        return Ok(Exit::Failed);
-    }
-    let listed = |mistakes: &[Mistake]| {
-        let lines: Vec<String> = mistakes.iter().map(|mistake| format!("[{}] {mistake}\n", mistake.code)).collect();
-        lines.concat()
+/// What a check found, for programs.
+#[derive(Serialize)]
+struct Checked<'a> {
+    card: Option<&'a LineId>,
+    version: Option<u64>,
+    sha256: Option<Digest>,
+    mistakes: &'a [Mistake],
+}
+
+fn checked(path: &Path, key: Option<CardKey>, output: Output) -> Result<Exit, Failure> {
+    let file = path.display().to_string();
+    let bytes = if path.as_os_str() == "-" {
+        read(path)?.into_bytes()
+    } else {
+        std::fs::read(path).map_err(|error| Failure::Other(format!("{file}: {error}")))?
     };
-    match check(&read(path)?, &path.display().to_string()) {
-        Ok((card, found)) if found.is_empty() => {
-            print(&card_text(&card));
-            Ok(Exit::Done)
+    let (text, card, mut found) = match String::from_utf8(bytes) {
+        Ok(text) => match check(&text, &file) {
+            Ok((card, found)) => (text, Some(card), found),
+            Err(found) => (text, None, found),
+        },
+        Err(error) => {
+            let upto = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = upto.split(|byte| *byte == b'\n').count();
+            let hint = Some("save it as UTF-8".to_owned());
+            let place = Place::File { file: file.clone(), line, column: 1 };
+            (String::new(), None, vec![Mistake { code: "not_text", place, message: "it is no UTF-8 text".to_owned(), hint }])
         }
-        Ok((_, found)) | Err(found) => {
-            complain(&listed(&found));
-            Ok(Exit::Failed)
+    };
+    if let Some(Err(why)) = key.map(|key| key.check(&text)) {
+        let place = Place::File { file, line: text.lines().count().max(1), column: 1 };
+        let hint = Some("sign it: meterctl rate sign CARD --key SECRET".to_owned());
+        found.push(Mistake { code: "not_vouched_for", place, message: why.to_string(), hint });
+    }
+    match (output, &card) {
+        (Output::Json, card) => {
+            let (name, version, sha256) =
+                (card.as_ref().map(|card| &card.name), card.as_ref().map(|card| card.version), card.as_ref().map(|card| card.digest));
+            let document = Checked { card: name, version, sha256, mistakes: &found };
+            print(&format!("{}\n", serde_json::to_string_pretty(&document).map_err(Failure::other)?));
+        }
+        (Output::Text, Some(card)) if found.is_empty() => print(&card_text(card)),
+        (Output::Text, _) => {
+            let lines: Vec<String> = found.iter().map(|mistake| format!("[{}] {mistake}\n", mistake.code)).collect();
+            complain(&lines.concat());
         }
     }
+    Ok(if found.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
 impl Shape {
@@ -243,9 +284,52 @@ impl Shape {
         self.run
     }
 
+    /// From its beginning to its end, standing still included, in nanoseconds.
+    pub(super) fn span_ns(&self) -> u128 {
+        [Some(self.run), self.paused, self.frozen].into_iter().flatten().map(|length| u128::from(length.0)).sum()
+    }
+
+    /// It begins at that instant, or when the card comes into force, if it does not say when.
+    pub(super) fn begun(mut self, now: Wall, card: &Card) -> Shape {
+        self.at.get_or_insert(now.max(card.effective_from));
+        self
+    }
+
     /// What is stated of it.
     pub(super) fn traits(&self) -> Traits {
         self.traits.iter().cloned().collect()
+    }
+
+    /// A counter or an event that no line prices is refused when a hook reports it, and not free.
+    pub(super) fn named_are_priced(&self, card: &Card) -> Result<(), Failure> {
+        let counters = self.counters.iter().map(|(name, _)| (Meter::Counter, "counter", name));
+        let events = self.events.iter().map(|(name, _)| (Meter::Events, "event", name));
+        let Some((meter, what, name)) = counters.chain(events).find(|(meter, _, name)| !card.prices_named(*meter, name)) else {
+            return Ok(());
+        };
+        let known: Vec<String> =
+            card.lines.iter().filter(|line| line.meter == meter).filter_map(|line| line.name().map(ToString::to_string)).collect();
+        let known = if known.is_empty() { "none at all".to_owned() } else { known.join(", ") };
+        Err(Failure::Other(format!(
+            "card {} version {}: no line prices the {what} {name}, so it is refused where a hook reports it (hint: of these there are {known})",
+            card.name, card.version
+        )))
+    }
+
+    /// What was given and costs nothing, since the card has no line for it.
+    pub(super) fn unpriced_text(&self, card: &Card) -> String {
+        let memory = !card.prices(Meter::MemoryCharged) && !card.prices(Meter::MemoryAnon);
+        let given = [
+            ("CPU time", self.cpu.is_some() && !card.prices(Meter::CpuTime)),
+            ("memory", self.memory.is_some_and(|bytes| bytes != 0) && memory),
+            ("storage", self.storage.is_some_and(|bytes| bytes != 0) && !card.prices(Meter::Storage)),
+            ("GPU busy time", self.gpu_busy.is_some() && !card.prices(Meter::GpuBusy)),
+            ("GPU memory", self.gpu_memory.is_some() && !card.prices(Meter::GpuMemory)),
+            ("energy", self.energy_wh.is_some() && !card.prices(Meter::Energy)),
+            ("I/O", self.io.is_some() && !card.prices(Meter::IoBytes)),
+        ];
+        let free: Vec<&str> = given.into_iter().filter_map(|(what, free)| free.then_some(what)).collect();
+        if free.is_empty() { String::new() } else { format!("the card has no line for {}: nothing is charged for it\n", free.join(", ")) }
     }
 
     /// With the CPU time that it can use at most, where none is given.
@@ -258,7 +342,8 @@ impl Shape {
     /// What a card prices of it.
     pub(super) fn priced<'a>(&self, (usage, gpus): (&'a Usage, &'a [HeldGpu]), traits: &'a Traits, card: &Card) -> Priced<'a> {
         let at = self.at.unwrap_or(card.effective_from);
-        let stated = Stated { at, traits, cpus: self.cpus, memory_bytes: self.memory, storage_bytes: self.storage, bid: self.bid };
+        let (cpus, memory_bytes, storage_bytes) = (self.cpus, self.memory, self.storage);
+        let stated = Stated { at, traits, account: None, cpus, memory_bytes, storage_bytes, bid: self.bid };
         Priced { usage, gpus, before: &[], stated, ended: self.outcome }
     }
 
@@ -283,6 +368,13 @@ impl Shape {
             more: more(self, &ids),
         };
         Ok((usage, ids.into_iter().map(|gpu| HeldGpu { gpu, model: model.clone() }).collect()))
+    }
+
+    /// The same with so much storage.
+    #[cfg(test)]
+    pub(super) fn storing(mut self, bytes: u64) -> Shape {
+        self.storage = Some(bytes);
+        self
     }
 
     /// One that holds so many devices for so many seconds, and uses no CPU time.
@@ -313,29 +405,77 @@ impl Shape {
 }
 
 fn card_text(card: &Card) -> String {
-    let headings = [
+    let mut headings = vec![
         ("LINE", Align::Left),
         ("METER", Align::Left),
         ("GPU MODEL", Align::Left),
+        ("FOR", Align::Left),
         ("CREDITS", Align::Right),
         ("PER", Align::Left),
         ("ROUND", Align::Left),
+        ("RULES", Align::Left),
     ];
-    let rows: Vec<Vec<String>> = card
-        .lines
-        .iter()
-        .map(|line| {
-            let model = match &line.gpu_model {
-                GpuSelector::Any => String::new(),
-                GpuSelector::Prefix(prefix) => format!("{prefix}*"),
-                GpuSelector::Exact(model) => model.to_string(),
-            };
-            let per = if line.per == 1 { line.unit.to_string() } else { format!("{} {}", line.per, line.unit) };
-            vec![line.id.to_string(), line.meter.to_string(), model, line.price.to_string(), per, line.round.name().to_owned()]
-        })
-        .collect();
+    let row = |line: &Line| {
+        let Described { whom, how } = line.described();
+        let model = model_text(&line.gpu_model);
+        let per = if line.per == 1 { line.unit.to_string() } else { format!("{} {}", line.per, line.unit) };
+        let (price, round) = (line.price.to_string(), line.round.name().to_owned());
+        vec![line.id.to_string(), line.meter.to_string(), model, whom.join(" "), price, per, round, how.join(", ")]
+    };
+    let mut rows: Vec<Vec<String>> = card.lines.iter().map(row).collect();
+    // A column in which nothing stands says nothing.
+    for column in (0..headings.len()).rev() {
+        if rows.iter().all(|row| row[column].is_empty()) {
+            headings.remove(column);
+            for row in &mut rows {
+                row.remove(column);
+            }
+        }
+    }
     let from = rfc3339(card.effective_from);
     format!("OK: card {} version {}, from {from}\nSHA-256 {}\n{}", card.name, card.version, card.digest, table(&headings, &rows))
+}
+
+fn model_text(selector: &GpuSelector) -> String {
+    match selector {
+        GpuSelector::Any => String::new(),
+        GpuSelector::Prefix(prefix) => format!("{prefix}*"),
+        GpuSelector::Exact(model) => model.to_string(),
+    }
+}
+
+/// Why a card has no price for it, and what to say or to write so that it has one.
+pub(super) fn unpriced(card: &Card, why: &RateError) -> Failure {
+    let lines = |meter: Meter| card.lines.iter().filter(move |line| line.meter == meter);
+    let listed = |mut words: Vec<String>| {
+        words.dedup();
+        words.join("; ")
+    };
+    let hint = match why {
+        RateError::Unpriced(_) | RateError::Uncovered(Uncovered::Gpu(_)) => {
+            let models: Vec<String> = Meter::OF_GPUS.into_iter().flat_map(lines).map(|line| model_text(&line.gpu_model)).collect();
+            if models.is_empty() {
+                "add a gpu_held line; a GPU that is free has price \"0\"".to_owned()
+            } else {
+                format!("name the model with --gpu-model; the card has lines for {}", listed(models))
+            }
+        }
+        RateError::Uncovered(Uncovered::Meter(meter)) => {
+            let whom = listed(lines(*meter).map(|line| line.described().whom.join(" ")).collect());
+            format!("say what its lines select, by --trait NAME=VALUE: {whom}")
+        }
+        RateError::Uncovered(Uncovered::NotStated { what, .. }) => {
+            let option = match *what {
+                "cpus" => "--cpus",
+                "storage_bytes" => "--storage (0 for none)",
+                _ => "--memory",
+            };
+            format!("say it with {option}")
+        }
+        RateError::Overflow(_) | RateError::TotalOverflow => "a smaller quantity, or a smaller price".to_owned(),
+        RateError::Inconsistent => "a shorter --paused".to_owned(),
+    };
+    Failure::Other(format!("card {} version {}: {why} (hint: {hint})", card.name, card.version))
 }
 
 #[cfg(test)]
@@ -363,9 +503,71 @@ mod tests {
     }
 
     #[test]
+    fn no_two_lines_of_a_card_are_shown_alike() {
+        let cards = [
+            include_str!("../../packaging/ratecards/hourly-instance.toml"),
+            include_str!("../../packaging/ratecards/hourly-posted.toml"),
+            include_str!("../../packaging/ratecards/per-request.toml"),
+            include_str!("../../packaging/ratecards/per-second-gpu.toml"),
+            include_str!("../../packaging/ratecards/settle-at-end.toml"),
+            include_str!("../../packaging/ratecards/standard.toml"),
+        ];
+        for text in cards {
+            let text = card_text(&Card::parse(text, "card.toml").unwrap());
+            let without_prices = |line: &str| {
+                let words = line.split_whitespace().skip(1).filter(|word| word.parse::<Credits>().is_err());
+                words.map(str::to_owned).collect::<Vec<_>>()
+            };
+            let mut lines: Vec<Vec<String>> = text.lines().skip(2).map(without_prices).collect();
+            let count = lines.len();
+            lines.sort();
+            lines.dedup();
+            assert_eq!(lines.len(), count, "apart from names and prices: {text}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_shown_with_whom_it_is_for_its_rules_and_its_dates() {
+        let head = "card = \"c\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n";
+        let lines = r#"
+[[line]]
+id = "plain"
+meter = "wall_time"
+price = "1"
+unit = "hour"
+[[line]]
+id = "spot"
+meter = "wall_time"
+price = "0.4"
+unit = "hour"
+increment = "0.25"
+timing = "settle_at_end"
+outcome = { preempted = "0.5" }
+over_bid = "freeze"
+effective_from = "2026-03-01T00:00:00Z"
+effective_to = "2026-04-01T00:00:00Z"
+select = { tier = "spot", qos = "night" }
+[[line]]
+id = "disk"
+meter = "storage"
+price = "0.1"
+unit = "GB-month"
+month = "calendar"
+[[line]]
+id = "tokens"
+meter = "counter"
+name = "tokens"
+price = "0.7"
+per = 1000000
+unit = "count"
+"#;
+        insta::assert_snapshot!(card_text(&Card::parse(&format!("{head}{lines}"), "card.toml").unwrap()));
+    }
+
+    #[test]
     fn eight_gpus_for_two_hours_at_four_are_sixty_four() {
         let (usage, gpus) = Shape::of(7_200, 8, "NVIDIA H100 80GB HBM3").usage().unwrap();
-        let text = explain(&sample::card(), &Priced::so_far(&usage, &gpus));
-        assert!(text.contains("= 64 credits"), "{text}");
+        let text = explain(&sample::card(), &Priced::so_far(&usage, &gpus)).unwrap();
+        assert!(text.contains("total 64 credits"), "{text}");
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::quantity::{show_bytes, show_wide_length};
-use super::receipt::{gang_text, gaps_text, outcome_text, quantity};
+use super::quantity::show_wide_length;
+use super::receipt::{billed_quantity, gang_text, gaps_text, market, outcome_text, quantity, stated_text, terms_text};
 use crate::domain::rates::charge::LineCharge;
-use crate::domain::receipt::{Measure, Receipt, ReceiptSegment, ReceiptState};
+use crate::domain::receipt::{Measure, Receipt, ReceiptMore, ReceiptSegment, ReceiptState};
 
 const STYLE: &str = "\
 :root{color-scheme:light}\
@@ -83,12 +83,8 @@ fn head(receipt: &Receipt) -> Vec<(&'static str, String)> {
     facts.extend(gang_text(receipt).map(|gang| ("gang", gang)));
     facts.extend(receipt.ended.clone().map(|ended| ("ended", ended)));
     facts.extend(outcome_text(receipt).map(|outcome| ("outcome", outcome)));
-    facts.extend(receipt.cpus.map(|cpus| ("CPUs stated", cpus.to_string())));
-    facts.extend(receipt.memory_bytes.map(|bytes| ("memory stated", show_bytes(bytes))));
-    let traits: Vec<String> = receipt.traits.iter().map(|(which, value)| format!("{} {value}", which.name())).collect();
-    if !traits.is_empty() {
-        facts.push(("stated", traits.join(", ")));
-    }
+    facts.extend(stated_text(receipt).map(|stated| ("stated", stated)));
+    facts.extend(market(receipt));
     if receipt.measure == Some(Measure::ProcessTree) {
         facts.push(("measured", "as a process tree: CPU time is a lower bound, memory counts shared pages for each process".to_owned()));
     }
@@ -136,8 +132,26 @@ fn segment_part(page: &mut String, nth: usize, segment: &ReceiptSegment) {
     raw.extend(
         segment.gpus.iter().map(|gpu| ("held", format!("{} ({}) for {} ({} ns)", gpu.gpu, gpu.model, length(&gpu.held_ns), gpu.held_ns))),
     );
+    raw.extend(segment.more.iter().flat_map(more_facts));
+    raw.extend(segment.terms.as_ref().map(|terms| ("given then", terms_text(terms))));
     raw.push(("card, SHA-256", segment.card_digest.to_string()));
     facts(page, &raw);
+}
+
+/// What was measured or reported only since the card prices it.
+fn more_facts(more: &ReceiptMore) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    for (what, unit, by_device) in
+        [("busy", "ns", &more.gpu_busy_ns), ("device memory", "byte-ns", &more.gpu_memory_byte_ns), ("energy", "mJ", &more.energy_mj)]
+    {
+        facts.extend(by_device.iter().map(|(gpu, amount)| (what, format!("{gpu}: {amount} {unit}"))));
+    }
+    if more.io_bytes != "0" {
+        facts.push(("read and written", format!("{} bytes", more.io_bytes)));
+    }
+    facts.extend(more.counters.iter().map(|(name, count)| ("counted", format!("{name}: {count}"))));
+    facts.extend(more.events.iter().map(|(name, count)| ("events", format!("{name}: {count}"))));
+    facts
 }
 
 fn line_part(page: &mut String, line: &LineCharge) {
@@ -145,7 +159,8 @@ fn line_part(page: &mut String, line: &LineCharge) {
     let rules = if line.rules.is_empty() {
         String::new()
     } else {
-        format!("<div class=\"rules\">{}; billed {} base units</div>", escaped(&line.rules.join(", ")), escaped(&line.billed))
+        let (rules, billed, unit) = (line.rules.join(", "), billed_quantity(line), &line.unit);
+        format!("<div class=\"rules\">{}; billed {} {}</div>", escaped(&rules), escaped(&billed), escaped(unit))
     };
     let mut beside = if line.pending.is_zero() { String::new() } else { format!("<div class=\"rules\">{} at its end</div>", line.pending) };
     if !line.refund.is_zero() {
@@ -198,6 +213,32 @@ mod tests {
     #[test]
     fn a_page_holds_all_that_the_receipt_says() {
         insta::assert_snapshot!(page(&sample::receipt()));
+    }
+
+    #[test]
+    fn v10_what_few_jobs_have_is_on_the_page_as_well() {
+        let mut receipt = sample::receipt();
+        receipt.storage_bytes = Some(100_000_000_000);
+        receipt.traits = [(crate::domain::rates::Trait::Tier, "spot".parse().unwrap())].into();
+        receipt.offer = Some(crate::domain::terms::Offer { bid: "2".parse().unwrap(), ask: "1.5".parse().unwrap() });
+        (receipt.provider, receipt.earned) = (Some("island-3".parse().unwrap()), Some("1.5".parse().unwrap()));
+        let (gpu, tokens) = (receipt.segments[0].gpus[0].gpu.clone(), "tokens".parse().unwrap());
+        let amounts = |text: &str| [(gpu.clone(), text.to_owned())].into();
+        receipt.segments[0].more = Some(ReceiptMore {
+            gpu_busy_ns: amounts("11"),
+            gpu_memory_byte_ns: amounts("22"),
+            energy_mj: amounts("33"),
+            io_bytes: "44".to_owned(),
+            counters: [(tokens, "55".to_owned())].into(),
+            events: [("read".parse().unwrap(), "66".to_owned())].into(),
+        });
+        let page = page(&receipt);
+        for said in ["storage 93.1 GiB", "tier spot", "2 credits; asked and charged at the start: 1.5", "island-3, earned 1.5 credits"] {
+            assert!(page.contains(said), "{said}: {page}");
+        }
+        for number in [": 11 ns", ": 22 byte-ns", ": 33 mJ", "44 bytes", "tokens: 55", "read: 66"] {
+            assert!(page.contains(number), "{number}: {page}");
+        }
     }
 
     #[test]

@@ -106,7 +106,7 @@ enum Command {
     Receipt(receipt::Arguments),
     /// Compute a receipt or a log again from its quantities and the rate cards, without the agent.
     Verify(verify::Arguments),
-    /// What was spent: by account, project, user, model, label or job; statements, and whether receipts and ledger agree.
+    /// What was spent: by account, project, user, model, label, job or day; statements, and whether receipts and ledger agree.
     Report(report::Arguments),
     /// What a job would cost.
     Quote(Box<quote::Arguments>),

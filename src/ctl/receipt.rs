@@ -12,8 +12,8 @@ use crate::domain::detail::Readings;
 use crate::domain::id::JobName;
 use crate::domain::job::{Gap, GapRule};
 use crate::domain::outcome::{Basis, Outcome};
-use crate::domain::rates::Unit;
 use crate::domain::rates::charge::LineCharge;
+use crate::domain::rates::{Trait, Unit};
 use crate::domain::receipt::{Measure, Receipt, ReceiptSegment, ReceiptState, ReceiptTerms};
 use crate::domain::time::Nanos;
 use crate::domain::usage::Meter;
@@ -72,6 +72,7 @@ pub(super) fn head(receipt: &Receipt) -> String {
         ("opened", receipt.opened.clone()),
     ];
     lines.extend(gang_text(receipt).map(|gang| ("gang", gang)));
+    lines.extend(stated_text(receipt).map(|stated| ("stated", stated)));
     if let Some(ended) = &receipt.ended {
         lines.push(("ended", ended.clone()));
     }
@@ -80,13 +81,29 @@ pub(super) fn head(receipt: &Receipt) -> String {
         let text = "as a process tree: CPU time is a lower bound, memory counts shared pages for each process";
         lines.push(("measured", text.to_owned()));
     }
+    lines.extend(market(receipt));
+    pairs(&lines)
+}
+
+/// What was bid for it, and who earns by it.
+pub(super) fn market(receipt: &Receipt) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
     if let Some(offer) = receipt.offer {
-        lines.push(("bid", format!("{} credits; asked and charged at the start: {}", offer.bid, offer.ask)));
+        facts.push(("bid", format!("{} credits; asked and charged at the start: {}", offer.bid, offer.ask)));
     }
     if let (Some(provider), Some(earned)) = (&receipt.provider, receipt.earned) {
-        lines.push(("provider", format!("{provider}, earned {earned} credits")));
+        facts.push(("provider", format!("{provider}, earned {earned} credits")));
     }
-    pairs(&lines)
+    facts
+}
+
+/// What was stated of the job as it is now; none where nothing was.
+pub(super) fn stated_text(receipt: &Receipt) -> Option<String> {
+    let Receipt { cpus, memory_bytes, storage_bytes, ref traits, ref node, .. } = *receipt;
+    let mut traits = traits.clone();
+    // That the node has its own name goes without saying.
+    traits.retain(|which, value| *which != Trait::Node || value.as_str() != node.as_str());
+    stated(&ReceiptTerms { cpus, memory_bytes, storage_bytes, traits })
 }
 
 /// The job on several nodes that it was a part of.
@@ -104,8 +121,8 @@ pub(super) fn outcome_text(receipt: &Receipt) -> Option<String> {
     Some(format!("{outcome}{code}{basis}"))
 }
 
-/// What was stated of the job in a segment, where that has changed since.
-fn terms_text(terms: &ReceiptTerms) -> String {
+/// Such as `16 CPUs, memory 64.0 GiB, tier spot`; none where nothing was stated.
+pub(super) fn stated(terms: &ReceiptTerms) -> Option<String> {
     let traits = terms.traits.iter().map(|(which, value)| format!("{} {value}", which.name()));
     let stated = [
         terms.cpus.map(|cpus| format!("{cpus} CPUs")),
@@ -113,7 +130,12 @@ fn terms_text(terms: &ReceiptTerms) -> String {
         terms.storage_bytes.map(|bytes| format!("storage {}", show_bytes(bytes))),
     ];
     let all: Vec<String> = stated.into_iter().flatten().chain(traits).collect();
-    format!("  given then: {}\n", if all.is_empty() { "nothing stated".to_owned() } else { all.join(", ") })
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// What was stated of the job in a segment, where that has changed since.
+pub(super) fn terms_text(terms: &ReceiptTerms) -> String {
+    stated(terms).unwrap_or_else(|| "nothing stated".to_owned())
 }
 
 /// What the outcome rests on, in words.
@@ -133,13 +155,7 @@ fn by(basis: Basis, reported: Option<Outcome>) -> String {
 pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
     let length = |text: &str| text.parse().map_or_else(|_| text.to_owned(), show_wide_length);
     let mut text = format!("rate card {} version {}, {} to {}\n", segment.card, segment.card_version, segment.from, segment.to);
-    let _ = writeln!(
-        text,
-        "  ran {}, CPU time {}, stopped by the agent {} (priced 0)",
-        length(&segment.running_ns),
-        length(&segment.cpu_ns),
-        length(&segment.frozen_ns)
-    );
+    let _ = writeln!(text, "  ran {}, CPU time {}{}", length(&segment.running_ns), length(&segment.cpu_ns), stillness_text(segment));
     let _ = writeln!(
         text,
         "  memory on average: charged {}{}, anonymous {}{}",
@@ -149,7 +165,7 @@ pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
         billed(segment, Meter::MemoryAnon)
     );
     if let Some(terms) = &segment.terms {
-        text.push_str(&terms_text(terms));
+        let _ = writeln!(text, "  given then: {}", terms_text(terms));
     }
     for gpu in &segment.gpus {
         let _ = writeln!(text, "  held {} ({}) for {}", gpu.gpu, gpu.model, length(&gpu.held_ns));
@@ -158,25 +174,52 @@ pub(super) fn segment_text(segment: &ReceiptSegment) -> String {
         [("  LINE", Align::Left), ("QUANTITY", Align::Right), ("UNIT", Align::Left), ("PRICE", Align::Right), ("COST", Align::Right)];
     text.push_str(&table(&headings, &segment.lines.iter().map(line_row).collect::<Vec<_>>()));
     let _ = writeln!(text, "  together {} credits", segment.cost);
+    for line in segment.lines.iter().filter(|line| !line.rules.is_empty()) {
+        let _ = writeln!(text, "  {}: {}; billed {} {}", line.line, line.rules.join(", "), billed_quantity(line), line.unit);
+    }
+    for line in segment.lines.iter().filter(|line| !line.pending.is_zero()) {
+        let _ = writeln!(text, "  of {} {} more are charged at its end, if it completes", line.line, line.pending);
+    }
     for line in segment.lines.iter().filter(|line| !line.refund.is_zero()) {
         let _ = writeln!(text, "  of {} its outcome gives back {}", line.line, line.refund);
     }
     text
 }
 
-fn line_row(line: &LineCharge) -> Vec<String> {
+/// For how long it stood still, by whose hand, and whether that costs anything.
+fn stillness_text(segment: &ReceiptSegment) -> String {
+    let still = |text: &str| text.parse::<u128>().ok().filter(|ns| *ns != 0).map(show_wide_length);
+    let priced = segment.lines.iter().flat_map(|line| &line.rules).any(|rule| rule.starts_with("frozen counts "));
+    let costs = if priced { "charged as its lines say" } else { "not charged" };
+    let by_agent = still(&segment.frozen_ns).map_or(String::new(), |length| format!(", stopped by the agent {length} ({costs})"));
+    let by_others =
+        still(&segment.paused_ns).map_or(String::new(), |length| format!(", stopped by others for {length} of the time it ran"));
+    format!("{by_agent}{by_others}")
+}
+
+pub(super) fn line_row(line: &LineCharge) -> Vec<String> {
     let per = if line.per == 1 { line.unit.clone() } else { format!("{} {}", line.per, line.unit) };
     vec![format!("  {}", line.line), quantity(line), line.unit.clone(), format!("{} per {per}", line.price), line.cost.to_string()]
 }
 
 /// A quantity in the unit of its price, to six digits behind the point, cut off. The exact one is in the JSON document.
 pub(super) fn quantity(line: &LineCharge) -> String {
-    let Ok(unit) = line.unit.parse::<Unit>() else { return line.quantity.to_string() };
+    in_units(line, line.quantity)
+}
+
+/// What is billed of it, in the same way.
+pub(super) fn billed_quantity(line: &LineCharge) -> String {
+    let whole = line.billed.split('.').next().and_then(|whole| whole.parse().ok());
+    whole.map_or_else(|| line.billed.clone(), |base_units| in_units(line, base_units))
+}
+
+fn in_units(line: &LineCharge, base_units: u128) -> String {
+    let Ok(unit) = line.unit.parse::<Unit>() else { return base_units.to_string() };
     // The rules say how long its month was.
     let hours = line.rules.iter().find_map(|rule| rule.strip_prefix("a month of ")?.split(' ').next()?.parse::<u128>().ok());
     let base = unit.base(hours.unwrap_or(720) * 3_600_000_000_000);
-    let millionths = (line.quantity % base).saturating_mul(1_000_000) / base;
-    let text = format!("{}.{millionths:06}", line.quantity / base);
+    let millionths = (base_units % base).saturating_mul(1_000_000) / base;
+    let text = format!("{}.{millionths:06}", base_units / base);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
@@ -224,6 +267,9 @@ pub(super) fn money_text(receipt: &Receipt) -> String {
     if !receipt.owed.is_zero() {
         lines.push(("  owed", format!("{} (not decided yet)", receipt.owed)));
     }
+    if !receipt.pending.is_zero() {
+        lines.push(("pending", format!("{} credits, charged at its end if it completes", receipt.pending)));
+    }
     if let Some(refund) = &receipt.refund {
         if !refund.waived.is_zero() {
             lines.push(("  waived", format!("{} (owed, and need not be paid)", refund.waived)));
@@ -266,6 +312,29 @@ mod tests {
         let (two, unsaid) = (of(Some(2)), of(None));
         assert!(two.contains("slurm:4711, run 1, of 2 parts: this is the bill of one part"), "{two}");
         assert!(unsaid.contains("slurm:4711, run 1: this is the bill of one part"), "{unsaid}");
+    }
+
+    #[test]
+    fn standing_still_is_said_to_cost_nothing_only_where_it_does() {
+        let mut receipt = sample::receipt();
+        let stopped = |receipt: &Receipt| text(receipt).lines().find(|line| line.contains("stopped by the agent")).unwrap().to_owned();
+        assert!(stopped(&receipt).contains("1m 01s (not charged)"), "{}", stopped(&receipt));
+        receipt.segments[0].lines[0].rules = vec!["frozen counts 0.25".to_owned()];
+        assert!(stopped(&receipt).contains("1m 01s (charged as its lines say)"), "{}", stopped(&receipt));
+        receipt.segments[0].frozen_ns = "0".to_owned();
+        assert!(!text(&receipt).contains("stopped by the agent"));
+    }
+
+    #[test]
+    fn v2_what_is_kept_back_for_the_end_is_said_while_the_job_runs() {
+        let mut receipt = sample::receipt();
+        let pending = "0.54".parse().unwrap();
+        (receipt.pending, receipt.segments[0].lines[1].pending) = (pending, pending);
+        receipt.segments[0].lines[1].rules = vec!["settle_at_end".to_owned()];
+        let text = text(&receipt);
+        assert!(text.contains("pending     0.54 credits, charged at its end if it completes"), "{text}");
+        assert!(text.contains("of cpu 0.54 more are charged at its end"), "{text}");
+        assert!(text.contains("  cpu: settle_at_end; billed"), "{text}");
     }
 
     #[test]

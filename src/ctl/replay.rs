@@ -81,8 +81,10 @@ fn signed(amount: Credits) -> String {
 
 fn text(draft: &Card, comparison: &Comparison) -> String {
     let Comparison { total, accounts, jobs, not_replayed } = comparison;
-    let mut text =
-        format!("under card {} version {}, in force all the time (its line prices by their own dates)\n\n", draft.name, draft.version);
+    let mut text = format!(
+        "under card {} version {}, in force all the time (its line prices by their own dates); amounts in credits\n\n",
+        draft.name, draft.version
+    );
     let headings =
         [("ACCOUNT", Align::Left), ("JOBS", Align::Right), ("CHARGED", Align::Right), ("WOULD BE", Align::Right), ("CHANGE", Align::Right)];
     let row = |name: &str, sums: &Sums| {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use super::authority::{Door, Remote};
 use super::client::{Client, Failure, account_path, typed};
 use super::exit::Exit;
 use super::period::{Period, month_of, period};
@@ -84,6 +85,8 @@ enum Rows {
     Label,
     /// Each attempt of each job; of a job on several nodes, all parts together.
     Job,
+    /// The days of the period in which there were jobs: how spending goes.
+    Day,
 }
 
 /// Whose month.
@@ -99,6 +102,8 @@ struct StatementArguments {
     csv: bool,
     #[command(flatten)]
     format: Format,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 /// Which files.
@@ -120,16 +125,18 @@ struct ReconcileArguments {
     format: Format,
 }
 
-impl From<Rows> for By {
-    fn from(rows: Rows) -> By {
-        match rows {
+impl Rows {
+    fn of(self, receipts: &[Receipt], span: Span) -> Vec<Row> {
+        let by = match self {
             Rows::Account => By::Account,
             Rows::Project => By::Project,
             Rows::User => By::User,
             Rows::Model => By::Model,
             Rows::Label => By::Label,
             Rows::Job => By::Job,
-        }
+            Rows::Day => return report::days(receipts, span),
+        };
+        report::rows(receipts, by, span)
     }
 }
 
@@ -144,12 +151,14 @@ struct Document {
     dearest: Vec<JobCost>,
     under_used: Vec<UnderUsed>,
     still_running: usize,
+    /// Beside the rows: what running jobs are charged at their ends.
+    pending: Credits,
 }
 
 pub(super) fn main(socket: &Path, arguments: &Arguments) -> Result<Exit, Failure> {
     match &arguments.command {
         None => spent(socket, &arguments.spent),
-        Some(Command::Statement(wanted)) => statement_of(socket, wanted, clock::now().wall),
+        Some(Command::Statement(wanted)) => statement_of(&wanted.remote.door(socket.to_owned()), wanted, clock::now().wall),
         Some(Command::Reconcile(wanted)) => reconciled(wanted),
     }
 }
@@ -179,12 +188,13 @@ fn document(receipts: &[Receipt], by: Rows, span: Span, now: Wall) -> Document {
     Document {
         by: by.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned()),
         span,
-        rows: named(report::rows(receipts, by.into(), span), by),
+        rows: named(by.of(receipts, span), by),
         total: report::spent(receipts, span),
         spending: report::spending(receipts, month_of(now), now),
         dearest: report::dearest(receipts, span, LISTED),
         under_used: report::under_used(receipts, span, LISTED),
         still_running: report::still_running(receipts),
+        pending: report::pending(receipts),
     }
 }
 
@@ -202,8 +212,8 @@ fn named(mut rows: Vec<Row>, by: Rows) -> Vec<Row> {
 }
 
 fn text(document: &Document) -> String {
-    let Document { by, span, rows, total, spending, dearest, under_used, still_running } = document;
-    let mut text = format!("{} to {} (UTC), by {by}\n\n", rfc3339(span.from), rfc3339(span.to));
+    let Document { by, span, rows, total, spending, dearest, under_used, still_running, pending } = document;
+    let mut text = format!("{} to {} (UTC), by {by}; amounts in credits\n\n", rfc3339(span.from), rfc3339(span.to));
     let heading = by.to_uppercase();
     let headings = [
         (heading.as_str(), Align::Left),
@@ -224,7 +234,7 @@ fn text(document: &Document) -> String {
     let Spending { month, projected, days_7, days_14, days_30 } = spending;
     text.push_str(&pairs(&[
         ("this month so far", month.to_string()),
-        ("by its end", format!("{projected} at the pace of the last 7 days")),
+        ("projected", format!("{projected} by the month's end, at the pace of the last 7 days")),
         ("last 7 days", days_7.to_string()),
         ("last 14 days", days_14.to_string()),
         ("last 30 days", days_30.to_string()),
@@ -232,7 +242,9 @@ fn text(document: &Document) -> String {
     text.push_str(&dearest_text(dearest));
     text.push_str(&under_used_text(under_used));
     if 0 < *still_running {
-        let _ = writeln!(text, "\ngoing on: {still_running}; what they cost so far is in here");
+        let at_the_end =
+            if pending.is_zero() { String::new() } else { format!(", but for {pending} credits that are charged at their ends") };
+        let _ = writeln!(text, "\ngoing on: {still_running}; what they cost so far is in here{at_the_end}");
     }
     text
 }
@@ -309,8 +321,8 @@ struct Ledger {
     entries: Vec<LedgerEntry>,
 }
 
-fn statement_of(socket: &Path, wanted: &StatementArguments, now: Wall) -> Result<Exit, Failure> {
-    let client = Client::new(socket)?;
+fn statement_of(to: &Door, wanted: &StatementArguments, now: Wall) -> Result<Exit, Failure> {
+    let client = Client::new(to)?;
     let name = wanted.account.as_str();
     // The balance between two readings of the ledger that are one: nothing moved meanwhile.
     for _ in 0..5 {
@@ -338,7 +350,7 @@ fn statement_of(socket: &Path, wanted: &StatementArguments, now: Wall) -> Result
 
 fn statement_text(account: &AccountId, statement: &Statement) -> String {
     let Statement { span, opening, lines, closing, open, commitments } = statement;
-    let mut text = format!("statement of account {account}\n{} to {} (UTC)\n\n", rfc3339(span.from), rfc3339(span.to));
+    let mut text = format!("statement of account {account}\n{} to {} (UTC); amounts in credits\n\n", rfc3339(span.from), rfc3339(span.to));
     let headings = [("WHEN", Align::Left), ("WHAT", Align::Left), ("CHANGE", Align::Right), ("BALANCE", Align::Right)];
     let mut balance = *opening;
     let mut rows = vec![vec![String::new(), "opening balance".to_owned(), String::new(), opening.to_string()]];
@@ -420,7 +432,8 @@ fn reconciled(wanted: &ReconcileArguments) -> Result<Exit, Failure> {
 
 fn reconciled_text(found: &Reconciled) -> String {
     let Reconciled { accounts, drawn, settled, refunded, differences, untold, newer } = found;
-    let mut text = format!("accounts compared: {accounts}; drawn on the nodes' receipts: {drawn}; charged by the authority: {settled}\n");
+    let mut text =
+        format!("accounts compared: {accounts}; drawn on the nodes' receipts: {drawn} credits; charged by the authority: {settled}\n");
     if !refunded.is_zero() {
         let _ = writeln!(text, "given back by the outcomes of jobs, on the nodes' receipts: {refunded}");
     }
@@ -480,6 +493,16 @@ mod tests {
     }
 
     #[test]
+    fn v2_what_running_jobs_keep_back_for_their_ends_is_said_beside_what_they_cost() {
+        let now = at("2026-03-10T12:00:00Z");
+        let mut receipts = receipts();
+        let told = |receipts: &[Receipt]| text(&document(receipts, Rows::Account, month_of(now), now));
+        assert!(told(&receipts).ends_with("what they cost so far is in here\n"), "{}", told(&receipts));
+        receipts[1].pending = "0.54".parse().unwrap();
+        assert!(told(&receipts).ends_with(", but for 0.54 credits that are charged at their ends\n"), "{}", told(&receipts));
+    }
+
+    #[test]
     fn d7_an_export_holds_every_job_and_no_formula() {
         let now = at("2026-03-10T12:00:00Z");
         let exported = csv(&document(&receipts(), Rows::Job, month_of(now), now));
@@ -508,6 +531,28 @@ mod tests {
         let span = Span { from: at("2026-03-01T00:00:00Z"), to: at("2026-04-01T00:00:00Z") };
         let made = statement(&sample::ledger_account(), &entries, span, at("2026-03-02T00:00:00Z"));
         insta::assert_snapshot!(statement_text(&"lab".parse().unwrap(), &made));
+    }
+
+    #[test]
+    fn r4_a_statement_as_csv_has_the_lines_and_balances_of_the_text() {
+        let entries = sample::ledger_entries();
+        let span = Span { from: at("2026-03-01T00:00:00Z"), to: at("2026-04-01T00:00:00Z") };
+        let made = statement(&sample::ledger_account(), &entries, span, at("2026-03-02T00:00:00Z"));
+        let csv = statement_csv(&made);
+        insta::assert_snapshot!(csv);
+        // What is quoted has commas of its own.
+        let plain = csv.replace("\"deposit (paid), payment inv-7\"", "deposit");
+        let rows: Vec<Vec<&str>> = plain.lines().map(|line| line.split(',').collect()).collect();
+        assert!(rows.iter().all(|row| row.len() == 4), "{csv}");
+        let credits = |text: &str| text.parse::<Credits>().unwrap();
+        let mut balance = credits(rows[1][3]);
+        for row in &rows[2..rows.len() - 1] {
+            balance = balance.plus(credits(row[2]));
+            assert_eq!(balance, credits(row[3]), "{row:?}");
+        }
+        assert_eq!((rows[1][1], credits(rows[1][3])), ("opening balance", made.opening));
+        let last = &rows[rows.len() - 1];
+        assert_eq!((last[1], credits(last[3]), balance), ("closing balance", made.closing, made.closing));
     }
 
     #[test]

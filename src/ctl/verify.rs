@@ -44,8 +44,9 @@ pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     let (exit, text) = match (&arguments.receipt, &arguments.log) {
         (Some(path), _) => {
             let text = read(path)?;
-            let receipt: Receipt =
-                serde_json::from_str(&text).map_err(|error| Failure::Other(format!("{}: not a receipt: {error}", path.display())))?;
+            let receipt: Receipt = serde_json::from_str(&text).map_err(|error| {
+                Failure::Other(format!("{}: not a receipt: {error} (hint: meterctl receipt JOB --output json writes one)", path.display()))
+            })?;
             verified(&receipt, &cards)
         }
         (None, Some(path)) => {

@@ -215,10 +215,10 @@ impl Audit {
     fn check_opened(&mut self, further: Option<(Attempt, Option<u64>)>) -> Result<(), Fault> {
         let Some((seq, opened)) = self.opened.take() else { return Ok(()) };
         let Some(card) = self.replay.card(&opened.card) else { return Ok(()) };
-        let Opened { at, ref traits, cpus, memory_bytes, .. } = *opened;
+        let Opened { at, ref traits, ref account, cpus, memory_bytes, .. } = *opened;
         let storage_bytes = further.filter(|(attempt, _)| *attempt == opened.attempt).and_then(|(_, storage_bytes)| storage_bytes);
         // The start was accepted at what was asked.
-        let stated = Stated { at: at.wall, traits, cpus, memory_bytes, storage_bytes, bid: None };
+        let stated = Stated { at: at.wall, traits, account: Some(account), cpus, memory_bytes, storage_bytes, bid: None };
         let computed = charge::start_price(card, &opened.gpus, stated);
         same(seq, opened.attempt, Charge { cost: opened.charge, pending: opened.pending, ..Charge::default() }, computed)
     }

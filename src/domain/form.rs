@@ -139,7 +139,8 @@ fn bounded(text: &str, bytes_max: usize) -> Result<(), Fault> {
     if text.len() <= bytes_max {
         return Ok(());
     }
-    Err(Fault::new("too_large", format!("{} bytes are too many: at most {bytes_max} are read", text.len())))
+    let fault = Fault::new("too_large", format!("{} bytes are too many: at most {bytes_max} are read", text.len()));
+    Err(fault.hint("leave out what is not needed"))
 }
 
 /// Where a value stands: the byte offset in a file, or the pointer in a body.

@@ -431,8 +431,8 @@ impl Job {
     /// What decides which lines are for a segment of it that begins then.
     #[must_use]
     pub fn stated(&self, at: Wall) -> Stated<'_> {
-        let storage_bytes = self.storage_bytes();
-        Stated { at, traits: &self.traits, cpus: self.cpus, memory_bytes: self.memory_bytes, storage_bytes, bid: self.bid() }
+        let Job { ref traits, ref account, cpus, memory_bytes, .. } = *self;
+        Stated { at, traits, account: Some(account), cpus, memory_bytes, storage_bytes: self.storage_bytes(), bid: self.bid() }
     }
 
     /// The most that its starter would pay for the start, where that was said.
@@ -465,7 +465,7 @@ impl Job {
         let segment = self.segments.get(nth)?;
         let (usage, from) = (&segment.usage, segment.from);
         Some(match segment.terms.as_deref() {
-            Some(terms) => Earlier { usage, gpus: &terms.gpus, stated: Stated { bid: self.bid(), ..terms.stated(from) } },
+            Some(terms) => Earlier { usage, gpus: &terms.gpus, stated: terms.stated(from, &self.account, self.bid()) },
             None => Earlier { usage, gpus: &self.gpus, stated: self.stated(from) },
         })
     }

@@ -502,7 +502,7 @@ pub fn verify(receipt: &Receipt, cards: &BTreeMap<Digest, Card>) -> Result<Credi
     let (mut pending, mut reduction) = (Credits::ZERO, Credits::ZERO);
     let mut read: Vec<ReadSegment> = Vec::new();
     for (index, segment) in receipt.segments.iter().enumerate() {
-        let before: Vec<Earlier<'_>> = read.iter().map(ReadSegment::counts).collect();
+        let before: Vec<Earlier<'_>> = read.iter().map(|segment| segment.counts(receipt)).collect();
         match verify_segment(index + 1, (receipt, segment), &before, cards) {
             Ok(segment) => {
                 pending = pending.plus(segment.pending);
@@ -561,13 +561,17 @@ struct ReadSegment {
     at: Wall,
     pending: Credits,
     refund: Credits,
-    bid: Option<Credits>,
 }
 
 impl ReadSegment {
-    fn counts(&self) -> Earlier<'_> {
-        Earlier { usage: &self.usage, gpus: &self.terms.gpus, stated: Stated { bid: self.bid, ..self.terms.stated(self.at) } }
+    fn counts<'a>(&'a self, receipt: &'a Receipt) -> Earlier<'a> {
+        Earlier { usage: &self.usage, gpus: &self.terms.gpus, stated: segment_stated(receipt, &self.terms, self.at) }
     }
+}
+
+/// What decides which lines are for a segment that begins then, as the receipt says.
+fn segment_stated<'a>(receipt: &'a Receipt, terms: &'a Terms, at: Wall) -> Stated<'a> {
+    terms.stated(at, &receipt.account, receipt.offer.map(|offer| offer.bid))
 }
 
 /// What the job was given in a segment, as the receipt says.
@@ -599,8 +603,7 @@ fn verify_segment(
     let usage = segment_usage(number, segment).map_err(|discrepancy| vec![discrepancy])?;
     let at = instant(&segment.from).ok_or_else(|| vec![quantity_fault(number, "from", &segment.from)])?;
     let terms = segment_terms(receipt, segment);
-    let bid = receipt.offer.map(|offer| offer.bid);
-    let stated = Stated { bid, ..terms.stated(at) };
+    let stated = segment_stated(receipt, &terms, at);
     let priced = Priced { usage: &usage, gpus: &terms.gpus, before, stated, ended: receipt.outcome };
     let unrated = |why: charge::RateError| vec![Discrepancy::Unrated { segment: number, why: why.to_string() }];
     let lines = charge::line_charges(card, &priced).map_err(unrated)?;
@@ -621,7 +624,7 @@ fn verify_segment(
     }
     let pending = lines.iter().map(|line| line.pending).sum();
     let refund = lines.iter().map(|line| line.refund).sum();
-    if found.is_empty() { Ok(ReadSegment { usage, terms, at, pending, refund, bid }) } else { Err(found) }
+    if found.is_empty() { Ok(ReadSegment { usage, terms, at, pending, refund }) } else { Err(found) }
 }
 
 /// The instant that [`rfc3339`] writes.

@@ -14,7 +14,7 @@ use super::job::{self, Gap, GapRule, Job, Segment};
 use super::money::Credits;
 use super::outcome::Outcome;
 use super::rates::charge::{self, Charge, RateError};
-use super::rates::{Card, Earlier, Priced, Stated, Trait};
+use super::rates::{Card, Earlier, Priced};
 use super::receipt::{self, Discrepancy, Receipt, ReceiptSegment};
 use super::refund::{self, Refund};
 use super::terms::Terms;
@@ -59,15 +59,6 @@ pub struct Replay {
     epoch: Option<Epoch>,
 }
 
-/// Terms with what a card may look at though nobody stated it: who pays.
-fn known(terms: &Terms, account: &AccountId) -> Terms {
-    let mut terms = terms.clone();
-    if let Ok(account) = account.as_str().parse() {
-        terms.traits.insert(Trait::Account, account);
-    }
-    terms
-}
-
 impl Followed {
     fn opened(opened: &Opened) -> Followed {
         let usage = Usage { job_starts: 1, ..job::empty_usage(&opened.gpus) };
@@ -82,7 +73,7 @@ impl Followed {
             attempt: opened.attempt,
             name: opened.name.clone(),
             account: opened.account.clone(),
-            terms: known(&terms, &opened.account),
+            terms,
             events: BTreeSet::new(),
             bid: None,
             segments: vec![segment(
@@ -102,18 +93,14 @@ impl Followed {
     /// The same of a job whose beginning is not among the facts.
     #[must_use]
     pub fn of(job: &Job) -> Followed {
-        let mut segments = job.segments.clone();
-        for terms in segments.iter_mut().filter_map(|segment| segment.terms.as_mut()) {
-            **terms = known(terms, &job.account);
-        }
         Followed {
             attempt: job.attempt,
             name: job.name.clone(),
             account: job.account.clone(),
-            terms: known(&job.terms(), &job.account),
+            terms: job.terms(),
             events: job.further.as_ref().map(|further| further.events.clone()).unwrap_or_default(),
             bid: job.bid(),
-            segments,
+            segments: job.segments.clone(),
             outcome: job.ending.map(|ending| ending.outcome),
             drawn: job.drawn,
             unfunded: job.unfunded,
@@ -200,7 +187,7 @@ impl Followed {
 
     fn counts<'a>(&'a self, segment: &'a Segment) -> Earlier<'a> {
         let terms = self.terms_of(segment);
-        Earlier { usage: &segment.usage, gpus: &terms.gpus, stated: Stated { bid: self.bid, ..terms.stated(segment.from) } }
+        Earlier { usage: &segment.usage, gpus: &terms.gpus, stated: terms.stated(segment.from, &self.account, self.bid) }
     }
 
     /// What one segment's usage costs under its card.
@@ -218,7 +205,7 @@ impl Followed {
     /// From now on it is given this, in a new segment.
     fn change(&mut self, terms: &Terms, at: Wall) {
         job::keep_terms(&mut self.segments, &self.terms);
-        self.terms = known(terms, &self.account);
+        self.terms = terms.clone();
         self.split(at);
     }
 
@@ -447,7 +434,7 @@ pub fn reprice(job: &Followed, draft: &Card) -> Result<Repriced, NotReplayed> {
 fn reprice_segments(job: &Followed, draft: &Card) -> Result<Credits, String> {
     let mut pieces: Vec<(Usage, Terms, Wall)> = Vec::new();
     for segment in &job.segments {
-        let terms = known(job.terms_of(segment), &job.account);
+        let terms = job.terms_of(segment).clone();
         match pieces.last_mut().filter(|(_, before, _)| *before == terms) {
             Some((usage, ..)) => *usage = std::mem::take(usage).plus(&segment.usage),
             None => pieces.push((segment.usage.clone(), terms, segment.from)),
@@ -456,7 +443,7 @@ fn reprice_segments(job: &Followed, draft: &Card) -> Result<Credits, String> {
     let mut before: Vec<Earlier<'_>> = Vec::new();
     let (mut would, mut refund, mut pending) = (Credits::ZERO, Credits::ZERO, Credits::ZERO);
     for (usage, terms, from) in &pieces {
-        let stated = Stated { bid: job.bid, ..terms.stated(*from) };
+        let stated = terms.stated(*from, &job.account, job.bid);
         // A card without rules prices what it has lines for; of the devices each must have one.
         draft.cover(&terms.gpus, &stated).map_err(|why| why.to_string())?;
         let priced = Priced { usage, gpus: &terms.gpus, before: &before, stated, ended: job.outcome };

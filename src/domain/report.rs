@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::id::{AccountId, Attempt, JobName, NodeId};
 use super::money::Credits;
 use super::rates::Trait;
-use super::receipt::{Receipt, ReceiptSegment, ReceiptState, instant};
+use super::receipt::{Receipt, ReceiptSegment, ReceiptState, instant, rfc3339};
 use super::time::Wall;
 use super::usage::Meter;
 
@@ -221,10 +221,30 @@ fn whole_key(receipt: &Receipt) -> Whole {
 /// What was spent in a span, the dearest first.
 #[must_use]
 pub fn rows(receipts: &[Receipt], by: By, span: Span) -> Vec<Row> {
+    keyed(receipts, span, |receipt| key(receipt, by))
+}
+
+/// What was spent in a span, day by day (UTC): those in which there were jobs, oldest first.
+#[must_use]
+pub fn days(receipts: &[Receipt], span: Span) -> Vec<Row> {
+    let segments = || receipts.iter().flat_map(|receipt| &receipt.segments).filter_map(times);
+    let first = segments().map(|(from, _)| from.0).min().unwrap_or(span.to.0).max(span.from.0);
+    let last = segments().map(|(from, to)| to.0.max(from.0)).max().map_or(span.from.0, |last| last.saturating_add(1)).min(span.to.0);
+    let begins = std::iter::successors(Some(first / DAY_MS * DAY_MS), |day| day.checked_add(DAY_MS)).take_while(|day| *day < last);
+    begins
+        .flat_map(|day| {
+            let part = Span { from: Wall(day.max(span.from.0)), to: Wall((day + DAY_MS).min(span.to.0)) };
+            let date = rfc3339(Wall(day)).chars().take_while(|c| *c != 'T').collect::<String>();
+            keyed(receipts, part, |_| Some(date.clone()))
+        })
+        .collect()
+}
+
+fn keyed(receipts: &[Receipt], span: Span, key: impl Fn(&Receipt) -> Option<String>) -> Vec<Row> {
     let mut rows: BTreeMap<Option<String>, Row> = BTreeMap::new();
     let mut counted: BTreeSet<(Option<String>, Whole)> = BTreeSet::new();
     for receipt in receipts.iter().filter(|receipt| is_in(receipt, span)) {
-        let key = key(receipt, by);
+        let key = key(receipt);
         let row = rows.entry(key.clone()).or_insert_with(|| Row { key: key.clone(), ..Row::default() });
         row.jobs += u64::from(receipt.gang.is_none() || counted.insert((key, whole_key(receipt)))); // parts are one job
         row.charge = row.charge.plus(charge_in(receipt, span));
@@ -343,6 +363,12 @@ fn gpu_busy(receipt: &Receipt) -> Option<(Option<u128>, u128)> {
         }
     }
     Some((Some(held), busy))
+}
+
+/// What those that go on have used and are charged only at their ends, if they complete: it is in no row.
+#[must_use]
+pub fn pending(receipts: &[Receipt]) -> Credits {
+    receipts.iter().map(|receipt| receipt.pending).sum()
 }
 
 /// How many of them go on.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{GpuId, LineId};
+use super::id::{AccountId, GpuId, LineId};
 use super::money::Credits;
 use super::rates::{OverBid, Stated, Traits};
 use super::time::{Mono, Wall};
@@ -41,11 +41,11 @@ pub struct Change {
 }
 
 impl Terms {
-    /// For choosing the lines of a segment that begins then.
+    /// For choosing the lines of a segment that begins then, of a job for which that account pays.
     #[must_use]
-    pub fn stated(&self, at: Wall) -> Stated<'_> {
+    pub fn stated<'a>(&'a self, at: Wall, account: &'a AccountId, bid: Option<Credits>) -> Stated<'a> {
         let Terms { cpus, memory_bytes, storage_bytes, ref traits, .. } = *self;
-        Stated { at, traits, cpus, memory_bytes, storage_bytes, bid: None }
+        Stated { at, traits, account: Some(account), cpus, memory_bytes, storage_bytes, bid }
     }
 
     /// The terms after a change.

@@ -21,7 +21,11 @@ impl Operator {
 
     /// `meterctl account WORDS`: its exit code and what it printed.
     pub(crate) fn account(&self, words: &[&str]) -> (i32, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_meterctl")).arg("account").args(words).args(&self.words).output().unwrap();
+        self.meterctl(&[&["account"], words].concat())
+    }
+
+    fn meterctl(&self, words: &[&str]) -> (i32, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_meterctl")).args(words).args(&self.words).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.code().unwrap(), text)
     }
@@ -43,6 +47,11 @@ fn accounts_are_kept_by_meterctl_over_the_network_and_refusals_say_what_to_do() 
     assert!(code == 0 && text.contains("2.5 revoked of account lab in all, 0 to come from nodes"), "{text}");
     let (code, text) = admin.account(&["ledger", "lab"]);
     assert!(code == 0 && text.contains("revoked, 2.5 of 2.5, by r-1") && text.contains("payment inv-1"), "{text}");
+    for form in ["--csv", "--output=text"] {
+        let (code, text) = reader.meterctl(&["report", "statement", "lab", "--period", "month", form]);
+        assert!(code == 0 && text.contains("deposit (paid), payment inv-1") && text.contains("revoked, by r-1"), "{text}");
+        assert!(text.lines().any(|line| line.contains("closing balance") && line.trim_end().ends_with("10")), "{text}");
+    }
     let (code, text) = reader.account(&["list", "--output", "json"]);
     assert!(code == 0 && text.contains("\"available\": \"10\""), "{text}");
     let dead = Operator { words: admin.words.iter().map(|word| word.replace(&authority.url(), "https://127.0.0.1:1")).collect() };

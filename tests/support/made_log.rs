@@ -42,7 +42,7 @@ pub(crate) fn facts(card: &Card, jobs: u64, seconds: u64, each: &mut dyn FnMut(F
     each(Fact::EpochOpened { epoch: EPOCH, boot: BootId([3; 16]), at: at(0) });
     each(Fact::CardAdopted { card: Box::new(card.clone()), at: at(0) });
     let traits = Traits::new();
-    let stated = Stated { at: at(0).wall, traits: &traits, cpus: Some(4), memory_bytes: Some(8 << 30), storage_bytes: None, bid: None };
+    let stated = Stated { at: at(0).wall, traits: &traits, cpus: Some(4), memory_bytes: Some(8 << 30), ..Stated::NOTHING };
     let price = |usage: &Usage| {
         let priced = Priced { usage, gpus: &[], before: &[], stated, ended: None };
         charge(card, &priced).expect("a price")
@@ -70,7 +70,7 @@ pub(crate) fn facts(card: &Card, jobs: u64, seconds: u64, each: &mut dyn FnMut(F
 
 fn opened(attempt: u64, card: &Card) -> Opened {
     let traits = Traits::new();
-    let stated = Stated { at: at(0).wall, traits: &traits, cpus: Some(4), memory_bytes: Some(8 << 30), storage_bytes: None, bid: None };
+    let stated = Stated { at: at(0).wall, traits: &traits, cpus: Some(4), memory_bytes: Some(8 << 30), ..Stated::NOTHING };
     let price = start_price(card, &[], stated);
     Opened {
         attempt: Attempt(attempt),

@@ -251,8 +251,8 @@ pub(super) fn ledger_text(ledger: &Ledger) -> String {
     }
     let row = |entry: &LedgerEntry| {
         let state = match entry.status {
-            EntryStatus::Accumulating => "grows",
-            EntryStatus::Completed => "stands",
+            EntryStatus::Accumulating => "accumulating",
+            EntryStatus::Completed => "completed",
             EntryStatus::Pending => "pending",
             EntryStatus::Failed => "failed",
         };

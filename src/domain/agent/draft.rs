@@ -19,12 +19,11 @@ use super::super::money::Credits;
 use super::super::news::News;
 use super::super::outcome::{Basis, Outcome};
 use super::super::rates::charge::Charge;
-use super::super::rates::{Card, Line, Stated, Timing};
+use super::super::rates::{Card, Line, Timing};
 use super::super::receipt::Receipt;
 use super::super::time::{Mono, Nanos, Now};
 use super::super::usage::{Meter, Usage};
 use super::ending::judge;
-use super::segments::traits_under;
 use super::{Agent, Settings};
 
 /// Samples further apart than this many intervals leave a gap in the levels.
@@ -168,10 +167,7 @@ impl<'a> Draft<'a> {
             ));
         }
         let live = self.agent.jobs.values().filter(|job| job.is_live());
-        let uncovered = |job: &Job| {
-            let stated = Stated { traits: &traits_under(job, card), ..job.stated(self.now.wall) };
-            Some((job.name.clone(), card.cover(&job.gpus, &stated).err()?))
-        };
+        let uncovered = |job: &Job| Some((job.name.clone(), card.cover(&job.gpus, &job.stated(self.now.wall)).err()?));
         if let Some((name, why)) = live.into_iter().find_map(uncovered) {
             return Err(format!("job {name} has no price under the card: {why}"));
         }

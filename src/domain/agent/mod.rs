@@ -412,7 +412,6 @@ impl Agent {
                     mark.ran_ns = job.segments.iter().map(|segment| segment.usage.wall_ns).sum(); // what was before had no price
                 }
                 job.forget_marks(card);
-                job.traits = segments::traits_under(job, card).into_owned();
                 job.open_segment(card.digest, at.wall);
             }
         }

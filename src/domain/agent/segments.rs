@@ -1,37 +1,19 @@
 //! Where a job's segments begin and end: a change of what it is given, and the dates of its card.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::super::fact::Fact;
 use super::super::id::{Attempt, JobName, Uid};
 use super::super::job::Job;
 use super::super::meter::JobSample;
-use super::super::rates::{Card, Trait, Traits};
+use super::super::rates::Card;
 use super::super::terms::Change;
 use super::super::time::{Mono, Nanos, Now, Wall};
 use super::Agent;
 use super::draft::Draft;
 use super::start::{Novelty, Refusal, Reply, unpriced};
 
-/// What a card looks at of a job: what was stated, and who pays where the card looks at that.
-pub(super) fn traits_under<'j>(job: &'j Job, card: &Card) -> Cow<'j, Traits> {
-    match job.account.as_str().parse() {
-        Ok(account) if card.selects(Trait::Account) => {
-            let mut traits = job.traits.clone();
-            traits.insert(Trait::Account, account);
-            Cow::Owned(traits)
-        }
-        _ => Cow::Borrowed(&job.traits),
-    }
-}
-
 impl Agent {
-    /// Has any card at hand a price for some accounts alone?
-    pub(super) fn selects_accounts(&self) -> bool {
-        self.cards.values().any(|card| card.selects(Trait::Account))
-    }
-
     /// When the card of a job's open segment next applies other lines to it.
     fn next_date(&self, job: &Job) -> Option<Wall> {
         let segment = job.segments.last().filter(|_| job.is_live())?;
@@ -96,7 +78,7 @@ impl Draft<'_> {
         }
         let card = job.segments.last().and_then(|segment| self.agent.cards.get(&segment.card));
         if let Some(card) = card
-            && let Err(why) = card.cover(&terms.gpus, &terms.stated(self.now.wall))
+            && let Err(why) = card.cover(&terms.gpus, &terms.stated(self.now.wall, &job.account, None))
         {
             return Reply::Refused(unpriced(card, &terms.gpus, &why));
         }

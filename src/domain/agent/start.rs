@@ -159,12 +159,9 @@ impl Draft<'_> {
         Some(Reply::Refused(unpriced(card, &start.gpus, &why)))
     }
 
-    /// What is stated of it; the node's name is known, and who pays, where a card looks at that.
+    /// What is stated of it; the node's name is known.
     fn traits(&self, start: &PendingStart) -> Traits {
         let mut traits = start.wanted.traits.clone();
-        if let (true, Ok(account)) = (self.agent.selects_accounts(), start.wanted.account.as_str().parse()) {
-            traits.insert(Trait::Account, account);
-        }
         if let (false, Ok(node)) = (traits.contains_key(&Trait::Node), self.settings.node.as_str().parse()) {
             traits.insert(Trait::Node, node);
         }
@@ -173,8 +170,9 @@ impl Draft<'_> {
 
     fn repeated(&self, start: &PendingStart) -> Option<Reply> {
         let wanted = &start.wanted;
+        // A job of an older journal has the account among them.
         let stated = |traits: &Traits| traits.clone().into_iter().filter(|(which, _)| *which != Trait::Account).collect::<Traits>();
-        let traits = stated(&self.traits(start));
+        let traits = self.traits(start);
         let same_place = |job: &Job| match (&job.target, &wanted.target) {
             (Target::OwnCgroups(_), Target::OwnCgroups(_)) => true,
             (known, asked) => known == asked,
@@ -473,10 +471,11 @@ fn may_spend(id: &AccountId, verdict: Option<Verdict>) -> Result<(), Refusal> {
     }
 }
 
-fn stated<'t>(start: &PendingStart, traits: &'t Traits) -> Stated<'t> {
+fn stated<'t>(start: &'t PendingStart, traits: &'t Traits) -> Stated<'t> {
     Stated {
         at: start.at.wall,
         traits,
+        account: Some(&start.wanted.account),
         cpus: start.wanted.cpus,
         memory_bytes: start.wanted.memory_bytes,
         storage_bytes: start.wanted.storage_bytes,

@@ -37,11 +37,21 @@ impl<'f, T> Answer<'f, T> {
     /// The value; its absence is a mistake.
     #[must_use]
     pub fn required(self) -> Option<T> {
+        self.or_missing("it has no default".to_owned())
+    }
+
+    /// The same, with a sample of what is to be written there.
+    #[must_use]
+    pub fn required_as(self, sample: &str) -> Option<T> {
+        self.or_missing(format!("such as {sample}"))
+    }
+
+    fn or_missing(self, hint: String) -> Option<T> {
         match self.state {
             State::Given(value) => Some(value),
             State::Wrong => None,
             State::Absent => {
-                let fault = Fault::new("missing_key", format!("{} is missing", self.field.key)).hint("it has no default");
+                let fault = Fault::new("missing_key", format!("{} is missing", self.field.key)).hint(hint);
                 self.field.form.note(&self.field.at, "", fault);
                 None
             }
@@ -197,7 +207,7 @@ impl<'f> Field<'f> {
         .check(|length| {
             let (low, high) = (range.start(), range.end());
             let outside = || Fault::new("out_of_range", format!("{length} is out of range {low} to {high}"));
-            range.contains(&length).then_some(length).ok_or_else(outside)
+            range.contains(&length).then_some(length).ok_or_else(|| outside().hint(format!("from {low} to {high}")))
         })
     }
 
@@ -225,7 +235,7 @@ impl<'f> Field<'f> {
             };
             let malformed = || Fault::new("malformed", format!("{} is not an instant", quoted(given))).hint(HINT);
             let instant: jiff::Timestamp = given.parse().map_err(|_| malformed())?;
-            let before = || Fault::new("out_of_range", format!("{} is before 1970", quoted(given)));
+            let before = || Fault::new("out_of_range", format!("{} is before 1970", quoted(given))).hint("a later one");
             u64::try_from(instant.as_millisecond()).map(Wall).map_err(|_| before())
         })
     }
@@ -247,11 +257,14 @@ impl<'f> Field<'f> {
     /// A list of at most so many items, each read in the same way.
     pub fn list<T>(self, items_max: usize, read: impl FnMut(Field<'f>) -> Option<T>) -> Answer<'f, Vec<T>> {
         let (form, at, key) = (self.form, self.at.clone(), self.key.clone());
-        let mut read = read;
+        let (mut read, list) = (read, self.key.clone());
         let answer = self.read(|_, value| match value {
             Value::List(items) if items.len() <= items_max => Ok(items),
-            Value::List(items) => Err(Fault::new("too_many", format!("{} items are too many: at most {items_max}", items.len()))),
-            other => Err(wrong_type("a list", other)),
+            Value::List(items) => {
+                Err(Fault::new("too_many", format!("{} items are too many: at most {items_max}", items.len())).hint("leave some out"))
+            }
+            Value::Table(_) => Err(wrong_type("a list", value).hint(format!("write [[{list}]], with two brackets, for each of them"))),
+            other => Err(wrong_type("a list", other).hint("in brackets, with commas between")),
         });
         let Answer { field, state } = answer;
         let state = match state {
@@ -291,7 +304,7 @@ impl<'f> Field<'f> {
             None => State::Absent,
             Some(Value::Table(entries)) => Table::read(self.form, entries, self.at.clone(), read).map_or(State::Wrong, State::Given),
             Some(other) => {
-                self.note(wrong_type("a table", other));
+                self.note(wrong_type("a table", other).hint("in braces: { key = \"value\" }"));
                 State::Wrong
             }
         };
@@ -311,8 +324,10 @@ impl<'f> Field<'f> {
         let (form, at) = (self.form, self.at.clone());
         self.read(|_, value| match value {
             Value::Table(entries) if entries.len() <= entries_max => Ok(entries),
-            Value::Table(entries) => Err(Fault::new("too_many", format!("{} keys are too many: at most {entries_max}", entries.len()))),
-            other => Err(wrong_type("a table", other)),
+            Value::Table(entries) => {
+                Err(Fault::new("too_many", format!("{} keys are too many: at most {entries_max}", entries.len())).hint("leave some out"))
+            }
+            other => Err(wrong_type("a table", other).hint("in braces: { key = \"value\" }")),
         })
         .and_then(|entries| {
             let table = Table::new(form, entries, at);
@@ -348,10 +363,11 @@ fn text(value: &Value) -> Result<&str, Fault> {
 fn bounded_text(value: &Value, bytes_max: usize) -> Result<&str, Fault> {
     let text = text(value)?;
     if text.is_empty() || bytes_max < text.len() {
-        return Err(Fault::new("out_of_range", format!("{} bytes of text, expected 1 to {bytes_max}", text.len())));
+        let fault = Fault::new("out_of_range", format!("{} bytes of text, expected 1 to {bytes_max}", text.len()));
+        return Err(fault.hint(if text.is_empty() { "write something, or leave it out" } else { "a shorter one" }));
     }
     if text.chars().any(char::is_control) {
-        return Err(Fault::new("malformed", format!("{} holds a control character", quoted(text))));
+        return Err(Fault::new("malformed", format!("{} holds a control character", quoted(text))).hint("one line, without tabs"));
     }
     Ok(text)
 }
@@ -362,7 +378,7 @@ fn decimal_text(value: &Value) -> Result<&str, Fault> {
         Value::Text(text) => Ok(text),
         Value::Fraction(number) => Err(wrong_type("a decimal in quotes", value).hint(format!("write \"{number}\", which stays exact"))),
         Value::Integer(number) => Err(wrong_type("a decimal in quotes", value).hint(format!("write \"{number}\""))),
-        other => Err(wrong_type("a decimal in quotes", other)),
+        other => Err(wrong_type("a decimal in quotes", other).hint("such as \"0.04\"")),
     }
 }
 
@@ -373,7 +389,7 @@ fn amount_fault(error: &AmountError) -> Fault {
         AmountError::TooFine(text) => {
             Fault::new("too_fine", format!("{} has too many digits behind the point", quoted(text))).hint("9 for an amount, 18 for a price")
         }
-        AmountError::TooLarge(text) => Fault::new("out_of_range", format!("{} is too large", quoted(text))),
+        AmountError::TooLarge(text) => Fault::new("out_of_range", format!("{} is too large", quoted(text))).hint("a smaller number"),
     }
 }
 
@@ -395,7 +411,7 @@ fn duration(text: &str) -> Result<Nanos, Fault> {
     if number.is_empty() {
         return Err(malformed());
     }
-    let too_long = || Fault::new("out_of_range", format!("{} is too long", quoted(text)));
+    let too_long = || Fault::new("out_of_range", format!("{} is too long", quoted(text))).hint("a shorter one");
     let number: u64 = number.parse().map_err(|_| too_long())?;
     number.checked_mul(millis_each).and_then(|millis| millis.checked_mul(1_000_000)).map(Nanos).ok_or_else(too_long)
 }

@@ -59,7 +59,7 @@ pub(super) fn from_toml(text: &str) -> (Node, Vec<(usize, Fault)>) {
     let (root, errors) = DeTable::parse_recoverable(text);
     let faults = errors.iter().map(|error| {
         let offset = error.span().map_or(0, |span| span.start);
-        (floor_char_boundary(text, offset), Fault::new("syntax", error.message()))
+        (floor_char_boundary(text, offset), Fault::new("syntax", error.message()).hint("a line is key = value, and text stands in quotes"))
     });
     let faults = faults.collect();
     (Node { offset: 0, value: Value::Table(toml_entries(root.get_ref())) }, faults)

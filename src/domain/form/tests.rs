@@ -91,11 +91,11 @@ fn each_kind_of_mistake_in_a_body_has_its_pointer() {
 fn a_line_that_breaks_the_grammar_is_one_mistake_and_the_rest_is_read() {
     let text = "name = \"x\"\nword = \nflag = tru\nlength = \"1d\"\nflag = true\nset = [1,\n";
     insta::assert_snapshot!(printed(read_toml(text, "a.toml", 4_096, read_all_kinds)), @r#"
-    [syntax] a.toml:2:8: string values must be quoted, expected literal string
-    [syntax] a.toml:3:8: invalid boolean, expected `true`
-    [out_of_range] a.toml:4:10: length: 86400.000 s is out of range 1.000 s to 3600.000 s
-    [syntax] a.toml:5:1: duplicate key
-    [syntax] a.toml:6:10: unclosed array, expected `]`
+    [syntax] a.toml:2:8: string values must be quoted, expected literal string (hint: a line is key = value, and text stands in quotes)
+    [syntax] a.toml:3:8: invalid boolean, expected `true` (hint: a line is key = value, and text stands in quotes)
+    [out_of_range] a.toml:4:10: length: 86400.000 s is out of range 1.000 s to 3600.000 s (hint: from 1.000 s to 3600.000 s)
+    [syntax] a.toml:5:1: duplicate key (hint: a line is key = value, and text stands in quotes)
+    [syntax] a.toml:6:10: unclosed array, expected `]` (hint: a line is key = value, and text stands in quotes)
     "#);
 }
 

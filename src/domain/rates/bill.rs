@@ -4,8 +4,9 @@ use num_bigint::BigUint;
 
 use super::Unit;
 use super::card::{Line, Rounding};
-use super::rules::{Basis, Factor, Rules, Timing};
+use super::rules::{Basis, Factor, Month, Rules, Timing};
 use crate::domain::money::{Credits, Decimal, NANO};
+use crate::domain::receipt::rfc3339;
 use crate::domain::time::Wall;
 
 /// A line's quantity by state, in the meter's base units.
@@ -157,7 +158,12 @@ fn rounded(dividend: BigUint, divisor: &BigUint, round: Rounding) -> Option<Cred
 }
 
 /// How much of a billed quantity between two points falls into each band, and its price.
-fn bands<'a>(line: &'a Line, rules: &'a Rules, from: &'a BigUint, to: &'a BigUint) -> impl Iterator<Item = (BigUint, Decimal)> + 'a {
+pub(super) fn bands<'a>(
+    line: &'a Line,
+    rules: &'a Rules,
+    from: &'a BigUint,
+    to: &'a BigUint,
+) -> impl Iterator<Item = (BigUint, Decimal)> + 'a {
     let starts = std::iter::once((BigUint::ZERO, line.price));
     let starts: Vec<(BigUint, Decimal)> =
         starts.chain(rules.tiers.iter().map(|tier| (BigUint::from(tier.above) * Factor::SCALE, tier.price))).collect();
@@ -212,6 +218,42 @@ pub(super) fn decimal(billionths: &BigUint) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// A line as it is shown to whoever wrote it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// For which jobs it is, beside the GPU's model, or what a hook calls what it counts: `tier=spot`, `tokens`.
+    pub whom: Vec<String>,
+    /// Its rules, in the order in which they take effect, and its dates.
+    pub how: Vec<String>,
+}
+
+impl Line {
+    /// For which jobs it is, and by which rules: what tells it from the other lines of its meter.
+    #[must_use]
+    pub fn described(&self) -> Described {
+        let Some(rules) = self.rules.as_deref() else { return Described::default() };
+        let mut whom: Vec<String> = rules.select.iter().map(|(which, value)| format!("{}={value}", which.name())).collect();
+        whom.extend(rules.further.name.as_ref().map(ToString::to_string));
+        let mut how: Vec<String> = told((self, rules.from.unwrap_or(Wall(0))), rules).split_off(whom.len());
+        if rules.further.month == Some(Month::Calendar) {
+            // How long it is stands on the receipt of the month.
+            how.iter_mut().filter(|rule| rule.starts_with("a month of ")).for_each(|rule| "calendar months".clone_into(rule));
+        }
+        if rules.timing == Timing::SettleAtEnd {
+            how.extend(outcomes(rules));
+        }
+        how.extend(rules.further.latest.over_bid.map(|over_bid| format!("over its bid: {}", over_bid.name())));
+        how.extend(rules.from.map(|from| format!("from {}", rfc3339(from))));
+        how.extend(rules.to.map(|to| format!("until {}", rfc3339(to))));
+        Described { whom, how }
+    }
+}
+
+fn outcomes(rules: &Rules) -> impl Iterator<Item = String> {
+    let parts = rules.outcome.iter().filter(|(_, factor)| **factor != Factor::WHOLE);
+    parts.map(|(outcome, factor)| format!("{factor} of it after {outcome}"))
+}
+
 /// What a line's rules are, for receipts and people, in the order in which they take effect.
 pub(super) fn told((line, at): (&Line, Wall), rules: &Rules) -> Vec<String> {
     let base = line.base(at);
@@ -255,8 +297,7 @@ pub(super) fn told((line, at): (&Line, Wall), rules: &Rules) -> Vec<String> {
         told.push(rules.timing.name().to_owned());
     }
     if rules.timing != Timing::SettleAtEnd {
-        let parts = rules.outcome.iter().filter(|(_, factor)| **factor != Factor::WHOLE);
-        told.extend(parts.map(|(outcome, factor)| format!("{factor} of it after {outcome}")));
+        told.extend(outcomes(rules));
     }
     if rules.further.share != Factor::WHOLE {
         told.push(format!("{} of the price, by discount", rules.further.share));

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::rules::{self, Month, Rules, Timing, Traits};
+use super::rules::{self, Month, Rules, Timing, Trait, Traits};
 use super::{Basis, Unit};
-use crate::domain::form::{Fault, Mistake, Table, quoted, read_toml};
-use crate::domain::id::{Digest, GpuId, GpuModel, LineId};
+use crate::domain::form::{Fault, Mistake, Presence, Table, quoted, read_toml};
+use crate::domain::id::{AccountId, Digest, GpuId, GpuModel, LineId};
 use crate::domain::money::{Credits, Decimal};
 use crate::domain::time::Wall;
 use crate::domain::usage::{HeldGpu, Meter};
@@ -67,6 +67,8 @@ pub struct Stated<'a> {
     pub at: Wall,
     /// What was stated of it.
     pub traits: &'a Traits,
+    /// Who pays: known, and never stated.
+    pub account: Option<&'a AccountId>,
     /// CPUs as stated.
     pub cpus: Option<u32>,
     /// Memory as stated, in bytes.
@@ -206,10 +208,15 @@ fn read_line(table: &Table<'_>, seen: &mut Seen) -> Option<Line> {
         seen.ids.push(id.clone());
         Ok(id)
     });
-    let id = id.required();
-    let meter = table.field("meter").word(&Meter::ALL.map(|meter| (meter.name(), meter))).required();
-    let price = table.field("price").decimal().check(not_negative).required();
-    let unit = table.field("unit").text(UNIT_BYTES_MAX).check(|text| unit_of(&text, meter)).required();
+    let id = id.required_as("id = \"cpu\"");
+    for (name, which) in Trait::ALL.into_iter().filter(|(name, _)| table.holds(name) == Presence::Given) {
+        let device = if which == Trait::Model { "; the model of a GPU is its gpu_model" } else { "" };
+        let fault = Fault::new("unknown_key", "a job has one, and a line selects by it");
+        table.field(name).note(fault.hint(format!("select = {{ {name} = \"…\" }}{device}")));
+    }
+    let meter = table.field("meter").word(&Meter::ALL.map(|meter| (meter.name(), meter))).required_as("meter = \"cpu_time\"");
+    let price = table.field("price").decimal().check(not_negative).required_as("price = \"0.04\"; what is free costs \"0\"");
+    let unit = table.field("unit").text(UNIT_BYTES_MAX).check(|text| unit_of(&text, meter)).required_as(&sample_unit(meter));
     let per = table.field("per").integer(1..=u64::MAX).or(1);
     let round = table.field("round").word(&Rounding::ALL.map(|round| (round.name(), round))).or(Rounding::Down);
     let selector = table.field("gpu_model").text(MODEL_BYTES_MAX).check(|text| selector(&text, meter)).or(GpuSelector::Any);
@@ -242,6 +249,14 @@ pub(super) fn not_negative(price: Decimal) -> Result<Decimal, Fault> {
         return Err(Fault::new("negative_price", format!("{price} is negative")).hint("what is free costs \"0\""));
     }
     Ok(price)
+}
+
+/// A unit of the meter, as it is written.
+fn sample_unit(meter: Option<Meter>) -> String {
+    // Of a time the hour is what most prices are for.
+    let all = meter.map(Unit::of).unwrap_or_default();
+    let unit = all.iter().find(|unit| unit.to_string().ends_with("hour")).or(all.first());
+    unit.map_or_else(|| "unit = \"hour\"".to_owned(), |unit| format!("unit = \"{unit}\""))
 }
 
 /// The unit, which must measure the meter where that is known.
@@ -290,13 +305,14 @@ impl Card {
     /// Every mistake that it holds, in the order of the file.
     pub fn parse(text: &str, file_name: &str) -> Result<Card, Vec<Mistake>> {
         read_toml(text, file_name, TEXT_BYTES_MAX, |table| {
-            let name = table.field("card").name().required();
-            let version = table.field("version").integer(1..=u64::MAX).required();
-            let effective_from = table.field("effective_from").instant().required();
+            let name = table.field("card").name().required_as("card = \"campus\"");
+            let version = table.field("version").integer(1..=u64::MAX).required_as("version = 1");
+            let effective_from = table.field("effective_from").instant().required_as("effective_from = \"2026-11-01T00:00:00Z\"");
             let predecessor = table.field("predecessor").text(64).check(|text| a_digest(&text)).optional();
             let mut seen = Seen::default();
             let lines = table.field("line").list(LINES_MAX, |line| line.table(|table| read_line(table, &mut seen)).required());
-            let lines = lines.check(|lines| if lines.is_empty() { Err(no_lines()) } else { Ok(lines) }).required();
+            let lines = lines.check(|lines| if lines.is_empty() { Err(no_lines()) } else { Ok(lines) });
+            let lines = lines.required_as("[[line]], and below it its id, meter, price and unit");
             let digest = Digest(Sha256::digest(text).into());
             Some(Card { name: name?, version: version?, effective_from: effective_from?, lines: lines?, digest, predecessor: predecessor? })
         })
@@ -321,12 +337,6 @@ impl Card {
     #[must_use]
     pub fn minds_bids(&self) -> bool {
         self.lines.iter().filter_map(|line| line.rules.as_deref()).any(|rules| rules.further.latest.over_bid.is_some())
-    }
-
-    /// Has any line a price for those jobs alone of which such a thing is known?
-    #[must_use]
-    pub fn selects(&self, which: super::Trait) -> bool {
-        self.lines.iter().filter_map(|line| line.rules.as_deref()).any(|rules| rules.select.contains_key(&which))
     }
 
     /// Does time in which a job stands still cost anything under it?
@@ -428,6 +438,13 @@ impl Card {
 }
 
 impl Stated<'_> {
+    /// Is that known of the job, with this value? Journals from before the account was looked up here have it among the traits.
+    #[must_use]
+    pub fn has(&self, which: Trait, value: &LineId) -> bool {
+        let paid_by = || self.account.is_some_and(|account| account.as_str() == value.as_str());
+        self.traits.get(&which) == Some(value) || (which == Trait::Account && paid_by())
+    }
+
     /// What the start should have said, for a meter that is billed as asked for.
     fn missing_for(&self, meter: Meter) -> Option<&'static str> {
         match meter {
@@ -453,7 +470,7 @@ impl Line {
     /// Is it for segments that begin then, of such jobs?
     #[must_use]
     pub fn fits(&self, stated: &Stated<'_>) -> bool {
-        self.rules.as_deref().is_none_or(|rules| rules.fit(stated.at, stated.traits))
+        self.rules.as_deref().is_none_or(|rules| rules.fit(stated))
     }
 
     /// The hook's word for what it counts, if it counts that.

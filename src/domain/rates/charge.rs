@@ -2,8 +2,6 @@
 //!
 //! The quantity is always the cumulative one, so whoever posts `charge now - charge posted` can neither drift nor charge twice.
 
-use std::fmt::Write as _;
-
 use std::collections::BTreeMap;
 
 use ethnum::U256;
@@ -82,7 +80,7 @@ impl<'a> Priced<'a> {
 impl Stated<'static> {
     /// Nothing, of a segment that begins in 1970.
     pub const NOTHING: Stated<'static> =
-        Stated { at: Wall(0), traits: &NO_TRAITS, cpus: None, memory_bytes: None, storage_bytes: None, bid: None };
+        Stated { at: Wall(0), traits: &NO_TRAITS, account: None, cpus: None, memory_bytes: None, storage_bytes: None, bid: None };
 }
 
 /// What is charged, and what will be at the job's end if it completes then.
@@ -333,6 +331,11 @@ fn by_state<'a>(
         Basis::MaxOf => used.or_greater(asked),
         Basis::Allocated | Basis::Used | Basis::Instance | Basis::Event => used,
     })
+}
+
+/// The quantity of this segment alone, by state; none past 128 bits.
+pub(super) fn states(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Option<ByState> {
+    by_state(card, line, rules, priced, [priced.this()]).ok()
 }
 
 /// Of so long a time, what it stood still by another's hand counts as paused.
@@ -628,61 +631,6 @@ fn half_even(whole: U256, rest: U256, divisor: U256) -> Option<U256> {
         std::cmp::Ordering::Less => Some(whole),
         std::cmp::Ordering::Equal => whole.checked_add(odd),
         std::cmp::Ordering::Greater => whole.checked_add(U256::ONE),
-    }
-}
-
-/// The arithmetic of a charge, step by step, for people: one line of text per rate line, then the sum.
-#[must_use]
-pub fn explain(card: &Card, priced: &Priced<'_>) -> String {
-    let charges = match line_charges(card, priced) {
-        Ok(charges) => charges,
-        Err(error) => return format!("card {} version {}: {error}\n", card.name, card.version),
-    };
-    let mut text = format!("card {} version {}\n", card.name, card.version);
-    for charge in &charges {
-        explain_line(&mut text, (card, priced.stated.at), charge);
-    }
-    let sum: Credits = charges.iter().map(|charge| charge.cost).sum();
-    let pending: Credits = charges.iter().map(|charge| charge.pending).sum();
-    let _ = writeln!(text, "total {sum} credits");
-    if !pending.is_zero() {
-        let _ = writeln!(text, "and {pending} credits at its end, if it completes");
-    }
-    let refund: Credits = charges.iter().map(|charge| charge.refund).sum();
-    if !refund.is_zero() {
-        let _ = writeln!(text, "of which {} are given back by its outcome: {} net", refund.min(sum), sum.minus(refund).or_zero());
-    }
-    text
-}
-
-/// Such as `gpu: gpu_held 57600000000000 device-ns x 4 credits / (1 gpu-hour of 3600000000000 device-ns) = 64 credits (round down)`.
-fn explain_line(text: &mut String, (card, at): (&Card, Wall), charge: &LineCharge) {
-    let LineCharge { line, meter, quantity, unit, price, per, round, cost, billed, pending, rules, refund } = charge;
-    let base = card.lines.iter().find(|other| other.id == *line).map_or(1, |line| line.base(at));
-    let base_name = base_unit(*meter);
-    let round = round.name();
-    let of = format!("{price} credits / ({per} {unit} of {base} {base_name})");
-    if rules.is_empty() {
-        let _ = writeln!(text, "  {line}: {meter} {quantity} {base_name} x {of} = {cost} credits (round {round})");
-        return;
-    }
-    let rules = rules.join(", ");
-    let due = if pending.is_zero() { String::new() } else { format!(" now, {pending} at its end") };
-    let due = if refund.is_zero() { due } else { format!(", of which {refund} are given back by its outcome") };
-    let _ =
-        writeln!(text, "  {line}: {meter} {quantity} {base_name}, {rules}: billed {billed} x {of} = {cost} credits{due} (round {round})");
-}
-
-const fn base_unit(meter: Meter) -> &'static str {
-    match meter {
-        Meter::CpuTime | Meter::WallTime => "ns",
-        Meter::MemoryCharged | Meter::MemoryAnon | Meter::GpuMemory | Meter::Storage => "byte-ns",
-        Meter::GpuHeld | Meter::GpuBusy => "device-ns",
-        Meter::Energy => "mJ",
-        Meter::IoBytes => "bytes",
-        Meter::Counter => "counts",
-        Meter::Events => "events",
-        Meter::JobStarts => "starts",
     }
 }
 

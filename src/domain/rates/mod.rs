@@ -8,12 +8,14 @@ mod bill;
 pub mod card;
 pub mod charge;
 pub mod check;
+pub mod explain;
 pub mod most;
 pub mod rules;
 pub mod signature;
 mod stored;
 pub mod unit;
 
+pub use bill::Described;
 pub use card::{Card, CardFlaw, GpuSelector, Line, Rounding, Stated, Uncovered};
 pub use charge::{Earlier, LineCharge, Priced, RateError, Shape};
 pub use rules::{Anchor, Basis, Factor, Month, OverBid, Rules, Started, StateRates, Tier, Timing, Trait, Traits};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Unit;
+use super::{Stated, Unit};
 use crate::domain::form::{Fault, Table};
 use crate::domain::id::LineId;
 use crate::domain::money::{Credits, Decimal};
@@ -384,11 +384,11 @@ impl Rules {
         }
     }
 
-    /// Is the line for segments that begin at that instant, of jobs of which this was stated?
+    /// Is the line for segments that begin at that instant, of such jobs?
     #[must_use]
-    pub fn fit(&self, at: Wall, traits: &Traits) -> bool {
-        let dated = self.from.is_none_or(|from| from <= at) && self.to.is_none_or(|to| at < to);
-        dated && self.select.iter().all(|(which, value)| traits.get(which) == Some(value))
+    pub fn fit(&self, stated: &Stated<'_>) -> bool {
+        let dated = self.from.is_none_or(|from| from <= stated.at) && self.to.is_none_or(|to| stated.at < to);
+        dated && self.select.iter().all(|(which, value)| stated.has(*which, value))
     }
 
     /// The first instant after this one at which it comes into force or goes out of it, or its month ends.
@@ -582,8 +582,13 @@ fn read_outcomes(table: &Table<'_>) -> Option<BTreeMap<Outcome, Factor>> {
 }
 
 fn read_tier(table: &Table<'_>, scale: Option<Scale>) -> Option<Tier> {
-    let above = table.field("above").decimal().check(|decimal| quantity(decimal, scale)).check(above_nothing).required();
-    let price = table.field("price").decimal().check(super::card::not_negative).required();
+    let above = table
+        .field("above")
+        .decimal()
+        .check(|decimal| quantity(decimal, scale))
+        .check(above_nothing)
+        .required_as("above = \"100\", in the line's unit");
+    let price = table.field("price").decimal().check(super::card::not_negative).required_as("price = \"0.03\"");
     Some(Tier { above: above?, price: price? })
 }
 

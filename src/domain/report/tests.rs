@@ -144,6 +144,25 @@ fn a_held_device_counts_for_as_long_as_it_was_held_in_the_span() {
 }
 
 #[test]
+fn d7_the_days_of_a_month_are_its_trend_and_together_the_whole() {
+    let receipts = [
+        job("before", 1, (MARCH - 2 * HOUR_MS, MARCH), "1"),
+        job("across", 2, (MARCH - HOUR_MS, MARCH + 3 * HOUR_MS), "4"),
+        job("midnight", 3, (MARCH + DAY_MS - HOUR_MS, MARCH + DAY_MS + HOUR_MS), "10"),
+        job("later", 4, (MARCH + 4 * DAY_MS, MARCH + 4 * DAY_MS + HOUR_MS), "2"),
+    ];
+    let told = |span| days(&receipts, span).into_iter().map(|row| (row.key.unwrap(), row.jobs, row.charge.to_string())).collect::<Vec<_>>();
+    let day = |date: &str, jobs, charge: &str| (date.to_owned(), jobs, charge.to_owned());
+    let wanted = [day("2026-03-01", 2, "8"), day("2026-03-02", 1, "5"), day("2026-03-05", 1, "2")];
+    assert_eq!(told(MONTH), wanted, "and no line of a day without jobs");
+    assert_eq!(days(&receipts, MONTH).iter().map(|row| row.charge).sum::<Credits>(), spent(&receipts, MONTH));
+    let half = Span { from: Wall(MARCH + DAY_MS - HOUR_MS / 2), to: Wall(MARCH + DAY_MS + HOUR_MS / 2) };
+    assert_eq!(told(half), [day("2026-03-01", 1, "2.5"), day("2026-03-02", 1, "2.5")]);
+    assert_eq!(told(Span { from: MONTH.to, to: Wall(MONTH.to.0 + DAY_MS) }), []);
+    assert!(days(&[], MONTH).is_empty());
+}
+
+#[test]
 fn what_took_no_time_is_where_it_was() {
     let receipts = [job("a", 1, (MARCH, MARCH), "3")];
     assert_eq!(spent(&receipts, MONTH), credits("3"), "the beginning is in the month");

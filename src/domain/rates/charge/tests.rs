@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::id::{Digest, GpuModel};
 use crate::domain::money::Decimal;
+use crate::domain::rates::explain::explain;
 use crate::domain::rates::{GpuSelector, Unit};
 use crate::domain::time::Wall;
 use crate::domain::usage::More;
@@ -99,7 +100,7 @@ fn several_lines_are_each_charged_and_their_sum_is_the_total() {
     let expected = [("cpu", "0.4"), ("memory", "0.01"), ("gpu", "1.2"), ("h100", "8"), ("start", "0.01")];
     assert_eq!(costs, expected.map(|(line, cost)| (line, cost.to_owned())), "and no line for an A100, which is not held");
     assert_eq!(total(&card, &usage, &gpus), Ok(charges.iter().map(|charge| charge.cost).sum()));
-    insta::assert_snapshot!(explain(&card, &Priced::so_far(&usage, &gpus)));
+    insta::assert_snapshot!(explain(&card, &Priced::so_far(&usage, &gpus)).unwrap());
 }
 
 fn lines_of(card: &Card, usage: &Usage, gpus: &[HeldGpu]) -> Vec<LineCharge> {
@@ -134,7 +135,7 @@ fn f19_a_gpu_without_a_price_is_an_error_and_never_zero() {
     assert_eq!(total(&card, &usage, &gpus), Err(unpriced.clone()));
     assert_eq!(lines(&card, &usage, &gpus), Err(unpriced.clone()));
     assert_eq!(total(&card, &usage, &[]), Err(unpriced), "nor one of unknown model");
-    assert!(explain(&card, &Priced::so_far(&usage, &gpus)).contains("no line prices the GPU GPU-0"));
+    assert_eq!(explain(&card, &Priced::so_far(&usage, &gpus)).unwrap_err().to_string(), "no line prices the GPU GPU-0");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Rates that an account has reserved: lines for it alone.
 
 use super::*;
-use crate::domain::rates::Trait;
+use crate::domain::rates::{Priced, Trait, charge};
 use crate::domain::receipt::{Receipt, verify};
+use crate::domain::usage::Usage;
 
 const LIST: &str = "[[line]]\nid = \"list\"\nmeter = \"wall_time\"\nprice = \"4.00\"\nunit = \"hour\"\n";
 
@@ -48,7 +49,6 @@ fn s7_a_reserved_rate_is_a_line_for_its_account_alone() {
 fn s7_a_running_job_has_the_reserved_rate_from_the_card_s_coming_to_the_contract_s_end() {
     let mut bench = started(card(2, LIST), "a");
     assert_eq!(ran(&mut bench, 1_800), "2");
-    assert!(bench.job().traits.is_empty() || !bench.job().traits.contains_key(&Trait::Account), "a card that does not look at it");
     let ends = crate::domain::receipt::rfc3339(Wall(bench.now.wall.0 + 3_600_000));
     let sample = bench.sample(Attempt(1));
     bench.step(Event::CardArrived(Box::new(card(3, &reserved(&format!("effective_to = \"{ends}\"")))), vec![sample]));
@@ -58,7 +58,20 @@ fn s7_a_running_job_has_the_reserved_rate_from_the_card_s_coming_to_the_contract
     let (agent, settings) = (bench.turn.agent(), bench.turn.settings());
     let receipt = Receipt::of(bench.job(), agent, settings);
     assert_eq!(verify(&receipt, &agent.cards).unwrap(), "8.4".parse().unwrap());
-    assert_eq!(receipt.traits[&Trait::Account].as_str(), "a");
+    assert!(!receipt.traits.contains_key(&Trait::Account), "nobody stated it");
+}
+
+#[test]
+fn s7_a_job_of_a_journal_that_kept_the_account_among_the_traits_costs_the_same() {
+    let price = |account: &str, kept: &[&str]| {
+        let traits = kept.iter().map(|kept| (Trait::Account, kept.parse().unwrap())).collect();
+        let (terms, account) = (crate::domain::terms::Terms { traits, ..Default::default() }, account.parse().unwrap());
+        let usage = Usage { wall_ns: 3_600_000_000_000, ..Usage::default() };
+        let stated = terms.stated(Wall(1_800_000_000_000), &account, None);
+        let card = card(2, &reserved(""));
+        charge::charge(&card, &Priced { stated, ..Priced::so_far(&usage, &[]) }).unwrap().cost.to_string()
+    };
+    assert_eq!([price("a", &[]), price("a", &["a"]), price("b", &[]), price("b", &["b"])], ["2.4", "2.4", "4", "4"]);
 }
 
 #[test]
