@@ -43,7 +43,9 @@ if [ ! -d "$CARGO_TARGET_DIR/debug" ] && [ -d "$usual/debug/.fingerprint" ]; the
     mkdir -p "$CARGO_TARGET_DIR"/debug/{.fingerprint,build,deps}
     (
         cd "$usual/debug"
-        find .fingerprint build -mindepth 1 -maxdepth 1 ! -name 'meterd-*' -exec cp -al {} "$CARGO_TARGET_DIR/debug/{}" \;
+        for kind in .fingerprint build; do
+            find "$kind" -mindepth 1 -maxdepth 1 ! -name 'meterd-*' -exec cp -al -t "$CARGO_TARGET_DIR/debug/$kind" {} +
+        done
         find deps -maxdepth 1 \( -name '*.rlib' -o -name '*.rmeta' -o -name '*.so' \) ! -name 'libmeterd-*' \
             -exec cp -al -t "$CARGO_TARGET_DIR/debug/deps" {} +
     )
