@@ -115,7 +115,7 @@ impl Grant {
     pub fn take(&mut self, entry: &AnswerEntry, told: Told, request: u64, first_sent: Boot, at: Now) {
         self.granted = self.granted.max(entry.granted);
         // Of the others the authority does not count the epoch as heard of, so they must not prolong it.
-        if entry.verdict.prolongs() {
+        if entry.verdict.prolongs() && !(self.validity(at.boot) == Validity::Lapsed && entry.verdict.may_be_of_a_copy()) {
             self.deadline = self.deadline.max(first_sent.plus(entry.valid_for));
         }
         self.settled = self.settled.max(entry.settled);
@@ -219,6 +219,23 @@ mod tests {
         let last = Boot(1_000).plus(Nanos::from_secs(600));
         assert_eq!(grant.in_hand(Boot(last.0 - 1)), Credits::from_nano(100));
         assert_eq!(grant.in_hand(last), Credits::ZERO);
+    }
+
+    /// The question said that the grant was live, and was long on its way: meanwhile it lapsed, and the epoch was closed in the part that is lost.
+    #[test]
+    fn the_word_of_a_store_that_recovers_revives_nothing_that_has_lapsed() {
+        for (verdict, revives) in [(Verdict::Recovering, false), (Verdict::Recall, false), (Verdict::Granted, true), (Verdict::Final, true)]
+        {
+            let mut grant = Grant::default();
+            grant.take(&entry(100, Verdict::Granted, 1), Told::default(), 1, Boot(1_000), AT);
+            let last = Boot(1_000).plus(Nanos::from_secs(600));
+            let mut in_time = grant.clone();
+            let before = Now { boot: Boot(last.0 - 1), ..AT };
+            in_time.take(&entry(100, verdict, 1), Told::default(), 2, Boot(last.0 - 5), before);
+            assert_eq!(in_time.deadline, Boot(last.0 - 5).plus(Nanos::from_secs(600)), "{verdict:?}");
+            grant.take(&entry(100, verdict, 1), Told::default(), 2, Boot(last.0 - 5), Now { boot: last, ..AT });
+            assert_eq!(grant.in_hand(last).is_positive(), revives, "{verdict:?}");
+        }
     }
 
     #[test]

@@ -301,6 +301,12 @@ impl Verdict {
         matches!(self, Verdict::Closed | Verdict::Forked | Verdict::Unproven)
     }
 
+    /// May a store say this that was put back from a copy and has forgotten that it closed the epoch?
+    #[must_use]
+    pub const fn may_be_of_a_copy(self) -> bool {
+        matches!(self, Verdict::Recovering | Verdict::Recall)
+    }
+
     /// Does the authority count the epoch as heard of, so that what it holds is good for longer? Of other words it must not be prolonged.
     #[must_use]
     pub const fn prolongs(self) -> bool {
