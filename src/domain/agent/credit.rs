@@ -77,7 +77,8 @@ impl Agent {
     pub(super) fn burn_expected(&self, id: &AccountId, account: &Account, settings: &Settings, now: Mono) -> Credits {
         let jobs = || self.jobs_of(id).filter(|job| job.is_live());
         let most = Burns::new(self, settings, Kind::Spread, now).sum(jobs());
-        if self.is_unmeasured(id, account, now) {
+        // Of jobs that stand still for want of credit nothing is measured: they are to be funded for what they may use once they run.
+        if account.empty_since.is_some() || self.is_unmeasured(id, account, now) {
             return most;
         }
         let floor = Credits::from_nano((most.nano() / BURN_FLOOR_PART).max(i128::from(most.is_positive())));

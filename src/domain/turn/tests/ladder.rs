@@ -340,6 +340,21 @@ fn f14_credit_in_drops_does_not_make_a_job_flap() {
     assert!((3..=9).contains(&bench.thaws), "{} thaws in a minute", bench.thaws);
 }
 
+/// It had slept until its credit was gone in a blink, so it asked for a hundredth of what it may use, was given two seconds of that, and was empty
+/// again as soon as it ran, while the account was full (fleet 10017206).
+#[test]
+fn f14_a_job_that_slept_before_it_stood_still_is_funded_for_what_it_may_use_once_it_runs() {
+    let mut bench = Bench::running(CREDIT / 20);
+    stand_s(&mut bench, 15);
+    bench.work(51);
+    settle(&mut bench);
+    bench.acted(Act::Freeze);
+    settle(&mut bench);
+    stand_s(&mut bench, 120);
+    let burn = bench.question().unwrap().entries[0].burn_per_s;
+    assert_eq!(burn.nano(), CREDIT, "what one core costs");
+}
+
 /// Such a thaw may wait for longer than the authority's word is good. Credit that lapsed meanwhile would be one more flap, and the next thaw
 /// would wait for longer still: a job on a full account stood still for ever.
 #[test]
