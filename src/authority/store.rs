@@ -26,8 +26,8 @@ use crate::domain::chain::Head;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
 use crate::domain::ledger::{
     Account, AccountNotice, AccountView, Answered, Booked, ClosePolicy, EpochAccount, EpochState, Epochs, LedgerEntry, Lines,
-    MIRROR_PREFIX, Payment, PaymentRefusal, PaymentState, Purpose, REFILL_PREFIX, Recovery, RevokeRefusal, Rules, Storage, Terms,
-    UnitRefusal, answer, answer_unknown, book, book_previous, check, check_step, set_policy, set_terms, sweep, transfer, verify,
+    MIRROR_PREFIX, Payment, PaymentRefusal, PaymentState, Purpose, REFILL_PREFIX, RevokeRefusal, Rules, Storage, Terms, UnitRefusal,
+    answer, answer_unknown, book, book_previous, check, check_step, set_policy, set_terms, sweep, transfer, verify,
 };
 use crate::domain::money::Credits;
 use crate::domain::request::{Amount, Vouch};
@@ -365,9 +365,7 @@ impl Store {
                 let before = last(&account);
                 let Answered { entry, ledger, notices } = answer(&mut account, request, entry, &rules, now);
                 if before < last(&account) {
-                    if rules.recovery != Recovery::Over {
-                        books.forget_unsaid(request, &account.id)?;
-                    }
+                    books.forget_unsaid(request, &account.id)?;
                     gangs.extend(books.hear_gangs(request, &account)?);
                 }
                 books.write(&account, Lines { ledger, notices }, now)?;

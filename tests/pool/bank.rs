@@ -86,7 +86,7 @@ impl Bank {
                     let before = last(account);
                     let answered = ledger::answer(account, request, entry, &rules, now).entry;
                     if before < last(account) {
-                        gangs.extend(self.gangs.hear(request, account, rules.recovery, now.mono));
+                        gangs.extend(self.gangs.hear(request, account, now.mono));
                     }
                     answered
                 }

@@ -7,7 +7,7 @@ use meterd::domain::agent::credit::measured_burn;
 use meterd::domain::gang::{Gang, GangId, GangWant, GangWord, Part, Says, THAW_MIN, Want};
 use meterd::domain::id::{Attempt, Epoch, NodeId};
 use meterd::domain::ledger::sizing::{HORIZON_OF_GANGS, used_in};
-use meterd::domain::ledger::{Account, EpochState, PartId, Recovery, Register};
+use meterd::domain::ledger::{Account, EpochState, PartId, Register};
 use meterd::domain::money::Credits;
 use meterd::domain::time::{Mono, Now};
 use meterd::domain::wire::Request;
@@ -33,11 +33,9 @@ pub(crate) struct Registers {
 
 impl Registers {
     /// Takes what a request, whose number was news, says of the gangs of one account, and gives what they are to do.
-    pub(crate) fn hear(&mut self, request: &Request, account: &Account, recovery: Recovery, now: Mono) -> Vec<GangWant> {
+    pub(crate) fn hear(&mut self, request: &Request, account: &Account, now: Mono) -> Vec<GangWant> {
         let is_open = |epoch: Epoch| account.epochs.get(&epoch).is_some_and(|of_epoch| of_epoch.state == EpochState::Open);
-        if recovery != Recovery::Over {
-            self.forget_unsaid(request, account);
-        }
+        self.forget_unsaid(request, account);
         let mut wants: Vec<GangWant> = Vec::new();
         for word in request.gangs.iter().filter(|word| word.gang.account == account.id) {
             let known = self.of.remove(&word.gang);

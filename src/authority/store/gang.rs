@@ -4,6 +4,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::kept::Gangs;
 use super::{Books, Stop, Store, StoreError, rows, unrefused};
 use crate::domain::gang::{GangId, GangWant, GangWord, Says};
 use crate::domain::id::{AccountId, Attempt, Epoch, NodeId};
@@ -79,6 +80,7 @@ impl Books<'_> {
                 forget(self.connection, &register)?;
             } else if known.is_none() || register != before {
                 save(self.connection, &register, &PartId { node: request.node.clone(), part: word.part })?;
+                self.kept.gangs = Gangs::MayBe;
             }
             if register.version != before.version && !over {
                 self.gang_news.push(push(&register, &request.node));
@@ -91,8 +93,12 @@ impl Books<'_> {
 }
 
 impl Books<'_> {
-    /// A store that was put back from a copy may hold parts that have left since. A node speaks of all its parts, so what it does not speak of has gone.
+    /// A store that was put back from a copy, whether it knows of that or not, may hold parts that have left since. A node speaks of all its parts,
+    /// so what it does not speak of has gone.
     pub(super) fn forget_unsaid(&mut self, request: &Request, account: &AccountId) -> Result<(), Stop> {
+        if self.has_no_gangs()? {
+            return Ok(());
+        }
         let sql = "SELECT name, attempt, part FROM gang_part WHERE node = ?1 AND account = ?2 AND epoch = ?3";
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut found = statement.query(params![request.node.as_str(), account.as_str(), request.epoch.to_string()])?;
@@ -109,6 +115,19 @@ impl Books<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Books<'_> {
+    /// Is there no part of any gang? Most stores have none, and are not asked again before one comes.
+    fn has_no_gangs(&mut self) -> Result<bool, Stop> {
+        if self.kept.gangs == Gangs::MayBe {
+            let mut statement = self.connection.prepare_cached("SELECT 1 FROM gang_part LIMIT 1")?;
+            if statement.query_row([], |_| Ok(())).optional()?.is_none() {
+                self.kept.gangs = Gangs::None;
+            }
+        }
+        Ok(self.kept.gangs == Gangs::None)
     }
 }
 

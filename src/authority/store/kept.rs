@@ -14,6 +14,17 @@ const KEPT_MAX: usize = 16_384;
 pub(super) struct Kept {
     accounts: BTreeMap<AccountId, Account>,
     writers: BTreeMap<Epoch, Writer>,
+    pub(super) gangs: Gangs,
+}
+
+/// Does the file hold a part of a gang?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Gangs {
+    /// That is not known.
+    #[default]
+    MayBe,
+    /// No.
+    None,
 }
 
 impl Kept {
@@ -47,5 +58,6 @@ impl Kept {
     pub(super) fn forget(&mut self) {
         self.accounts.clear();
         self.writers.clear();
+        self.gangs = Gangs::MayBe;
     }
 }

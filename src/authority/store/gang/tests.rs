@@ -157,3 +157,16 @@ fn a_store_put_back_from_a_copy_does_not_wait_for_parts_that_have_left_since() {
     assert_eq!(said(&mut store, &request(2, 5, &[(9, Says::Dry, 3)]), 3), (Want::Freeze, 4), "above whatever was heard");
     assert_eq!(said(&mut store, &request(2, 6, &[(9, Says::Ready, 4)]), 4), (Want::Run, 5));
 }
+
+/// A store that was put back without anybody's knowing of it waited for a part that had left, and the others stood still for good (fleet 10020482).
+#[test]
+fn a_part_of_which_its_node_does_not_speak_any_more_is_waited_for_no_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = with_account(dir.path());
+    store.answer(&request(1, 1, &[(4, Says::Runs, 0)]), at(1)).unwrap();
+    store.answer(&request(2, 1, &[(9, Says::Runs, 0)]), at(1)).unwrap();
+    assert_eq!(said(&mut store, &request(2, 2, &[(9, Says::Dry, 1)]), 2), (Want::Freeze, 2));
+    assert_eq!(said(&mut store, &request(2, 3, &[(9, Says::Ready, 2)]), 3), (Want::Freeze, 2), "the first node has not been heard");
+    assert!(store.answer(&request(1, 7, &[]), at(4)).unwrap().gangs.is_empty());
+    assert_eq!(said(&mut store, &request(2, 4, &[(9, Says::Ready, 2)]), 5), (Want::Run, 3));
+}
