@@ -66,6 +66,12 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
+    /// Does a node by itself refuse what comes of it, since of a store that recovers it lets nothing revive that has lapsed? Then the bug is
+    /// planted together with a node that believes it: each of the two is there in case the other fails.
+    pub(crate) fn is_caught_by_the_node(self) -> bool {
+        matches!(self, Bug::PutBackIgnoresClaims | Bug::PutBackRenewsTheLapsed | Bug::CreditFromAnyAnswer)
+    }
+
     /// Is it a bug of a store that was put back? Then its nodes listen to what the product's listen to, and to nothing else.
     pub(crate) fn is_the_stores(self) -> bool {
         use Bug::{PutBackClosesTheUnbacked, PutBackGrantsAtOnce, PutBackIgnoresClaims, PutBackRenewsTheLapsed};

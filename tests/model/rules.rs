@@ -252,6 +252,9 @@ impl World {
         let first_sent = if self.has(Bug::ValidFromReceipt) { clock } else { first_sent };
         let at = Now { mono: Mono(clock.0), boot: clock, wall: Wall(0) };
         kept.grant.take(&entry, told, heard.request, first_sent, at);
+        if self.bug.is_some_and(Bug::is_caught_by_the_node) && entry.verdict.prolongs() {
+            kept.grant.deadline = kept.grant.deadline.max(first_sent.plus(entry.valid_for));
+        }
         entry.proof.into_iter().for_each(|proof| kept.grant.take_proof(proof));
         self.misread(kept, &entry, first_sent, heard.request, at);
         match entry.verdict {
