@@ -128,6 +128,7 @@ fn plain(case: &Case) -> Value {
     };
     json!({
         "outcome": case.outcome,
+        "account": "lab",
         "offer": { "bid": case.bid },
         "segments": case.segments.iter().zip(&case.from).zip(&case.said).map(segment).collect::<Vec<_>>(),
     })
@@ -247,6 +248,9 @@ fn count_line(counts: &RefCell<Counts>, line: &Charged) {
     if matches!(tariff.meter.as_str(), "gpu_held" | "gpu_busy" | "gpu_memory" | "energy") {
         let kind = tariff.gpu_model.as_ref().map_or("none", |model| if model.ends_with('*') { "prefix" } else { "exact" });
         count(counts, format!("selector {kind}"));
+    }
+    if tariff.names_an_account() {
+        count(counts, "selector account");
     }
     let features = features(line);
     for (nth, feature) in features.iter().enumerate() {
@@ -413,6 +417,7 @@ fn g1_every_line_segment_and_total_is_what_the_second_rating_says() {
         "selector exact",
         "selector prefix",
         "selector none",
+        "selector account",
         "per above 1",
         "held to its bid",
         "later steps held to its bid",

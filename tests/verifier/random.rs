@@ -271,8 +271,18 @@ pub(crate) fn rules(meter: &'static str) -> impl Strategy<Value = Vec<(&'static 
 fn some_select() -> impl Strategy<Value = Option<String>> {
     prop::option::weighted(
         0.4,
-        select(&["{ tier = \"spot\" }", "{ tier = \"reserved\" }", "{ qos = \"night\" }", "{ tier = \"spot\", qos = \"night\" }"][..])
-            .prop_map(str::to_owned),
+        select(
+            &[
+                "{ tier = \"spot\" }",
+                "{ tier = \"reserved\" }",
+                "{ qos = \"night\" }",
+                "{ tier = \"spot\", qos = \"night\" }",
+                "{ account = \"lab\" }",
+                "{ account = \"other\" }",
+                "{ account = \"lab\", qos = \"night\" }",
+            ][..],
+        )
+        .prop_map(str::to_owned),
     )
 }
 

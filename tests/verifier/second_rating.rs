@@ -170,6 +170,11 @@ impl Tariff {
         self.text(key).map_or_else(|| BigRational::from(BigInt::ZERO), |text| self.base(text))
     }
 
+    /// Is it for one account alone?
+    pub(crate) fn names_an_account(&self) -> bool {
+        self.says.get("select").is_some_and(|select| select.get("account").is_some())
+    }
+
     fn selects(&self) -> usize {
         self.says.get("select").map_or(0, |select| select.as_table().unwrap().len())
     }
@@ -419,6 +424,7 @@ fn start(card_text: &str, receipt: &Value, segment: &Value) -> (Vec<Charged>, Bi
     let said = |key| stated(receipt, segment, key).clone();
     let start = serde_json::json!({
         "outcome": null,
+        "account": receipt["account"],
         "segments": [{
             "from": segment["from"], "cpu_ns": none, "memory_charged_byte_ns": none, "memory_anon_byte_ns": none, "running_ns": none,
             "frozen_ns": none, "paused_ns": none, "job_starts": 1, "gpus": devices, "more": null,
@@ -464,7 +470,9 @@ fn rate_all(card_text: &str, receipt: &Value, nth: usize) -> Result<(Vec<Charged
     let segment = segments[nth];
     let from = segment["from"].as_str().unwrap();
     let all = tariffs(card_text);
-    let fitting: Vec<Tariff> = all.iter().filter(|tariff| tariff.fits(from, stated(receipt, segment, "traits"))).cloned().collect();
+    let mut traits = stated(receipt, segment, "traits").clone();
+    traits["account"] = receipt["account"].clone(); // a line may be for one account alone
+    let fitting: Vec<Tariff> = all.iter().filter(|tariff| tariff.fits(from, &traits)).cloned().collect();
     let kin = |a: &Tariff, b: &Tariff| a.meter == b.meter && a.name() == b.name();
     let most = |like: &Tariff| fitting.iter().filter(|tariff| kin(tariff, like)).map(Tariff::selects).max();
     let held = segment["gpus"].as_array().unwrap();

@@ -621,7 +621,8 @@ impl Draft<'_> {
 /// How long after this word the authority is to hear of the account again, used or not: it waits longer than its word is good for, and no longer.
 fn hear_again_after(grant: &Grant, heard: Heard) -> Nanos {
     match grant.deadline.since(heard.at) {
-        Nanos(0) => HEARD_OF_EVERY, // a word that prolongs nothing
+        Nanos(0) if heard.verdict.prolongs() => Nanos(0), // it was so long on its way that it was good no longer
+        Nanos(0) => HEARD_OF_EVERY,                       // a word that prolongs nothing
         good_for => HEARD_OF_EVERY.min(Nanos(good_for.0 / 2)),
     }
 }

@@ -143,7 +143,8 @@ fn an_account_that_nobody_uses_is_heard_of_also_after_a_push_about_it() {
 
 #[test]
 fn an_account_that_nobody_uses_is_heard_of_twice_while_a_word_is_good() {
-    for (valid_for_s, every_s) in [(600, 300), (599, 300), (200, 100), (100, 50), (10, 30)] {
+    // A word that comes after its time is as one that is good for no time at all.
+    for (valid_for_s, every_s) in [(600, 300), (599, 300), (200, 100), (100, 50), (10, 30), (0, 30)] {
         let mut bench = Bench::new();
         bench.valid_for = Nanos::from_secs(valid_for_s);
         bench.start(1, "a"); // refused
