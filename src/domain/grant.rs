@@ -50,7 +50,17 @@ pub struct Grant {
     /// The authority's proof of `granted`. In the checkpoint it stands behind what was there before it.
     #[serde(skip)]
     pub proof: Option<Proof>,
+    /// When the authority is to hear of the account again, used or not. In the checkpoint behind the rest, as the next one.
+    #[serde(skip)]
+    pub hear_again_at: Boot,
+    /// `pushed_version` when the last question was asked: its answer was written no earlier than what that push told of.
+    #[serde(skip)]
+    pub pushed_when_asked: u64,
 }
+
+/// The authority hears of each account at least this often: one of which it hears nothing for eleven minutes may be taken for dead there, and with it the
+/// epoch, which is that of all accounts.
+const HEARD_OF_EVERY: Nanos = Nanos::from_secs(300);
 
 /// Is there a question about an account that has had no answer?
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,15 +130,26 @@ impl Grant {
         }
         self.settled = self.settled.max(entry.settled);
         self.free = if entry.verdict == Verdict::Recall { Credits::ZERO } else { entry.free };
-        self.version = self.version.max(entry.version);
+        if self.pushed_version <= self.pushed_when_asked {
+            self.pushed_version = self.pushed_version.min(entry.version); // a lower one is of a store that was put back
+        }
+        self.version = entry.version; // only the outstanding question's answer comes here, so none is older than the one before
         self.policy = entry.policy;
         self.told = told;
+        let good_for = if entry.verdict.prolongs() { entry.valid_for } else { Nanos(u64::MAX) };
+        self.hear_again_at = first_sent.plus(HEARD_OF_EVERY.min(Nanos(good_for.0 / 2)));
         self.horizon = self.held();
         self.verdict = if self.version < self.pushed_version {
             None // written before the change that the push told of
         } else {
             Some(Heard { verdict: entry.verdict, request, at: at.boot, wall: at.wall })
         };
+    }
+
+    /// A question about the account is about to be sent.
+    pub fn asked(&mut self) {
+        self.asked = Asked::Yes;
+        self.pushed_when_asked = self.pushed_version;
     }
 
     /// Takes a proof: the one of the highest `granted` is kept, and of those the latest.
@@ -267,6 +288,11 @@ mod tests {
         assert!(grant.exhausted().is_some());
         grant.pushed(3);
         assert_eq!(grant.exhausted(), None, "a later push takes the verdict away");
+        grant.asked();
+        grant.take(&entry(0, Verdict::Exhausted, 1), Told::default(), 3, Boot(0), AT);
+        assert!(grant.exhausted().is_some() && !grant.push_unanswered(), "asked after the push: of a store that was put back");
+        grant.pushed(2);
+        assert_eq!((grant.exhausted(), grant.push_unanswered()), (None, true), "its versions count on from there");
     }
 
     proptest! {

@@ -74,30 +74,19 @@ pub(super) fn account(connection: &Connection, id: &AccountId) -> Result<Option<
 pub(super) fn save_account(connection: &Connection, account: &Account, before: Option<&Account>) -> Result<(), Stop> {
     let constant =
         |before: &Account| (&before.policy, &before.terms, &before.keeping) == (&account.policy, &account.terms, &account.keeping);
-    if before.is_some_and(constant) {
-        return save_amounts(connection, account);
+    if !before.is_some_and(constant) {
+        let sql =
+            "INSERT INTO account (id, policy, terms, keeping, version, free, paid, deposited, settled, written_off, shortfall, lots, withdrawn)
+            VALUES (?1, ?2, ?3, ?4, 0, '0', '0', '0', '0', '0', '0', '', '0')
+            ON CONFLICT (id) DO UPDATE SET policy = ?2, terms = ?3, keeping = ?4";
+        connection.prepare_cached(sql)?.execute(params![
+            account.id.as_str(),
+            to_json(&account.policy)?,
+            to_json(&account.terms)?,
+            to_json(&account.keeping)?,
+        ])?;
     }
-    let sql =
-        "INSERT INTO account (id, policy, version, free, paid, deposited, settled, written_off, shortfall, lots, withdrawn, terms, keeping)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
-        ON CONFLICT (id) DO UPDATE SET policy = ?2, version = ?3, free = ?4, paid = ?5, deposited = ?6, settled = ?7, written_off = ?8,
-            shortfall = ?9, lots = ?10, withdrawn = ?11, terms = ?12, keeping = ?13";
-    connection.prepare_cached(sql)?.execute(params![
-        account.id.as_str(),
-        to_json(&account.policy)?,
-        int(account.version),
-        account.lots.of(Bucket::Free).to_string(),
-        account.lots.of(Bucket::Paid).to_string(),
-        account.deposited.to_string(),
-        account.settled.to_string(),
-        account.written_off.to_string(),
-        account.shortfall.to_string(),
-        to_json(&account.lots)?,
-        account.withdrawn.to_string(),
-        to_json(&account.terms)?,
-        to_json(&account.keeping)?,
-    ])?;
-    Ok(())
+    save_amounts(connection, account)
 }
 
 fn save_amounts(connection: &Connection, account: &Account) -> Result<(), Stop> {

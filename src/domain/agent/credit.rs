@@ -9,7 +9,7 @@ use super::super::act::Act;
 use super::super::enforcement::Enforcement;
 use super::super::fact::{Fact, SettledRow};
 use super::super::gang::Says;
-use super::super::grant::{self, Asked, Grant, Heard, Told};
+use super::super::grant::{self, Asked, Told};
 use super::super::id::{AccountId, Attempt, Epoch};
 use super::super::job::{COUNTER_SETTLES, Evidence, Job, Phase, StepEvent};
 use super::super::ladder::{Rung, Warned};
@@ -36,9 +36,6 @@ const ANSWER_WITHIN: Nanos = Nanos::from_secs(10);
 const RENEW_BEFORE: Nanos = Nanos::from_secs(300);
 /// The authority hears of what was spent at least this often while something is spent.
 const TELL_EVERY: Nanos = Nanos::from_secs(30);
-/// The authority hears of each account at least this often: one of which it hears nothing for eleven minutes may be taken for dead there, and with it the
-/// epoch, which is that of all accounts.
-const HEARD_OF_EVERY: Nanos = Nanos::from_secs(300);
 /// Ask in vain at most this often.
 pub(super) const ASK_AGAIN_SOON: Nanos = Nanos::from_secs(1);
 /// An account that is known to be exhausted asks this often, in case a push was lost.
@@ -551,9 +548,9 @@ impl Draft<'_> {
         if grant.asked == Asked::Yes || grant.told.returned != told.returned || (!live && untold == Need::Lazy) {
             return Need::Soon;
         }
-        // A push took the word back, and with it when that was heard: an account that nobody uses here would be silent from then on.
-        let pushed = || 0 < grant.version && grant.push_unanswered();
-        let is_unheard = grant.verdict.map_or_else(pushed, |heard| hear_again_after(grant, heard) <= self.now.boot.since(heard.at));
+        // An account that nobody uses here is heard of too: silent for longer than its last word was good for, it would be given up.
+        let is_known = grant.verdict.is_some() || 0 < grant.version;
+        let is_unheard = is_known && (grant.push_unanswered() || grant.hear_again_at <= self.now.boot);
         let untold = if is_unheard { Need::Lazy } else { untold };
         if !live {
             return untold;
@@ -615,15 +612,6 @@ impl Draft<'_> {
             validity: Some(grant.validity(self.now.boot)),
             proof: grant.proof,
         }
-    }
-}
-
-/// How long after this word the authority is to hear of the account again, used or not: it waits longer than its word is good for, and no longer.
-fn hear_again_after(grant: &Grant, heard: Heard) -> Nanos {
-    match grant.deadline.since(heard.at) {
-        Nanos(0) if heard.verdict.prolongs() => Nanos(0), // it was so long on its way that it was good no longer
-        Nanos(0) => HEARD_OF_EVERY,                       // a word that prolongs nothing
-        good_for => HEARD_OF_EVERY.min(Nanos(good_for.0 / 2)),
     }
 }
 

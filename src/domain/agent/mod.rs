@@ -189,11 +189,12 @@ impl Agent {
     /// The state as bytes, for a checkpoint.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let core = postcard::to_extend(self, vec![4]);
+        let core = postcard::to_extend(self, vec![5]);
         let further = core.and_then(|bytes| postcard::to_extend(&further::of(self), bytes));
         let standing = further.and_then(|bytes| postcard::to_extend(&standing::of(self), bytes));
         let gangs = standing.and_then(|bytes| postcard::to_extend(&further::of_gangs(self), bytes));
-        gangs.and_then(|bytes| postcard::to_extend(&RefundPart::of(self), bytes)).unwrap_or_default()
+        let refunds = gangs.and_then(|bytes| postcard::to_extend(&RefundPart::of(self), bytes));
+        refunds.and_then(|bytes| postcard::to_extend(&standing::words_of(self), bytes)).unwrap_or_default()
     }
 
     /// The state that a checkpoint holds; `None` if it is of another version or broken (then every fact is replayed).
@@ -202,7 +203,7 @@ impl Agent {
         match bytes.split_first() {
             // Before, nothing stood behind it.
             Some((2, body)) => postcard::from_bytes(body).ok(),
-            Some((version @ (3 | 4), body)) => {
+            Some((version @ 3..=5, body)) => {
                 let (mut agent, rest) = postcard::take_from_bytes::<Agent>(body).ok()?;
                 let (parts, rest) = postcard::take_from_bytes(rest).ok()?;
                 further::put_back(&mut agent, parts);
@@ -214,7 +215,11 @@ impl Agent {
                 standing::put_back(&mut agent, standing);
                 let (gangs, rest) = postcard::take_from_bytes(rest).ok()?;
                 further::put_back_gangs(&mut agent, gangs);
-                postcard::from_bytes::<RefundPart>(rest).ok()?.put_back(&mut agent);
+                let (refunds, rest) = postcard::take_from_bytes::<RefundPart>(rest).ok()?;
+                refunds.put_back(&mut agent);
+                if *version == 5 {
+                    standing::put_back_words(&mut agent, postcard::from_bytes(rest).ok()?);
+                }
                 Some(agent)
             }
             _ => None,
@@ -249,7 +254,7 @@ impl Agent {
             Fact::Asked { request, first_sent } => {
                 self.asked = request.request;
                 self.asked_at = *first_sent;
-                request.entries.iter().for_each(|entry| self.account(&entry.account).grant.asked = Asked::Yes);
+                request.entries.iter().for_each(|entry| self.account(&entry.account).grant.asked());
                 self.standing.asked(request);
                 self.refunds_asked();
                 self.outstanding = Some(Outstanding { request: (**request).clone(), first_sent: *first_sent, seq: self.seq });

@@ -3,10 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::grant::Grant;
 use super::super::id::AccountId;
 use super::super::proof::Proof;
+use super::super::time::Boot;
 use super::super::wire::{History, PreviousEpoch, Request, RequestRest, UNANSWERED_MAX};
-use super::Agent;
+use super::{Account, Agent};
 
 /// What is kept of the questions and answers themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +85,29 @@ pub(super) fn put_back(agent: &mut Agent, part: StandingPart) {
     }
     for (earlier, proofs) in agent.previous.iter_mut().zip(part.previous) {
         earlier.entries.iter_mut().zip(proofs).for_each(|(entry, proof)| entry.proof = proof);
+    }
+}
+
+/// Of each account the authority's last word, as far as that stands in no other part.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WordPart {
+    account: AccountId,
+    hear_again_at: Boot,
+    pushed_when_asked: u64,
+}
+
+pub(super) fn words_of(agent: &Agent) -> Vec<WordPart> {
+    let word = |(id, account): (&AccountId, &Account)| {
+        let Grant { hear_again_at, pushed_when_asked, .. } = account.grant;
+        WordPart { account: id.clone(), hear_again_at, pushed_when_asked }
+    };
+    agent.accounts.iter().map(word).collect()
+}
+
+pub(super) fn put_back_words(agent: &mut Agent, words: Vec<WordPart>) {
+    for WordPart { account, hear_again_at, pushed_when_asked } in words {
+        let grant = &mut agent.account(&account).grant;
+        (grant.hear_again_at, grant.pushed_when_asked) = (hear_again_at, pushed_when_asked);
     }
 }
 

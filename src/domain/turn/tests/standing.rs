@@ -58,6 +58,46 @@ fn a_question_names_those_before_it_and_with_sixteen_unanswered_the_last_one_is_
     assert_eq!((history.acked, history.unanswered.len()), (Some(asked.said()), 1), "what the push told of was asked about at once");
 }
 
+/// The questions that a node asks one after the other while each is answered at once; it stops counting at a hundred.
+fn asked_at_once(bench: &mut Bench) -> usize {
+    (0..100)
+        .take_while(|_| {
+            bench.durable();
+            let asks = bench.turn.agent().outstanding.is_some();
+            if asks {
+                bench.answer();
+            }
+            asks
+        })
+        .count()
+}
+
+/// A copy of the store's file was put back and nobody said so: its versions are lower than what was heard of.
+#[test]
+fn a_store_that_was_put_back_is_not_asked_over_and_over_until_its_versions_catch_up() {
+    let mut bench = Bench::running(10_000_000_000);
+    pushed(&mut bench, 50);
+    bench.version = 40;
+    assert_eq!(asked_at_once(&mut bench), 1, "the answer was written after what the push told of");
+    let heard = |bench: &Bench| bench.turn.agent().accounts[&"a".parse().unwrap()].grant.verdict.is_some();
+    assert!(heard(&bench), "its word counts");
+    let before = bench.turn.agent().asked;
+    pushed(&mut bench, 41);
+    assert_eq!(bench.turn.agent().asked, before + 1, "what it tells of since is news, though its number is lower");
+    bench.version = 41;
+    assert_eq!(asked_at_once(&mut bench), 1);
+    // Also where the last question was kept, so that its answer may be from before the push.
+    let mut bench = Bench::running(10_000_000_000);
+    pushed(&mut bench, 2);
+    (1..UNANSWERED_MAX).for_each(|_| drop(unanswered(&mut bench)));
+    bench.step(Event::Pushed(Push { account: "a".parse().unwrap(), version: 50 }));
+    bench.version = 40;
+    bench.answer();
+    assert!(!heard(&bench), "this one is of before");
+    assert_eq!(asked_at_once(&mut bench), 1, "the next one is not");
+    assert!(heard(&bench));
+}
+
 #[test]
 fn what_was_proved_is_shown_again_and_survives_a_crash_and_a_checkpoint() {
     let mut bench = Bench::new();
@@ -138,14 +178,18 @@ fn a_state_of_before_tells_no_history_until_its_next_epoch() {
     let bench = Bench::running(10_000_000_000);
     let mut agent = bench.turn.agent().clone();
     (agent.standing, agent.outstanding) = (crate::domain::agent::standing::Standing::default(), None);
+    let grant = &mut agent.accounts.values_mut().next().unwrap().grant;
+    (grant.hear_again_at, grant.pushed_when_asked) = (Boot(0), 0);
     let bytes = agent.encode();
+    let (bytes, word) = bytes.split_at(bytes.len() - 5);
+    assert_eq!(word, [1, 1, b'a', 0, 0], "the one account's last word");
     let (core, behind) = bytes.split_at(bytes.len() - 10);
     assert_eq!(
         (core[0], behind),
-        (4, &[0; 10][..]),
+        (5, &[0; 10][..]),
         "no further part of any job, no generation, history, proof, question, earlier epoch, no gang and no word of one, no refund"
     );
-    for (version, end) in [(2, core.len()), (3, core.len() + 1)] {
+    for (version, end) in [(2, core.len()), (3, core.len() + 1), (4, bytes.len())] {
         let mut older = bytes[..end].to_vec();
         older[0] = version;
         assert_eq!(Agent::decode(&older).as_ref(), Some(&agent), "form {version}");
