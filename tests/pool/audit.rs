@@ -1,6 +1,6 @@
 //! What must hold, checked against what really happened.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meterd::domain::agent::Agent;
 use meterd::domain::batch::ReceiptRow;
@@ -12,6 +12,7 @@ use meterd::domain::wire::{Answer, AnswerEntry, Request, RequestEntry, Validity,
 
 use crate::bank::Bank;
 use crate::restore::PutBack;
+use crate::world::S;
 
 /// Fleets up to this size have every total of every epoch compared before and after each booking.
 const SMALL: usize = 16;
@@ -37,6 +38,9 @@ struct Known {
     said: BTreeMap<Epoch, Said>,
     /// The highest `spent` of each epoch and account.
     spent: BTreeMap<(Epoch, AccountId), Credits>,
+    /// When it asked something new in the last second, and when something came that it may ask about without delay.
+    asked_at: VecDeque<u64>,
+    pressed_at: VecDeque<u64>,
 }
 
 /// The highest question of one epoch.
@@ -104,8 +108,24 @@ impl Audit {
         self.receipts += receipts.len() as u64;
     }
 
+    /// Something has come to a node that it may ask about without delay: a push, or a start.
+    pub(crate) fn pressed(&mut self, n: usize, now: u64) {
+        if self.nodes.len() <= SMALL {
+            self.nodes[n].pressed_at.push_back(now);
+        }
+    }
+
+    /// Nobody storms the authority: in any second a node asks ten times, and once more for each thing that came to it.
+    fn asked(&mut self, n: usize, now: u64) {
+        let Known { asked_at, pressed_at, .. } = &mut self.nodes[n];
+        asked_at.push_back(now);
+        asked_at.retain(|at| now < at + S);
+        pressed_at.retain(|at| now < at + 2 * S); // what came waits for the disk before it is asked about
+        assert!(asked_at.len() <= 12 + pressed_at.len(), "{now}: node {n} asks {} times in a second", asked_at.len());
+    }
+
     /// An honest node has written down what it says before it says it: no number has two questions, no total falls, and an epoch is of one boot.
-    pub(crate) fn said(&mut self, n: usize, boot: BootId, request: &Request) {
+    pub(crate) fn said(&mut self, n: usize, boot: BootId, request: &Request, now: u64) {
         if SMALL < self.nodes.len() {
             return;
         }
@@ -129,6 +149,7 @@ impl Audit {
                 request.epoch
             );
         }
+        self.asked(n, now);
     }
 
     /// After each turn: no grant is spent beyond its end, nor after the authority has taken its rest back, and every job's charge is explained.

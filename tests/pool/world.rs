@@ -213,13 +213,19 @@ impl World {
                 let epoch = Epoch(self.rng.bytes16());
                 self.step(n, Event::Answered(answer, epoch));
             }
-            Ev::PushTo(n, push) => self.step(n, Event::Pushed(push)),
+            Ev::PushTo(n, push) => {
+                self.audit.pressed(n, self.now);
+                self.step(n, Event::Pushed(push));
+            }
             Ev::Hand(n, life, order) if self.lives(n, life) => self.hand(n, &order),
             Ev::Start(n, index) => self.start(n, index),
             Ev::Exit(n, index) => self.exit(n, index),
             Ev::NewWork(n) if !self.machines[n].dead => self.new_work(n),
             Ev::NewPart(n, account, gang, rate) => self.new_part(n, account, *gang, rate),
-            Ev::GangPush(n, want) => self.step(n, Event::GangPushed(*want)),
+            Ev::GangPush(n, want) => {
+                self.audit.pressed(n, self.now);
+                self.step(n, Event::GangPushed(*want));
+            }
             Ev::Fade(n) if !self.calm => self.machines[n].fades_until = self.now + 20 * S,
             Ev::Rate(n) => {
                 let rate = self.rng.range(20, 2_000);
@@ -531,7 +537,7 @@ impl World {
             self.machines[n].epochs.push(request.epoch);
         }
         let request = if !self.machines[n].liar {
-            self.audit.said(n, self.machines[n].settings.boot, &request);
+            self.audit.said(n, self.machines[n].settings.boot, &request, self.now);
             request
         } else if self.rng.chance(500) {
             // A name that the store does not know yet, or has forgotten, is whose who speaks first; in truth nobody can guess another's.
@@ -655,6 +661,7 @@ impl World {
         self.next_caller += 1;
         let caller = self.next_caller;
         self.callers.insert((n, caller), index);
+        self.audit.pressed(n, self.now);
         self.step(n, Event::StartAsked(Box::new(PendingStart { caller, wanted, gpus: Vec::new(), sample, at: now, asked: None })));
     }
 
