@@ -7,7 +7,7 @@ use meterd::domain::id::{AccountId, Epoch, NodeId, PaymentId};
 use meterd::domain::ledger::{self, Account, ClosePolicy, Payment, PaymentState, VALID_FOR};
 use meterd::domain::money::Credits;
 use meterd::domain::time::{Mono, Nanos, Now};
-use meterd::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, Verdict};
+use meterd::domain::wire::{AccountPolicy, Answer, PROTOCOL, Push, Request, RequestEntry, Verdict};
 
 use crate::gang::Registers;
 use crate::restore::Standing;
@@ -72,7 +72,7 @@ impl Bank {
         self.booked += 1;
         let writers = self.meet(request, now);
         let rules = self.standing.rules(self.close, writers);
-        let granted_before = granted(&self.accounts);
+        let granted_before = granted(&self.accounts, request);
         for earlier in request.previous.iter().flat_map(|earlier| &earlier.entries) {
             if let Some(account) = self.accounts.get_mut(&earlier.account) {
                 let _lines = ledger::book_previous(account, request, &rules, now);
@@ -95,7 +95,7 @@ impl Bank {
             answered.valid_for = Nanos(answered.valid_for.0.saturating_sub(VALID_FOR.0 - self.valid_for.0));
             entries.push(answered);
         }
-        self.standing.note_granted(granted(&self.accounts) - granted_before);
+        self.standing.note_granted(granted(&self.accounts, request) - granted_before);
         Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,
@@ -151,8 +151,10 @@ impl Bank {
     }
 }
 
-/// Granted in all, where that is small enough to be added up with each request.
-fn granted(accounts: &BTreeMap<AccountId, Account>) -> i128 {
-    let epochs = || accounts.values().flat_map(|account| account.epochs.values());
-    if epochs().nth(100).is_some() { 0 } else { epochs().map(|epoch| epoch.granted.nano()).sum() }
+/// Granted in all to the epochs that a request speaks of.
+fn granted(accounts: &BTreeMap<AccountId, Account>, request: &Request) -> i128 {
+    let now = request.entries.iter().map(|entry| (request.epoch, entry));
+    let earlier = request.previous.iter().flat_map(|earlier| earlier.entries.iter().map(|entry| (earlier.epoch, entry)));
+    let of = |(epoch, entry): (Epoch, &RequestEntry)| accounts.get(&entry.account)?.epochs.get(&epoch).map(|epoch| epoch.granted.nano());
+    now.chain(earlier).filter_map(of).sum()
 }
