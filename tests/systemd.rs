@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
@@ -27,8 +28,9 @@ fn start(dir: &Path, listener: &UnixListener) -> Child {
     );
     std::fs::write(dir.join("meterd.toml"), config).unwrap();
     fcntl_setfd(listener, FdFlags::empty()).unwrap();
+    // bash, since other shells know no descriptor above 9.
     let script = format!("exec 3<&{}; LISTEN_PID=$$ exec \"$METERD\" --config \"$CONFIG\"", listener.as_raw_fd());
-    let mut command = Command::new("/bin/sh");
+    let mut command = Command::new("bash");
     command.args(["-c", &script]).env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "api");
     command.env("METERD", env!("CARGO_BIN_EXE_meterd")).env("CONFIG", dir.join("meterd.toml"));
     command.env("NOTIFY_SOCKET", dir.join("notify")).stderr(Stdio::null()).spawn().unwrap()
@@ -94,6 +96,32 @@ fn a_mistake_in_the_configuration_ends_with_78_which_is_not_restarted() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.contains("meterd.toml:1:") && said.contains("did you mean enforcement?"), "{said}");
     }
+}
+
+/// What waits at a socket that systemd holds would have it start the agent again and again.
+#[test]
+fn an_agent_that_does_not_start_leaves_nobody_waiting_at_either_socket() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("meterd.toml"), "interval_ms = 0\n").unwrap();
+    let (api, status) = (UnixListener::bind(dir.path().join("api")).unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    fcntl_setfd(&api, FdFlags::empty()).unwrap();
+    fcntl_setfd(&status, FdFlags::empty()).unwrap();
+    let callers: Vec<UnixStream> = (0..3).map(|_| UnixStream::connect(dir.path().join("api")).unwrap()).collect();
+    let visitor = TcpStream::connect(status.local_addr().unwrap()).unwrap();
+    // By way of two that nobody has: these may be 3 and 4 themselves.
+    let script = format!(
+        "exec 60<&{} 61<&{} 3<&60 4<&61 60<&- 61<&-; LISTEN_PID=$$ exec \"$METERD\" --config \"$CONFIG\"",
+        status.as_raw_fd(),
+        api.as_raw_fd()
+    );
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "status:api");
+    command.env("METERD", env!("CARGO_BIN_EXE_meterd")).env("CONFIG", dir.path().join("meterd.toml"));
+    assert_eq!(command.stderr(Stdio::null()).status().unwrap().code(), Some(78));
+    api.set_nonblocking(true).unwrap();
+    status.set_nonblocking(true).unwrap();
+    assert!(api.accept().is_err() && status.accept().is_err(), "nobody waits there any more");
+    drop((callers, visitor));
 }
 
 #[test]

@@ -61,6 +61,9 @@ fn main() -> ExitCode {
         for mistake in mistakes {
             eprintln!("{mistake}");
         }
+        if !arguments.check_config {
+            systemd::turn_away();
+        }
         ExitCode::from(Exit::Config)
     };
     let (config, card) = match load(&arguments.config) {
@@ -124,6 +127,7 @@ fn serve(path: &Path, config: &Config, card: Result<Card, Mistakes>) -> Exit {
         Ok(daemon) => daemon,
         Err(error) => {
             tracing::error!(event = "not_started", %error);
+            systemd::turn_away();
             return match error {
                 StartError::Journal(JournalError::Locked(_)) => Exit::Failed,
                 StartError::Journal(_) | StartError::Unreadable(_) | StartError::Authority(_) => Exit::Io,

@@ -238,7 +238,9 @@ impl Stage {
         command.arg0("meterd").args(["demo-part", name, "--parent", &std::process::id().to_string()]);
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A service manager's messages to this process are not for its children.
-        for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+        for variable in
+            ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "RUNTIME_DIRECTORY"]
+        {
             command.env_remove(variable);
         }
         Ok(command)

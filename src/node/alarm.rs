@@ -52,6 +52,8 @@ pub enum Alarm {
     OverBudget,
     /// A card that was to come into force was refused: the last good one goes on.
     CardRefused,
+    /// The last process stood still, and the watchdog ended it.
+    Watchdog,
 }
 
 /// Does a state hold, or did it happen?
@@ -63,7 +65,7 @@ enum Kind {
 
 impl Alarm {
     /// Every one.
-    pub const ALL: [Alarm; 18] = [
+    pub const ALL: [Alarm; 19] = [
         Alarm::JournalFull,
         Alarm::JournalReadOnly,
         Alarm::AuthorityFull,
@@ -82,6 +84,7 @@ impl Alarm {
         Alarm::JournalSetAside,
         Alarm::OverBudget,
         Alarm::CardRefused,
+        Alarm::Watchdog,
     ];
 
     /// Its stable name.
@@ -106,6 +109,7 @@ impl Alarm {
             Alarm::JournalSetAside => "journal_set_aside",
             Alarm::OverBudget => "over_budget",
             Alarm::CardRefused => "card_refused",
+            Alarm::Watchdog => "watchdog",
         }
     }
 
@@ -126,7 +130,7 @@ impl Alarm {
                 "find out why so many accounts are empty at once; if it is right: meterctl enforcement confirm; if not: meterctl enforcement off"
             }
             Alarm::JournalFailed => "look at the disk (dmesg, smartctl), then meterctl journal verify",
-            Alarm::Crashed => "journalctl -u meterd tells the signal; oom-kill there means MemoryMax= is too small",
+            Alarm::Crashed => "journalctl -u meterd tells more; where it was for lack of memory, MemoryMax= is too small",
             Alarm::CrashLoop => {
                 "journalctl -u meterd; jobs run on and are not lost, frozen ones stay frozen: meterctl thaw --all lets them go"
             }
@@ -141,6 +145,9 @@ impl Alarm {
             Alarm::OverBudget => "find out why (meterctl top: how many jobs?), or raise [budget]; levels are known more coarsely meanwhile",
             Alarm::CardRefused => {
                 "meterctl rate check FILE --key KEY names what is wrong; mend or sign the card, raise its version, and reload"
+            }
+            Alarm::Watchdog => {
+                "find out who stopped the process (SIGSTOP, a debugger) or what it waited for (dmesg); counters have lost nothing, memory was not billed meanwhile"
             }
             Alarm::ClockStepped => {
                 "set it right if it is wrong: dates of cards, lines and credit, and all times that are written, follow it once it has stood for ten minutes"

@@ -21,7 +21,7 @@ use super::hands::Hands;
 use super::host;
 use super::journal::{self, Journal, JournalError, JournalNotice, JournalThread, Keep, Kept, Recovered, Reserve};
 use super::layout::{Layout, Need};
-use super::life::{End, Life};
+use super::life::{End, Life, SeenEnd};
 use super::local_api::Api;
 use super::marks::Marks;
 use super::notice::{self, Notices, SiteCommand, Telling};
@@ -118,7 +118,8 @@ impl Daemon {
             .build()
             .map_err(StartError::io("network threads"))?;
         let (edges, mut stats) = edges(config, &settings.node, journal, &handle)?;
-        let (life, said) = Life::begin(&config.state_dir, env!("CARGO_PKG_VERSION"), settings.boot, clock::now());
+        let seen = systemd::runtime_dir().and_then(|folder| SeenEnd::take(&folder));
+        let (life, said) = Life::begin(&config.state_dir, env!("CARGO_PKG_VERSION"), settings.boot, clock::now(), seen.as_ref());
         for (alarm, message) in said {
             stats.alarms.raise(alarm, clock::now(), message);
         }

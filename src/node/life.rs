@@ -2,7 +2,7 @@
 //!
 //! It only serves people: nothing is billed by it, and without it the agent works as well.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,10 @@ use crate::domain::id::BootId;
 use crate::domain::time::{Boot, Nanos, Now};
 
 const FILE: &str = "agent.life";
+/// In the folder that systemd makes for the service: a line for each process that ended, by the unit's `ExecStopPost=`.
+const SEEN_FILE: &str = "last-end";
+/// More of it is not read.
+const SEEN_BYTES_MAX: u64 = 4_096;
 /// So many ends that nobody asked for …
 const LOOP_ENDS: usize = 5;
 /// … within this time are a crash loop.
@@ -39,6 +43,56 @@ pub enum End {
     Fatal(String),
 }
 
+/// How systemd saw a process end, in its own words (systemd.exec(5)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenEnd {
+    /// `SERVICE_RESULT`: `watchdog`, `oom-kill`, `signal` …
+    result: String,
+    /// `EXIT_STATUS`: a code, or a signal such as `KILL`.
+    status: String,
+}
+
+impl SeenEnd {
+    /// What systemd saw of the process that last began a life, and forgets it; `None` without systemd. `folder` is its `RUNTIME_DIRECTORY`.
+    #[must_use]
+    pub fn take(folder: &Path) -> Option<SeenEnd> {
+        let path = folder.join(SEEN_FILE);
+        let mut text = String::new();
+        std::fs::File::open(&path).ok()?.take(SEEN_BYTES_MAX).read_to_string(&mut text).ok()?;
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::debug!(event = "last_end_left", %error);
+        }
+        SeenEnd::parse(&text)
+    }
+
+    /// The first line: those behind it are of processes that ended before they began a life.
+    fn parse(text: &str) -> Option<SeenEnd> {
+        let mut words = text.lines().next()?.split(' ');
+        let (result, _code, status) = (words.next()?, words.next()?, words.next()?);
+        let is_plain =
+            |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'+');
+        (words.next().is_none() && is_plain(result) && is_plain(status))
+            .then(|| SeenEnd { result: result.to_owned(), status: status.to_owned() })
+    }
+
+    fn alarm(&self) -> Alarm {
+        if self.result == "watchdog" { Alarm::Watchdog } else { Alarm::Crashed }
+    }
+
+    /// Continues "the process before this one ".
+    fn told(&self) -> String {
+        let status = &self.status;
+        match self.result.as_str() {
+            "watchdog" => "stood still, and systemd's watchdog ended it".to_owned(),
+            "oom-kill" => "was ended by the kernel for lack of memory".to_owned(),
+            "signal" | "core-dump" => format!("was ended by SIG{status}"),
+            "exit-code" => format!("ended by itself with code {status}"),
+            "timeout" => "took too long to start or to stop, and systemd ended it".to_owned(),
+            other => format!("ended without having been asked to: {other}"),
+        }
+    }
+}
+
 /// This life's file.
 #[derive(Debug)]
 pub struct Life {
@@ -47,9 +101,9 @@ pub struct Life {
 }
 
 impl Life {
-    /// Begins a life, and tells what is to be said of the one before.
+    /// Begins a life, and tells what is to be said of the one before, of whose end systemd has seen this.
     #[must_use]
-    pub fn begin(dir: &Path, version: &str, boot: BootId, now: Now) -> (Life, Vec<(Alarm, String)>) {
+    pub fn begin(dir: &Path, version: &str, boot: BootId, now: Now, seen: Option<&SeenEnd>) -> (Life, Vec<(Alarm, String)>) {
         let path = dir.join(FILE);
         let before: Option<Record> = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let record = Record {
@@ -59,7 +113,7 @@ impl Life {
             end: End::Unknown,
             crashed_boot_ns: before.as_ref().map_or_else(Vec::new, |before| crashes(before, boot, now.boot)),
         };
-        let said = before.map_or_else(Vec::new, |before| said_of(&before, &record));
+        let said = before.map_or_else(Vec::new, |before| said_of(&before, &record, seen));
         let life = Life { path, record };
         life.save();
         (life, said)
@@ -98,13 +152,16 @@ fn crashes(before: &Record, boot: BootId, now: Boot) -> Vec<u64> {
     ends
 }
 
-fn said_of(before: &Record, this: &Record) -> Vec<(Alarm, String)> {
+fn said_of(before: &Record, this: &Record, seen: Option<&SeenEnd>) -> Vec<(Alarm, String)> {
     let mut said = Vec::new();
     let (alarm, message) = match &before.end {
         _ if before.boot != this.boot => {
             (Alarm::Rebooted, "the machine was booted since the last process; its jobs ended with it".to_owned())
         }
-        End::Unknown => (Alarm::Crashed, "the process before this one ended without having been asked to".to_owned()),
+        End::Unknown => seen.map_or_else(
+            || (Alarm::Crashed, "the process before this one ended without having been asked to".to_owned()),
+            |seen| (seen.alarm(), format!("the process before this one {}", seen.told())),
+        ),
         End::Fatal(why) => (Alarm::JournalFailed, format!("the process before this one could not go on: {why}")),
         End::Drained => return with_upgrade(said, before, this),
     };
@@ -136,8 +193,57 @@ mod tests {
 
     fn begin(dir: &Path, version: &str, boot: BootId, secs: u64) -> (Life, Vec<Alarm>) {
         let now = Now { boot: Boot(secs * 1_000_000_000), ..Now::default() };
-        let (life, said) = Life::begin(dir, version, boot, now);
+        let (life, said) = Life::begin(dir, version, boot, now, None);
         (life, said.into_iter().map(|(alarm, _)| alarm).collect())
+    }
+
+    /// What is said after a life that was not ended, where systemd wrote this of its end.
+    fn said_after(written: &str) -> (Alarm, String) {
+        let (dir, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        begin(dir.path(), "1", BOOT, 1);
+        std::fs::write(run.path().join(SEEN_FILE), written).unwrap();
+        let seen = SeenEnd::take(run.path());
+        assert!(!run.path().join(SEEN_FILE).exists(), "what was taken is not told again");
+        let (_, mut said) = Life::begin(dir.path(), "1", BOOT, Now::default(), seen.as_ref());
+        assert_eq!(said.len(), 1);
+        said.remove(0)
+    }
+
+    #[test]
+    fn an_end_by_the_watchdog_has_a_name_of_its_own_and_any_other_says_how_systemd_saw_it() {
+        let before = "the process before this one ";
+        for (written, alarm, told) in [
+            ("watchdog killed ABRT\n", Alarm::Watchdog, "stood still, and systemd's watchdog ended it"),
+            ("oom-kill killed KILL\n", Alarm::Crashed, "was ended by the kernel for lack of memory"),
+            ("signal killed KILL\n", Alarm::Crashed, "was ended by SIGKILL"),
+            ("core-dump dumped SEGV\n", Alarm::Crashed, "was ended by SIGSEGV"),
+            ("exit-code exited 101\n", Alarm::Crashed, "ended by itself with code 101"),
+            ("timeout killed TERM\n", Alarm::Crashed, "took too long to start or to stop, and systemd ended it"),
+            ("resources exited 0\n", Alarm::Crashed, "ended without having been asked to: resources"),
+            // The second line is of a process that ended over its configuration, before it began a life.
+            ("watchdog killed ABRT\nexit-code exited 78\n", Alarm::Watchdog, "stood still, and systemd's watchdog ended it"),
+        ] {
+            assert_eq!(said_after(written), (alarm, format!("{before}{told}")), "{written:?}");
+        }
+    }
+
+    #[test]
+    fn what_systemd_did_not_write_is_not_told() {
+        for written in
+            ["", "\n", "watchdog", "watchdog killed", "watchdog killed ABRT more", "watch\u{1b}dog killed ABRT", "watchdog killed \n"]
+        {
+            assert_eq!(SeenEnd::parse(written), None, "{written:?}");
+            assert_eq!(said_after(written), (Alarm::Crashed, "the process before this one ended without having been asked to".to_owned()));
+        }
+        assert_eq!(SeenEnd::take(Path::new("/nonexistent")), None);
+    }
+
+    #[test]
+    fn an_end_that_was_asked_for_is_not_told_whatever_systemd_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        begin(dir.path(), "1", BOOT, 1).0.end(End::Drained);
+        let seen = SeenEnd::parse("success exited 0");
+        assert_eq!(Life::begin(dir.path(), "1", BOOT, Now::default(), seen.as_ref()).1, []);
     }
 
     #[test]

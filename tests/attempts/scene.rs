@@ -322,6 +322,7 @@ impl Drop for Running {
 fn furnish(folder: &Path) {
     open_to_all(folder, 0o755);
     for (name, text) in [
+        ("bomb.pl", include_str!("bomb.pl")),
         ("call.pl", include_str!("call.pl")),
         ("crowd.pl", include_str!("crowd.pl")),
         ("impostor.pl", include_str!("impostor.pl")),

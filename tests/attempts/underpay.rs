@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::scene::{ATTACKER, Cgroup, Running, Scene, give};
 use crate::{Attempt, Half, Play, Without, check, support};
 
-pub(crate) const ATTEMPTS: [Attempt; 10] = [
+pub(crate) const ATTEMPTS: [Attempt; 11] = [
     Attempt {
         what: "work in a storm of processes that each live for some milliseconds",
         without: Without::Deployment("metered as a process tree, not by its cgroup"),
@@ -34,6 +34,11 @@ pub(crate) const ATTEMPTS: [Attempt; 10] = [
             let bomb = "sub bomb { my $depth = shift; return unless $depth; for (1, 2) { unless (fork) { setsid(); bomb($depth - 1); 1 while (times)[0] < 0.01; POSIX::_exit(0) } } } bomb(6)";
             tree_or_cgroup(play, bomb)
         },
+    },
+    Attempt {
+        what: "fork and end as fast as the machine can, with as many processes as one may have",
+        without: Without::Deployment("metered as a process tree, not by its cgroup"),
+        play: fork_bomb,
     },
     Attempt {
         what: "keep memory in files of a tmpfs",
@@ -101,20 +106,66 @@ fn tree_or_cgroup(play: &Play, perl: &str) -> bool {
     })
 }
 
+/// Two hundred processes at most, for ten seconds at most. By its cgroup it is billed to the last nanosecond, and the ticks go on meanwhile.
+fn fork_bomb(play: &Play) -> bool {
+    let cgroup = Cgroup::make();
+    let dirs = cgroup.dirs.clone();
+    let script = "read go; exec prlimit --nproc=200 perl \"$D/bomb.pl\" 150 10 \"$HOME/enough\"";
+    let place = |pid| if play.half == Half::Lacking { json!({ "process": { "pid": pid } }) } else { json!({ "cgroups": dirs }) };
+    let billed = billed(&cgroup, script, &dirs, place, |scene| {
+        let ticks = || {
+            let agent = &scene.agent.done("GET", "/v1/status", None)["agent"];
+            ["tick_count", "tick_missed_count"].map(|count| agent[count].as_u64().unwrap())
+        };
+        let before = ticks();
+        scene.agent.wait_for("the ticks go on", |_| before[0] + 4 <= ticks()[0]);
+        let (after, running) = (ticks(), Scene::pids(&cgroup.dirs[0]).len());
+        println!("  {} ticks, {} left out; {running} processes at once", after[0] - before[0], after[1] - before[1]);
+        std::fs::write(scene.agent.path("home/enough"), "").unwrap();
+    });
+    if play.half == Half::Defended {
+        assert_eq!(billed.billed_ns, billed.used_ns, "by its cgroup it is billed to the last nanosecond");
+    }
+    billed.is_less()
+}
+
+/// What a job used by the kernel's counter, and what it was billed.
+struct Billed {
+    used_ns: u128,
+    billed_ns: u128,
+}
+
+impl Billed {
+    /// Was less billed than four fifths?
+    fn is_less(&self) -> bool {
+        self.billed_ns * 5 < self.used_ns * 4
+    }
+}
+
 /// Runs a script in these cgroups as a job of that place. Was less billed than four fifths of what `truth` counted? By its own cgroup a
 /// job is billed to the nanosecond.
 fn underbilled(truth: &Cgroup, script: &str, dirs: &[PathBuf], place: impl FnOnce(u32) -> Value) -> bool {
+    billed(truth, script, dirs, place, |_| ()).is_less()
+}
+
+/// The same, with something to do `meanwhile`.
+fn billed(truth: &Cgroup, script: &str, dirs: &[PathBuf], place: impl FnOnce(u32) -> Value, meanwhile: impl FnOnce(&Scene)) -> Billed {
     let scene = Scene::start("");
     let mut task = scene.beside(script);
     let pid = task.0.id();
     enter(&task, dirs);
-    std::thread::sleep(Duration::from_millis(200));
+    scene.agent.wait_for("it waits for its word", |_| {
+        let at = truth.cpu_ns();
+        std::thread::sleep(Duration::from_millis(200));
+        at == truth.cpu_ns()
+    });
     let before = truth.cpu_ns();
     let mut body = place(pid);
     body["job"] = json!("measured");
     body["account"] = json!("own");
     scene.agent.done("POST", "/v1/jobs", Some(&body));
     task.go();
+    meanwhile(&scene);
     scene.agent.wait_for("it has ended", |_| {
         let events = std::fs::read_to_string(truth.dirs[0].join("cgroup.events")).unwrap();
         events.contains("populated 0")
@@ -123,11 +174,11 @@ fn underbilled(truth: &Cgroup, script: &str, dirs: &[PathBuf], place: impl FnOnc
     scene.agent.wait_for("the receipt is final", |agent| agent.done("GET", "/v1/jobs/measured/receipt", None)["state"] == "final");
     let receipt = scene.agent.done("GET", "/v1/jobs/measured/receipt", None);
     let segments = receipt["segments"].as_array().unwrap();
-    let billed: u128 = segments.iter().map(|segment| segment["cpu_ns"].as_str().unwrap().parse::<u128>().unwrap()).sum();
-    let used = truth.cpu_ns() - before;
-    assert!(used > 200_000_000, "it worked: {used} ns");
-    println!("  used {used} ns, billed {billed} ns");
-    billed * 5 < used * 4
+    let billed_ns: u128 = segments.iter().map(|segment| segment["cpu_ns"].as_str().unwrap().parse::<u128>().unwrap()).sum();
+    let used_ns = truth.cpu_ns() - before;
+    assert!(used_ns > 200_000_000, "it worked: {used_ns} ns");
+    println!("  used {used_ns} ns, billed {billed_ns} ns");
+    Billed { used_ns, billed_ns }
 }
 
 /// Stands still with 64 MiB, by the agent's hand or by its own. Is it charged for no memory meanwhile? Given are files of its cgroup; without
