@@ -5,7 +5,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use meterd::domain::rates::Basis;
 use meterd::domain::rates::check::check;
+use meterd::domain::usage::Meter;
 use proptest::prelude::*;
 
 fn meterctl(command: &[&str], card: &str, words: &str) -> Output {
@@ -149,6 +151,92 @@ fn r2_r3_instances_calls_and_storage_by_the_hour() {
     assert!(refused("hourly-posted", "--run 1h --storage 0 --event cal=1").contains("no line prices the event cal"));
     let quote = text(&meterctl(&["quote"], "hourly-posted", "--run 730h --storage 1TB --trait instance_class=small"));
     assert!(quote.contains("438 credits, 0.6 an hour on average"), "{quote}");
+}
+
+/// By which option of `rate explain` each meter's quantity is said: what two GPUs, two hours and so on come to.
+const EACH: [(&str, &str, &str, &str); 18] = [
+    ("cpu_time", "used", "core-hour", "3"),
+    ("cpu_time", "allocated", "core-hour", "8"),
+    ("cpu_time", "max_of", "core-hour", "8"),
+    ("memory_charged", "used", "GiB-hour", "12"),
+    ("memory_charged", "allocated", "GiB-hour", "8"),
+    ("memory_charged", "max_of", "GiB-hour", "12"),
+    ("memory_anon", "used", "GiB-hour", "2"),
+    ("memory_anon", "allocated", "GiB-hour", "8"),
+    ("memory_anon", "max_of", "GiB-hour", "8"),
+    ("gpu_held", "allocated", "gpu-hour", "4"),
+    ("wall_time", "instance", "hour", "2"),
+    ("wall_time", "used", "hour", "2"),
+    ("gpu_busy", "used", "gpu-hour", "2"),
+    ("gpu_memory", "used", "GiB-hour", "40"),
+    ("energy", "used", "Wh", "1000"),
+    ("io_bytes", "used", "GB", "7"),
+    ("storage", "allocated", "GB-hour", "16"),
+    ("counter", "used", "count", "9"),
+];
+
+#[test]
+fn every_meter_by_every_basis_has_its_options_and_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("card.toml");
+    let options = "--run 2h --cpu 3h --cpus 4 --memory 4GiB --memory-used 6GiB --memory-anon 1GiB --gpus 2 --gpu-busy 1h --gpu-memory 10GiB \
+                   --energy-wh 500 --io 7GB --storage 8GB --counter counted=9";
+    let explained = |meter: &str, basis: &str, unit: &str, options: &str| {
+        let name = if matches!(meter, "counter" | "events") { "name = \"counted\"\n" } else { "" };
+        let line = format!("[[line]]\nid = \"one\"\nmeter = \"{meter}\"\nprice = \"1\"\nunit = \"{unit}\"\nbasis = \"{basis}\"\n{name}");
+        let held = "[[line]]\nid = \"held\"\nmeter = \"gpu_held\"\nprice = \"0\"\nunit = \"gpu-hour\"\n";
+        let more = if meter == "gpu_held" { "" } else { held };
+        std::fs::write(&file, format!("card = \"c\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n{line}{more}")).unwrap();
+        let mut meterctl = Command::new(env!("CARGO_BIN_EXE_meterctl"));
+        text(&meterctl.args(["rate", "explain", "--card"]).arg(&file).args(options.split_whitespace()).output().unwrap())
+    };
+    let without = options.replace("--counter counted=9", "");
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for (meter, basis, unit, quantity) in EACH {
+        let said = explained(meter, basis, unit, if meter == "counter" { options } else { &without });
+        assert!(said.contains(&format!("total {quantity} credits\n")), "{meter} {basis}: {said}");
+        pairs.push((meter.to_owned(), basis.to_owned()));
+    }
+    let starts = explained("job_starts", "event", "start", &without);
+    assert!(starts.contains("total 1 credits\n"), "{starts}");
+    let events = explained("events", "event", "event", &format!("{without} --event counted=10"));
+    assert!(events.contains("total 10 credits\n"), "{events}");
+    pairs.extend([("job_starts", "event"), ("events", "event")].map(|(meter, basis)| (meter.to_owned(), basis.to_owned())));
+    let grammar = Meter::ALL
+        .into_iter()
+        .flat_map(|meter| Basis::allowed(meter).iter().map(move |basis| (meter.name().to_owned(), basis.name().to_owned())));
+    let (mut grammar, mut tried) = (grammar.collect::<Vec<_>>(), pairs);
+    grammar.sort();
+    tried.sort();
+    assert_eq!(tried, grammar);
+}
+
+#[test]
+fn the_greater_of_used_and_asked_for_is_shown_with_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("card.toml");
+    let line = "[[line]]\nid = \"m\"\nmeter = \"memory_charged\"\nprice = \"0.5\"\nunit = \"GiB-hour\"\nbasis = \"max_of\"\n";
+    std::fs::write(&file, format!("card = \"c\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n{line}")).unwrap();
+    let explain = |words: &str| {
+        let mut meterctl = Command::new(env!("CARGO_BIN_EXE_meterctl"));
+        meterctl.args(["rate", "explain", "--card"]).arg(&file).args(words.split_whitespace()).output().unwrap()
+    };
+    for (words, used, asked, cost) in [
+        ("--memory 4GiB --memory-used 6GiB", "6", "4", "3"),
+        ("--memory 4GiB --memory-used 4GiB", "4", "4", "2"),
+        ("--memory 4GiB --memory-used 3GiB", "3", "4", "2"),
+        ("--memory 4GiB --memory-used 0", "0", "4", "2"),
+        ("--memory 4GiB", "4", "4", "2"),
+        ("--memory 0 --memory-used 6GiB", "6", "0", "3"),
+    ] {
+        let said = text(&explain(words));
+        let wanted = format!("    used      {used} GiB-hour\n    asked     {asked} GiB-hour\n    quantity  ");
+        assert!(said.contains(&wanted) && said.contains(&format!("total {cost} credits")), "{words}: {said}");
+    }
+    let said = text(&explain("--memory 4GiB --run 1h --paused 1h --memory-used 0"));
+    assert!(said.contains("asked     running 4 GiB-hour, paused 4 GiB-hour\n") && said.contains("total 4 credits"), "{said}");
+    let refused = String::from_utf8(explain("--memory-used 6GiB").stderr).unwrap();
+    assert!(refused.contains("the start did not say how much (hint: say it with --memory)"), "{refused}");
 }
 
 /// Every card that there is here, the good and the bad ones.

@@ -5,6 +5,8 @@
 #[path = "support/agent.rs"]
 #[expect(dead_code, reason = "what other tests need of it")]
 mod agent;
+#[path = "verifier/explained.rs"]
+mod explained;
 #[path = "verifier/random.rs"]
 mod random;
 #[path = "verifier/second_rating.rs"]

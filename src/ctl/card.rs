@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::client::Failure;
 use super::exit::Exit;
 use super::job::read_trait;
-use super::quantity::{bytes, length, storage};
+use super::quantity::{bytes, length, length_or_none, storage};
 use super::table::{Align, table};
 use super::verify::{card, read};
 use super::{Format, Output, complain, print, replay};
@@ -97,11 +97,17 @@ pub(super) struct Shape {
     #[arg(long, value_parser = length, value_name = "LENGTH", default_value = "1h")]
     run: Nanos,
     /// CPU time in all; for a quote, without it, that of all its CPUs (1, if not stated) for all the time.
-    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    #[arg(long, value_parser = length_or_none, value_name = "LENGTH")]
     cpu: Option<Nanos>,
-    /// Memory held all the time, and as stated at the start; 0 for none.
+    /// Memory as stated at the start, and in use all the time, if nothing else is said of that; 0 for none.
     #[arg(long, value_parser = storage, value_name = "SIZE")]
     memory: Option<u64>,
+    /// Memory in use all the time, where that is not what was stated.
+    #[arg(long, value_parser = storage, value_name = "SIZE")]
+    memory_used: Option<u64>,
+    /// What of the memory in use is anonymous; all of it, if nothing is said.
+    #[arg(long, value_parser = storage, value_name = "SIZE")]
+    memory_anon: Option<u64>,
     /// How many GPUs are held all the time.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
     gpus: u32,
@@ -112,10 +118,10 @@ pub(super) struct Shape {
     #[arg(long)]
     cpus: Option<u32>,
     /// For how long it stands still for want of credit …
-    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    #[arg(long, value_parser = length_or_none, value_name = "LENGTH")]
     frozen: Option<Nanos>,
     /// … and because somebody else has it stand still.
-    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    #[arg(long, value_parser = length_or_none, value_name = "LENGTH")]
     paused: Option<Nanos>,
     /// What lines may select by: `tier=spot` …; may be given several times.
     #[arg(long = "trait", value_parser = read_trait, value_name = "NAME=VALUE")]
@@ -130,7 +136,7 @@ pub(super) struct Shape {
     #[arg(long, value_parser = storage, value_name = "SIZE")]
     storage: Option<u64>,
     /// How long each GPU computes.
-    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    #[arg(long, value_parser = length_or_none, value_name = "LENGTH")]
     gpu_busy: Option<Nanos>,
     /// Memory in use on each GPU all the time.
     #[arg(long, value_parser = bytes, value_name = "SIZE")]
@@ -295,6 +301,10 @@ impl Shape {
         self
     }
 
+    fn memory_in_use(&self) -> u64 {
+        self.memory_used.or(self.memory).unwrap_or(0)
+    }
+
     /// What is stated of it.
     pub(super) fn traits(&self) -> Traits {
         self.traits.iter().cloned().collect()
@@ -321,7 +331,8 @@ impl Shape {
         let memory = !card.prices(Meter::MemoryCharged) && !card.prices(Meter::MemoryAnon);
         let given = [
             ("CPU time", self.cpu.is_some() && !card.prices(Meter::CpuTime)),
-            ("memory", self.memory.is_some_and(|bytes| bytes != 0) && memory),
+            ("memory", [self.memory, self.memory_used].into_iter().flatten().any(|bytes| bytes != 0) && memory),
+            ("anonymous memory", self.memory_anon.is_some() && !card.prices(Meter::MemoryAnon)),
             ("storage", self.storage.is_some_and(|bytes| bytes != 0) && !card.prices(Meter::Storage)),
             ("GPU busy time", self.gpu_busy.is_some() && !card.prices(Meter::GpuBusy)),
             ("GPU memory", self.gpu_memory.is_some() && !card.prices(Meter::GpuMemory)),
@@ -358,8 +369,8 @@ impl Shape {
         let ids: Vec<GpuId> = (0..self.gpus).map(id).collect::<Result<_, _>>()?;
         let usage = Usage {
             cpu_ns: self.cpu.map_or(0, |cpu| u128::from(cpu.0)),
-            memory_byte_ns: u128::from(self.memory.unwrap_or(0)) * wall_ns,
-            memory_anon_byte_ns: u128::from(self.memory.unwrap_or(0)) * wall_ns,
+            memory_byte_ns: u128::from(self.memory_in_use()) * wall_ns,
+            memory_anon_byte_ns: u128::from(self.memory_anon.unwrap_or(self.memory_in_use())) * wall_ns,
             gpu_held_ns: ids.iter().map(|id| (id.clone(), wall_ns)).collect::<BTreeMap<_, _>>(),
             wall_ns,
             job_starts: 1,
@@ -384,6 +395,8 @@ impl Shape {
             run: Nanos::from_secs(seconds),
             cpu: Some(Nanos(0)),
             memory: None,
+            memory_used: None,
+            memory_anon: None,
             gpus,
             gpu_model: gpu_model.to_owned(),
             cpus: None,

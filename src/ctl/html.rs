@@ -10,19 +10,35 @@ use crate::domain::receipt::{Measure, Receipt, ReceiptMore, ReceiptSegment, Rece
 const STYLE: &str = "\
 :root{color-scheme:light}\
 body{font:14px/1.45 system-ui,'Liberation Sans',Arial,sans-serif;color:#111;background:#fff;max-width:52rem;margin:2rem auto;padding:0 1rem}\
-h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem;border-bottom:1px solid #999;padding-bottom:.15rem}\
+h1{font-size:1.7em;margin:0}h2{font-size:1.15em;margin:1.5em 0 .4em;border-bottom:1px solid #999;padding-bottom:.15rem}\
 .state{margin:.2rem 0 1.2rem;color:#444}.provisional{color:#8a4b00;font-weight:600}\
-table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.22rem .6rem .22rem 0;vertical-align:top}\
+table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.22rem .6rem .22rem 0;vertical-align:top;overflow-wrap:anywhere}\
 th{font-weight:600}thead th{border-bottom:1px solid #999}tbody+tbody td{border-top:1px solid #ccc}\
-.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
-.facts{margin:.6rem 0}.facts th{width:11rem;color:#444;font-weight:500}\
-.sum td{border-top:1px solid #999;font-weight:600}.rules{color:#444;font-size:.85rem}\
-.total{font-size:1.3rem;font-weight:700}\
-code{font:12px/1.4 ui-monospace,'Liberation Mono',monospace;overflow-wrap:anywhere}\
-pre{font:12px/1.4 ui-monospace,'Liberation Mono',monospace;white-space:pre-wrap;margin:0}\
-footer{margin-top:2rem;border-top:1px solid #999;padding-top:.5rem;color:#444;font-size:.85rem}\
-@page{size:A4;margin:18mm}\
-@media print{body{margin:0;max-width:none;padding:0;font-size:11px}tr,h2{break-inside:avoid}h2{break-after:avoid}thead{display:table-header-group}}";
+th.number,td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;padding-left:.6rem}th.number:last-child,td.number:last-child{padding-right:0}\
+.word{white-space:nowrap}\
+.facts{margin:.6rem 0}.facts th{width:12em;color:#444;font-weight:500}\
+.sum td{border-top:1px solid #999;font-weight:600}.rules{color:#444;font-size:.9em}tr.rules td{padding-top:0}tr.rules div{contain:inline-size}\
+.total{font-size:1.3em;font-weight:700}\
+code{font:.86em/1.4 ui-monospace,'Liberation Mono',monospace;overflow-wrap:anywhere}\
+pre{font:.86em/1.4 ui-monospace,'Liberation Mono',monospace;white-space:pre-wrap;overflow-wrap:anywhere;margin:0}\
+footer{margin-top:2rem;border-top:1px solid #999;padding-top:.5rem;color:#444;font-size:.9em}\
+@media print{body{margin:0;max-width:none;padding:0;font-size:11px;color:#000}.state,.rules,.facts th,footer{color:#333}\
+tr,h2,footer,.money{break-inside:avoid}h2,.span{break-after:avoid}.sum,tr.rules{break-before:avoid}thead{display:table-header-group}}";
+
+/// What a printed page has at its foot: whose receipt it is, and which page of how many.
+fn page_style(receipt: &Receipt) -> String {
+    let whose = css_text(&format!("{}, attempt {}, account {}", receipt.job, receipt.attempt, receipt.account));
+    let font = "font:9px system-ui,'Liberation Sans',Arial,sans-serif;color:#333";
+    format!(
+        "@page{{size:A4;margin:18mm 18mm 22mm;@bottom-left{{content:\"{whose}\";{font}}}\
+         @bottom-right{{content:\"page \" counter(page) \" of \" counter(pages);{font}}}}}"
+    )
+}
+
+/// Text as it may stand in a string of a style sheet, within a page: whatever is not a letter or a digit is named by its number.
+fn css_text(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_string() } else { format!("\\{:06x}", u32::from(c)) }).collect()
+}
 
 /// Text as it may stand in a page, attributes included.
 fn escaped(text: &str) -> String {
@@ -51,8 +67,9 @@ pub(super) fn page(receipt: &Receipt) -> String {
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>Receipt: {job}, attempt {}</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<h1>Receipt</h1>\n{state}\n",
-        receipt.attempt
+         <style>{STYLE}{}</style>\n</head>\n<body>\n<h1>Receipt</h1>\n{state}\n",
+        receipt.attempt,
+        page_style(receipt)
     );
     facts(&mut page, &head(receipt));
     for (nth, segment) in receipt.segments.iter().enumerate() {
@@ -78,10 +95,10 @@ fn head(receipt: &Receipt) -> Vec<(&'static str, String)> {
         ("account", receipt.account.to_string()),
         ("owner", format!("uid {}", receipt.owner_uid.0)),
         ("node", receipt.node.to_string()),
-        ("opened", receipt.opened.clone()),
+        ("period", period(receipt)),
+        ("charge", total(receipt)),
     ];
     facts.extend(gang_text(receipt).map(|gang| ("gang", gang)));
-    facts.extend(receipt.ended.clone().map(|ended| ("ended", ended)));
     facts.extend(outcome_text(receipt).map(|outcome| ("outcome", outcome)));
     facts.extend(stated_text(receipt).map(|stated| ("stated", stated)));
     facts.extend(market(receipt));
@@ -89,6 +106,20 @@ fn head(receipt: &Receipt) -> Vec<(&'static str, String)> {
         facts.push(("measured", "as a process tree: CPU time is a lower bound, memory counts shared pages for each process".to_owned()));
     }
     facts
+}
+
+fn period(receipt: &Receipt) -> String {
+    match &receipt.ended {
+        Some(ended) => format!("{} to {ended}", receipt.opened),
+        None => format!("from {} on", receipt.opened),
+    }
+}
+
+/// What it comes to, on the first page.
+fn total(receipt: &Receipt) -> String {
+    let kept = if receipt.pending.is_zero() { String::new() } else { format!(", and {} at its end", receipt.pending) };
+    let net = receipt.refund.as_ref().map_or(String::new(), |refund| format!("; {} net of what its outcome gives back", refund.net));
+    format!("{} credits{kept}{net}", receipt.charge)
 }
 
 fn facts(page: &mut String, facts: &[(&str, String)]) {
@@ -103,7 +134,7 @@ fn segment_part(page: &mut String, nth: usize, segment: &ReceiptSegment) {
     let length = |text: &str| text.parse().map_or_else(|_| text.to_owned(), show_wide_length);
     let _ = writeln!(
         page,
-        "<h2>{nth}. Under rate card {}, version {}</h2>\n<p>{} to {}</p>",
+        "<h2>{nth}. Under rate card {}, version {}</h2>\n<p class=\"span\">{} to {}</p>",
         escaped(segment.card.as_str()),
         segment.card_version,
         escaped(&segment.from),
@@ -156,19 +187,13 @@ fn more_facts(more: &ReceiptMore) -> Vec<(&'static str, String)> {
 
 fn line_part(page: &mut String, line: &LineCharge) {
     let per = if line.per == 1 { line.unit.clone() } else { format!("{} {}", line.per, line.unit) };
-    let rules = if line.rules.is_empty() {
-        String::new()
-    } else {
-        let (rules, billed, unit) = (line.rules.join(", "), billed_quantity(line), &line.unit);
-        format!("<div class=\"rules\">{}; billed {} {}</div>", escaped(&rules), escaped(&billed), escaped(unit))
-    };
     let mut beside = if line.pending.is_zero() { String::new() } else { format!("<div class=\"rules\">{} at its end</div>", line.pending) };
     if !line.refund.is_zero() {
         let _ = write!(beside, "<div class=\"rules\">{} given back</div>", line.refund);
     }
     let _ = writeln!(
         page,
-        "<tr><td>{}{rules}</td><td>{}</td><td class=\"number\">{}</td><td>{}</td><td class=\"number\">{} per {}, rounded {}</td><td class=\"number\">{}{beside}</td></tr>",
+        "<tr><td>{}</td><td class=\"word\">{}</td><td class=\"number\">{}</td><td class=\"word\">{}</td><td class=\"number\">{}<div class=\"rules\">per {}, rounded {}</div></td><td class=\"number\">{}{beside}</td></tr>",
         escaped(line.line.as_str()),
         line.meter,
         escaped(&quantity(line)),
@@ -178,6 +203,11 @@ fn line_part(page: &mut String, line: &LineCharge) {
         line.round.name(),
         line.cost
     );
+    if !line.rules.is_empty() {
+        let (rules, billed, unit) = (line.rules.join(", "), billed_quantity(line), &line.unit);
+        let (rules, billed, unit) = (escaped(&rules), escaped(&billed), escaped(unit));
+        let _ = writeln!(page, "<tr class=\"rules\"><td colspan=\"6\"><div>{rules}; billed {billed} {unit}</div></td></tr>");
+    }
 }
 
 fn money(page: &mut String, receipt: &Receipt) {
@@ -189,7 +219,7 @@ fn money(page: &mut String, receipt: &Receipt) {
     if !pending.is_zero() {
         rows.push(("kept back for its end", pending));
     }
-    page.push_str("<table>\n");
+    page.push_str("<table class=\"money\">\n");
     let _ = writeln!(page, "<tr><td class=\"total\">Charge</td><td class=\"number total\">{charge} credits</td></tr>");
     if let Some(refund) = receipt.refund.as_ref().filter(|refund| !refund.waived.is_zero()) {
         rows.push(("owed, and need not be paid", &refund.waived));
@@ -239,6 +269,36 @@ mod tests {
         for number in [": 11 ns", ": 22 byte-ns", ": 33 mJ", "44 bytes", "tokens: 55", "read: 66"] {
             assert!(page.contains(number), "{number}: {page}");
         }
+    }
+
+    #[test]
+    fn whose_it_is_for_when_and_what_it_comes_to_stand_before_the_first_segment() {
+        let mut receipt = sample::receipt();
+        let top = |receipt: &Receipt| {
+            let page = page(receipt);
+            page[page.find("<body>").unwrap()..page.find("<h2>").unwrap()].to_owned()
+        };
+        let ended = "2026-03-02T00:00:00.000Z";
+        receipt.ended = Some(ended.to_owned());
+        let told = top(&receipt);
+        for wanted in [
+            receipt.job.as_str(),
+            receipt.account.as_str(),
+            &format!("{} to {ended}", receipt.opened),
+            &format!("{} credits", receipt.charge),
+        ] {
+            assert!(told.contains(wanted), "{wanted}: {told}");
+        }
+        (receipt.ended, receipt.pending) = (None, "0.5".parse().unwrap());
+        let told = top(&receipt);
+        assert!(told.contains(&format!("from {} on", receipt.opened)) && told.contains("credits, and 0.5 at its end"), "{told}");
+    }
+
+    #[test]
+    fn a_printed_page_says_at_its_foot_whose_it_is_and_which_of_how_many() {
+        let page = page(&sample::receipt());
+        assert!(page.contains("counter(page) \" of \" counter(pages)"), "{page}");
+        assert_eq!(css_text("a-1\"</style>"), "a\\00002d1\\000022\\00003c\\00002fstyle\\00003e");
     }
 
     #[test]

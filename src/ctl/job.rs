@@ -66,11 +66,11 @@ pub(super) struct Resources {
     /// How long it may run: 90s, 15m, 2h, 1d.
     #[arg(long, value_parser = quantity::length, value_name = "LENGTH")]
     pub(super) time_limit: Option<Nanos>,
-    /// How many CPUs it may use at once; for the price expected at its start.
+    /// How many CPUs it may use at once, 0 for none; for the price expected at its start, and for lines that price what was stated.
     #[arg(long)]
     pub(super) cpus: Option<u32>,
-    /// How much memory it may use: 4GiB, 512MiB; for the price expected at its start.
-    #[arg(long, value_parser = quantity::bytes, value_name = "SIZE")]
+    /// How much memory it may use: 4GiB, 512MiB, 0 for none; for the price expected at its start, and for lines that price what was stated.
+    #[arg(long, value_parser = quantity::storage, value_name = "SIZE")]
     pub(super) memory: Option<u64>,
     /// How much storage is provisioned for it: 100GB, 1TiB, 0 for none.
     #[arg(long, value_parser = quantity::storage, value_name = "SIZE")]
@@ -167,7 +167,7 @@ pub(super) struct ChangeArguments {
     #[arg(long)]
     cpus: Option<u32>,
     /// Memory.
-    #[arg(long, value_parser = quantity::bytes, value_name = "SIZE")]
+    #[arg(long, value_parser = quantity::storage, value_name = "SIZE")]
     memory: Option<u64>,
     /// Storage.
     #[arg(long, value_parser = quantity::storage, value_name = "SIZE")]

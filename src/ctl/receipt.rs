@@ -219,6 +219,9 @@ fn in_units(line: &LineCharge, base_units: u128) -> String {
     let hours = line.rules.iter().find_map(|rule| rule.strip_prefix("a month of ")?.split(' ').next()?.parse::<u128>().ok());
     let base = unit.base(hours.unwrap_or(720) * 3_600_000_000_000);
     let millionths = (base_units % base).saturating_mul(1_000_000) / base;
+    if base_units != 0 && base_units / base == 0 && millionths == 0 {
+        return "<0.000001".to_owned(); // there is some: it may cost something
+    }
     let text = format!("{}.{millionths:06}", base_units / base);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
@@ -312,6 +315,14 @@ mod tests {
         let (two, unsaid) = (of(Some(2)), of(None));
         assert!(two.contains("slurm:4711, run 1, of 2 parts: this is the bill of one part"), "{two}");
         assert!(unsaid.contains("slurm:4711, run 1: this is the bill of one part"), "{unsaid}");
+    }
+
+    #[test]
+    fn a_quantity_that_is_too_small_to_be_shown_is_not_shown_as_nothing() {
+        let line = |quantity| LineCharge { quantity, ..sample::receipt().segments[0].lines[0].clone() };
+        let unit = line(0).unit.parse::<Unit>().unwrap().base(0);
+        let shown = |quantity: u128| super::quantity(&line(quantity));
+        assert_eq!([0, 1, unit / 1_000_000 - 1, unit / 1_000_000].map(shown), ["0", "<0.000001", "<0.000001", "0.000001"]);
     }
 
     #[test]

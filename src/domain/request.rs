@@ -147,8 +147,8 @@ impl StartRequest {
             let place = read_place(table);
             let gpus = table.field("gpus").set(GPUS_MAX, read_gpu).or(Vec::new());
             let time_limit = table.field("time_limit_s").seconds(1..=TIME_LIMIT_S_MAX).optional();
-            let cpus = table.field("cpus").integer(1..=CPUS_MAX).optional();
-            let memory_bytes = table.field("memory_bytes").integer(1..=MEMORY_BYTES_MAX).optional();
+            let cpus = table.field("cpus").integer(0..=CPUS_MAX).optional();
+            let memory_bytes = table.field("memory_bytes").integer(0..=MEMORY_BYTES_MAX).optional();
             let stop = [("terminate", OnExhaustion::Terminate), ("kill", OnExhaustion::Kill)];
             let on_exhaustion = table.field("on_exhaustion").word(&stop).optional();
             let warn_signal = table.field("warn_signal").word(&WarnSignal::ALL).optional();
@@ -300,8 +300,8 @@ impl ChangeRequest {
     pub fn parse(text: &str) -> Result<ChangeRequest, Vec<Mistake>> {
         read_json(text, BODY_BYTES_MAX, |table| {
             let gpus = table.field("gpus").set(GPUS_MAX, read_gpu).optional();
-            let cpus = table.field("cpus").integer(1..=CPUS_MAX).optional();
-            let memory_bytes = table.field("memory_bytes").integer(1..=MEMORY_BYTES_MAX).optional();
+            let cpus = table.field("cpus").integer(0..=CPUS_MAX).optional();
+            let memory_bytes = table.field("memory_bytes").integer(0..=MEMORY_BYTES_MAX).optional();
             let storage_bytes = table.field("storage_bytes").integer(0..=MEMORY_BYTES_MAX).optional();
             let traits = table.field("traits").table(read_stated).or(Traits::new());
             let request =

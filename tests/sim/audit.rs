@@ -60,6 +60,9 @@ struct NodeAudit {
     last: BTreeMap<AccountId, (i128, i128)>,
     last_epoch: Option<Epoch>,
     allowed: BTreeMap<AccountId, i128>,
+    owes_since: BTreeMap<AccountId, u64>,
+    /// How many segments each job had, and whether it was over.
+    segments: BTreeMap<Attempt, (usize, bool)>,
     /// Attempts that were counted at least once since the last crash.
     met: BTreeSet<Attempt>,
     armed_at: BTreeMap<AccountId, u64>,
@@ -342,6 +345,13 @@ impl Audit {
                     *billed = 0;
                 }
             }
+            Fact::SegmentsOpened { attempts, .. } => {
+                for attempt in attempts {
+                    if let Some((_, billed)) = counted.get_mut(attempt) {
+                        *billed = 0;
+                    }
+                }
+            }
             Fact::CardAdopted { .. } => counted.values_mut().for_each(|(_, billed)| *billed = 0),
             Fact::Counted { rows, .. } => {
                 for row in rows {
@@ -384,24 +394,36 @@ impl Audit {
     /// What runs past zero stays within a quarter of a second of everything (0.2 s, and the simulated hands' own delay).
     #[expect(clippy::too_many_arguments, reason = "one call site")]
     fn stops_in_time(&mut self, n: usize, now: u64, world: &Node, agent: &Agent, owner: &Owner, tariffs: &[Tariff], faults: &Faults) {
-        if self.cards == Cards::Ruled {
-            return; // what comes all at once has its tests in the turn's
-        }
         let most = agent.accounts.get(&owner.id).map_or(Enforcement::Enforce, |account| account.grant.policy.enforcement);
         let mode = agent.enforcement.unwrap_or(world.settings.enforcement).min(most);
         let held_back = world.settings.ladder.blast.freeze_accounts.is_some()
             && agent.accounts.get(&owner.id).is_none_or(|account| account.allowed.is_none());
         let jobs: Vec<_> = agent.jobs.values().filter(|job| job.account == owner.id).collect();
         let owed: i128 = jobs.iter().map(|job| job.charge.nano() - job.drawn.nano() - job.unfunded.nano()).sum();
+        let node = &mut self.nodes[n];
+        let first_counted = jobs.iter().filter(|job| job.opened.mono < job.counted_to && node.met.insert(job.attempt)).count();
+        // A new segment may cost something from its beginning on, and an end more than was kept back: by a card or an outcome that nobody foresaw.
+        let stands = |job: &&&meterd::domain::job::Job| (job.segments.len(), job.ended.is_some());
+        let begun =
+            jobs.iter().filter(|job| node.segments.insert(job.attempt, stands(job)).is_some_and(|before| before != stands(job))).count();
+        let allowed = node.allowed.entry(owner.id.clone()).or_default();
+        if owed == 0 {
+            *allowed = 0;
+            node.owes_since.remove(&owner.id);
+            return;
+        }
         let models: Vec<String> = jobs
             .iter()
             .filter(|job| job.ended.is_none())
             .flat_map(|job| job.gpus.iter().map(|held| held.model.as_str().to_owned()))
             .collect();
-        let cards = agent.cards.values().filter_map(|card| tariffs.get(usize::try_from(card.version).ok()? - 1));
-        let burn = cards.map(|tariff| tariff.burn(CPUS, MEMORY, &models)).max().unwrap_or_default();
+        let cards = || agent.cards.values().filter_map(|card| tariffs.get(usize::try_from(card.version).ok()? - 1));
+        let burn = cards().map(|tariff| tariff.burn(CPUS, MEMORY, &models)).max().unwrap_or_default();
+        let still = cards().map(|tariff| tariff.burn_still(&models, jobs.len())).max().unwrap_or_default();
         let bound = i128::try_from(burn / 4_u32).unwrap_or(i128::MAX) + 1_000;
-        let node = &mut self.nodes[n];
+        let since = *node.owes_since.entry(owner.id.clone()).or_insert(now);
+        // What its card charges for standing still comes whether anybody can pay for it or not.
+        let standing = i128::try_from(still * (now - since) / S).unwrap_or(i128::MAX);
         let arming = node.armed_at.get(&owner.id).is_some_and(|seq| node.replica.seq.0 < *seq);
         let policy = agent.accounts.get(&owner.id).map(|account| account.grant.policy.on_exhaustion);
         // Until its start is on disk a job is not frozen: after a crash nobody would know it and thaw it. Nobody was told that it started.
@@ -413,19 +435,18 @@ impl Audit {
             || unknown
             || held_back;
         let other_fault = 0 < faults.unread || world.disk.full || 0 < faults.hands;
-        let first_counted = jobs.iter().filter(|job| job.opened.mono < job.counted_to && node.met.insert(job.attempt)).count();
-        let allowed = node.allowed.entry(owner.id.clone()).or_default();
-        if 0 < first_counted {
+        if 0 < first_counted || (self.cards == Cards::Ruled && 0 < begun) {
             // What its tasks used while its start waited for an answer is charged; nobody could stop them then.
             *allowed = owed + bound;
         }
-        if exempt || other_fault || owed == 0 {
+        if exempt || other_fault {
             // What is used until the next look, which may be a tick away, counts as used before the exemption ended.
-            *allowed = if owed == 0 { 0 } else { owed + 6 * bound };
+            *allowed = owed + 6 * bound;
             return;
         }
         *allowed = bound.max(*allowed);
-        assert!(owed <= *allowed, "G4: {} owes {owed}, and a quarter of a second of everything is {bound}", owner.id);
+        let most = allowed.saturating_add(standing);
+        assert!(owed <= most, "G4: {} owes {owed}, and a quarter of a second of everything is {bound}", owner.id);
     }
 
     // ---- what goes out ----
@@ -550,7 +571,7 @@ impl Audit {
                 self.nodes.iter().flat_map(|node| &node.refunded).filter(|((of, _), _)| of == id).map(|(_, nano)| nano).sum();
             assert!(refunded <= by_nodes, "G3: {id}: {refunded} given back, and its nodes' jobs gave back {by_nodes}");
             assert_eq!(account.shortfall.nano(), 0, "G3: {id}: credit was taken back from an epoch that could still spend it");
-            let come_in = paid_in + refunded;
+            let come_in = paid_in + bank.books.promised(id) + refunded;
             assert!(held + settled <= come_in, "G3: {id}: {held} are out and {settled} settled of {come_in}");
             assert_eq!(account.lots.total().nano() + settled, come_in, "G3: {id} does not add up");
         }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use meterd::domain::bucket::Bucket;
 use meterd::domain::id::{AccountId, Epoch, PaymentId};
-use meterd::domain::ledger::{self, Account, ClosePolicy, EpochState, Payment, PaymentState, Writer};
+use meterd::domain::ledger::{
+    self, Account, ClosePolicy, Commitment, EntryKind, EpochState, LedgerEntry, Payment, PaymentState, Terms, Writer,
+};
 use meterd::domain::money::Credits;
 use meterd::domain::proof::ProofKey;
 use meterd::domain::time::{Nanos, Now};
@@ -18,13 +20,42 @@ pub(crate) struct Books {
     writers: BTreeMap<Epoch, Writer>,
     /// By the simulation's own count.
     pub(crate) paid_in: BTreeMap<AccountId, i128>,
+    /// What was promised and came, and what lapsed: by account and line, since a later line of the same key stands for the earlier one.
+    promised: BTreeMap<(AccountId, String), i128>,
+    lapsed: BTreeMap<(AccountId, String), i128>,
+}
+
+impl Books {
+    fn write(&mut self, id: &AccountId, lines: &[LedgerEntry]) {
+        for line in lines {
+            let (key, nano) = ((id.clone(), line.key()), line.amount.nano());
+            match line.kind {
+                EntryKind::Commitment { .. } => {
+                    let promise = self.accounts[id].terms.commitment.unwrap();
+                    assert_eq!(promise.amount.nano(), nano, "G3: {id} is given another amount than it was promised");
+                    assert_eq!(self.promised.insert(key, nano), None, "G3: {id} is given twice what it was promised once");
+                }
+                EntryKind::CommitmentLapsed { .. } => drop(self.lapsed.insert(key, nano)),
+                _ => {}
+            }
+        }
+    }
+
+    fn of(amounts: &BTreeMap<(AccountId, String), i128>, id: &AccountId) -> i128 {
+        amounts.iter().filter(|((of, _), _)| of == id).map(|(_, nano)| nano).sum()
+    }
+
+    /// What an account has been given by its contract, less what of it has lapsed.
+    pub(crate) fn promised(&self, id: &AccountId) -> i128 {
+        Books::of(&self.promised, id) - Books::of(&self.lapsed, id)
+    }
 }
 
 /// What is asked of the authority.
 #[derive(Clone, Debug)]
 pub(crate) enum Deed {
     Answer(Request),
-    Create(AccountId, AccountPolicy),
+    Create(AccountId, AccountPolicy, Option<Commitment>),
     TopUp(AccountId, i128, String),
     Policy(AccountId, AccountPolicy),
     Sweep,
@@ -98,8 +129,10 @@ impl Bank {
     fn perform(&self, books: &mut Books, deed: Deed, now: Now) -> Vec<Said> {
         match deed {
             Deed::Answer(request) => vec![Said::Answer(self.answer(books, &request, now))],
-            Deed::Create(id, policy) => {
-                books.accounts.entry(id.clone()).or_insert_with(|| Account::new(id, policy));
+            Deed::Create(id, policy, commitment) => {
+                let account = books.accounts.entry(id.clone()).or_insert_with(|| Account::new(id.clone(), policy));
+                let lines = ledger::set_terms(account, Terms { commitment, ..account.terms.clone() }, now);
+                books.write(&id, &lines.ledger);
                 Vec::new()
             }
             Deed::TopUp(id, nano, payment) => top_up(books, &id, nano, &payment, now),
@@ -111,8 +144,9 @@ impl Bank {
                 if news { vec![Said::Push(Push { account: id, version: account.version })] } else { Vec::new() }
             }
             Deed::Sweep => {
-                for account in books.accounts.values_mut() {
-                    let _lines = ledger::sweep(account, self.close, now);
+                let swept = |(id, account): (&AccountId, &mut Account)| (id.clone(), ledger::sweep(account, self.close, now));
+                for (id, lines) in books.accounts.iter_mut().map(swept).collect::<Vec<_>>() {
+                    books.write(&id, &lines.ledger);
                 }
                 Vec::new()
             }
@@ -140,19 +174,27 @@ impl Bank {
             books.writers.entry(request.epoch).or_insert_with(|| Writer::new(request.node.clone())).hear(request, request.said(), now.wall);
         assert_eq!(writers, ledger::Writers::One, "an honest node is taken for two: {request:?}");
         let rules = ledger::Rules { key: Some(&key), generation: 1, ..ledger::Rules::of(self.close) };
+        let mut written = Vec::new();
         for (id, account) in &mut books.accounts {
             if named(id) || (self.close == ClosePolicy::OnSuccessor && !known && superseded(&account.epochs)) {
-                let _lines = ledger::book_previous(account, request, &rules, now);
+                written.push((id.clone(), ledger::book_previous(account, request, &rules, now).ledger));
             }
         }
         let mut entries = Vec::new();
         for entry in &request.entries {
             let mut answered = match books.accounts.get_mut(&entry.account) {
-                Some(account) => ledger::answer(account, request, entry, &rules, now).entry,
+                Some(account) => {
+                    let answered = ledger::answer(account, request, entry, &rules, now);
+                    written.push((entry.account.clone(), answered.ledger));
+                    answered.entry
+                }
                 None => ledger::answer_unknown(entry.account.clone()),
             };
             answered.valid_for = answered.valid_for.min(self.valid_for);
             entries.push(answered);
+        }
+        for (id, lines) in &written {
+            books.write(id, lines);
         }
         Answer {
             protocol: PROTOCOL,
@@ -175,10 +217,12 @@ fn top_up(books: &mut Books, id: &AccountId, nano: i128, payment: &str, now: Now
     let payment = Payment::deposit(name.clone(), bucket, Credits::from_nano(nano));
     let before = books.payments.get(&name).map(|payment| (payment, PaymentState::Completed));
     match ledger::book(account, &payment, PaymentState::Completed, before, now) {
-        Ok(ledger::Booked::Now(_)) => {
+        Ok(ledger::Booked::Now(lines)) => {
+            let version = account.version;
             books.payments.insert(name, payment);
             *books.paid_in.entry(id.clone()).or_default() += nano;
-            vec![Said::Push(Push { account: id.clone(), version: account.version })]
+            books.write(id, &lines.ledger);
+            vec![Said::Push(Push { account: id.clone(), version })]
         }
         Ok(ledger::Booked::Before) | Err(_) => Vec::new(),
     }

@@ -20,9 +20,7 @@ pub(crate) fn tell(seed: u64, trace: Trace, cards: Cards) -> usize {
     world.had_unread = world.faults.unread;
     calm(&mut world);
     world.run_until(world.now + 60 * S);
-    if cards == Cards::Plain {
-        exhausted_jobs_stand_still(&world); // what a minimum has paid for may run on with nothing left
-    }
+    exhausted_jobs_stand_still(&world);
     for owner in 0..world.owners.len() {
         world.after(MS, Ev::TopUp(owner, 100_000 * CREDIT));
     }
@@ -130,6 +128,10 @@ fn exhausted_jobs_stand_still(world: &World) {
                 continue;
             }
             let mono = node.mono(world.now);
+            if account.empty_since.is_none() {
+                // What a minimum or an increment has paid for runs on with nothing left.
+                assert_eq!(job.owed().nano(), 0, "L: {} owes, and nobody minds", job.account);
+            }
             if account.empty_since.is_none_or(|since| mono < since.0 + S) {
                 continue; // it is only just running out
             }

@@ -1,12 +1,18 @@
 //! Rate cards as the simulation makes them, and their prices by its own big integers: nothing here is taken from the code under test but
 //! the card that it parses from the same text.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
 use meterd::domain::rates::Card;
-use num_bigint::BigUint;
+use num_bigint::{BigInt, BigUint};
+use num_rational::BigRational;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::rng::Rng;
+use crate::world::WALL;
 
 /// The GPU models of the simulated machines.
 pub(crate) const MODELS: [&str; 3] = ["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB", "NVIDIA L4"];
@@ -21,7 +27,7 @@ pub(crate) enum Cards {
 }
 
 /// Which base quantity a line prices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum What {
     Cpu,
     Memory,
@@ -49,6 +55,9 @@ pub(crate) struct Tariff {
     pub(crate) lines: Vec<Priced>,
     /// The card's text, where it has rules.
     pub(crate) ruled: Option<String>,
+    /// Where it has rules: what each line's base unit costs at its dearest while a job runs, and while it stands still for want of credit, in
+    /// nano-credits as a fraction. Reckoned once, since the auditor asks at every step.
+    dearest: Vec<[(BigUint, BigUint); 2]>,
 }
 
 /// The raw quantities of one segment; GPUs by model.
@@ -87,8 +96,14 @@ impl Tariff {
             }
         }
         for what in whats {
-            lines.push(push_line(&mut text, rng, what, "", lines.len()));
-            push_rules(&mut text, rng, what, cards);
+            let dates = if cards == Cards::Ruled && rng.chance(400) { &["effective_to", "effective_from"][..] } else { &[] };
+            let date = if dates.is_empty() { WALL } else { WALL + rng.below(200_000) };
+            let date = Timestamp::from_millisecond(i64::try_from(date).unwrap()).unwrap();
+            for nth in 0..dates.len().max(1) {
+                lines.push(push_line(&mut text, rng, what, "", lines.len()));
+                push_rules(&mut text, rng, what, cards);
+                let _ = dates.get(nth).map_or(Ok(()), |key| writeln!(text, "{key} = \"{date}\""));
+            }
         }
         lines.push(push_line(&mut text, rng, What::Gpu, "", lines.len()));
         push_rules(&mut text, rng, What::Gpu, cards);
@@ -99,7 +114,10 @@ impl Tariff {
             }
         }
         let card = Card::parse(&text, "sim.toml").unwrap_or_else(|mistakes| panic!("the simulation's card: {mistakes:?}\n{text}"));
-        Tariff { card, lines, ruled: (cards == Cards::Ruled).then_some(text) }
+        let ruled = (cards == Cards::Ruled).then_some(text);
+        let dearest =
+            ruled.as_deref().map_or(Vec::new(), |text| lines.iter().zip(crate::second_rating::tariffs(text)).map(dearest).collect());
+        Tariff { card, lines, ruled, dearest }
     }
 
     /// What the quantities cost, in nano-credits.
@@ -108,13 +126,7 @@ impl Tariff {
     }
 
     fn line_price(&self, line: &Priced, used: &Quantities) -> BigUint {
-        let quantity: u128 = match line.what {
-            What::Cpu => used.cpu_ns,
-            What::Memory => used.memory_byte_ns,
-            What::Wall => used.running_ns,
-            What::Start => used.starts,
-            What::Gpu => used.gpus.iter().filter(|(model, _)| self.best(model) == line.model).map(|(_, held)| *held).sum(),
-        };
+        let quantity = self.quantity(line, used);
         let dividend = BigUint::from(quantity) * line.mantissa * 1_000_000_000_u64;
         let divisor = BigUint::from(10_u32).pow(line.scale) * line.unit_base * line.per;
         let (whole, rest) = (&dividend / &divisor, &dividend % &divisor);
@@ -125,6 +137,16 @@ impl Tariff {
             _ => false,
         };
         if up { whole + 1_u32 } else { whole }
+    }
+
+    fn quantity(&self, line: &Priced, used: &Quantities) -> u128 {
+        match line.what {
+            What::Cpu => used.cpu_ns,
+            What::Memory => used.memory_byte_ns,
+            What::Wall => used.running_ns,
+            What::Start => used.starts,
+            What::Gpu => used.gpus.iter().filter(|(model, _)| self.best(model) == line.model).map(|(_, held)| *held).sum(),
+        }
     }
 
     fn best(&self, model: &str) -> &'static str {
@@ -138,23 +160,61 @@ impl Tariff {
         self.lines.iter().filter(fits).map(|line| line.model).max_by_key(|model| model.len()).unwrap_or("")
     }
 
-    /// The price of a second of everything, in nano-credits, each line up.
+    /// The price of a second of everything, in nano-credits, each line up. Under rules at the dearest band, state and outcome of each line, as if
+    /// it had no increment: what comes in steps must be there before it comes.
     pub(crate) fn burn(&self, cpus: u64, memory_bytes: u64, models: &[String]) -> BigUint {
-        const S: u128 = 1_000_000_000;
-        let used = Quantities {
-            cpu_ns: u128::from(cpus) * S,
-            memory_byte_ns: u128::from(memory_bytes) * S,
-            running_ns: S,
-            starts: 0,
-            gpus: models.iter().map(|model| (model.clone(), S)).collect(),
-        };
-        self.price(&used) + self.lines.len()
+        let used = second(cpus, memory_bytes, models);
+        if self.ruled.is_none() { self.price(&used) + self.lines.len() } else { self.at_dearest(&used, 0) }
+    }
+
+    /// The same of jobs that stand still for want of credit.
+    pub(crate) fn burn_still(&self, models: &[String], jobs: usize) -> BigUint {
+        if self.ruled.is_none() { BigUint::ZERO } else { self.at_dearest(&second(0, 0, models), 1) * jobs }
+    }
+
+    fn at_dearest(&self, used: &Quantities, state: usize) -> BigUint {
+        let mut by_what: BTreeMap<What, BigUint> = BTreeMap::new();
+        for (line, dearest) in self.lines.iter().zip(&self.dearest) {
+            let (dividend, divisor) = &dearest[state];
+            let nano = dividend * self.quantity(line, used) / divisor + 2_u32;
+            let sum = by_what.entry(line.what).or_default();
+            // Devices have a line each; of the others one holds at a time.
+            *sum = if line.what == What::Gpu { nano + &*sum } else { nano.max(sum.clone()) };
+        }
+        by_what.into_values().sum()
+    }
+}
+
+/// See [`Tariff::dearest`].
+fn dearest((line, told): (&Priced, crate::second_rating::Tariff)) -> [(BigUint, BigUint); 2] {
+    let one = || BigRational::from(BigInt::from(1));
+    let outcomes = told.says.get("outcome").and_then(|outcomes| outcomes.as_table()).into_iter().flatten();
+    let outcome = outcomes.map(|(outcome, _)| told.in_table("outcome", outcome, 1)).fold(one(), Ord::max);
+    let price = told.bands().into_iter().map(|(_, price)| price).max().unwrap();
+    let each = price * outcome * BigInt::from(1_000_000_000) / BigInt::from(line.unit_base) / BigInt::from(line.per);
+    let running = told.in_table("state", "running", 1);
+    let says_paused = told.says.get("state").is_some_and(|state| state.get("paused").is_some());
+    let paused = if says_paused { told.in_table("state", "paused", 1) } else { running.clone() };
+    [running.max(paused), told.in_table("state", "frozen", 0)].map(|counts| {
+        let nano = &each * counts;
+        (nano.numer().to_biguint().unwrap(), nano.denom().to_biguint().unwrap())
+    })
+}
+
+/// A second of everything.
+fn second(cpus: u64, memory_bytes: u64, models: &[String]) -> Quantities {
+    const S: u128 = 1_000_000_000;
+    Quantities {
+        cpu_ns: u128::from(cpus) * S,
+        memory_byte_ns: u128::from(memory_bytes) * S,
+        running_ns: S,
+        starts: 0,
+        gpus: models.iter().map(|model| (model.clone(), S)).collect(),
     }
 }
 
 /// Rules as the verifier makes them, without those that need something stated or a date, and without amounts beyond what anybody here has.
 fn push_rules(text: &mut String, rng: &mut Rng, what: What, cards: Cards) {
-    use std::fmt::Write as _;
     if cards == Cards::Plain {
         return;
     }
@@ -165,12 +225,23 @@ fn push_rules(text: &mut String, rng: &mut Rng, what: What, cards: Cards) {
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
     let rules = crate::random::rules(meter).new_tree(&mut runner).unwrap().current();
     let needs = ["effective_from", "effective_to", "select", "started", "over_bid"];
+    let hourly = text.lines().rev().find(|line| line.starts_with("unit = ")).is_some_and(|unit| unit.ends_with("hour\""));
     let by_statement = rules.iter().any(|(key, _)| *key == "basis");
     for (key, value) in rules.iter().filter(|(key, _)| !needs.contains(key) && *key != "basis") {
         // Of what a job uses nothing counts while it stands still, and it is not charged in advance.
         if by_statement && (value.contains("frozen") || value == "\"advance\"") {
             continue;
         }
+        // No story is as long as an hour: its steps are parts of a minute, and each of them is more than a moment of everything.
+        let steps = [
+            ("\"0.25\"", "\"0.01\""),
+            ("\"0.5\"", "\"0.005\""),
+            ("\"1\"", "\"0.002\""),
+            ("\"24\"", "\"0.02\""),
+            ("\"0.001\"", "\"0.015\""),
+        ];
+        let shorter = steps.iter().find(|(long, _)| hourly && *key == "increment" && value == long).map(|(_, short)| (*short).to_owned());
+        let value = shorter.unwrap_or_else(|| value.clone());
         let value = value.replace("\"1000\"", "\"1\"").replace("\"24\"", "\"1\"").replace("\"17\"", "\"1.5\"");
         // The outcomes that these stories have.
         let value = value.replace("failed", "unknown").replace("completed", "node_rebooted");
@@ -179,7 +250,6 @@ fn push_rules(text: &mut String, rng: &mut Rng, what: What, cards: Cards) {
 }
 
 fn push_line(text: &mut String, rng: &mut Rng, what: What, model: &'static str, number: usize) -> Priced {
-    use std::fmt::Write as _;
     let fitting: Vec<_> = UNITS.iter().filter(|unit| unit.0 == what).copied().collect();
     let (_, meter, unit, base) = rng.pick(&fitting);
     // About one credit for an hour of one CPU, 4 GiB, one GPU: a price that fits the unit, with an odd end.

@@ -10,7 +10,7 @@ use meterd::domain::fact::{Fact, Seq};
 use meterd::domain::id::{AccountId, Attempt, BootId, Epoch, GpuModel, Uid};
 use meterd::domain::job::{Ending, FrozenBy, Job};
 use meterd::domain::ladder::{Blast, JobPolicy, Ladder, Then, Thresholds, Victims};
-use meterd::domain::ledger::ClosePolicy;
+use meterd::domain::ledger::{ClosePolicy, Commitment, CommitmentPeriod};
 use meterd::domain::meter::{Frozen, Host, JobSample, Missing, Populated, Reading, Tail, TailShare};
 use meterd::domain::outcome::Outcome;
 use meterd::domain::terms::Change;
@@ -36,6 +36,8 @@ pub(crate) const CREDIT: i128 = 1_000_000_000;
 pub(crate) const CPUS: u64 = 8;
 pub(crate) const MEMORY: u64 = 64 << 30;
 pub(crate) const INTERVAL: u64 = S;
+/// What the wall clocks show when the story's own is at 0, in milliseconds.
+pub(crate) const WALL: u64 = 1_800_000_000_000;
 
 /// Something that will happen.
 #[derive(Clone, Debug)]
@@ -157,7 +159,7 @@ pub(crate) struct World {
 impl Node {
     pub(crate) fn now(&self, at: u64) -> Now {
         let boot = at - self.boot_at + S;
-        Now { mono: Mono(boot - self.slept), boot: Boot(boot), wall: Wall(1_800_000_000_000 + self.wall_offset + at / MS) }
+        Now { mono: Mono(boot - self.slept), boot: Boot(boot), wall: Wall(WALL + self.wall_offset + at / MS) }
     }
 
     pub(crate) fn mono(&self, at: u64) -> u64 {
@@ -268,11 +270,24 @@ impl World {
             let rich = self.rng.chance(250);
             let created_at = if self.rng.chance(850) { self.now } else { self.now + self.rng.below(60 * S) };
             self.owners.push(Owner { id: id.clone(), policy, rich, late: self.now < created_at, unpaid: false });
-            self.at(created_at, Ev::ToBank(Deed::Create(id, policy)));
+            let commitment = self.commitment();
+            self.at(created_at, Ev::ToBank(Deed::Create(id, policy, commitment)));
             // A few hundredths of a credit: seconds to minutes of a busy machine.
             let amount = if rich { 1_000 * CREDIT } else { i128::from(self.rng.below(100_000_000)) };
             self.at(created_at + MS, Ev::TopUp(usize::try_from(index).unwrap(), amount.max(1)));
         }
+    }
+
+    /// Under cards with rules some accounts have a contract: credit that comes, and lapses, in the midst of the story.
+    fn commitment(&mut self) -> Option<Commitment> {
+        if self.cards == Cards::Plain || !self.rng.chance(400) {
+            return None;
+        }
+        let amount = meterd::domain::money::Credits::from_nano(i128::from(self.rng.below(100_000_000)) + 1);
+        let begins = self.rng.range(0, 100_000);
+        let starts = self.rng.chance(500).then_some(Wall(WALL + begins));
+        let ends = self.rng.chance(700).then(|| Wall(WALL + begins + self.rng.range(1, 120_000)));
+        Some(Commitment { amount, period: CommitmentPeriod::Once, day: 1, starts, ends })
     }
 
     pub(crate) fn at(&mut self, at: u64, what: Ev) {
@@ -436,7 +451,7 @@ impl World {
         self.audit.before(n, self.now, turn, &event);
         let now = {
             let boot = self.now - self.nodes[n].boot_at + S;
-            let wall = Wall(1_800_000_000_000 + self.nodes[n].wall_offset + self.now / MS);
+            let wall = Wall(WALL + self.nodes[n].wall_offset + self.now / MS);
             Now { mono: Mono(boot - self.nodes[n].slept), boot: Boot(boot), wall }
         };
         let Some(turn) = &mut self.nodes[n].turn else { return };
@@ -752,7 +767,7 @@ impl World {
 }
 
 pub(crate) fn bank_now(at: u64) -> Now {
-    Now { mono: Mono(at), boot: Boot(at), wall: Wall(1_800_000_000_000 + at / MS) }
+    Now { mono: Mono(at), boot: Boot(at), wall: Wall(WALL + at / MS) }
 }
 
 fn random_faults(rng: &mut Rng) -> Faults {

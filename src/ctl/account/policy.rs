@@ -25,7 +25,7 @@ pub(in crate::ctl) struct PolicyArguments {
     #[arg(long, value_enum)]
     on_exhaustion: Option<Exhaustion>,
     /// Between SIGTERM and SIGKILL.
-    #[arg(long, value_parser = length, value_name = "LENGTH")]
+    #[arg(long, value_parser = length_or_none, value_name = "LENGTH")]
     grace: Option<Nanos>,
     /// How long before the expected end warnings come: up to four lengths, with commas between.
     #[arg(long, value_parser = length, value_delimiter = ',', value_name = "LENGTH,…")]

@@ -526,6 +526,10 @@ impl<'a> Draft<'a> {
     fn end_if_over(&mut self, sample: &JobSample) {
         let gone = is_gone(sample);
         if !gone && sample.populated.seen() != Some(&Populated::No) {
+            let reported = self.agent.jobs.get(&sample.attempt).and_then(|job| job.reported);
+            if let Some(stated) = reported.filter(|_| sample.cpu_ns == Reading::Missing(Missing::NotYet)) {
+                self.end_if_never_seen(sample.attempt, stated);
+            }
             return;
         }
         let Some(job) = self.agent.jobs.get(&sample.attempt).filter(|job| job.is_live()) else { return };

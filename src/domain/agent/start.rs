@@ -410,7 +410,8 @@ impl Draft<'_> {
         // What cannot be read is there all the same: then the next look that can be made decides.
         let absent =
             |sample: &JobSample| matches!(sample.cpu_ns, Reading::Missing(Missing::NotYet | Missing::Vanished | Missing::Replaced));
-        if sample.is_none_or(absent) {
+        // Of one whose stop came while its start waited nobody has looked since: the next look decides that too.
+        if sample.is_some_and(absent) {
             self.end_if_never_seen(attempt, stated);
         }
         let phase = self.agent.jobs.get(&attempt).map_or(Phase::Ended, |job| job.phase);
@@ -418,7 +419,7 @@ impl Draft<'_> {
     }
 
     /// A job whose cgroup never came is over when its stop is reported.
-    fn end_if_never_seen(&mut self, attempt: Attempt, stated: Ending) {
+    pub(super) fn end_if_never_seen(&mut self, attempt: Attempt, stated: Ending) {
         let waiting = |job: &Job| job.is_live() && job.phase == Phase::Awaited;
         if self.agent.jobs.get(&attempt).is_some_and(waiting) {
             self.end(attempt, (stated, Basis::Reported), self.now);

@@ -315,6 +315,22 @@ fn by_state<'a>(
     priced: &Priced<'_>,
     segments: impl IntoIterator<Item = Earlier<'a>>,
 ) -> Result<ByState, RateError> {
+    let (used, asked) = used_and_asked(card, line, rules, priced, segments)?;
+    Ok(match rules.basis {
+        Basis::Allocated if !line.meter.is_of_gpus() => asked,
+        Basis::MaxOf => used.or_greater(asked),
+        Basis::Allocated | Basis::Used | Basis::Instance | Basis::Event => used,
+    })
+}
+
+/// What was used and what was asked for in some segments, as far as the line's basis wants it.
+fn used_and_asked<'a>(
+    card: &Card,
+    line: &Line,
+    rules: &Rules,
+    priced: &Priced<'_>,
+    segments: impl IntoIterator<Item = Earlier<'a>>,
+) -> Result<(ByState, ByState), RateError> {
     let overflow = || RateError::Overflow(line.id.clone());
     let (mut used, mut asked) = (ByState::default(), ByState::default());
     for segment in segments {
@@ -326,16 +342,17 @@ fn by_state<'a>(
             asked = asked_in(line, &segment).and_then(|more| asked.plus(more)).ok_or_else(overflow)?;
         }
     }
-    Ok(match rules.basis {
-        Basis::Allocated if !line.meter.is_of_gpus() => asked,
-        Basis::MaxOf => used.or_greater(asked),
-        Basis::Allocated | Basis::Used | Basis::Instance | Basis::Event => used,
-    })
+    Ok((used, asked))
 }
 
 /// The quantity of this segment alone, by state; none past 128 bits.
 pub(super) fn states(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Option<ByState> {
     by_state(card, line, rules, priced, [priced.this()]).ok()
+}
+
+/// The two of which a line with basis `max_of` takes the greater, of this segment alone; none past 128 bits.
+pub(super) fn compared(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Option<(ByState, ByState)> {
+    used_and_asked(card, line, rules, priced, [priced.this()]).ok()
 }
 
 /// Of so long a time, what it stood still by another's hand counts as paused.

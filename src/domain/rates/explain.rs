@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use num_bigint::BigUint;
 
 use super::bid::held_to;
-use super::bill::{self, ByState};
-use super::charge::{LineCharge, Priced, RateError, line_charges, states};
+use super::bill::{self, ByState, Held};
+use super::charge::{LineCharge, Priced, RateError, compared, line_charges, states};
 use super::{Basis, Card, Factor, Line, Rounding, Rules};
-use crate::domain::money::{Credits, NANO};
+use crate::domain::money::{Credits, Decimal, NANO};
 use crate::domain::outcome::Outcome;
 use crate::domain::receipt::rfc3339;
 use crate::domain::usage::Meter;
@@ -32,8 +32,16 @@ impl Ratio {
         Ratio { dividend: self.dividend * &other.divisor + &other.dividend * &self.divisor, divisor: self.divisor * &other.divisor }
     }
 
+    fn zero() -> Ratio {
+        Ratio { dividend: BigUint::ZERO, divisor: 1_u32.into() }
+    }
+
     fn of_credits(amount: Credits) -> Ratio {
         Ratio { dividend: amount.nano().unsigned_abs().into(), divisor: NANO.unsigned_abs().into() }
+    }
+
+    fn is_less(&self, other: &Ratio) -> bool {
+        &self.dividend * &other.divisor < &other.dividend * &self.divisor
     }
 
     /// Is it a whole number of nano-credits?
@@ -104,6 +112,10 @@ fn line_text(card: &Card, line: &Line, charge: &LineCharge, priced: &Priced<'_>)
     if !charge.rules.is_empty() {
         step("rules", &charge.rules.join(", "));
     }
+    if let Some((used, asked)) = compared(card, line, rules, priced).filter(|_| rules.basis == Basis::MaxOf) {
+        step("used", &parts(used, rules, &units));
+        step("asked", &parts(asked, rules, &units));
+    }
     let counts = states(card, line, rules, priced).unwrap_or_default();
     step("quantity", &quantity(charge, &units, rules));
     let weighted = counts.weighted(rules);
@@ -134,6 +146,19 @@ fn quantity(charge: &LineCharge, units: &InUnits<'_>, rules: &Rules) -> String {
     format!("{} {} / {} = {in_units}{how}", charge.quantity, base_unit(charge.meter), units.base)
 }
 
+/// Such as `running 3 core-hour, paused 1 core-hour`; what a line does not count in a state is left out.
+fn parts(by_state: ByState, rules: &Rules, units: &InUnits<'_>) -> String {
+    let ByState { running, frozen, paused } = by_state;
+    let shown = |quantity: u128| units.of(&(BigUint::from(quantity) * Factor::SCALE));
+    let frozen = if rules.state.price_stillness() { frozen } else { 0 };
+    if frozen == 0 && paused == 0 {
+        return shown(running);
+    }
+    let states = [("running", running), ("frozen", frozen), ("paused", paused)];
+    let parts = states.into_iter().filter(|(_, quantity)| *quantity != 0).map(|(name, quantity)| format!("{name} {}", shown(quantity)));
+    parts.collect::<Vec<_>>().join(", ")
+}
+
 fn by_state(counts: ByState, rules: &Rules, units: &InUnits<'_>) -> String {
     let ByState { running, frozen, paused } = counts;
     let states =
@@ -143,6 +168,40 @@ fn by_state(counts: ByState, rules: &Rules, units: &InUnits<'_>) -> String {
     };
     let parts: Vec<String> = states.into_iter().filter_map(part).collect();
     format!("{} = {}", parts.join(" + "), units.of(&counts.weighted(rules)))
+}
+
+/// What each band costs, what a bid holds a later step to, and the sum of all that.
+fn band_steps((line, rules): (&Line, &Rules), billed: &BigUint, held: &Held, priced: &Priced<'_>) -> (Vec<(&'static str, String)>, Ratio) {
+    let (mut steps, mut sum) = (Vec::new(), Ratio::zero());
+    let each = BigUint::from(line.base(priced.stated.at)) * Factor::SCALE;
+    let per = if line.per == 1 { String::new() } else { format!(" / {}", line.per) };
+    let in_units = |billionths: &BigUint| Ratio { dividend: billionths.clone(), divisor: each.clone() };
+    let later = held.later.as_ref().filter(|later| later.step < *billed);
+    let first_end = later.map_or(billed, |later| &later.step);
+    let price_of = |quantity: &BigUint, price: Decimal| {
+        let scale = BigUint::from(10_u32).pow(price.scale.into()) * line.per;
+        in_units(quantity).times(price.mantissa.unsigned_abs(), scale)
+    };
+    let told = |quantity: &BigUint, price, value: &Ratio| format!("{} {} x {price} credits{per} = {value}", in_units(quantity), line.unit);
+    for (quantity, price) in bill::bands(line, rules, &BigUint::ZERO, first_end) {
+        let value = price_of(&quantity, price);
+        steps.push(("price", told(&quantity, price, &value)));
+        sum = sum.plus(&value);
+    }
+    let Some(later) = later else { return (steps, sum) };
+    let most = sum.clone().plus(&Ratio::of_credits(later.more).times(Factor::SCALE, rules.further.share.0));
+    for (quantity, price) in bill::bands(line, rules, &later.step, billed) {
+        let (value, at_most) = (price_of(&quantity, price), most.clone().times(quantity.clone(), later.step.clone()));
+        if at_most.is_less(&value) {
+            let (quantity, step) = (in_units(&quantity), in_units(&later.step));
+            steps.push(("held", format!("{quantity} {} x {most} credits / {step} = {at_most}, by the bid", line.unit)));
+            sum = sum.plus(&at_most);
+        } else {
+            steps.push(("price", told(&quantity, price, &value)));
+            sum = sum.plus(&value);
+        }
+    }
+    (steps, sum)
 }
 
 /// From the billed quantity to the cost, with the exact amount where rounding changes it.
@@ -155,21 +214,7 @@ fn priced_steps(
     priced: &Priced<'_>,
 ) -> Vec<(&'static str, String)> {
     let held = held_to(card, line, priced.gpus, &priced.stated);
-    if held.later.as_ref().is_some_and(|later| later.step < *billed) {
-        // Each band is held to what the bid leaves; the rule says so, and its arithmetic is that of the bands.
-        return vec![("cost", told_cost(charge, None, priced))];
-    }
-    let (mut steps, mut exact) = (Vec::new(), Ratio { dividend: BigUint::ZERO, divisor: 1_u32.into() });
-    let each = BigUint::from(line.base(priced.stated.at)) * Factor::SCALE;
-    let per = if line.per == 1 { String::new() } else { format!(" / {}", line.per) };
-    for (quantity, price) in bill::bands(line, rules, &BigUint::ZERO, billed) {
-        let quantity = Ratio { dividend: quantity, divisor: each.clone() };
-        let text = format!("{quantity} {} x {price} credits{per}", charge.unit);
-        let scale = BigUint::from(10_u32).pow(price.scale.into()) * line.per;
-        let value = quantity.times(price.mantissa.unsigned_abs(), scale);
-        steps.push(("price", format!("{text} = {value}")));
-        exact = exact.plus(&value);
-    }
+    let (mut steps, mut exact) = band_steps((line, rules), billed, &held, priced);
     if !rules.connect_fee.is_zero() {
         exact = exact.plus(&Ratio::of_credits(rules.connect_fee));
         steps.push(("fee", format!("+ {} = {exact}", rules.connect_fee)));
@@ -190,19 +235,19 @@ fn priced_steps(
         exact = exact.times(factor.0, Factor::SCALE);
         steps.push(("outcome", format!("{outcome}: x {factor} = {exact}")));
     }
-    steps.push(("cost", told_cost(charge, Some(&exact), priced)));
+    steps.push(("cost", told_cost(charge, &exact, priced)));
     steps
 }
 
 /// Such as `0.333333333 credits, rounded down from 0.333333333333…`.
-fn told_cost(charge: &LineCharge, exact: Option<&Ratio>, priced: &Priced<'_>) -> String {
+fn told_cost(charge: &LineCharge, exact: &Ratio, priced: &Priced<'_>) -> String {
     let LineCharge { cost, pending, refund, round, .. } = charge;
     let way = match round {
         Rounding::Down => "down",
         Rounding::Up => "up",
         Rounding::HalfEven => "to the nearest, from the middle to the even one,",
     };
-    let rounded = exact.filter(|exact| !exact.is_whole()).map_or(String::new(), |exact| format!(", rounded {way} from {exact}"));
+    let rounded = if exact.is_whole() { String::new() } else { format!(", rounded {way} from {exact}") };
     let given_back = if refund.is_zero() {
         String::new()
     } else {

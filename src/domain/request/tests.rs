@@ -18,11 +18,20 @@ fn printed<T: std::fmt::Debug>(result: Result<T, Vec<Mistake>>) -> String {
 #[test]
 fn ten_mistakes_in_one_start_request_are_all_named_with_pointer_and_hint() {
     let body = r#"{"job":"a b","acount":"physics","uid":4294967295,"cgroups":["sys/fs/cgroup/a","/a/../b","/c","/c"],"own":false,
-        "gpus":["GPU-1","GPU-1",-1,"0",1.5],"time_limit_s":"1h","cpus":0,"memory_bytes":1e30}"#;
+        "gpus":["GPU-1","GPU-1",-1,"0",1.5],"time_limit_s":"1h","cpus":-1,"memory_bytes":1e30}"#;
     let result = StartRequest::parse(body);
     let mistakes = result.as_ref().unwrap_err();
     assert!(10 <= mistakes.len() && mistakes.iter().all(|mistake| mistake.hint.is_some()), "{mistakes:?}");
     insta::assert_snapshot!(printed(result));
+}
+
+#[test]
+fn s5_what_only_stores_may_state_that_it_is_given_no_cpu_and_no_memory() {
+    let body = r#"{"job":"volume","account":"a","cgroups":["/sys/fs/cgroup/volume"],"cpus":0,"memory_bytes":0,"storage_bytes":1}"#;
+    let start = StartRequest::parse(body).unwrap();
+    assert_eq!((start.cpus, start.memory_bytes, start.storage_bytes), (Some(0), Some(0), Some(1)));
+    let change = ChangeRequest::parse(r#"{"cpus":0,"memory_bytes":0}"#).unwrap();
+    assert_eq!((change.cpus, change.memory_bytes), (Some(0), Some(0)));
 }
 
 #[test]
