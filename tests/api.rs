@@ -327,7 +327,7 @@ fn ten_mistakes_in_one_start_are_all_named_and_nothing_reaches_the_loop() {
     let served = served();
     let body = json!({
         "job": "-bad", "account": "a b", "uid": -1, "cgroups": ["relative"], "own": false, "gpus": ["card0"],
-        "time_limit_s": 0, "cpus": 0, "memory_bytes": "4GiB", "memroy": 1,
+        "time_limit_s": 0, "cpus": -1, "memory_bytes": "4GiB", "memroy": 1,
     });
     let heard = served.unix("POST", "/v1/jobs", &body.to_string());
     assert_eq!(heard.status, 422);
