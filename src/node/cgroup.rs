@@ -526,7 +526,8 @@ impl Sampler {
             }
             Some(job) => {
                 let Some(layout) = &self.layout else { return };
-                let opened: Vec<Opened<'_>> = job.keys().iter().filter_map(|key| self.dirs.get(*key)?.open(layout).ok()).collect();
+                let dirs = job.keys().iter().filter_map(|key| self.dirs.get(*key));
+                let opened: Vec<Opened<'_>> = dirs.filter_map(|dir| dir.open_below(self.walks.above(&dir.dir.path), layout).ok()).collect();
                 let open: Vec<&OpenDir> = opened.iter().map(|opened| &**opened).collect();
                 if open.is_empty() {
                     sample.memory_anon_bytes = Some(Reading::Missing(Missing::Vanished)); // the last level holds to the end

@@ -347,8 +347,27 @@ fn further(value: &Value) -> BigInt {
     if value.is_null() { BigInt::ZERO } else { whole(value).unwrap() }
 }
 
-/// A line's quantities while running, frozen for want of credit, and paused, over some segments.
-fn by_state(tariff: &Tariff, tariffs: &[Tariff], receipt: &Value, segments: &[&Value]) -> [BigInt; 3] {
+/// What a quantity counts for while running, frozen for want of credit, and paused.
+fn weights(tariff: &Tariff) -> [BigRational; 3] {
+    let weight = |state: &str, usual| tariff.in_table("state", state, usual);
+    let is_said = |state: &str| tariff.says.get("state").is_some_and(|states| states.get(state).is_some());
+    let running = weight("running", 1);
+    let paused = if is_said("paused") { weight("paused", 0) } else { running.clone() };
+    [running, weight("frozen", 0), paused]
+}
+
+/// Whichever of the two counts for more. What was used while the job was paused is part of what it used while running.
+fn greater(tariff: &Tariff, used: [BigInt; 3], asked: [BigInt; 3]) -> [BigInt; 3] {
+    let [running, _, paused] = weights(tariff);
+    let worth = |side: &[BigInt; 3]| &running * &side[0] + &paused * &side[2];
+    let frozen = asked[1].clone();
+    let [run, _, paused] = if worth(&asked) <= worth(&used) { used } else { asked };
+    [run, frozen, paused]
+}
+
+/// A line's quantities while running, frozen for want of credit, and paused, over some segments: what was used, or was asked for, or both
+/// where the greater is billed.
+fn by_state(tariff: &Tariff, tariffs: &[Tariff], receipt: &Value, segments: &[&Value]) -> Vec<[BigInt; 3]> {
     let mut used = [BigInt::ZERO, BigInt::ZERO, BigInt::ZERO];
     let mut asked = used.clone();
     for segment in segments {
@@ -386,13 +405,9 @@ fn by_state(tariff: &Tariff, tariffs: &[Tariff], receipt: &Value, segments: &[&V
         }
     }
     match (tariff.meter.as_str(), tariff.basis()) {
-        ("storage", _) | (_, "allocated") => asked,
-        (_, "max_of") => {
-            let [running, frozen, paused] = asked;
-            let [used, ..] = used;
-            [used.max(running), frozen, paused]
-        }
-        _ => used,
+        ("storage", _) | (_, "allocated") => vec![asked],
+        (_, "max_of") => vec![used, asked],
+        _ => vec![used],
     }
 }
 
@@ -509,22 +524,17 @@ fn rate_all(card_text: &str, receipt: &Value, nth: usize) -> Result<(Vec<Charged
         let later = (own != BigInt::ZERO && left < all).then(|| &left * own / &all);
         let outcome = receipt["outcome"].as_str();
         let outbid = tariff.says.contains_key("over_bid") && bid < ask;
-        let quantities = |segments: &[&Value]| by_state(tariff, &fitting, receipt, segments);
+        let sides = |segments: &[&Value]| by_state(tariff, &fitting, receipt, segments);
+        let of_sides = |sides: Vec<[BigInt; 3]>| sides.into_iter().reduce(|used, asked| greater(tariff, used, asked)).unwrap();
+        let weights = weights(tariff);
         let mut price = |segments: &[&Value]| {
-            let parts = quantities(segments);
-            fits &= parts.iter().all(|part| part.bits() <= QUANTITY_BITS);
-            let weight = |state: &str, usual| tariff.in_table("state", state, usual);
-            let running = weight("running", 1);
-            let paused = if tariff.says.get("state").is_some_and(|state| state.get("paused").is_some()) {
-                weight("paused", 0)
-            } else {
-                running.clone()
-            };
-            let weights = [running, weight("frozen", 0), paused];
+            let sides = sides(segments);
+            fits &= sides.iter().flatten().all(|part| part.bits() <= QUANTITY_BITS);
+            let parts = of_sides(sides);
             let billed = if let Some(length) = tariff.stretch() {
                 in_stretches(tariff, receipt, segments, &length, &weights)
             } else {
-                tariff.billed(parts.into_iter().zip(weights).map(|(part, weight)| weight * part).sum())
+                tariff.billed(parts.into_iter().zip(&weights).map(|(part, weight)| weight * part).sum())
             };
             let (charged, given_back) = tariff.parts(outcome);
             let whole = tariff.exact(&billed, from, step(tariff).zip(later.as_ref()));
@@ -545,7 +555,7 @@ fn rate_all(card_text: &str, receipt: &Value, nth: usize) -> Result<(Vec<Charged
             cost -= earlier.2;
             refund -= earlier.3;
         }
-        let [running, _, paused] = quantities(&segments[nth..=nth]);
+        let [running, _, paused] = of_sides(sides(&segments[nth..=nth]));
         let quantity = running + paused;
         fits &= quantity.bits() <= QUANTITY_BITS;
         let waits = tariff.waits() && outcome.is_none();

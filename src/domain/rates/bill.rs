@@ -40,9 +40,12 @@ impl ByState {
         self.running.checked_add(self.paused)
     }
 
-    /// Each state's quantity and the one that was asked for: the greater one.
-    pub(super) fn or_greater(self, other: ByState) -> ByState {
-        ByState { running: self.running.max(other.running), frozen: self.frozen.max(other.frozen), paused: self.paused.max(other.paused) }
+    /// What was used, or what was asked for: whichever counts for more. What was used while another's hand held the job is not known apart
+    /// from the rest, so running and paused are held against each other together, not each by itself: that would bill such a time twice.
+    pub(super) fn or_greater(self, asked: ByState, rules: &Rules) -> ByState {
+        let moving = |side: ByState| ByState { frozen: 0, ..side }.weighted(rules);
+        let greater = if moving(self) < moving(asked) { asked } else { self };
+        ByState { frozen: self.frozen.max(asked.frozen), ..greater }
     }
 }
 

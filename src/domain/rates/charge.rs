@@ -318,7 +318,7 @@ fn by_state<'a>(
     let (used, asked) = used_and_asked(card, line, rules, priced, segments)?;
     Ok(match rules.basis {
         Basis::Allocated if !line.meter.is_of_gpus() => asked,
-        Basis::MaxOf => used.or_greater(asked),
+        Basis::MaxOf => used.or_greater(asked, rules),
         Basis::Allocated | Basis::Used | Basis::Instance | Basis::Event => used,
     })
 }

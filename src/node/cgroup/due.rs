@@ -11,8 +11,10 @@ const SPREAD: u64 = 10;
 
 /// A look reads the details of so many jobs at least …
 const JOBS_MIN: usize = 24;
-/// … and of one in so many.
+/// … and of one in so many …
 const JOBS_PART: usize = 60;
+/// … and never of more: what a look costs beside its readings does not grow without end.
+const JOBS_MAX: usize = 48;
 
 /// When each job's details are due.
 #[derive(Debug, Default)]
@@ -38,9 +40,10 @@ impl Due {
         }
     }
 
-    /// Those to be read now: every one in ten seconds while there are up to 240 jobs; with more of them less often, from 1,440 on once in 60.
+    /// Those to be read now: every one in ten seconds while there are up to 240 jobs; with more of them less often, from 1,440 to 2,880 once in
+    /// 60, and of still more 48 a second.
     pub(super) fn now(&self, now: Mono) -> Vec<Attempt> {
-        let most = JOBS_MIN.max(self.at.len().div_ceil(JOBS_PART));
+        let most = self.at.len().div_ceil(JOBS_PART).clamp(JOBS_MIN, JOBS_MAX);
         self.queue.iter().take_while(|(at, _)| *at <= now).take(most).map(|(_, attempt)| *attempt).collect()
     }
 
@@ -73,18 +76,18 @@ mod tests {
     }
 
     #[test]
-    fn details_come_every_ten_seconds_and_of_very_many_jobs_once_a_minute() {
+    fn details_come_every_ten_seconds_and_of_very_many_jobs_less_often() {
         assert_eq!(longest_wait_s(1), 10);
         assert_eq!(longest_wait_s(240), 10);
-        let (many, very_many) = (longest_wait_s(1_000), longest_wait_s(5_000));
-        assert!(many <= 43 && very_many <= 61, "{many} {very_many}");
+        let (many, very_many, most) = (longest_wait_s(1_000), longest_wait_s(2_880), longest_wait_s(5_000));
+        assert!(many <= 43 && very_many <= 61 && most <= 105, "{many} {very_many} {most}");
     }
 
     #[test]
     fn no_look_reads_those_of_many() {
         let mut due = Due::default();
         (0..5_000).for_each(|nth| due.begin(Attempt(nth), Mono(0)));
-        assert_eq!(due.now(Mono(u64::MAX)).len(), 84);
+        assert_eq!(due.now(Mono(u64::MAX)).len(), JOBS_MAX);
         due.forget(Attempt(0));
         assert!(!due.now(Mono(u64::MAX)).contains(&Attempt(0)));
     }

@@ -166,6 +166,12 @@ impl Walks {
         *at = clock();
     }
 
+    /// The directory above, where it is kept open for walks, and the name below it.
+    pub(super) fn above<'p>(&self, path: &'p str) -> Option<(&OpenDir, &'p str)> {
+        let (parent, name) = path.rsplit_once('/')?;
+        Some((&self.roots.get(parent)?.open.as_ref()?.0, name))
+    }
+
     /// Those that are to be held against their files now.
     pub(super) fn take_to_check(&mut self) -> Vec<(String, Key)> {
         std::mem::take(&mut self.to_check)

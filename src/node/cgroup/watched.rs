@@ -133,6 +133,12 @@ impl Watched {
         self.state.open(layout, &self.dir)
     }
 
+    /// The same, by one step where the directory above it is open.
+    pub(super) fn open_below(&self, above: Option<(&OpenDir, &str)>, layout: &Layout) -> Result<Opened<'_>, Missing> {
+        let found = above.filter(|_| matches!(self.state, State::Named)).and_then(|(parent, name)| parent.child(name).ok());
+        found.filter(|found| found.dir.inode == self.dir.inode).map_or_else(|| self.open(layout), |found| Ok(Opened::Once(found)))
+    }
+
     /// Gives the directory's own descriptor up, for something that is worth more; its files stay open. Did it have one?
     pub(super) fn close_directory(&mut self) -> bool {
         let kept = matches!(self.state, State::Kept { .. });

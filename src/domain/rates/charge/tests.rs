@@ -244,6 +244,29 @@ fn full_second(gpus: &[HeldGpu]) -> More {
     }
 }
 
+/// What is used while another's hand holds the job is part of what it used: the pause is billed once, by the greater of the two.
+#[test]
+fn d8_the_greater_of_used_and_asked_for_bills_a_pause_once() {
+    let line = "[[line]]\nid = \"c\"\nmeter = \"cpu_time\"\nprice = \"1\"\nunit = \"core-hour\"\nbasis = \"max_of\"\n";
+    for (rules, used, expected) in [
+        ("", 2 * HOUR, "2"),
+        ("", HOUR / 2, "2"),
+        ("", 5 * HOUR / 2, "2.5"),
+        ("state = { paused = \"0.5\" }", 7 * HOUR / 5, "1.5"),
+        ("state = { paused = \"0.5\" }", 8 * HOUR / 5, "1.6"),
+        ("state = { paused = \"0\" }", HOUR / 2, "1"),
+        ("state = { frozen = \"0.25\" }", 2 * HOUR, "3"),
+        ("state = { frozen = \"0.25\" }", 3 * HOUR, "4"),
+    ] {
+        let usage = Usage { cpu_ns: used, frozen_ns: 4 * HOUR, paused_ns: HOUR, wall_ns: 2 * HOUR, ..Usage::default() };
+        let stated = Stated { cpus: Some(1), ..Stated::NOTHING };
+        let text = format!("card = \"c\"\nversion = 1\neffective_from = \"2026-01-01T00:00:00Z\"\n{line}{rules}");
+        let card = Card::parse(&text, "card.toml").unwrap();
+        let charge = charge(&card, &Priced { stated, ..Priced::so_far(&usage, &[]) });
+        assert_eq!(charge.unwrap().cost.to_string(), expected, "one core for two hours, one of them paused; {used} ns used; {rules}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_charge_is_what_rationals_of_any_size_say(line in any_line(), usage in any_usage()) {
