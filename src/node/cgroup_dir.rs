@@ -140,10 +140,23 @@ pub fn inode_of(layout: &Layout, path: &Path) -> Result<CgroupDir, OpenError> {
 pub fn open(layout: &Layout, dir: &CgroupDir) -> Result<OpenDir, OpenError> {
     let place = layout.classify(Path::new(&dir.path))?;
     let (fd, inode) = descend(&place.mount, &place.relative).map_err(OpenError::from)?;
-    if inode != dir.inode && stands(Defence::SameCgroup) {
-        return Err(OpenError::Replaced);
+    only(OpenDir { dir: CgroupDir { path: dir.path.clone(), inode }, hierarchy: place.hierarchy, fd }, dir)
+}
+
+/// The same, by its name in the directory above it.
+///
+/// # Errors
+/// As those of [`open`].
+pub fn open_below(above: &OpenDir, name: &str, dir: &CgroupDir) -> Result<OpenDir, OpenError> {
+    only(above.child(name)?, dir)
+}
+
+fn only(found: OpenDir, dir: &CgroupDir) -> Result<OpenDir, OpenError> {
+    if found.dir.inode == dir.inode || !stands(Defence::SameCgroup) {
+        Ok(OpenDir { dir: dir.clone(), ..found })
+    } else {
+        Err(OpenError::Replaced)
     }
-    Ok(OpenDir { dir: dir.clone(), hierarchy: place.hierarchy, fd })
 }
 
 /// Goes down from a mount one name at a time, following no link and leaving the file system nowhere.
@@ -432,6 +445,25 @@ mod tests {
         assert_eq!(missing_for(Errno::NODEV), Missing::Vanished);
         assert_eq!(missing_for(Errno::NOENT), Missing::Vanished);
         assert_eq!(missing_for(Errno::ACCESS), Missing::Denied);
+    }
+
+    #[test]
+    fn below_an_open_directory_only_the_one_that_was_named_is_opened() {
+        let top = tempfile::tempdir().unwrap();
+        std::fs::create_dir(top.path().join("job")).unwrap();
+        let fd = openat(CWD, top.path(), OPEN_DIR, Mode::empty()).unwrap();
+        let path = top.path().to_str().unwrap().to_owned();
+        let above = OpenDir { dir: CgroupDir { path, inode: fstat(&fd).unwrap().st_ino }, hierarchy: Hierarchy::V2, fd };
+        let named = above.child("job").unwrap().dir;
+        assert_eq!(open_below(&above, "job", &named).unwrap().dir, named);
+        std::fs::rename(top.path().join("job"), top.path().join("old")).unwrap();
+        assert_eq!(open_below(&above, "job", &named).unwrap_err(), OpenError::Vanished);
+        std::fs::create_dir(top.path().join("job")).unwrap();
+        assert_eq!(open_below(&above, "job", &named).unwrap_err(), OpenError::Replaced);
+        std::fs::remove_dir(top.path().join("job")).unwrap();
+        std::os::unix::fs::symlink("old", top.path().join("job")).unwrap();
+        let followed = open_below(&above, "job", &named).unwrap_err();
+        assert!(matches!(followed, OpenError::Failed(_)), "the same directory, but by a link: {followed}");
     }
 
     proptest! {

@@ -187,6 +187,7 @@ pub fn line_charges(card: &Card, priced: &Priced<'_>) -> Result<Vec<LineCharge>,
                 }
                 Some(rules) => {
                     let quantity = by_state(card, line, rules, priced, [priced.this()])?
+                        .priced
                         .counted()
                         .ok_or_else(|| RateError::Overflow(line.id.clone()))?;
                     (quantity, ruled(card, line, rules, priced)?)
@@ -242,7 +243,7 @@ fn ruled(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Result
         Ok::<_, RateError>((part_of(billed, charged)?, refund))
     };
     // What the receipt says of it must fit as well.
-    by_state(card, line, rules, priced, [priced.this()])?.counted().ok_or_else(overflow)?;
+    by_state(card, line, rules, priced, [priced.this()])?.priced.counted().ok_or_else(overflow)?;
     let mut billed = billed(card, line, rules, priced, counted(rules, priced))?;
     let (mut cost, mut refund) = cost_of(&billed)?;
     // Before it held a device that the line prices, nothing was charged: neither a fee nor a minimum.
@@ -270,7 +271,7 @@ pub(super) fn billed<'a>(
 ) -> Result<BigUint, RateError> {
     match rules.further.latest.started {
         Some(started) => Ok(whole(line, rules, started, segments).billed),
-        None => Ok(bill::billed(rules, by_state(card, line, rules, priced, segments)?)),
+        None => Ok(bill::billed(rules, by_state(card, line, rules, priced, segments)?.priced)),
     }
 }
 
@@ -307,34 +308,29 @@ pub(super) fn counted<'a>(rules: &Rules, priced: &Priced<'a>) -> impl Iterator<I
     before.iter().copied().chain([priced.this()])
 }
 
-/// The quantity that a line with rules prices in some segments, by the state in which the job was.
+/// What a line with rules counts, by the state in which the job was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counted {
+    /// What was used, as far as the line's basis wants it.
+    pub(super) used: ByState,
+    /// What was asked for, as far as the line's basis wants it.
+    pub(super) asked: ByState,
+    /// What it prices: one of them, or the greater.
+    pub(super) priced: ByState,
+}
+
+/// What a line with rules counts of some segments.
 fn by_state<'a>(
     card: &Card,
     line: &Line,
     rules: &Rules,
     priced: &Priced<'_>,
     segments: impl IntoIterator<Item = Earlier<'a>>,
-) -> Result<ByState, RateError> {
-    let (used, asked) = used_and_asked(card, line, rules, priced, segments)?;
-    Ok(match rules.basis {
-        Basis::Allocated if !line.meter.is_of_gpus() => asked,
-        Basis::MaxOf => used.or_greater(asked, rules),
-        Basis::Allocated | Basis::Used | Basis::Instance | Basis::Event => used,
-    })
-}
-
-/// What was used and what was asked for in some segments, as far as the line's basis wants it.
-fn used_and_asked<'a>(
-    card: &Card,
-    line: &Line,
-    rules: &Rules,
-    priced: &Priced<'_>,
-    segments: impl IntoIterator<Item = Earlier<'a>>,
-) -> Result<(ByState, ByState), RateError> {
+) -> Result<Counted, RateError> {
     let overflow = || RateError::Overflow(line.id.clone());
+    let by_statement = !line.meter.is_of_gpus();
     let (mut used, mut asked) = (ByState::default(), ByState::default());
     for segment in segments {
-        let by_statement = !line.meter.is_of_gpus();
         if rules.basis != Basis::Allocated || !by_statement {
             used = used_in(card, line, priced, &segment).and_then(|more| used.plus(more)).ok_or_else(overflow)?;
         }
@@ -342,17 +338,17 @@ fn used_and_asked<'a>(
             asked = asked_in(line, &segment).and_then(|more| asked.plus(more)).ok_or_else(overflow)?;
         }
     }
-    Ok((used, asked))
+    let priced = match rules.basis {
+        Basis::Allocated if by_statement => asked,
+        Basis::MaxOf => used.or_greater(asked, rules),
+        Basis::Allocated | Basis::Used | Basis::Instance | Basis::Event => used,
+    };
+    Ok(Counted { used, asked, priced })
 }
 
-/// The quantity of this segment alone, by state; none past 128 bits.
-pub(super) fn states(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Option<ByState> {
+/// What it counts of this segment alone; none past 128 bits.
+pub(super) fn counted_here(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Option<Counted> {
     by_state(card, line, rules, priced, [priced.this()]).ok()
-}
-
-/// The two of which a line with basis `max_of` takes the greater, of this segment alone; none past 128 bits.
-pub(super) fn compared(card: &Card, line: &Line, rules: &Rules, priced: &Priced<'_>) -> Option<(ByState, ByState)> {
-    used_and_asked(card, line, rules, priced, [priced.this()]).ok()
 }
 
 /// Of so long a time, what it stood still by another's hand counts as paused.
@@ -464,7 +460,7 @@ pub fn outlook(card: &Card, priced: &Priced<'_>, shape: &Shape<'_>, guard: Nanos
             continue;
         };
         let level = weighted_level(card, line, rules, shape, &priced.stated);
-        let Ok(quantity) = by_state(card, line, rules, priced, counted(rules, priced)) else { continue };
+        let Ok(Counted { priced: quantity, .. }) = by_state(card, line, rules, priced, counted(rules, priced)) else { continue };
         if level == BigUint::ZERO {
             continue;
         }

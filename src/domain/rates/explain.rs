@@ -6,7 +6,7 @@ use num_bigint::BigUint;
 
 use super::bid::held_to;
 use super::bill::{self, ByState, Held};
-use super::charge::{LineCharge, Priced, RateError, compared, line_charges, states};
+use super::charge::{LineCharge, Priced, RateError, counted_here, line_charges};
 use super::{Basis, Card, Factor, Line, Rounding, Rules};
 use crate::domain::money::{Credits, Decimal, NANO};
 use crate::domain::outcome::Outcome;
@@ -112,11 +112,12 @@ fn line_text(card: &Card, line: &Line, charge: &LineCharge, priced: &Priced<'_>)
     if !charge.rules.is_empty() {
         step("rules", &charge.rules.join(", "));
     }
-    if let Some((used, asked)) = compared(card, line, rules, priced).filter(|_| rules.basis == Basis::MaxOf) {
-        step("used", &parts(used, rules, &units));
-        step("asked", &parts(asked, rules, &units));
+    let here = counted_here(card, line, rules, priced).unwrap_or_default();
+    if rules.basis == Basis::MaxOf {
+        step("used", &parts(here.used, rules, &units));
+        step("asked", &parts(here.asked, rules, &units));
     }
-    let counts = states(card, line, rules, priced).unwrap_or_default();
+    let counts = here.priced;
     step("quantity", &quantity(charge, &units, rules));
     let weighted = counts.weighted(rules);
     if counts.counted().map(|counted| BigUint::from(counted) * Factor::SCALE) != Some(weighted.clone()) {

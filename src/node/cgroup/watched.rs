@@ -135,8 +135,11 @@ impl Watched {
 
     /// The same, by one step where the directory above it is open.
     pub(super) fn open_below(&self, above: Option<(&OpenDir, &str)>, layout: &Layout) -> Result<Opened<'_>, Missing> {
-        let found = above.filter(|_| matches!(self.state, State::Named)).and_then(|(parent, name)| parent.child(name).ok());
-        found.filter(|found| found.dir.inode == self.dir.inode).map_or_else(|| self.open(layout), |found| Ok(Opened::Once(found)))
+        let above = above.filter(|_| matches!(self.state, State::Named));
+        match above.map(|(above, name)| cgroup_dir::open_below(above, name, &self.dir)) {
+            Some(Ok(found)) => Ok(Opened::Once(found)),
+            Some(Err(_)) | None => self.open(layout),
+        }
     }
 
     /// Gives the directory's own descriptor up, for something that is worth more; its files stay open. Did it have one?
