@@ -12,7 +12,7 @@ use crate::domain::ledger::{
 use crate::domain::money::Credits;
 use crate::domain::receipt::rfc3339;
 use crate::domain::time::{Nanos, Wall};
-use crate::domain::view::AccountView;
+use crate::domain::view::{AccountState, AccountView};
 use crate::domain::wire::{AccountPolicy, OnExhaustion, StartPredicted, Unreachable};
 use crate::node::status::state_name;
 
@@ -84,7 +84,7 @@ pub(super) fn account_text(account: &OneAccount) -> String {
     }
     if let Some(node) = &account.node {
         lines.extend([
-            ("on this node", state_name(node.state).to_owned()),
+            ("on this node", on_this_node(node)),
             ("  in hand", node.in_hand.to_string()),
             ("  drawn", node.spent.to_string()),
             ("  unfunded", node.unfunded.to_string()),
@@ -101,6 +101,12 @@ pub(super) fn account_text(account: &OneAccount) -> String {
         }
     }
     pairs(&lines)
+}
+
+/// An account from which nothing is needed is no less funded than others, and may yet hold nothing.
+fn on_this_node(node: &AccountView) -> String {
+    let state = state_name(node.state);
+    if node.state == AccountState::Funded && node.in_hand.is_zero() { format!("{state}: no job needs anything") } else { state.to_owned() }
 }
 
 fn policy_text(policy: &AccountPolicy) -> String {
@@ -308,6 +314,16 @@ mod tests {
     #[test]
     fn an_account_is_shown_from_both_sides() {
         insta::assert_snapshot!(account_text(&account()));
+    }
+
+    #[test]
+    fn an_account_with_nothing_in_hand_and_no_job_is_not_said_to_have_credit() {
+        let mut account = account();
+        let node = account.node.as_mut().unwrap();
+        node.in_hand = Credits::ZERO;
+        assert_eq!(on_this_node(node), "funded: no job needs anything");
+        node.state = AccountState::Exhausted;
+        assert_eq!(on_this_node(node), "exhausted");
     }
 
     #[test]
