@@ -1,10 +1,13 @@
 //! The authority for one machine: a thread that owns the store, in the same process as the agent.
 
+mod teller;
+
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
+use self::teller::{Teller, Told};
 use super::engine;
 use super::engine::http::Http;
 use super::engine::run::Running;
@@ -20,7 +23,7 @@ use crate::domain::meter::Reading;
 use crate::domain::money::Credits;
 use crate::domain::request::{Pay, Vouch};
 use crate::domain::time::{Mono, Nanos, Now};
-use crate::domain::wire::{AccountPolicy, Answer, GangWant, Limits, Push, Request, Settlement};
+use crate::domain::wire::{AccountPolicy, Answer, Digested, GangWant, Limits, Push, Request, Settlement};
 use crate::node::priority::raise_priority;
 
 /// Most that waits for the store: a question of each node of a large fleet, should all of them ask at once.
@@ -95,7 +98,7 @@ type Reply = Box<dyn FnOnce(Answer) + Send>;
 type Act = Box<dyn FnOnce(&mut Store, Now) -> Result<Vec<(Push, Change)>, StoreError> + Send>;
 
 enum Message {
-    Ask(Box<Settlement>, Reply),
+    Ask(Box<Digested>, Reply),
     Admin(Act),
 }
 
@@ -131,7 +134,7 @@ impl Embedded {
         self.engine.as_ref().map(|engine| engine.status().view())
     }
 
-    /// Puts a node's request in the queue, with how far its journal is on disk; never waits. `reply` is called from the thread after the commit, or never: no answer is never a verdict.
+    /// Puts a node's request in the queue, with how far its journal is on disk; never waits. `reply` is called after the commit, from a thread of the authority's, or never: no answer is never a verdict.
     ///
     /// # Errors
     /// When the queue is full or the thread has ended.
@@ -144,7 +147,7 @@ impl Embedded {
     /// # Errors
     /// As [`Embedded::ask`].
     pub fn settle(&self, settlement: Settlement, reply: impl FnOnce(Answer) + Send + 'static) -> Result<(), Busy> {
-        self.door.0.try_send(Message::Ask(Box::new(settlement), Box::new(reply))).map_err(|_| Busy)
+        self.door.0.try_send(Message::Ask(Box::new(Digested::new(settlement)), Box::new(reply))).map_err(|_| Busy)
     }
 
     /// How the store itself stands.
@@ -351,7 +354,7 @@ fn push_of(view: &AccountView, done: Done, change: Change) -> Vec<(Push, Change)
 }
 
 fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut notice: impl FnMut(Notice)) -> Result<(), StoreError> {
-    let mut said_full = false;
+    let (mut said_full, mut teller) = (false, Teller::default());
     let mut calendar: Option<Mono> = None;
     let mut next: Option<Message> = None;
     loop {
@@ -370,10 +373,10 @@ fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut n
                 },
             };
             match message {
-                Message::Ask(settlement, reply) => {
+                Message::Ask(question, reply) => {
                     let group;
-                    (group, next) = with_others((settlement, reply), messages);
-                    answer_all(&mut store, group, clock).into_iter().map(|answered| (Writes::Always, answered)).collect()
+                    (group, next) = with_others((question, reply), messages);
+                    answer_all(&mut store, group, clock, &mut teller).into_iter().map(|answered| (Writes::Always, answered)).collect()
                 }
                 Message::Admin(act) => vec![(Writes::Perhaps, act(&mut store, clock()))],
             }
@@ -412,18 +415,18 @@ enum Writes {
     Perhaps,
 }
 
-type Question = (Box<Settlement>, Reply);
+type Waiting = (Box<Digested>, Reply);
 type Pushes = Vec<(Push, Change)>;
 
 /// A question and those that wait behind it, up to the first act of another kind, which comes next.
-fn with_others(first: Question, messages: &Receiver<Message>) -> (Vec<Question>, Option<Message>) {
-    let mut entries = first.0.request.entries.len();
+fn with_others(first: Waiting, messages: &Receiver<Message>) -> (Vec<Waiting>, Option<Message>) {
+    let mut entries = first.0.settlement().request.entries.len();
     let mut group = vec![first];
     while group.len() < GROUP_MAX && entries < GROUP_ENTRIES_MAX {
         match messages.try_recv() {
-            Ok(Message::Ask(settlement, reply)) => {
-                entries += settlement.request.entries.len();
-                group.push((settlement, reply));
+            Ok(Message::Ask(question, reply)) => {
+                entries += question.settlement().request.entries.len();
+                group.push((question, reply));
             }
             Ok(other) => return (group, Some(other)),
             Err(_) => break,
@@ -433,30 +436,28 @@ fn with_others(first: Question, messages: &Receiver<Message>) -> (Vec<Question>,
 }
 
 /// Answers them with one commit, and only after it. Where that fails each is asked by itself, so that one that cannot be answered takes no other with it.
-fn answer_all(store: &mut Store, group: Vec<Question>, clock: fn() -> Now) -> Vec<Result<Pushes, StoreError>> {
-    let ask = |store: &mut Store, settlement: &Settlement| {
+fn answer_all(store: &mut Store, group: Vec<Waiting>, clock: fn() -> Now, teller: &mut Teller) -> Vec<Result<Pushes, StoreError>> {
+    let ask = |store: &mut Store, question: &Digested| {
         let now = clock();
-        let answer = store.settle(settlement, now)?;
+        let answer = store.settle(question, now)?;
         let pushes = store.recall(&answer, now)?;
         Ok((answer, pushes.into_iter().map(|push| (push, Change::Revoke)).collect::<Pushes>()))
     };
-    let all = store.together(|store| group.iter().map(|(settlement, _)| ask(store, settlement)).collect::<Result<Vec<_>, _>>());
+    let all = store.together(|store| group.iter().map(|(question, _)| ask(store, question)).collect::<Result<Vec<_>, _>>());
     match all {
         Ok(answers) => {
-            let told = group.into_iter().zip(answers).map(|((_, reply), (answer, pushes))| {
-                reply(answer);
-                Ok(pushes)
-            });
-            told.collect()
+            let (answers, results): (Vec<Answer>, _) = answers.into_iter().map(|(answer, pushes)| (answer, Ok(pushes))).unzip();
+            teller.tell(group.into_iter().zip(answers).map(|((question, reply), answer)| Told { question, reply, answer }).collect());
+            results
         }
         Err(error) if group.len() == 1 || matches!(error, StoreError::Fatal(_)) => vec![Err(error)],
         Err(_) => {
             let mut results = Vec::new();
-            for (settlement, reply) in group {
-                let answered = store.together(|store| ask(store, &settlement));
+            for (question, reply) in group {
+                let answered = store.together(|store| ask(store, &question));
                 let fatal = matches!(answered, Err(StoreError::Fatal(_)));
                 results.push(answered.map(|(answer, pushes)| {
-                    reply(answer);
+                    teller.tell(vec![Told { question, reply, answer }]);
                     pushes
                 }));
                 if fatal {

@@ -32,7 +32,7 @@ use crate::domain::ledger::{
 use crate::domain::money::Credits;
 use crate::domain::request::{Amount, Vouch};
 use crate::domain::time::{Mono, Now};
-use crate::domain::wire::{AccountPolicy, Answer, Limits, PROTOCOL, Push, Request, Settlement};
+use crate::domain::wire::{AccountPolicy, Answer, Digested, Limits, PROTOCOL, Push, Request, Said, Settlement};
 use crate::sqlite::{Failure, Kind, classify, copy_back, open_for_reading, open_for_writing};
 
 pub use gang::GangPush;
@@ -317,19 +317,19 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; then there is no answer, which is never a verdict.
     pub fn answer(&mut self, request: &Request, now: Now) -> Result<Answer, StoreError> {
-        self.answered(request, Head::START, &Limits::default(), now)
+        self.answered(request, request.said(), Head::START, &Limits::default(), now)
     }
 
     /// The same, within what the node may have; and keeps how far its journal had come.
     ///
     /// # Errors
     /// As [`Store::answer`].
-    pub fn settle(&mut self, settlement: &Settlement, now: Now) -> Result<Answer, StoreError> {
-        self.answered(&settlement.request, settlement.journal, &settlement.limits, now)
+    pub fn settle(&mut self, digested: &Digested, now: Now) -> Result<Answer, StoreError> {
+        let Settlement { request, journal, limits } = digested.settlement();
+        self.answered(request, digested.said(), *journal, limits, now)
     }
 
-    fn answered(&mut self, request: &Request, journal: Head, limits: &Limits, now: Now) -> Result<Answer, StoreError> {
-        let said = request.said();
+    fn answered(&mut self, request: &Request, said: Said, journal: Head, limits: &Limits, now: Now) -> Result<Answer, StoreError> {
         let mut reply = Answer {
             protocol: PROTOCOL,
             epoch: request.epoch,

@@ -146,13 +146,19 @@ macro_rules! bytes_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(std::str::from_utf8(&self.hex()).unwrap_or_default())
+            }
+        }
+
+        impl $name {
+            fn hex(&self) -> [u8; 2 * $len] {
                 const DIGITS: &[u8; 16] = b"0123456789abcdef";
                 let mut text = [0; 2 * $len];
                 for (two, byte) in text.chunks_exact_mut(2).zip(self.0) {
                     two[0] = DIGITS[usize::from(byte >> 4)];
                     two[1] = DIGITS[usize::from(byte & 15)];
                 }
-                f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+                text
             }
         }
 
@@ -183,7 +189,7 @@ macro_rules! bytes_id {
         impl Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 if serializer.is_human_readable() {
-                    serializer.collect_str(self)
+                    serializer.serialize_str(std::str::from_utf8(&self.hex()).unwrap_or_default())
                 } else {
                     self.0.serialize(serializer)
                 }

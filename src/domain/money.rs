@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Nano-credits in one credit.
 pub const NANO: i128 = 1_000_000_000;
 
+const NANO_NARROW: u64 = 1_000_000_000;
+
 /// Digits behind the point of a credit.
 const SCALE: usize = 9;
 
@@ -96,19 +98,39 @@ impl std::iter::Sum for Credits {
 
 impl fmt::Display for Credits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; TEXT_BYTES_MAX];
-        f.pad(self.text(&mut text))
+        f.pad(self.text().as_str())
     }
 }
 
 /// A sign, 30 digits, a point and nine more.
 const TEXT_BYTES_MAX: usize = 41;
 
+/// An amount as text, without the heap.
+#[derive(Clone, Copy, Debug)]
+pub struct CreditsText {
+    text: [u8; TEXT_BYTES_MAX],
+    begin: usize,
+    end: usize,
+}
+
+impl CreditsText {
+    /// As it is displayed.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[self.begin..self.end]).unwrap_or_default()
+    }
+}
+
 impl Credits {
     /// The amount as text, written from its last digit on: every row and message has a dozen of them.
-    fn text(self, text: &mut [u8; TEXT_BYTES_MAX]) -> &str {
+    #[must_use]
+    pub fn text(self) -> CreditsText {
+        let mut text = [0; TEXT_BYTES_MAX];
         let (unit, nano) = (NANO.unsigned_abs(), self.0.unsigned_abs());
-        let (mut whole, mut part) = (nano / unit, u32::try_from(nano % unit).unwrap_or(0));
+        let (mut whole, mut part) = match u64::try_from(nano) {
+            Ok(nano) => (u128::from(nano / NANO_NARROW), nano % NANO_NARROW),
+            Err(_) => (nano / unit, u64::try_from(nano % unit).unwrap_or(0)),
+        };
         let (mut begin, mut end) = (TEXT_BYTES_MAX, TEXT_BYTES_MAX);
         let mut put = |digit: u8| {
             begin -= 1;
@@ -119,7 +141,7 @@ impl Credits {
             end -= SCALE + 1;
         }
         for _ in 0..SCALE {
-            let at = put(digit(u128::from(part % 10)));
+            let at = put(digit(part % 10));
             // What ends in zeros ends before them.
             if part.is_multiple_of(10) && at + 1 == end {
                 end = at;
@@ -127,6 +149,12 @@ impl Credits {
             part /= 10;
         }
         put(b'.');
+        // Division of 128 bits is many times as slow, and hardly ever needed.
+        while u128::from(u64::MAX) < whole {
+            put(digit(u64::try_from(whole % 10).unwrap_or(0)));
+            whole /= 10;
+        }
+        let mut whole = u64::try_from(whole).unwrap_or(0);
         loop {
             put(digit(whole % 10));
             whole /= 10;
@@ -137,11 +165,11 @@ impl Credits {
         if self.0 < 0 {
             put(b'-');
         }
-        std::str::from_utf8(&text[begin..end]).unwrap_or_default()
+        CreditsText { text, begin, end }
     }
 }
 
-fn digit(number: u128) -> u8 {
+fn digit(number: u64) -> u8 {
     b'0' + u8::try_from(number % 10).unwrap_or(0)
 }
 
@@ -158,7 +186,7 @@ impl FromStr for Credits {
 
 impl Serialize for Credits {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_i128(self.0) }
+        if serializer.is_human_readable() { serializer.serialize_str(self.text().as_str()) } else { serializer.serialize_i128(self.0) }
     }
 }
 
@@ -309,7 +337,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_amount_survives_being_printed_and_read(nano in -i128::MAX..=i128::MAX) {
+        fn every_amount_survives_being_printed_and_read(nano in prop_oneof![-i128::MAX..=i128::MAX, any::<i64>().prop_map(i128::from)]) {
             let amount = Credits::from_nano(nano);
             prop_assert_eq!(amount.to_string().parse::<Credits>(), Ok(amount));
             let json = serde_json::to_string(&amount).unwrap();

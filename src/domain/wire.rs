@@ -108,6 +108,33 @@ pub struct Settlement {
     pub limits: Limits,
 }
 
+/// A settlement and what its request says, which is worked out before the one who answers is kept from others.
+#[derive(Clone, Debug)]
+pub struct Digested {
+    settlement: Settlement,
+    said: Said,
+}
+
+impl Digested {
+    /// By what the request says.
+    #[must_use]
+    pub fn new(settlement: Settlement) -> Digested {
+        Digested { said: settlement.request.said(), settlement }
+    }
+
+    /// What is settled.
+    #[must_use]
+    pub const fn settlement(&self) -> &Settlement {
+        &self.settlement
+    }
+
+    /// [`Request::said`].
+    #[must_use]
+    pub const fn said(&self) -> Said {
+        self.said
+    }
+}
+
 /// What a node may be granted at most, by what the authority's configuration says of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -361,9 +388,8 @@ impl Request {
     #[must_use]
     pub fn digest(&self) -> Digest {
         let mut bytes = postcard::to_extend(self, Vec::with_capacity(DIGESTED_BYTES)).unwrap_or_default();
-        let rest = self.rest();
-        if !rest.is_empty() {
-            bytes = postcard::to_extend(&rest, bytes).unwrap_or_default();
+        if !self.is_plain() {
+            bytes = postcard::to_extend(&self.rest(), bytes).unwrap_or_default();
         }
         if !self.gangs.is_empty() {
             bytes = postcard::to_extend(&self.gangs, bytes).unwrap_or_default();
@@ -395,20 +421,20 @@ impl Request {
         }
     }
 
+    /// Does it say nothing beside its core? So it is of a node that knows of none of that.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let plain = |entry: &RequestEntry| entry.proof.is_none();
+        self.generation_seen == 0
+            && self.history.is_none()
+            && self.entries.iter().all(|entry| entry.validity.is_none() && plain(entry))
+            && self.previous.iter().flat_map(|earlier| &earlier.entries).all(plain)
+    }
+
     /// This question, by its number and its words.
     #[must_use]
     pub fn said(&self) -> Said {
         Said { request: self.request, digest: self.digest() }
-    }
-}
-
-impl RequestRest {
-    /// Does it say nothing? So it is of a node that knows of none of this.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        let entries = self.entries.iter().all(|(validity, proof)| validity.is_none() && proof.is_none());
-        let previous = self.previous.iter().flatten().all(Option::is_none);
-        self.generation_seen == 0 && self.history.is_none() && entries && previous
     }
 }
 

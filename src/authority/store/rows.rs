@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Row, ToSql, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Stop;
 use crate::domain::bucket::Bucket;
 use crate::domain::id::{AccountId, Epoch, PaymentId};
-use crate::domain::ledger::{Account, EntryStatus, EpochAccount, EpochRefunds, HourTotals, LedgerEntry, Payment, PaymentState, Priority};
-use crate::domain::money::Credits;
+use crate::domain::ledger::{
+    Account, EntryStatus, EpochAccount, EpochRefunds, EpochState, HourTotals, LedgerEntry, Payment, PaymentState, Priority, Totals,
+};
+use crate::domain::money::{Credits, CreditsText};
 use crate::domain::time::{Mono, Wall};
 use crate::sqlite::int;
 
@@ -36,6 +39,37 @@ pub(super) fn from_word<T: DeserializeOwned>(word: &str) -> Result<T, Stop> {
 
 pub(super) fn word<T: Serialize>(value: &T) -> Result<String, Stop> {
     Ok(to_json(value)?.trim_matches('"').to_owned())
+}
+
+// The words of what is written with each question.
+
+const fn state_word(state: EpochState) -> &'static str {
+    match state {
+        EpochState::Open => "open",
+        EpochState::Closed => "closed",
+    }
+}
+
+const fn totals_word(totals: Totals) -> &'static str {
+    match totals {
+        Totals::Reported => "reported",
+        Totals::Final => "final",
+    }
+}
+
+const fn status_word(status: EntryStatus) -> &'static str {
+    match status {
+        EntryStatus::Completed => "completed",
+        EntryStatus::Pending => "pending",
+        EntryStatus::Failed => "failed",
+        EntryStatus::Accumulating => "accumulating",
+    }
+}
+
+impl ToSql for CreditsText {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.as_str().as_bytes())))
+    }
 }
 
 fn text<T: FromStr>(row: &Row<'_>, column: &str) -> Result<T, Stop> {
@@ -96,14 +130,14 @@ fn save_amounts(connection: &Connection, account: &Account) -> Result<(), Stop> 
     connection.prepare_cached(sql)?.execute(params![
         account.id.as_str(),
         int(account.version),
-        account.lots.of(Bucket::Free).to_string(),
-        account.lots.of(Bucket::Paid).to_string(),
-        account.deposited.to_string(),
-        account.settled.to_string(),
-        account.written_off.to_string(),
-        account.shortfall.to_string(),
+        account.lots.of(Bucket::Free).text(),
+        account.lots.of(Bucket::Paid).text(),
+        account.deposited.text(),
+        account.settled.text(),
+        account.written_off.text(),
+        account.shortfall.text(),
         to_json(&account.lots)?,
-        account.withdrawn.to_string(),
+        account.withdrawn.text(),
     ])?;
     Ok(())
 }
@@ -237,17 +271,17 @@ pub(super) fn save_epoch(
         id.to_string(),
         epoch.node.as_str(),
         epoch.boot.map(|boot| boot.to_string()),
-        word(&epoch.state)?,
-        word(&epoch.totals)?,
-        epoch.granted.to_string(),
-        epoch.returned.to_string(),
-        epoch.settled.to_string(),
-        epoch.claimed.to_string(),
-        epoch.unfunded.to_string(),
-        epoch.shortfall.to_string(),
+        state_word(epoch.state),
+        totals_word(epoch.totals),
+        epoch.granted.text(),
+        epoch.returned.text(),
+        epoch.settled.text(),
+        epoch.claimed.text(),
+        epoch.unfunded.text(),
+        epoch.shortfall.text(),
         int(epoch.last_request),
         epoch.last_digest.to_string(),
-        epoch.burn_per_s.to_string(),
+        epoch.burn_per_s.text(),
         to_json(&Booked { hour: epoch.hour, refunds: epoch.refunds })?,
     ])?;
     Ok(())
@@ -266,8 +300,8 @@ pub(super) fn entry(row: &Row<'_>) -> Result<LedgerEntry, Stop> {
 
 /// A line replaces the one with its key, and keeps that one's place. Its kind is as good as its key.
 pub(super) fn save_entry(connection: &Connection, account: &AccountId, entry: &LedgerEntry) -> Result<(), Stop> {
-    let (account, key, at, status) = (account.as_str(), entry.key(), int(entry.at.0), word(&entry.status)?);
-    let (amount, free, paid) = (entry.amount.to_string(), entry.free.to_string(), entry.paid.to_string());
+    let (account, key, at, status) = (account.as_str(), entry.key(), int(entry.at.0), status_word(entry.status));
+    let (amount, free, paid) = (entry.amount.text(), entry.free.text(), entry.paid.text());
     if entry.status == EntryStatus::Accumulating {
         let sql = "UPDATE ledger SET at_ms = ?3, amount = ?4, free = ?5, paid = ?6, status = ?7 WHERE account = ?1 AND key = ?2";
         if connection.prepare_cached(sql)?.execute(params![account, key, at, amount, free, paid, status])? == 1 {
@@ -278,4 +312,22 @@ pub(super) fn save_entry(connection: &Connection, account: &AccountId, entry: &L
         ON CONFLICT (account, key) DO UPDATE SET at_ms = ?3, amount = ?4, free = ?5, paid = ?6, status = ?7, kind = ?8";
     connection.prepare_cached(sql)?.execute(params![account, key, at, amount, free, paid, status, to_json(&entry.kind)?])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_with_each_question_has_the_words_by_which_it_is_read() {
+        for state in [EpochState::Open, EpochState::Closed] {
+            assert_eq!(from_word::<EpochState>(state_word(state)).ok(), Some(state));
+        }
+        for totals in [Totals::Reported, Totals::Final] {
+            assert_eq!(from_word::<Totals>(totals_word(totals)).ok(), Some(totals));
+        }
+        for status in [EntryStatus::Completed, EntryStatus::Pending, EntryStatus::Failed, EntryStatus::Accumulating] {
+            assert_eq!(from_word::<EntryStatus>(status_word(status)).ok(), Some(status));
+        }
+    }
 }

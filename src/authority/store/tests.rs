@@ -186,7 +186,7 @@ fn the_place_that_a_journal_had_reached_is_kept_by_the_hour_and_never_goes_back(
     let mut settle = |number: u64, head: Head, hours: u64| {
         let now = Now { wall: Wall(now().wall.0 + hours * 3_600_000), ..now() };
         let request = request(1, number, vec![entry("acme", 0)]);
-        store.settle(&Settlement { request, journal: head, limits: Limits::default() }, now).unwrap();
+        store.settle(&Digested::new(Settlement { request, journal: head, limits: Limits::default() }), now).unwrap();
     };
     settle(1, Head::START, 0);
     settle(2, place(5, 5), 0);
@@ -211,7 +211,7 @@ fn a_store_from_before_there_were_anchors_is_read_and_goes_on() {
     let mut store = opened(&dir);
     let head = Head { seq: 1, link: crate::domain::id::Digest([1; 32]) };
     let request = request(1, 1, vec![entry("acme", 0)]);
-    store.settle(&Settlement { request, journal: head, limits: Limits::default() }, now()).unwrap();
+    store.settle(&Digested::new(Settlement { request, journal: head, limits: Limits::default() }), now()).unwrap();
     assert_eq!(store.anchors().unwrap().len(), 1);
 }
 

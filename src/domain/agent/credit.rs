@@ -493,9 +493,10 @@ impl Draft<'_> {
             refunds: Vec::new(),
         };
         request.gangs = self.words(&request);
-        let (rest, number, words) = (Box::new(request.rest()), request.request, request.gangs.clone());
+        let rest = if request.is_plain() { None } else { Some(Box::new(request.rest())) };
+        let (number, words) = (request.request, request.gangs.clone());
         self.record(Fact::Asked { request: Box::new(request), first_sent: self.now.boot });
-        if !rest.is_empty() {
+        if let Some(rest) = rest {
             self.record(Fact::AskedRest { rest });
         }
         if !words.is_empty() {

@@ -65,7 +65,7 @@ pub fn answer(account: &mut Account, request: &Request, entry: &RequestEntry, ru
     booking.previous(request, rules);
     let verdict = booking.entry(request, entry, rules);
     let Lines { ledger, notices } = booking.finish();
-    let verdict = if request.rest().is_empty() { verdict.plain() } else { verdict };
+    let verdict = if request.is_plain() { verdict.plain() } else { verdict };
     let mut said = answer_entry(account, request.epoch, verdict);
     said.valid_for = said.valid_for.min(good_for);
     if let (Some(key), Some(epoch)) = (rules.key, account.epochs.get(&request.epoch).filter(|epoch| epoch.node == request.node)) {

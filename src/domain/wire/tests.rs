@@ -69,7 +69,23 @@ fn the_journal_keeps_the_core_and_what_else_is_said_comes_back_from_a_part_of_it
     let mut read = postcard::from_bytes::<Request>(&bytes).unwrap();
     read.put_rest(postcard::from_bytes(&rest).unwrap());
     assert_eq!(read, whole());
-    assert!(core().rest().is_empty() && !whole().rest().is_empty());
+    assert!(core().is_plain() && !whole().is_plain());
+}
+
+#[test]
+fn each_word_beside_the_core_makes_a_request_more_than_plain() {
+    let leave_only: [fn(&mut Request, &Request); 5] = [
+        |request, whole| request.generation_seen = whole.generation_seen,
+        |request, whole| request.history.clone_from(&whole.history),
+        |request, whole| request.entries[0].validity = whole.entries[0].validity,
+        |request, whole| request.entries[1].proof = whole.entries[1].proof,
+        |request, whole| request.previous[0].entries[0].proof = whole.previous[0].entries[0].proof,
+    ];
+    for leave in leave_only {
+        let mut request = core();
+        leave(&mut request, &whole());
+        assert!(request != core() && !request.is_plain(), "{request:?}");
+    }
 }
 
 #[test]
