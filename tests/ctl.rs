@@ -114,7 +114,8 @@ fn a_command_that_is_not_there_ends_as_a_shell_would_say() {
 
 #[test]
 fn a_refused_command_does_not_run() {
-    let agent = Agent::start(CARD, "", "[cgroup]\nparent = \"meterd-test-ctl\"");
+    // Where nothing is enforced, a start of which the authority says nothing in time is let through.
+    let agent = Agent::start(CARD, "enforcement = \"enforce\"", "[cgroup]\nparent = \"meterd-test-ctl\"");
     let file = agent.path("ran");
     let output = ctl(&agent, &["run", "--account", "nobody", "--", "touch", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
