@@ -60,6 +60,12 @@ fn a_walk_tells_what_the_files_tell_and_opens_none() {
             more
         });
     }
+    // The work begins before all of the memory is there.
+    let has_memory = |sample: &meterd::domain::meter::JobSample| 8 << 20 < *sample.memory_bytes.seen().unwrap();
+    wait_until("both have their memory", || {
+        let samples = walking.sample(Which::All);
+        has_memory(&samples[3]) && has_memory(&samples[7])
+    });
     freeze(&world, &jobs[3], Act::Freeze);
     freeze(&world, &jobs[7], Act::Freeze);
     let both = |walking: &mut Sampler, reading: &mut Sampler| (walking.sample(Which::All), reading.sample(Which::All));
@@ -71,7 +77,7 @@ fn a_walk_tells_what_the_files_tell_and_opens_none() {
         by_walk.iter().zip(&by_files).all(|(one, other)| told(one) == told(other))
     });
     let (samples, _) = both(&mut walking, &mut reading);
-    assert!(8 << 20 < *samples[3].memory_bytes.seen().unwrap() && 8 << 20 < *samples[7].memory_bytes.seen().unwrap(), "{samples:?}");
+    assert!(has_memory(&samples[3]) && has_memory(&samples[7]), "{samples:?}");
     assert!(samples.iter().all(|sample| sample.cpu_ns.seen().is_some()));
     // But for `cgroup.events`, of whose changes nobody tells here.
     assert_eq!(
