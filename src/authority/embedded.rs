@@ -1,12 +1,14 @@
 //! The authority for one machine: a thread that owns the store, in the same process as the agent.
 
+mod inbox;
 mod teller;
 
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::bounded;
 
+use self::inbox::{Entrance, Inbox, NotTaken, Nothing, inbox};
 use self::teller::{Teller, Told};
 use super::engine;
 use super::engine::http::Http;
@@ -44,7 +46,7 @@ pub struct Embedded {
 
 /// A way to the store's thread. It ends when all of these are gone.
 #[derive(Clone)]
-pub struct Door(Sender<Message>);
+pub struct Door(Entrance<Message>);
 
 /// What the authority says unasked, from its own thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,15 +110,15 @@ impl Embedded {
     /// # Errors
     /// When no thread can be made.
     pub fn start(store: Store, clock: fn() -> Now, notice: impl FnMut(Notice) + Send + 'static) -> std::io::Result<Embedded> {
-        let (inbox, messages) = bounded(WAITING_MAX);
+        let (entrance, inbox) = inbox(WAITING_MAX);
         let thread = std::thread::Builder::new().name("authority".to_owned()).spawn(move || {
             // Its answers decide who runs on: they must not wait for a CPU that jobs keep busy.
             if let Reading::Missing(why) = raise_priority() {
                 tracing::debug!(event = "authority_priority", %why);
             }
-            run(store, &messages, clock, notice)
+            run(store, &inbox, clock, notice)
         })?;
-        Ok(Embedded { door: Door(inbox), thread, engine: None })
+        Ok(Embedded { door: Door(entrance), thread, engine: None })
     }
 
     /// The same, following this engine.
@@ -147,7 +149,7 @@ impl Embedded {
     /// # Errors
     /// As [`Embedded::ask`].
     pub fn settle(&self, settlement: Settlement, reply: impl FnOnce(Answer) + Send + 'static) -> Result<(), Busy> {
-        self.door.0.try_send(Message::Ask(Box::new(Digested::new(settlement)), Box::new(reply))).map_err(|_| Busy)
+        self.door.0.put(Message::Ask(Box::new(Digested::new(settlement)), Box::new(reply))).map_err(|_| Busy)
     }
 
     /// How the store itself stands.
@@ -341,9 +343,9 @@ impl Door {
             let _ = reply.send(result);
             after
         });
-        self.0.try_send(Message::Admin(act)).map_err(|error| match error {
-            TrySendError::Full(_) => Refusal::Busy,
-            TrySendError::Disconnected(_) => Refusal::Stopped,
+        self.0.put(Message::Admin(act)).map_err(|why| match why {
+            NotTaken::Full => Refusal::Busy,
+            NotTaken::Ended => Refusal::Stopped,
         })?;
         result.recv().unwrap_or(Err(Refusal::Stopped))
     }
@@ -353,10 +355,9 @@ fn push_of(view: &AccountView, done: Done, change: Change) -> Vec<(Push, Change)
     if done == Done::Now { vec![(Push { account: view.account.clone(), version: view.version }, change)] } else { Vec::new() }
 }
 
-fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut notice: impl FnMut(Notice)) -> Result<(), StoreError> {
+fn run(mut store: Store, inbox: &Inbox<Message>, clock: fn() -> Now, mut notice: impl FnMut(Notice)) -> Result<(), StoreError> {
     let (mut said_full, mut teller) = (false, Teller::default());
     let mut calendar: Option<Mono> = None;
-    let mut next: Option<Message> = None;
     loop {
         let now = clock();
         let results = if calendar.is_none_or(|kept| CALENDAR_EVERY <= now.mono.since(kept)) {
@@ -364,18 +365,14 @@ fn run(mut store: Store, messages: &Receiver<Message>, clock: fn() -> Now, mut n
             let kept = store.keep_calendar(now).map(|pushes| pushes.into_iter().map(|push| (push, Change::TopUp)).collect());
             vec![(Writes::Perhaps, kept)]
         } else {
-            let message = match next.take() {
-                Some(message) => message,
-                None => match messages.recv_timeout(Duration::from_nanos(CALENDAR_EVERY.0)) {
-                    Ok(message) => message,
-                    Err(RecvTimeoutError::Timeout) => continue,
-                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                },
+            let message = match inbox.take(Duration::from_nanos(CALENDAR_EVERY.0)) {
+                Ok(message) => message,
+                Err(Nothing::Yet) => continue,
+                Err(Nothing::Ever) => return Ok(()),
             };
             match message {
                 Message::Ask(question, reply) => {
-                    let group;
-                    (group, next) = with_others((question, reply), messages);
+                    let group = with_others((question, reply), inbox);
                     answer_all(&mut store, group, clock, &mut teller).into_iter().map(|answered| (Writes::Always, answered)).collect()
                 }
                 Message::Admin(act) => vec![(Writes::Perhaps, act(&mut store, clock()))],
@@ -418,21 +415,22 @@ enum Writes {
 type Waiting = (Box<Digested>, Reply);
 type Pushes = Vec<(Push, Change)>;
 
-/// A question and those that wait behind it, up to the first act of another kind, which comes next.
-fn with_others(first: Waiting, messages: &Receiver<Message>) -> (Vec<Waiting>, Option<Message>) {
-    let mut entries = first.0.settlement().request.entries.len();
-    let mut group = vec![first];
-    while group.len() < GROUP_MAX && entries < GROUP_ENTRIES_MAX {
-        match messages.try_recv() {
-            Ok(Message::Ask(question, reply)) => {
-                entries += question.settlement().request.entries.len();
-                group.push((question, reply));
-            }
-            Ok(other) => return (group, Some(other)),
-            Err(_) => break,
+/// A question and those that wait behind it, up to the first act of another kind.
+fn with_others(first: Waiting, inbox: &Inbox<Message>) -> Vec<Waiting> {
+    let (mut questions, mut entries) = (1, first.0.settlement().request.entries.len());
+    let others = inbox.take_while(|next| match next {
+        Message::Ask(question, _) if questions < GROUP_MAX && entries < GROUP_ENTRIES_MAX => {
+            questions += 1;
+            entries += question.settlement().request.entries.len();
+            true
         }
-    }
-    (group, None)
+        Message::Ask(..) | Message::Admin(_) => false,
+    });
+    let asked = |message| match message {
+        Message::Ask(question, reply) => Some((question, reply)),
+        Message::Admin(_) => None, // not taken above
+    };
+    std::iter::once(first).chain(others.into_iter().filter_map(asked)).collect()
 }
 
 /// Answers them with one commit, and only after it. Where that fails each is asked by itself, so that one that cannot be answered takes no other with it.
