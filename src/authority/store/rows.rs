@@ -257,32 +257,52 @@ pub(super) fn save_epoch(
     epoch: &EpochAccount,
     before: Option<&EpochAccount>,
 ) -> Result<(), Stop> {
+    let (granted, returned, settled, claimed) = (epoch.granted.text(), epoch.returned.text(), epoch.settled.text(), epoch.claimed.text());
+    let (unfunded, shortfall, burn_per_s) = (epoch.unfunded.text(), epoch.shortfall.text(), epoch.burn_per_s.text());
+    let (id, totals, last_request) = (id.to_string(), totals_word(epoch.totals), int(epoch.last_request));
+    let (last_digest, booked) = (epoch.last_digest.to_string(), to_json(&Booked { hour: epoch.hour, refunds: epoch.refunds })?);
     // What an index holds is written only where it changes: most questions touch one table.
-    let sql = if before.is_some_and(|before| (&before.node, before.boot, before.state) == (&epoch.node, epoch.boot, epoch.state)) {
-        "UPDATE epoch SET totals = ?6, granted = ?7, returned = ?8, settled = ?9, claimed = ?10, unfunded = ?11, shortfall = ?12,
-            last_request = ?13, last_digest = ?14, burn_per_s = ?15, hour = ?16 WHERE account = ?1 AND epoch = ?2"
-    } else {
-        "INSERT OR REPLACE INTO epoch (account, epoch, node, boot, state, totals, granted, returned, settled, claimed, unfunded, shortfall,
-            last_request, last_digest, burn_per_s, hour)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
-    };
+    if before.is_some_and(|before| (&before.node, before.boot, before.state) == (&epoch.node, epoch.boot, epoch.state)) {
+        let sql = "UPDATE epoch SET totals = ?3, granted = ?4, returned = ?5, settled = ?6, claimed = ?7, unfunded = ?8, shortfall = ?9,
+            last_request = ?10, last_digest = ?11, burn_per_s = ?12, hour = ?13 WHERE account = ?1 AND epoch = ?2";
+        connection.prepare_cached(sql)?.execute(params![
+            account.as_str(),
+            id,
+            totals,
+            granted,
+            returned,
+            settled,
+            claimed,
+            unfunded,
+            shortfall,
+            last_request,
+            last_digest,
+            burn_per_s,
+            booked,
+        ])?;
+        return Ok(());
+    }
+    let sql =
+        "INSERT OR REPLACE INTO epoch (account, epoch, totals, granted, returned, settled, claimed, unfunded, shortfall, last_request,
+            last_digest, burn_per_s, hour, node, boot, state)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
     connection.prepare_cached(sql)?.execute(params![
         account.as_str(),
-        id.to_string(),
+        id,
+        totals,
+        granted,
+        returned,
+        settled,
+        claimed,
+        unfunded,
+        shortfall,
+        last_request,
+        last_digest,
+        burn_per_s,
+        booked,
         epoch.node.as_str(),
         epoch.boot.map(|boot| boot.to_string()),
         state_word(epoch.state),
-        totals_word(epoch.totals),
-        epoch.granted.text(),
-        epoch.returned.text(),
-        epoch.settled.text(),
-        epoch.claimed.text(),
-        epoch.unfunded.text(),
-        epoch.shortfall.text(),
-        int(epoch.last_request),
-        epoch.last_digest.to_string(),
-        epoch.burn_per_s.text(),
-        to_json(&Booked { hour: epoch.hour, refunds: epoch.refunds })?,
     ])?;
     Ok(())
 }
